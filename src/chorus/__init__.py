@@ -1,0 +1,66 @@
+"""Chorus: one speech or language model out of many fine-tuned ones, measured and shipped.
+
+    import chorus
+
+    plan = chorus.plan("recipe.yml")      # every mistake at once, no weight read
+    chorus.merge(plan, "merged")          # streams; resumes; same bytes every time
+    plan["model.encoder.conv1.weight"]    # a plan is a checkpoint too
+
+Names are loaded when first used: importing chorus imports neither torch nor transformers.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from chorus._version import __version__
+
+if TYPE_CHECKING:
+    from chorus.checkpoints.open import open_model
+    from chorus.errors import ChorusError
+    from chorus.merge.api import merge
+    from chorus.merge.method import Between, PerModel, method
+    from chorus.merge.options import Options
+    from chorus.merge.plan import Plan
+    from chorus.merge.planner import plan
+    from chorus.merge.recipe import load_recipe
+
+_HOMES = {
+    "load_recipe": "chorus.merge.recipe",
+    "plan": "chorus.merge.planner",
+    "merge": "chorus.merge.api",
+    "Plan": "chorus.merge.plan",
+    "Options": "chorus.merge.options",
+    "method": "chorus.merge.method",
+    "PerModel": "chorus.merge.method",
+    "Between": "chorus.merge.method",
+    "open_model": "chorus.checkpoints.open",
+    "ChorusError": "chorus.errors",
+}
+
+__all__ = [
+    "Between",
+    "ChorusError",
+    "Options",
+    "PerModel",
+    "Plan",
+    "__version__",
+    "load_recipe",
+    "merge",
+    "method",
+    "open_model",
+    "plan",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'chorus' has no attribute {name!r}")
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__])

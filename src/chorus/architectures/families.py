@@ -1,0 +1,115 @@
+"""Families with a rule of their own, so that planning them needs neither torch nor transformers.
+
+Each rule reads the structure of the names; the general rule must agree with it on every tensor (a test).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from chorus.architectures.roles import Layout, Role, Stack, layer_index, relative_depth
+
+CAUSAL_LMS = {
+    "Qwen2ForCausalLM",
+    "Qwen3ForCausalLM",
+    "LlamaForCausalLM",
+    "MistralForCausalLM",
+}
+WHISPER = {"WhisperForConditionalGeneration", "WhisperModel"}
+
+
+def architecture(config: Mapping[str, Any]) -> str:
+    """The class that the config names first."""
+    names = config.get("architectures") or [""]
+    return str(names[0])
+
+
+def is_whisper(config: Mapping[str, Any]) -> bool:
+    return architecture(config) in WHISPER
+
+
+def is_causal_lm(config: Mapping[str, Any]) -> bool:
+    return architecture(config) in CAUSAL_LMS
+
+
+def whisper_layout(config: Mapping[str, Any], names: list[str]) -> Layout:
+    """Whisper of any size: two stacks, cross-attention inside the decoder's, `proj_out` tied to the embedding."""
+    prefix = "" if architecture(config) == "WhisperModel" else "model."
+    stacks = (
+        Stack("encoder", f"{prefix}encoder.layers.", int(config["encoder_layers"]), "encoder_layers"),
+        Stack("decoder", f"{prefix}decoder.layers.", int(config["decoder_layers"]), "decoder_layers"),
+    )
+    roles = {name: _whisper_role(name, prefix, stacks) for name in names}
+    tied = {}
+    if config.get("tie_word_embeddings", True):
+        tied = {"proj_out.weight": f"{prefix}decoder.embed_tokens.weight"}
+    return Layout("whisper", roles, stacks, tied)
+
+
+def _whisper_role(name: str, prefix: str, stacks: tuple[Stack, ...]) -> Role:
+    for stack in stacks:
+        found = layer_index(name, stack.prefix)
+        if found:
+            layer, rest = found
+            component = "cross_attention" if rest.startswith("encoder_attn") else stack.module
+            return Role(component, _kind(rest), stack.module, layer, relative_depth(layer, stack.count), "layer")
+    rest = name.removeprefix(prefix)
+    if rest.startswith("proj_out"):
+        return Role("lm_head", "linear", "decoder", place="after")
+    module = "encoder" if rest.startswith("encoder.") else "decoder"
+    if rest.endswith("embed_tokens.weight"):
+        return Role("embeddings", "embedding", module)
+    if rest.endswith("embed_positions.weight"):
+        return Role(module, "position", module, learned=module == "decoder")
+    if ".conv" in rest:
+        return Role(module, "bias" if rest.endswith(".bias") else "convolution", module)
+    if ".layer_norm." in rest:
+        return Role(module, "norm", module, place="after")
+    return Role("other", "other", module)
+
+
+def causal_lm_layout(config: Mapping[str, Any], names: list[str]) -> Layout:
+    """Qwen2, Qwen3, Llama, Mistral: one stack, a final norm, a head that may be tied to the embedding."""
+    stack = Stack("default", "model.layers.", int(config["num_hidden_layers"]), "num_hidden_layers")
+    roles = {name: _causal_lm_role(name, stack) for name in names}
+    default_tied = architecture(config) not in ("LlamaForCausalLM", "MistralForCausalLM")
+    tied = {}
+    if config.get("tie_word_embeddings", default_tied and "lm_head.weight" not in roles):
+        tied = {"lm_head.weight": "model.embed_tokens.weight"}
+    return Layout("causal_lm", roles, (stack,), tied)
+
+
+def _causal_lm_role(name: str, stack: Stack) -> Role:
+    found = layer_index(name, stack.prefix)
+    if found:
+        layer, rest = found
+        return Role("language_model", _kind(rest), "default", layer, relative_depth(layer, stack.count), "layer")
+    if name == "model.embed_tokens.weight":
+        return Role("embeddings", "embedding")
+    if name == "model.norm.weight":
+        return Role("language_model", "norm", place="after")
+    if name.startswith("lm_head."):
+        return Role("lm_head", "bias" if name.endswith(".bias") else "linear", place="after")
+    return Role("other", "other")
+
+
+def _kind(rest: str) -> str:
+    """The kind of a tensor inside a transformer layer, from its name there."""
+    module, _, leaf = rest.rpartition(".")
+    if "norm" in module:
+        return "norm"
+    if leaf == "bias":
+        return "bias"
+    if module.startswith(("self_attn.", "encoder_attn.")):
+        return "attention"
+    if module.startswith(("fc1", "fc2", "mlp.")):
+        return "mlp"
+    return "other"
+
+
+Rule = Callable[[Mapping[str, Any], list[str]], Layout]
+FAMILIES: list[tuple[Callable[[Mapping[str, Any]], bool], Rule]] = [
+    (is_whisper, whisper_layout),
+    (is_causal_lm, causal_lm_layout),
+]

@@ -1,0 +1,308 @@
+"""The general rule: roles from the module tree that transformers builds on the meta device, no table of models.
+
+`transformers.conversion_mapping` and `core_model_loading` are semi-private: they are imported here and nowhere
+else. They tell which module a file's name belongs to where files keep older names than modules have.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from chorus.architectures.roles import Layout, Role, Stack, relative_depth
+
+PROJECTOR = re.compile(r"projector|merger|adapter|qformer|_proj_for_", re.IGNORECASE)
+CROSS = {"encoder_attn", "cross_attention", "crossattention"}
+MLP = re.compile(r"MLP|FeedForward|FFN|Experts", re.IGNORECASE)
+MLP_LEAVES = {"fc1", "fc2", "ff1", "ff2"}
+COMPONENT_OF_CONFIG = (("audio", "encoder"), ("vision", "vision"), ("text", "language_model"))
+STATISTICS = ("running_mean", "running_var", "num_batches_tracked", "global_mean", "global_invstd")
+
+
+def general_layout(config: Mapping[str, Any], names: list[str]) -> Layout:
+    """The layout of any model that transformers can build. `ValueError` where it cannot."""
+    model = build_on_meta(config)
+    tree = _Tree(model)
+    roles: dict[str, Role] = {}
+    for name in names:
+        roles[name] = tree.role(tree.module_name(name))
+    stacks = tuple(_file_stack(stack, names, tree) for stack in tree.stacks if stack.module in tree.used_modules)
+    tied = {_as_in_file(k, names): _as_in_file(v, names) for k, v in (getattr(model, "all_tied_weights_keys", None) or {}).items()}
+    return Layout(str(config.get("model_type", "unknown")), roles, stacks, tied)
+
+
+def build_on_meta(config: Mapping[str, Any]) -> Any:
+    """The class named in `architectures`, on the meta device: shapes only."""
+    import torch
+    import transformers
+
+    from chorus.architectures.families import architecture
+
+    class_name, model_type = architecture(config), str(config.get("model_type", ""))
+    cls = getattr(transformers, class_name, None)
+    if cls is None or not isinstance(cls, type):
+        raise ValueError(
+            f'architecture "{class_name or model_type or "unnamed"}" is unknown to transformers '
+            f"{transformers.__version__}"
+        )
+    try:
+        settings = transformers.AutoConfig.for_model(**dict(config)) if model_type else cls.config_class(**dict(config))
+        with torch.device("meta"):
+            return cls(settings)
+    except Exception as error:  # a config that its class refuses can raise anything
+        raise ValueError(f"transformers cannot build {class_name} from its config ({error})") from error
+
+
+class _Tree:
+    """Components, layer stacks and modules of a model on the meta device."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self.modules: dict[str, Any] = dict(model.named_modules())
+        self.parameters: dict[str, Any] = dict(model.named_parameters(remove_duplicate=False))
+        self.buffers: dict[str, Any] = dict(model.named_buffers(remove_duplicate=False))
+        self.input_embedding = self._path(_call(model, "get_input_embeddings"))
+        self.output_embedding = self._path(_call(model, "get_output_embeddings"))
+        self.components = self._components()
+        self.stacks = self._stacks()
+        self.used_modules: set[str] = {s.module for s in self.stacks}
+        self._rename = _file_names(model)
+
+    def _path(self, module: Any) -> str | None:
+        return next((path for path, m in self.modules.items() if module is not None and m is module and path), None)
+
+    def _components(self) -> dict[str, str]:
+        """Path of each component's outermost module -> component."""
+        found: dict[str, str] = {}
+        for key, component in COMPONENT_OF_CONFIG:
+            for attribute, sub in _sub_configs(self.model.config):
+                if key in attribute:
+                    owners = [p for p, m in self.modules.items() if p and getattr(m, "config", None) is sub]
+                    for path in _outermost(owners):
+                        found.setdefault(path, component)
+        encoder = self._path(_call(self.model, "get_encoder")) or self._path(_call(self.model, "get_encoder", modality="audio"))
+        decoder = self._path(_call(self.model, "get_decoder"))
+        if encoder:
+            found.setdefault(encoder, "encoder")
+        if decoder and (not encoder or not _inside(encoder, decoder)):
+            found.setdefault(decoder, "decoder" if encoder and not found.get(decoder) else "language_model")
+        return found
+
+    def component_of(self, path: str) -> str | None:
+        owners = [c for c in self.components if _inside(path, c)]
+        return self.components[max(owners, key=len)] if owners else None
+
+    def _stacks(self) -> list[Stack]:
+        """Outermost module lists of attention layers; convolution and merger stacks are none."""
+        import torch
+
+        lists = [p for p, m in self.modules.items() if isinstance(m, torch.nn.ModuleList) and _holds_layers(m)]
+        stacks = []
+        for path in _outermost(lists):
+            component = self.component_of(path) or "default"
+            module = component if component in ("encoder", "decoder", "vision") else "default"
+            if any(s.module == module for s in stacks):
+                module = path
+            count = len(self.modules[path])
+            stacks.append(Stack(module, f"{path}.", count, self._count_key(path, count)))
+        if len(stacks) == 1:
+            stacks = [Stack("default", stacks[0].prefix, stacks[0].count, stacks[0].config_key)]
+        return stacks
+
+    def _count_key(self, path: str, count: int) -> str | None:
+        """The config key that counts these layers."""
+        side = next((s for s in ("encoder", "decoder") if s in path), None)
+        keys = [f"{side}_layers"] if side else []
+        keys += ["num_hidden_layers", "num_layers", "n_layer"]
+        settings = self.model.config.to_dict()
+        return next((key for key in keys if settings.get(key) == count), None)
+
+    def module_name(self, file_name: str) -> str:
+        """The name that the module tree gives to a file's tensor."""
+        if file_name in self.parameters or file_name in self.buffers:
+            return file_name
+        renamed = self._rename(file_name)
+        if renamed in self.parameters or renamed in self.buffers:
+            return renamed
+        prefix = f"{self.model.base_model_prefix}."
+        for candidate in (prefix + file_name, file_name.removeprefix(prefix)):
+            if candidate in self.parameters or candidate in self.buffers:
+                return candidate
+        return renamed
+
+    def role(self, name: str) -> Role:
+        """The role of a tensor by its module-tree name."""
+        path, _, leaf = name.rpartition(".")
+        stack = next((s for s in self.stacks if name.startswith(s.prefix)), None)
+        component = self._component(name, path, stack)
+        module = self._module(path, stack)
+        kind = self._kind(path, leaf)
+        learned = self._learned(name, leaf)
+        if stack is not None:
+            number = name[len(stack.prefix) :].split(".")[0]
+            layer = int(number) if number.isdigit() else 0
+            return Role(component, kind, module, layer, relative_depth(layer, stack.count), "layer", learned)
+        return Role(component, kind, module, place=self._place(path, module, kind), learned=learned)
+
+    def _component(self, name: str, path: str, stack: Stack | None) -> str:
+        if self.input_embedding and _inside(path, self.input_embedding):
+            return "embeddings"
+        if self.output_embedding and _inside(path, self.output_embedding):
+            return "lm_head"
+        if stack is not None:  # membership in a stack is decided before the projector's pattern
+            parts = set(name[len(stack.prefix) :].split("."))
+            if any(part in CROSS or part.startswith("encoder_attn") for part in parts):
+                return "cross_attention"
+            return self.component_of(path) or self._main(path)
+        owner = self.component_of(path)
+        if PROJECTOR.search(path) or (owner in ("encoder", "vision") and self._tower_projector(path)):
+            return "projector"
+        return owner or self._main(path)
+
+    def _main(self, path: str) -> str:
+        """The component of what no component covers: the base model itself, or a head outside it."""
+        base = self.model.base_model_prefix
+        if not _inside(path, base) and path and base in self.modules:
+            return "lm_head"
+        return "language_model" if self.input_embedding and not self._is_audio_encoder() else "encoder"
+
+    def _is_audio_encoder(self) -> bool:
+        return self.model.main_input_name in ("input_values", "input_features")
+
+    def _tower_projector(self, path: str) -> bool:
+        """Omni's audio tower ends in its projector: the tower's own last linear, outside its stack."""
+        import torch
+
+        owner = max((c for c in self.components if _inside(path, c)), key=len, default="")
+        children = [
+            n for n, m in self.modules[owner].named_children() if isinstance(m, torch.nn.Linear)
+        ] if owner else []
+        return bool(children) and path == f"{owner}.{children[-1]}"
+
+    def _module(self, path: str, stack: Stack | None) -> str:
+        if stack is not None:
+            return stack.module
+        if len(self.stacks) == 1:
+            return self.stacks[0].module
+        component = self.component_of(path)
+        if component in ("encoder", "decoder", "vision") and component in {s.module for s in self.stacks}:
+            return component
+        modules = [s.module for s in self.stacks]
+        return "decoder" if "decoder" in modules else (modules[0] if len(modules) == 1 else "default")
+
+    def _place(self, path: str, module: str, kind: str) -> str:
+        """After the stack: what the module tree lists behind it, the final norm and the head."""
+        stack = next((s for s in self.stacks if s.module == module), None)
+        if stack is None:
+            return "before"
+        order = list(self.modules)
+        stack_path = stack.prefix.rstrip(".")
+        if path not in self.modules or kind in ("position", "embedding", "convolution"):
+            return "before"
+        return "after" if order.index(path) > order.index(stack_path) else "before"
+
+    def _kind(self, path: str, leaf: str) -> str:
+        if leaf in STATISTICS:
+            return "statistics"
+        module = self.modules.get(path)
+        class_name = type(module).__name__ if module is not None else ""
+        if "Norm" in class_name and not class_name.startswith("Parametri"):
+            return "norm"
+        if "position" in path.lower() or "embed_positions" in path:
+            return "position"
+        if "Embedding" in class_name:
+            return "embedding"
+        if leaf == "bias":
+            return "bias"
+        if "Conv" in class_name or "conv" in path.rsplit(".", 2)[-1]:
+            return "convolution"
+        if any("Attention" in type(m).__name__ for m in self._ancestors(path)):
+            return "attention"
+        if any(MLP.search(type(m).__name__) for m in self._ancestors(path)) or path.rsplit(".", 1)[-1] in MLP_LEAVES:
+            return "mlp"
+        return "linear" if class_name == "Linear" else "other"
+
+    def _ancestors(self, path: str) -> Iterator[Any]:
+        while path:
+            if path in self.modules:
+                yield self.modules[path]
+            path = path.rpartition(".")[0]
+
+    def _learned(self, name: str, leaf: str) -> bool:
+        if name in self.parameters:
+            return bool(self.parameters[name].requires_grad) and "codevectors" not in name
+        return name not in self.buffers and leaf not in STATISTICS
+
+
+def _call(model: Any, method: str, **arguments: Any) -> Any:
+    """What a getter returns; None where it is missing, refuses, or answers with the model itself."""
+    try:
+        result = getattr(model, method)(**arguments)
+    except (AttributeError, NotImplementedError, TypeError, ValueError):
+        return None
+    return None if result is model else result
+
+
+def _sub_configs(config: Any) -> Iterator[tuple[str, Any]]:
+    for attribute in getattr(config, "sub_configs", {}):
+        sub = getattr(config, attribute, None)
+        if sub is not None:
+            yield attribute, sub
+            yield from _sub_configs(sub)
+
+
+def _inside(path: str, ancestor: str) -> bool:
+    return path == ancestor or path.startswith(f"{ancestor}.")
+
+
+def _outermost(paths: list[str]) -> list[str]:
+    return [p for p in paths if not any(_inside(p, q) for q in paths if q != p)]
+
+
+def _holds_layers(module_list: Any) -> bool:
+    if not len(module_list):
+        return False
+    classes = {type(m).__name__ for m in module_list}
+    attends = any("Attention" in type(m).__name__ for m in module_list[0].modules())
+    return attends and not any(re.search("Conv|WeightNorm|TDNN|Merger", c) for c in classes)
+
+
+def _file_names(model: Any) -> Any:
+    """A function from a file's name to the module tree's, by transformers' own conversion tables."""
+    try:
+        from transformers.conversion_mapping import get_model_conversion_mapping
+        from transformers.core_model_loading import WeightRenaming, rename_source_key
+
+        mapping = get_model_conversion_mapping(model)
+    except ImportError:  # transformers before 5 has no such tables: files and modules agree
+        return lambda name: name
+    renamings = [entry for entry in mapping if isinstance(entry, WeightRenaming)]
+    converters = [entry for entry in mapping if not isinstance(entry, WeightRenaming)]
+    state = model.state_dict()
+
+    def rename(name: str) -> str:
+        renamed, _ = rename_source_key(name, renamings, converters, model.base_model_prefix, state)
+        return str(renamed)
+
+    return rename
+
+
+def _as_in_file(name: str, names: list[str]) -> str:
+    """A module-tree name as the file writes it, where the file has it under another prefix."""
+    if name in names:
+        return name
+    tail = name.split(".", 1)[-1]
+    matches = [n for n in names if n == tail or n.endswith(f".{tail}")]
+    return matches[0] if len(matches) == 1 else name
+
+
+def _file_stack(stack: Stack, names: list[str], tree: _Tree) -> Stack:
+    """The stack with the prefix that the file uses."""
+    for name in names:
+        module_name = tree.module_name(name)
+        if module_name.startswith(stack.prefix):
+            rest = module_name[len(stack.prefix) :]
+            if name.endswith(rest):
+                return Stack(stack.module, name[: -len(rest)], stack.count, stack.config_key)
+    return stack

@@ -1,0 +1,131 @@
+"""A Hugging Face model directory: its config and its weights, in one file or in shards with an index."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from chorus.checkpoints.lazy_tensor import Checkpoint, FileTensor, LazyTensor, MappedFile
+from chorus.checkpoints.safetensors_header import Header, read_header
+from chorus.errors import CheckpointError
+
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "model.pt")
+
+
+@dataclass
+class Model:
+    """A model as the planner sees it: weights, config, the directory of its other files, its identity.
+
+    `directory` is None where there are no side files (openai-whisper's `.pt`). `revision` is the hub's commit.
+    `files` maps each weight file's name to its header, for the identity of the inputs.
+    """
+
+    label: str
+    checkpoint: Checkpoint
+    config: dict[str, Any]
+    directory: Path | None
+    revision: str | None = None
+    files: dict[str, Header] = field(default_factory=dict)
+    paths: dict[str, Path] = field(default_factory=dict)
+    hub_hashes: dict[str, str] = field(default_factory=dict)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from disk; `CheckpointError` where it is none."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: not readable as JSON ({error})", "save or download the model again") from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path}: not a JSON object", "save or download the model again")
+    return value
+
+
+def open_directory(directory: Path, label: str, *, allow_pickle: bool = False) -> Model:
+    """Open a model directory without reading a weight."""
+    config_path = directory / "config.json"
+    if not config_path.exists():
+        raise CheckpointError(f"{directory}: not a model (no config.json)", "name a Hugging Face model directory")
+    config = read_json(config_path)
+    refuse_quantised(config, label)
+    names = weight_files(directory)
+    if not names:
+        return _pickled_directory(directory, config, label, allow_pickle)
+    headers = {name: read_header(directory / name) for name in names}
+    return Model(label, checkpoint_of(directory, headers, label), config, directory, files=headers,
+                 paths={name: directory / name for name in names})
+
+
+def checkpoint_of(directory: Path, headers: dict[str, Header], label: str) -> Checkpoint:
+    """The mapping over all tensors of these files; a name in two files is an error."""
+    tensors: dict[str, LazyTensor] = {}
+    for name, header in headers.items():
+        file = MappedFile(directory / name)
+        for entry in header.entries.values():
+            if entry.name in tensors:
+                raise CheckpointError(f"{directory}: tensor {entry.name} stands in two files", "save the model again")
+            refuse_scaled(entry.name, entry.dtype, label)
+            tensors[entry.name] = FileTensor(entry, file)
+    return Checkpoint(tensors, label)
+
+
+def weight_files(directory: Path) -> list[str]:
+    """Names of the safetensors files of a model directory, in order; empty where there are none."""
+    index = directory / INDEX
+    if index.exists():
+        return shard_names(read_json(index), index, lambda name: (directory / name).exists())
+    if (directory / SINGLE).exists():
+        return [SINGLE]
+    single = sorted(p.name for p in directory.glob("*.safetensors") if not p.name.startswith("adapter"))
+    return single if len(single) == 1 else []
+
+
+def shard_names(index: dict[str, Any], where: Path | str, exists: Any) -> list[str]:
+    """The files that an index names, each inside the index's own directory and there."""
+    weight_map = index.get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CheckpointError(f"{where}: no weight_map", "save or download the model again")
+    names = sorted(set(map(str, weight_map.values())))
+    for name in names:
+        path = PurePosixPath(name)
+        if path.is_absolute() or ".." in path.parts or "\\" in name:
+            raise CheckpointError(f"{where}: the shard {name} lies outside the model's directory", "do not use this model")
+        if not exists(name):
+            raise CheckpointError(f"{where}: the shard {name} is missing", "download the model again")
+    return names
+
+
+def refuse_quantised(config: dict[str, Any], label: str) -> None:
+    """Quantised weights are not numbers that could be averaged."""
+    quantisation = config.get("quantization_config")
+    if quantisation:
+        kind = quantisation.get("quant_method", "unknown") if isinstance(quantisation, dict) else "unknown"
+        raise CheckpointError(
+            f"{label}: the weights are quantised ({kind})",
+            "merge the unquantised model; or load it with transformers, call dequantize(), and save that",
+        )
+
+
+def refuse_scaled(name: str, dtype: str, label: str) -> None:
+    """The tensor names of bitsandbytes, GPTQ, AWQ and fp8 give a quantised file away even without its config."""
+    suffixes = (".SCB", ".absmax", ".quant_map", ".qweight", ".qzeros", ".weight_scale", ".weight_scale_inv")
+    if name.endswith(suffixes) or ".quant_state." in name or dtype.startswith("float8"):
+        raise CheckpointError(
+            f"{label}: tensor {name} ({dtype}) belongs to a quantised model",
+            "merge the unquantised model; or load it with transformers, call dequantize(), and save that",
+        )
+
+
+def _pickled_directory(directory: Path, config: dict[str, Any], label: str, allow_pickle: bool) -> Model:
+    pickles = [directory / name for name in PICKLES if (directory / name).exists()]
+    if not pickles:
+        raise CheckpointError(
+            f"{directory}: not a model (no {SINGLE} and no {INDEX})", "save the model with save_pretrained"
+        )
+    from chorus.checkpoints.pickled import open_pickles  # torch is imported only for these
+
+    return open_pickles(directory, pickles, config, label, allow_pickle)

@@ -1,0 +1,168 @@
+"""Models on the Hugging Face hub: downloads through its cache, or headers alone by HTTP range."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf_hub_url, snapshot_download
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HfHubHTTPError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.utils import build_hf_headers, get_session
+
+from chorus.checkpoints.directory import INDEX, SINGLE, Model, open_directory, read_json, refuse_quantised, shard_names
+from chorus.checkpoints.lazy_tensor import Checkpoint, HeaderTensor, LazyTensor
+from chorus.checkpoints.open import OpenOptions
+from chorus.checkpoints.reference import Reference
+from chorus.checkpoints.safetensors_header import Header, parse_header
+from chorus.errors import CheckpointError
+
+SIDE_FILES = ["*.json", "*.txt", "*.jinja", "*.model", "*.md", "*.tiktoken"]
+WEIGHTS = ["*.safetensors"]
+
+
+def open_hub_model(reference: Reference, options: OpenOptions) -> Model:
+    """Open a hub model; without `options.weights`, from its cached or remotely read headers."""
+    if options.weights:
+        directory, revision = download(reference, options)
+        model = open_directory(directory, reference.name, allow_pickle=options.allow_pickle)
+        model.revision = revision
+        model.hub_hashes = {name: blob_hash(path) for name, path in model.paths.items() if blob_hash(path)}
+        return model
+    cached = _cached(reference, options)
+    if cached is not None:
+        return cached
+    return _open_headers(reference, options)
+
+
+def download(
+    reference: Reference, options: OpenOptions, patterns: list[str] | None = None
+) -> tuple[Path, str | None]:
+    """Bring a repository into the cache; returns its directory and commit."""
+    patterns = patterns or [*SIDE_FILES, *WEIGHTS, *(["*.bin", "*.pt"] if options.allow_pickle else [])]
+    try:
+        directory = Path(
+            snapshot_download(
+                reference.path,
+                revision=reference.revision,
+                cache_dir=options.cache_dir,
+                allow_patterns=patterns,
+                local_files_only=options.offline or constants.HF_HUB_OFFLINE,
+            )
+        )
+    except Exception as error:
+        raise explain(reference, error) from error
+    return directory, directory.name
+
+
+def blob_hash(path: Path) -> str:
+    """The hub's hash of a cached file: the name of the blob that the snapshot links to."""
+    target = path.resolve().name
+    return target if path.is_symlink() and len(target) in (40, 64) else ""
+
+
+def _cached(reference: Reference, options: OpenOptions) -> Model | None:
+    try:
+        directory = Path(
+            snapshot_download(
+                reference.path, revision=reference.revision, cache_dir=options.cache_dir, local_files_only=True
+            )
+        )
+        model = open_directory(directory, reference.name, allow_pickle=options.allow_pickle)
+    except (LocalEntryNotFoundError, CheckpointError):
+        return None
+    model.revision = directory.name
+    return model
+
+
+def _open_headers(reference: Reference, options: OpenOptions) -> Model:
+    def fetch(name: str) -> Path:
+        return Path(
+            hf_hub_download(
+                reference.path,
+                name,
+                revision=reference.revision,
+                cache_dir=options.cache_dir,
+                local_files_only=options.offline or constants.HF_HUB_OFFLINE,
+            )
+        )
+
+    try:
+        config_path = fetch("config.json")
+        config = read_json(config_path)
+        refuse_quantised(config, reference.name)
+        try:
+            names = shard_names(read_json(fetch(INDEX)), f"{reference}/{INDEX}", lambda name: True)
+        except EntryNotFoundError:
+            names = [SINGLE]
+        headers = {name: _remote_header(reference, name) for name in names}
+        for name in ("generation_config.json", "README.md", "preprocessor_config.json", "processor_config.json"):
+            try:
+                fetch(name)
+            except EntryNotFoundError:
+                continue
+    except CheckpointError:
+        raise
+    except Exception as error:
+        raise explain(reference, error) from error
+    tensors: dict[str, LazyTensor] = {}
+    for name, header in headers.items():
+        for entry in header.entries.values():
+            tensors[entry.name] = HeaderTensor(entry, f"{reference}/{name}")
+    label = reference.name
+    return Model(label, Checkpoint(tensors, label), config, config_path.parent, config_path.parent.name, headers)
+
+
+def _remote_header(reference: Reference, name: str) -> Header:
+    """Read a safetensors header by HTTP range: eight bytes and the length that they give."""
+    url = hf_hub_url(reference.path, name, revision=reference.revision)
+    metadata = get_hf_file_metadata(url)
+    location, headers = metadata.location, build_hf_headers()
+    if location != url:  # a signed link of the storage: the hub's token does not belong there
+        headers = {k: v for k, v in headers.items() if k.lower() != "authorization"}
+
+    def read(start: int, stop: int) -> bytes:
+        response = get_session().get(location, headers={**headers, "Range": f"bytes={start}-{stop - 1}"})
+        response.raise_for_status()
+        content: bytes = response.content
+        return content[start:stop] if response.status_code == 200 else content
+
+    if metadata.size is None:
+        raise CheckpointError(f"{reference}/{name}: the server does not tell its size", "download the model first")
+    return parse_header(read, metadata.size, f"{reference}/{name}")
+
+
+def explain(reference: Reference, error: Exception) -> CheckpointError:
+    """A hub failure in the user's words, with the remedy."""
+    path = reference.path
+    if isinstance(error, GatedRepoError):
+        return CheckpointError(f"{path}: gated", f"accept its terms on the hub and log in with `hf auth login` ({path})")
+    if isinstance(error, RevisionNotFoundError):
+        return CheckpointError(f"{path}: no revision {reference.revision}", "check the branch, tag or commit")
+    if isinstance(error, RepositoryNotFoundError):
+        return CheckpointError(
+            f"{path}: neither a local directory nor a model on the hub",
+            "check the spelling; for a private model log in with `hf auth login`",
+        )
+    if isinstance(error, LocalEntryNotFoundError):
+        return CheckpointError(
+            f"{path}: neither a local directory nor in the cache, and the hub cannot be reached",
+            "check the path, or go online (HF_HUB_OFFLINE is "
+            f"{'set' if constants.HF_HUB_OFFLINE else 'not set'})",
+        )
+    if isinstance(error, EntryNotFoundError):
+        return CheckpointError(f"{path}: not a model directory in safetensors ({_line(error)})", "name another repository")
+    if isinstance(error, HfHubHTTPError):
+        return CheckpointError(f"{path}: the hub answered with an error ({_line(error)})", "try again later, or log in")
+    return CheckpointError(f"{path}: cannot be fetched ({type(error).__name__}: {_line(error)})", "check the connection")
+
+
+def _line(error: Any) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,119 @@
+"""A tensor that has not been read yet, and the read-only mapping of names to them that every model is."""
+
+from __future__ import annotations
+
+import math
+import mmap
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from chorus.checkpoints.dtypes import itemsize, torch_dtype
+from chorus.checkpoints.safetensors_header import Entry
+from chorus.errors import CheckpointError
+from chorus.lazy import lazy
+
+torch = lazy("torch")
+
+
+@runtime_checkable
+class LazyTensor(Protocol):
+    """A tensor's name, type and shape, and ways to read all of it or a range of its values in row-major order."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def dtype(self) -> str: ...
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def flat(self, start: int, stop: int) -> Any:
+        """Values `start` to `stop` of the flattened tensor, a 1-D `torch.Tensor`; do not write to it."""
+
+    def read(self) -> Any:
+        """The whole tensor, in its own type and shape."""
+
+
+class Checkpoint(Mapping[str, LazyTensor]):
+    """A read-only mapping from tensor name to lazy tensor, wherever it comes from.
+
+    `label` is what messages call it.
+    """
+
+    label: str = ""
+
+    def __init__(self, tensors: Mapping[str, LazyTensor], label: str) -> None:
+        self._tensors = dict(tensors)
+        self.label = label
+
+    def __getitem__(self, name: str) -> LazyTensor:
+        return self._tensors[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+
+class MappedFile:
+    """A file mapped into memory when first read; its pages belong to the page cache, not to the process."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._buffer: Any = None
+
+    def bytes(self) -> Any:
+        """The whole file as a `torch.uint8` tensor that shares the mapping."""
+        if self._buffer is None:
+            with self.path.open("rb") as file:
+                mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+            self._buffer = torch.frombuffer(mapping, dtype=torch.uint8)
+        return self._buffer
+
+
+class FileTensor:
+    """A tensor inside a safetensors file."""
+
+    def __init__(self, entry: Entry, file: MappedFile) -> None:
+        self.name, self.dtype, self.shape = entry.name, entry.dtype, entry.shape
+        self.entry, self.file = entry, file
+
+    def flat(self, start: int, stop: int) -> Any:
+        size = itemsize(self.dtype)
+        first = self.entry.start + start * size
+        raw = self.file.bytes()[first : first + (stop - start) * size]
+        if first % size:  # the format does not promise alignment
+            raw = raw.clone()
+        return raw.view(torch_dtype(self.dtype))
+
+    def read(self) -> Any:
+        return self.flat(0, math.prod(self.shape)).reshape(self.shape)
+
+
+class MemoryTensor:
+    """A tensor that is already in memory; what pickled files give."""
+
+    def __init__(self, name: str, value: Any) -> None:
+        self.name, self.value = name, value.detach().contiguous()
+        self.dtype = str(value.dtype).removeprefix("torch.")
+        self.shape = tuple(value.shape)
+
+    def flat(self, start: int, stop: int) -> Any:
+        return self.value.reshape(-1)[start:stop]
+
+    def read(self) -> Any:
+        return self.value
+
+
+class HeaderTensor:
+    """A tensor of which only the header is here: what a plan on a hub id needs."""
+
+    def __init__(self, entry: Entry, where: str) -> None:
+        self.name, self.dtype, self.shape, self.where = entry.name, entry.dtype, entry.shape, where
+
+    def flat(self, start: int, stop: int) -> Any:
+        raise CheckpointError(f"{self.where}: the weights were not downloaded", "run `chorus merge`, which does")
+
+    def read(self) -> Any:
+        return self.flat(0, 0)

@@ -1,0 +1,142 @@
+"""The header of a safetensors file, parsed and distrusted.
+
+Format: 8 bytes little-endian length, that many bytes of JSON, then the data; each entry gives dtype, shape and
+`data_offsets` relative to the data. A file that lies here would make a reader reach outside the mapping, so
+everything is checked before a byte of data is touched.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from chorus.checkpoints.dtypes import BY_CODE, itemsize
+from chorus.errors import CheckpointError
+
+MAX_HEADER_BYTES = 100_000_000  # the limit of the reference implementation
+REDOWNLOAD = "download or save the file again; nothing was read from it"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One tensor in a file; `start` and `stop` count bytes from the beginning of the file."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    stop: int
+
+    @property
+    def numel(self) -> int:
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class Header:
+    """All tensors of a file, in file order, and its metadata."""
+
+    entries: dict[str, Entry]
+    metadata: dict[str, str]
+    raw: bytes
+
+
+def read_header(path: Path) -> Header:
+    """Parse and check the header of a file on disk; `CheckpointError` names file, tensor and fault."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        return parse_header(lambda start, stop: _read_range(file, start, stop), size, str(path))
+
+
+def _read_range(file: Any, start: int, stop: int) -> bytes:
+    file.seek(start)
+    data: bytes = file.read(stop - start)
+    return data
+
+
+def parse_header(read: Callable[[int, int], bytes], file_size: int, where: str) -> Header:
+    """Parse a header through `read(start, stop)`, a local file or an HTTP range."""
+
+    def fail(fault: str) -> NoReturn:
+        raise CheckpointError(f"{where}: {fault}", REDOWNLOAD)
+
+    if file_size < 8:
+        fail(f"the file has {file_size} bytes, too few for a safetensors header")
+    length = int.from_bytes(read(0, 8), "little")
+    if length > MAX_HEADER_BYTES:
+        fail(f"the header says it has {length:,} bytes; the limit is {MAX_HEADER_BYTES:,}")
+    if 8 + length > file_size:
+        fail(f"the header says it has {length:,} bytes, but the file ends after {file_size:,}")
+    raw = read(8, 8 + length)
+    try:
+        document = json.loads(raw, object_pairs_hook=lambda pairs: _without_duplicates(pairs, fail))
+    except (ValueError, RecursionError) as error:
+        fail(f"the header is not JSON ({error})")
+    if not isinstance(document, dict):
+        fail("the header is not a JSON object")
+    metadata = document.pop("__metadata__", {})
+    data_start = 8 + length
+    entries = [_entry(name, fields, data_start, fail) for name, fields in document.items()]
+    entries.sort(key=lambda e: (e.start, e.stop))
+    position = data_start
+    for entry in entries:
+        if entry.stop > file_size:
+            fail(f"tensor {entry.name} ends at byte {entry.stop:,}, but the file ends after {file_size:,}")
+        if entry.start < position:
+            fail(f"tensor {entry.name} overlaps the tensor before it")
+        if entry.start > position:
+            fail(f"{entry.start - position:,} bytes before tensor {entry.name} belong to no tensor")
+        position = entry.stop
+    if position != file_size:
+        fail(f"{file_size - position:,} bytes at the end belong to no tensor")
+    return Header({e.name: e for e in entries}, metadata if isinstance(metadata, dict) else {}, raw)
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]], fail: Callable[[str], NoReturn]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        names = [name for name, _ in pairs]
+        fail(f"the header names {next(n for n in names if names.count(n) > 1)} twice")
+    return result
+
+
+def _entry(name: str, fields: Any, data_start: int, fail: Callable[[str], NoReturn]) -> Entry:
+    try:
+        code, shape, (begin, end) = fields["dtype"], fields["shape"], fields["data_offsets"]
+        numbers_ok = all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in (*shape, begin, end))
+    except (KeyError, TypeError, ValueError):
+        numbers_ok = False
+    if not numbers_ok:
+        fail(f"the entry of tensor {name} lacks a proper dtype, shape or data_offsets")
+    if code not in BY_CODE:
+        fail(f"tensor {name} has the unknown dtype {code}")
+    dtype = BY_CODE[code]
+    expected = math.prod(shape) * itemsize(dtype)
+    if end - begin != expected:
+        fail(f"tensor {name} of shape {list(shape)} in {dtype} needs {expected:,} bytes, its offsets give {end - begin:,}")
+    return Entry(name, dtype, tuple(shape), data_start + begin, data_start + end)
+
+
+def build_header(tensors: list[tuple[str, str, tuple[int, ...]]]) -> tuple[bytes, dict[str, int]]:
+    """The bytes before the data for these (name, dtype, shape), and the byte at which each tensor starts.
+
+    Data start at a multiple of 8, as the reference implementation writes them.
+    """
+    from chorus.checkpoints.dtypes import DTYPES
+
+    document: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    position, starts = 0, {}
+    for name, dtype, shape in tensors:
+        code, size = DTYPES[dtype]
+        stop = position + math.prod(shape) * size
+        document[name] = {"dtype": code, "shape": list(shape), "data_offsets": [position, stop]}
+        starts[name] = position
+        position = stop
+    raw = json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode()
+    raw += b" " * (-len(raw) % 8)
+    head = len(raw).to_bytes(8, "little") + raw
+    return head, {name: len(head) + start for name, start in starts.items()}

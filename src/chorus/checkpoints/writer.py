@@ -1,0 +1,137 @@
+"""Output by offset into a directory that gets its final name when it is whole."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from chorus.errors import OutputError
+
+LOCK = ".chorus-lock"
+
+
+@contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Turn the operating system's refusals into `OutputError`s that say what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise OutputError(f"{path}: the disk is full", "make room and go on with --resume") from error
+        if error.errno == errno.EFBIG:
+            raise OutputError(
+                f"{path}: larger than files may be here (disk quota or ulimit -f)",
+                "raise the limit and go on with --resume, or use a smaller --max-shard-size",
+            ) from error
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise OutputError(f"{path}: cannot be written (no permission)", "choose another output directory") from error
+        raise OutputError(f"{path}: {error.strerror or error}", "check the disk, then go on with --resume") from error
+
+
+class PartialDirectory:
+    """`DIR.partial`, locked while it is written, renamed to `DIR` at the end."""
+
+    def __init__(self, final: Path, *, resume: bool, overwrite: bool) -> None:
+        self.final, self.overwrite = final, overwrite
+        self.path = final.with_name(final.name + ".partial")
+        if final.exists() and (not final.is_dir() or any(final.iterdir())) and not overwrite:
+            raise OutputError(f"{final}: exists and is not empty", "choose another directory, or pass --overwrite")
+        existed = self.path.exists()
+        with explained(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(self._lock)
+            raise OutputError(f"{final}: another merge is writing it", "wait for it, or choose another directory") from None
+        if existed and not resume:
+            if not overwrite and any(p.name != LOCK for p in self.path.iterdir()):
+                self.release()
+                raise OutputError(
+                    f"{self.path}: an unfinished merge is there", "go on with --resume, or start again with --overwrite"
+                )
+            self._clear()
+
+    def _clear(self) -> None:
+        with explained(self.path):
+            for item in self.path.iterdir():
+                if item.name != LOCK:
+                    shutil.rmtree(item) if item.is_dir() else item.unlink()
+
+    def check_space(self, needed: int) -> None:
+        """Refuse before the first byte where the disk has less room than the result needs."""
+        present = sum(p.stat().st_blocks * 512 for p in self.path.rglob("*") if p.is_file())
+        free = shutil.disk_usage(self.path).free
+        if needed - present > free:
+            raise OutputError(
+                f"{self.final}: the result needs {needed / 1e9:.1f} GB, the disk has {free / 1e9:.1f} GB free", "make room"
+            )
+
+    def release(self) -> None:
+        os.close(self._lock)
+
+    def finish(self, hidden: tuple[str, ...]) -> None:
+        """Give the directory its final name, then take the files of the work out of it."""
+        with explained(self.final):
+            _sync(self.path)
+            if self.final.exists() and any(self.final.iterdir()):
+                old = self.final.with_name(self.final.name + ".replaced")
+                shutil.rmtree(old, ignore_errors=True)
+                os.rename(self.final, old)
+                os.rename(self.path, self.final)
+                shutil.rmtree(old)
+            else:
+                os.rename(self.path, self.final)
+            for name in (LOCK, *hidden):
+                (self.final / name).unlink(missing_ok=True)
+        self.release()
+
+
+class OutputFile:
+    """A file of known size, written by offset from any thread."""
+
+    def __init__(self, path: Path, header: bytes, size: int) -> None:
+        self.path = path
+        with explained(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+            os.ftruncate(self._fd, size)
+            self.write(header, 0)
+
+    def write(self, data: Any, offset: int) -> None:
+        """Write all of `data` at `offset`."""
+        view = memoryview(data).cast("B")
+        with explained(self.path):
+            while len(view):
+                written = os.pwrite(self._fd, view, offset)
+                view, offset = view[written:], offset + written
+
+    def read(self, offset: int, size: int) -> bytes:
+        return os.pread(self._fd, size, offset)
+
+    def close(self) -> None:
+        with explained(self.path):
+            os.fsync(self._fd)
+            os.close(self._fd)
+
+
+def _sync(directory: Path) -> None:
+    """Make the directory's entries durable."""
+    handle = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a small file whole."""
+    with explained(path):
+        path.write_text(text, encoding="utf-8")

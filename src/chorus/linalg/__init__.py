@@ -1,0 +1,1 @@
+"""Numerical kernels: tensors in, tensors and numbers out. No paths, no logging, no configuration."""

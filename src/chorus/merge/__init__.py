@@ -1,0 +1,1 @@
+"""Recipe -> plan -> engine: one model from many."""

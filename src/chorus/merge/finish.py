@@ -1,0 +1,222 @@
+"""Everything of a merged model but its weights: config, index, side files, card and `chorus.json`."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from chorus._version import __version__
+from chorus.checkpoints.directory import INDEX, Model
+from chorus.checkpoints.reference import Reference, parse_reference, public_name
+from chorus.checkpoints.sidecar import copy_side_files, write_json
+from chorus.checkpoints.writer import write_text
+from chorus.merge.inputs import vocabulary_sizes
+from chorus.merge.plan import Plan, TensorPlan, Variant
+from chorus.provenance import card_metadata, licence_of, licence_warnings, model_card, versions
+
+Done = dict[tuple[str, str], dict[str, Any]]
+SPEECH_TO_TEXT = ("whisper", "wav2vec2", "hubert", "wavlm", "moonshine", "parakeet", "seamless")
+SHOW_LOSS = 0.10  # share of the delta lost to the cast above which a merge warns
+
+
+def write_side_files(plan: Plan, directory: Path, done: Done) -> list[str]:
+    """Write what belongs beside the weights into every variant's directory; returns warnings."""
+    warnings: list[str] = []
+    identities = input_identities(plan, done)
+    for variant in plan.variants:
+        out = directory / variant.name
+        write_json(out / "config.json", variant.config)
+        if variant.generation is not None:
+            write_json(out / "generation_config.json", variant.generation)
+        if len(variant.shards) > 1:
+            write_json(out / INDEX, _index(variant))
+        if plan.options.copy_tokenizer:
+            tokenizer, donor = plan.models[plan.tokenizer].directory, plan.models[plan.donor].directory
+            warnings += copy_side_files(tokenizer, donor, out)
+        losses = cast_losses(variant, done)
+        shown = _loss_lines(losses)
+        warnings += [line for line in shown if line.endswith("float32")]
+        write_json(out / "chorus.json", _provenance(plan, variant, identities, losses))
+        if plan.options.model_card:
+            write_text(out / "README.md", _card(plan, variant, shown))
+    return list(dict.fromkeys(warnings + licence_warnings(licences(plan))))
+
+
+def _index(variant: Variant) -> dict[str, Any]:
+    weight_map = {name: shard.file for shard in variant.shards for name in shard.starts}
+    return {"metadata": {"total_size": variant.nbytes}, "weight_map": dict(sorted(weight_map.items()))}
+
+
+def input_identities(plan: Plan, done: Done) -> list[dict[str, Any]]:
+    """For each model its name, revision, and for each file a hash: the hub's where known, else of the content.
+
+    `xxh3_tensors` is the XXH3-128 of the lines "name digest" of the file's tensors that were read, each digest the
+    XXH3-128 of the tensor's bytes as stored; `xxh3_file` is that of a whole (small or pickled) file.
+    """
+    digests: dict[str, str] = {}
+    for entry in done.values():
+        digests.update(entry["inputs"])
+    identities = []
+    for i, (model, reference) in enumerate(zip(plan.models, plan.references, strict=True)):
+        identity: dict[str, Any] = {"model": reference.name}
+        if model.revision:
+            identity["revision"] = model.revision
+        identity["files"] = {name: _file_identity(plan, i, name, digests) for name in sorted(model.paths)}
+        if reference.adapter is not None:
+            identity["adapter_files"] = _adapter_identity(reference)
+        identities.append(identity)
+    return identities
+
+
+def _file_identity(plan: Plan, index: int, name: str, digests: dict[str, str]) -> dict[str, Any]:
+    import xxhash
+
+    model = plan.models[index]
+    identity: dict[str, Any] = {}
+    if model.hub_hashes.get(name):
+        identity["hub_hash"] = model.hub_hashes[name]
+    header = model.files.get(name)
+    read = [n for n in (header.entries if header else {}) if digests.get(f"{index}:{n}", EMPTY) != EMPTY]
+    if read:
+        text = "".join(f"{n} {digests[f'{index}:{n}']}\n" for n in sorted(read))
+        identity["xxh3_tensors"] = xxhash.xxh3_128(text.encode()).hexdigest()
+        assert header is not None
+        identity["tensors"] = f"{len(read)} of {len(header.entries)}"
+    elif not identity:
+        identity["xxh3_file"] = _hash_file(model.paths[name], xxhash.xxh3_128())
+    if plan.options.sha256:
+        identity["sha256"] = _hash_file(model.paths[name], hashlib.sha256())
+    return identity
+
+
+EMPTY = "99aa06d3014798d86001c324468d497f"  # XXH3-128 of nothing: a tensor that is computed, not stored
+
+
+def _adapter_identity(reference: Reference) -> dict[str, Any]:
+    import xxhash
+
+    from chorus.checkpoints.adapter import WEIGHTS
+    from chorus.checkpoints.open import OpenOptions, locate
+
+    assert reference.adapter is not None
+    directory, _ = locate(reference.adapter, OpenOptions(offline=True), "adapter")
+    return {WEIGHTS: {"xxh3_file": _hash_file(directory / WEIGHTS, xxhash.xxh3_128())}}
+
+
+def _hash_file(path: Path, digest: Any) -> str:
+    with path.open("rb") as file:
+        while piece := file.read(1 << 20):
+            digest.update(piece)
+    return str(digest.hexdigest())
+
+
+def cast_losses(variant: Variant, done: Done) -> dict[str, dict[str, float]]:
+    """By role: ||cast(x) - x|| / ||x||, and / ||x - base|| where there is a base, from the sampled chunks."""
+    sums: dict[str, list[float]] = {}
+    for name in sorted(variant.tensors):
+        role = variant.tensors[name].role
+        total = sums.setdefault(f"{role.component} {role.kind}", [0.0, 0.0, 0.0])
+        for i, value in enumerate(done[variant.name, name]["loss"]):
+            total[i] += value
+    losses = {}
+    for role_name, (error, weights, deltas) in sorted(sums.items()):
+        if weights > 0 and error > 0:
+            losses[role_name] = {"of_weights": (error / weights) ** 0.5}
+            if deltas > 0:
+                losses[role_name]["of_delta"] = (error / deltas) ** 0.5
+    return losses
+
+
+def _loss_lines(losses: dict[str, dict[str, float]]) -> list[str]:
+    """The roles whose delta the cast damages, in words."""
+    return [
+        f"- {role}: the cast to the output type changes the merged delta by {100 * loss['of_delta']:.0f} %; "
+        "for exact deltas write out_dtype: float32"
+        for role, loss in losses.items()
+        if loss.get("of_delta", 0) > SHOW_LOSS
+    ]
+
+
+def licences(plan: Plan) -> dict[str, str | None]:
+    return {r.name: licence_of(m.directory) for r, m in zip(plan.references, plan.models, strict=True)}
+
+
+def public_document(plan: Plan, value: Any = None, key: str = "") -> Any:
+    """The recipe as given, with local paths shortened to their last part."""
+    value = plan.recipe.document if value is None and not key else value
+    if isinstance(value, dict):
+        return {k: public_document(plan, v, str(k)) if v is not None else None for k, v in value.items()}
+    if isinstance(value, list):
+        return [public_document(plan, v, key) if v is not None else None for v in value]
+    if isinstance(value, str) and key in ("model", "base_model", "lora", "path", "source", "tokenizer_source"):
+        try:
+            return parse_reference(value).name if key != "path" else public_name(value)
+        except ValueError:
+            return value
+    return value
+
+
+def _provenance(
+    plan: Plan, variant: Variant, identities: list[dict[str, Any]], losses: dict[str, dict[str, float]]
+) -> dict[str, Any]:
+    return {
+        "chorus": __version__,
+        "recipe": public_document(plan),
+        "resolved": {
+            "method": variant.method,
+            "variant": variant.name or None,
+            "seed": plan.seed,
+            "base_model": plan.references[plan.base].name if plan.base is not None else None,
+            "donor": plan.references[plan.donor].name,
+            "device": plan.options.device,
+            "parameters": _resolved(plan, variant),
+        },
+        "inputs": identities,
+        "licences": licences(plan),
+        "versions": versions(),
+        "cast_loss": losses,
+    }
+
+
+def _resolved(plan: Plan, variant: Variant) -> list[dict[str, Any]]:
+    """The distinct parameter sets, each with the tensors that it was used on."""
+    groups: dict[str, dict[str, Any]] = {}
+    for tensor in variant.tensors.values():
+        facts = {"method": tensor.method, **({"reason": tensor.reason} if tensor.reason else {}), **_facts(plan, tensor)}
+        group = groups.setdefault(repr(facts), {**facts, "tensors": 0, "first": tensor.name})
+        group["tensors"] += 1
+    return list(groups.values())
+
+
+def _facts(plan: Plan, tensor: TensorPlan) -> dict[str, Any]:
+    facts: dict[str, Any] = {"models": [plan.references[i.model].name for i in tensor.inputs]}
+    parameters = {k.rstrip("_"): list(v) if isinstance(v, tuple) else v for k, v in tensor.parameters.items()}
+    return {**facts, "parameters": parameters} if parameters else facts
+
+
+def _card(plan: Plan, variant: Variant, losses: list[str]) -> str:
+    donor: Model = plan.models[plan.donor]
+    metadata = [card_metadata(m.directory) for m in plan.models]
+    languages: list[str] = []
+    for one in metadata:
+        value = one.get("language") or []
+        languages += [str(v) for v in ([value] if isinstance(value, str) else value)]
+    model_type = str(donor.config.get("model_type", ""))
+    tag = card_metadata(donor.directory).get("pipeline_tag")
+    if tag is None:
+        speech = model_type.startswith(SPEECH_TO_TEXT)
+        tag = "automatic-speech-recognition" if speech else "text-generation" if vocabulary_sizes(donor) else None
+    names = list(dict.fromkeys(r.without_adapter.name if r.adapter is None else r.name for r in plan.references))
+    return model_card(
+        title=variant.name or f"{variant.method} of {len(plan.references)} models",
+        method=variant.method,
+        base_models=names,
+        licences=licences(plan),
+        languages=list(dict.fromkeys(languages)),
+        pipeline_tag=str(tag) if tag else None,
+        recipe_yaml=yaml.safe_dump(public_document(plan), sort_keys=False, allow_unicode=True),
+        losses=losses,
+    )

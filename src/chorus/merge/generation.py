@@ -1,0 +1,79 @@
+"""Whose generation settings the result takes. For Whisper they are half the model: languages, tasks, suppress lists."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from chorus.checkpoints.directory import Model, read_json
+from chorus.checkpoints.reference import parse_reference
+from chorus.errors import nearest
+from chorus.merge.inputs import Inputs
+
+SHOWN = (
+    "lang_to_id",
+    "task_to_id",
+    "language",
+    "task",
+    "suppress_tokens",
+    "begin_suppress_tokens",
+    "no_timestamps_token_id",
+    "max_initial_timestamp_index",
+    "return_timestamps",
+    "forced_decoder_ids",
+    "alignment_heads",
+    "eos_token_id",
+    "pad_token_id",
+)
+
+
+def generation_config(model: Model) -> dict[str, Any]:
+    """The model's generation settings; empty where it has none."""
+    path = model.directory / "generation_config.json" if model.directory else None
+    return read_json(path) if path is not None and path.exists() else {}
+
+
+def settings(request: Any, inputs: Inputs) -> tuple[dict[str, Any] | None, list[str], list[str]]:
+    """(the result's generation settings, differences between the inputs, problems).
+
+    `request` is the recipe's `generation`: {source: MODEL, overrides: {...}}, both optional. The donor's settings
+    are taken otherwise. None where there are no settings at all.
+    """
+    problems: list[str] = []
+    chosen, overrides = inputs.donor, {}
+    if request is not None:
+        if not isinstance(request, dict):
+            return None, [], ["generation: a map with source and overrides"]
+        for key in set(request) - {"source", "overrides"}:
+            problems.append(f"generation.{key}: unknown key{nearest(str(key), ('source', 'overrides'))}")
+        overrides = request.get("overrides") or {}
+        if not isinstance(overrides, dict):
+            problems.append("generation.overrides: a map of generation settings")
+            overrides = {}
+        if request.get("source") is not None:
+            try:
+                chosen = inputs.references.index(parse_reference(request["source"]))
+            except ValueError:
+                problems.append(f"generation.source: {request['source']} is not one of the models")
+    configs = [generation_config(m) for m in inputs.models]
+    result = {**configs[chosen], **overrides}
+    result.pop("forced_decoder_ids", None) if result.get("lang_to_id") else None  # superseded; breaks newer runtimes
+    return result or None, _differences(inputs, configs, chosen), problems
+
+
+def _differences(inputs: Inputs, configs: list[dict[str, Any]], chosen: int) -> list[str]:
+    found = []
+    taken = inputs.models[chosen].label
+    for i, config in enumerate(configs):
+        if i == chosen:
+            continue
+        for key in SHOWN:
+            mine, theirs = configs[chosen].get(key), config.get(key)
+            if mine != theirs:
+                found.append(f"{key}: {inputs.models[i].label} has {_short(theirs)}, the result takes {_short(mine)} from {taken}")
+    return found
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, dict | list) and len(value) > 6:
+        return f"{len(value)} entries"
+    return repr(value) if value is not None else "none"

@@ -1,0 +1,192 @@
+"""The models of a recipe, opened, with their layouts; and whether they fit each other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from chorus.architectures.families import architecture, is_whisper
+from chorus.architectures.roles import Layout, layout_of
+from chorus.checkpoints.directory import Model
+from chorus.checkpoints.open import OpenOptions, open_model
+from chorus.checkpoints.reference import Reference, parse_reference
+from chorus.errors import ChorusError
+from chorus.merge.options import Options
+from chorus.merge.recipe import ModelEntry, Module, Recipe, Slice
+
+
+@dataclass
+class Inputs:
+    """All models that a recipe names, each once, in the order of naming; the base by its index."""
+
+    references: list[Reference] = field(default_factory=list)
+    models: list[Model] = field(default_factory=list)
+    layouts: list[Layout] = field(default_factory=list)
+    base: int | None = None
+    donor: int = 0
+    tokenizer: int | None = None
+    problems: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    def index(self, reference: Reference) -> int:
+        return self.references.index(reference)
+
+
+def sources_of(recipe: Recipe) -> Iterator[tuple[str, ModelEntry]]:
+    """Every place of a recipe where a model is merged, with its path in the recipe."""
+
+    def within(part: Recipe | Module, where: str) -> Iterator[tuple[str, ModelEntry]]:
+        for i, entry in enumerate(part.models or []):
+            yield f"{where}models[{i}]", entry
+        for i, one in enumerate(part.slices or []):
+            for j, source in enumerate(one.sources):
+                yield f"{where}slices[{i}].sources[{j}]", source
+
+    yield from within(recipe, "")
+    for name, module in (recipe.modules or {}).items():
+        yield from within(module, f"modules.{name}.")
+
+
+def reference_of(entry: ModelEntry) -> Reference:
+    return parse_reference(entry.model, entry.lora)
+
+
+def open_inputs(recipe: Recipe, options: Options, *, weights: bool) -> Inputs:
+    """Open every model that the recipe names. Problems are collected, not raised."""
+    inputs = Inputs()
+    base = None
+    try:
+        base = parse_reference(recipe.base_model) if recipe.base_model is not None else None
+    except ValueError as error:
+        inputs.problems.append(f"base_model: {error}")
+    named: list[tuple[str, Any]] = list(sources_of(recipe))
+    for where, entry in named:
+        try:
+            reference = reference_of(entry)
+        except ValueError as error:
+            inputs.problems.append(f"{where}: {error}")
+            continue
+        if reference not in inputs.references:
+            inputs.references.append(reference)
+    for part in slices_of(recipe):
+        if part.base_model is not None:
+            _add_base(inputs, part.base_model, "slices.base_model")
+    if base is not None:
+        if base not in inputs.references:
+            inputs.references.append(base)
+        inputs.base = inputs.donor = inputs.references.index(base)
+    opened = OpenOptions(options.allow_pickle, options.offline, options.cache_dir, weights)
+    for reference in inputs.references:
+        _open(inputs, reference, opened)
+    return inputs
+
+
+def slices_of(recipe: Recipe) -> list[Slice]:
+    return [*(recipe.slices or []), *(s for m in (recipe.modules or {}).values() for s in m.slices or [])]
+
+
+def _add_base(inputs: Inputs, value: Any, where: str) -> None:
+    try:
+        reference = parse_reference(value)
+    except ValueError as error:
+        inputs.problems.append(f"{where}: {error}")
+        return
+    if reference not in inputs.references:
+        inputs.problems.append(f"{where}: {reference} is not among the sources of its slice")
+
+
+def _open(inputs: Inputs, reference: Reference, options: OpenOptions) -> None:
+    try:
+        model = open_model(reference, options)
+        layout = layout_of(model.config, model.checkpoint)
+    except ChorusError as error:
+        inputs.problems.append(str(error))
+        return
+    except (ValueError, KeyError, TypeError) as error:
+        inputs.problems.append(f"{reference}: its layout cannot be told: {error}")
+        return
+    inputs.models.append(model)
+    inputs.layouts.append(layout)
+
+
+def check_inputs(inputs: Inputs, options: Options, *, stacked: bool = False) -> None:
+    """Compare every model with the donor; add to the inputs' problems and warnings."""
+    donor, layout = inputs.models[inputs.donor], inputs.layouts[inputs.donor]
+    for model, other in zip(inputs.models, inputs.layouts, strict=True):
+        if model is donor:
+            continue
+        mine, theirs = architecture(donor.config), architecture(model.config)
+        if mine != theirs:
+            inputs.problems.append(f"{model.label} is a {theirs or '?'}, {donor.label} a {mine or '?'}: only like models merge")
+            continue
+        _check_names(inputs, donor, layout, model, other, stacked)
+        _check_shapes(inputs, donor, model, options)
+        _check_dtypes(inputs, donor, model)
+        _check_front_end(inputs, donor, model)
+
+
+def _check_names(inputs: Inputs, donor: Model, layout: Layout, model: Model, other: Layout, stacked: bool) -> None:
+    optional = set(layout.tied) | set(other.tied)
+    mine, theirs = set(donor.checkpoint) - optional, set(model.checkpoint) - optional
+    if stacked:  # models of other depths may be stacked: their layers are checked where they are used
+        mine = {n for n in mine if layout.roles[n].layer is None}
+        theirs = {n for n in theirs if other.roles[n].layer is None}
+    for names, verb in ((mine - theirs, "lacks"), (theirs - mine, "has besides")):
+        if names:
+            inputs.problems.append(f"{model.label} {verb} {len(names)} tensors of {donor.label}'s: {_some(names)}"
+                                   if verb == "lacks" else
+                                   f"{model.label} has {len(names)} tensors that {donor.label} lacks: {_some(names)}")
+
+
+def _check_shapes(inputs: Inputs, donor: Model, model: Model, options: Options) -> None:
+    different = [n for n in donor.checkpoint if n in model.checkpoint and donor.checkpoint[n].shape != model.checkpoint[n].shape]
+    rows = vocabulary_sizes(donor), vocabulary_sizes(model)
+    vocabulary = [n for n in different if donor.checkpoint[n].shape[0] == rows[0] and model.checkpoint[n].shape[0] == rows[1]]
+    if vocabulary:
+        text = f"{model.label} has a vocabulary of {rows[1]}, {donor.label} of {rows[0]}"
+        if is_whisper(donor.config):
+            inputs.problems.append(f"{text}: their token ids mean different things, so they cannot be merged")
+        elif options.truncate_vocabulary:
+            inputs.warnings.append(f"{text}: rows past {min(rows)} are left out of the result (--truncate-vocabulary)")
+        else:
+            inputs.problems.append(
+                f"{text}: where the first {min(rows)} tokens are the same, pass --truncate-vocabulary to keep only those"
+            )
+    for name in [n for n in different if n not in vocabulary][:5]:
+        inputs.problems.append(
+            f"{name} has the shape {list(model.checkpoint[name].shape)} in {model.label}, "
+            f"{list(donor.checkpoint[name].shape)} in {donor.label}"
+        )
+
+
+def vocabulary_sizes(model: Model) -> int:
+    """The rows of the token embedding, as the config gives them."""
+    text = model.config.get("text_config")
+    nested = text.get("vocab_size") if isinstance(text, dict) else None
+    return int(model.config.get("vocab_size") or nested or 0)
+
+
+def _check_dtypes(inputs: Inputs, donor: Model, model: Model) -> None:
+    mine, theirs = ({getattr(t, "stored_dtype", t.dtype) for t in m.checkpoint.values()} for m in (donor, model))
+    if mine != theirs:
+        inputs.warnings.append(
+            f"{model.label} is stored in {', '.join(sorted(theirs))}, {donor.label} in {', '.join(sorted(mine))}"
+        )
+
+
+FRONT_END = ("feature_size", "sampling_rate", "hop_length", "n_fft", "num_mel_bins", "do_normalize")
+
+
+def _check_front_end(inputs: Inputs, donor: Model, model: Model) -> None:
+    from chorus.checkpoints.sidecar import feature_extractor_of
+
+    mine, theirs = feature_extractor_of(donor.directory), feature_extractor_of(model.directory)
+    different = [k for k in FRONT_END if k in mine and k in theirs and mine[k] != theirs[k]]
+    if different:
+        inputs.problems.append(f"{model.label} and {donor.label} hear differently: {', '.join(different)} of their features differ")
+
+
+def _some(names: set[str]) -> str:
+    shown = sorted(names)[:3]
+    return ", ".join(shown) + (", ..." if len(names) > 3 else "")

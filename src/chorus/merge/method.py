@@ -1,0 +1,192 @@
+"""What a merge method is: a pure function and what its decorator says about it.
+
+    @method("lerp", summary="...", paper="...", space="weights", models=(2, 2))
+    def lerp(tensors, /, *, t: Annotated[float, Between(0, 1), "share of the second model"] = 0.5) -> Tensor: ...
+
+The function takes an ordered sequence of tensors and keyword-only, annotated parameters, and returns one tensor.
+`PerModel[float]` parameters arrive as a tuple, one value a tensor. Four keywords are not parameters but are given
+by the engine to a function that names them:
+
+    statistics   what the method's own `statistics(blocks, **parameters)` returned for the whole tensor
+    offset       the flat index of the block's first value
+    keys         one random key a tensor (see chorus.linalg.draws)
+    role         the tensor's role
+
+Schema, `chorus methods NAME`, the docs page, the plan and the contract tests come from here.
+"""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
+
+from chorus.registry import Registry
+
+T_co = TypeVar("T_co", covariant=True)
+ENGINE_KEYWORDS = ("statistics", "offset", "keys", "role")
+
+Space = Literal["weights", "deltas", "deltas_if_base"]
+Base = Literal["required", "optional", "input"]
+Split = Literal["element", "row", "tensor"]
+
+
+class PerModel(Sequence[T_co]):
+    """Marks a parameter with one value a model; a recipe may set it under each model or for all."""
+
+
+@dataclass(frozen=True)
+class Between:
+    """The closed interval in which a parameter's values lie."""
+
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.low:g} to {self.high:g}"
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One parameter of a method, under the name that a recipe uses."""
+
+    name: str
+    keyword: str
+    type: type
+    per_model: bool
+    required: bool
+    default: Any
+    doc: str
+    between: Between | None = None
+    choices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Method:
+    """A merge method as everything but the arithmetic sees it.
+
+    space: what the tensors are. "deltas" are differences to the base in float32, which the engine forms, and to
+        whose merge it adds the base; "deltas_if_base" means weights where a recipe has no base.
+    base: "required"; "optional"; or "input": a base is one model among the others.
+    models: how many tensors the function takes (the base not counted unless it is an input); None: no limit.
+    split: into what the tensor may be cut: single elements, rows of the first dimension, or not at all.
+    symmetric: whether the order of the models is without effect.
+    check: looks at the parameters of one tensor and the number of models before any work; `ValueError` refuses.
+    """
+
+    name: str
+    summary: str
+    paper: str
+    function: Callable[..., Any]
+    space: Space
+    base: Base
+    models: tuple[int, int | None]
+    parameters: dict[str, Parameter]
+    split: Callable[[Mapping[str, Any]], Split]
+    statistics: Callable[..., Any] | None = None
+    check: Callable[[Mapping[str, Any], int], None] | None = None
+    symmetric: bool = True
+    random: bool = False
+    low_rank: bool = False
+    uses: frozenset[str] = field(default_factory=frozenset)
+    recipe: str = ""
+    when: str = ""
+
+    @property
+    def doc(self) -> str:
+        return inspect.cleandoc(self.function.__doc__ or "")
+
+
+def _load() -> None:
+    import chorus.merge.methods  # noqa: F401  registers them
+
+
+METHODS: Registry[Method] = Registry("merge method", "chorus.methods", _load)
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def method(
+    name: str,
+    *,
+    summary: str,
+    paper: str,
+    space: Space,
+    base: Base = "required",
+    models: tuple[int, int | None] = (1, None),
+    split: Split | Callable[[Mapping[str, Any]], Split] = "element",
+    statistics: Callable[..., Any] | None = None,
+    check: Callable[[Mapping[str, Any], int], None] | None = None,
+    symmetric: bool = True,
+    random: bool = False,
+    low_rank: bool = False,
+    when: str = "",
+    recipe: str = "",
+) -> Callable[[F], F]:
+    """Register a merge method; see `Method` for what each statement means."""
+
+    def register(function: F) -> F:
+        signature = inspect.signature(function)
+        parameters = {}
+        for keyword, entry in signature.parameters.items():
+            if entry.kind is entry.KEYWORD_ONLY and keyword not in ENGINE_KEYWORDS:
+                parameter = _parameter(keyword, entry, function)
+                parameters[parameter.name] = parameter
+        METHODS.add(
+            name,
+            Method(
+                name=name,
+                summary=summary,
+                paper=paper,
+                function=function,
+                space=space,
+                base=base,
+                models=models,
+                parameters=parameters,
+                split=split if callable(split) else lambda _: split,
+                statistics=statistics,
+                check=check,
+                symmetric=symmetric,
+                random=random,
+                low_rank=low_rank,
+                uses=frozenset(k for k in ENGINE_KEYWORDS if k in signature.parameters),
+                recipe=inspect.cleandoc(recipe),
+                when=when,
+            ),
+        )
+        return function
+
+    return register
+
+
+def _parameter(keyword: str, entry: inspect.Parameter, function: Callable[..., Any]) -> Parameter:
+    """Read a parameter from its annotation, without resolving the others (torch's would import torch)."""
+    annotation = entry.annotation
+    if isinstance(annotation, str):
+        annotation = eval(annotation, function.__globals__)  # noqa: S307  our own source, as typing does it
+    notes: list[Any] = []
+    if get_origin(annotation) is Annotated:
+        annotation, *notes = get_args(annotation)
+    per_model = get_origin(annotation) is PerModel
+    if per_model:
+        (annotation,) = get_args(annotation)
+    choices: tuple[str, ...] = ()
+    if get_origin(annotation) is Literal:
+        choices, annotation = get_args(annotation), str
+    options = [a for a in get_args(annotation) if a is not type(None)]
+    if options:  # X | None
+        annotation = options[0]
+    required = entry.default is inspect.Parameter.empty
+    return Parameter(
+        name=keyword.rstrip("_"),
+        keyword=keyword,
+        type=typing.cast(type, annotation),
+        per_model=per_model,
+        required=required,
+        default=None if required else entry.default,
+        doc=next((n for n in notes if isinstance(n, str)), ""),
+        between=next((n for n in notes if isinstance(n, Between)), None),
+        choices=choices,
+    )

@@ -1,0 +1,8 @@
+"""The merge methods, one file each. Importing this package registers every file in it."""
+
+import importlib
+import pkgutil
+
+for _module in sorted(m.name for m in pkgutil.iter_modules(__path__)):
+    if not _module.startswith("_"):
+        importlib.import_module(f"{__name__}.{_module}")

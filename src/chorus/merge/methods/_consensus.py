@@ -1,0 +1,64 @@
+"""What TIES, DARE and Breadcrumbs share: the sum of sparse deltas, with or without an election of signs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from chorus.lazy import lazy
+from chorus.linalg.combine import linear_combination
+from chorus.merge.methods._shares import shares
+
+if TYPE_CHECKING:
+    import torch
+else:
+    torch = lazy("torch")
+kernels = lazy("chorus.linalg.kernels")
+
+
+def weighted_sum(
+    deltas: Sequence[torch.Tensor], weight: Sequence[float], *, normalize: bool, lambda_: float
+) -> torch.Tensor:
+    """lambda * sum_i w_i D_i, over the sum of the weights where `normalize`."""
+    w = shares(weight) if normalize else weight
+    return linear_combination(deltas, [lambda_ * x for x in w])
+
+
+def elected_sum(
+    deltas: Sequence[torch.Tensor], weight: Sequence[float], *, normalize: bool, lambda_: float
+) -> torch.Tensor:
+    """TIES' second and third step: elect a sign for each value, then sum what agrees with it.
+
+    The weights multiply before the vote, a sum of zero votes plus, and zeros never count (Yadav et al. 2023,
+    section 3). With `normalize` the sum is divided by the absolute weights of those that agree.
+    """
+    if deltas[0].device.type == "cpu" and deltas[0].dtype == torch.float32 and deltas[0].is_contiguous():
+        return _compiled(deltas, weight, normalize, lambda_)
+    weighted = [d * w for d, w in zip(deltas, weight, strict=True)]
+    total = linear_combination(weighted, [1.0] * len(weighted))
+    plus = total >= 0
+    merged, divisor = torch.zeros_like(total), torch.zeros_like(total)
+    for d, w in zip(weighted, weight, strict=True):
+        agrees = torch.where(plus, d > 0, d < 0)
+        merged += torch.where(agrees, d, torch.zeros_like(d))
+        divisor += agrees * abs(w)
+    if normalize:
+        merged = merged / torch.where(divisor > 0, divisor, torch.ones_like(divisor))
+    return merged * lambda_
+
+
+def _compiled(deltas: Sequence[torch.Tensor], weight: Sequence[float], normalize: bool, lambda_: float) -> torch.Tensor:
+    import numpy as np
+
+    out = torch.empty_like(deltas[0])
+    stacked = tuple(d.reshape(-1).numpy() for d in deltas)
+    work = np.empty((2, stacked[0].size), np.float32)
+    flat = out.reshape(-1).numpy()
+    kernels.start_vote(work)
+    for d, w in zip(stacked, weight, strict=True):
+        kernels.vote(d, np.float32(w), work[0])
+    flat[:] = 0
+    for d, w in zip(stacked, weight, strict=True):
+        kernels.sum_agreeing(d, np.float32(w), work[0], flat, work[1])
+    kernels.finish_vote(flat, work[1], normalize, np.float32(lambda_))
+    return out

@@ -1,0 +1,24 @@
+"""Weights as shares of one; used by every method that averages."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+def shares(weights: Sequence[float]) -> list[float]:
+    """Each weight over their sum; `ValueError` where the sum is zero.
+
+    >>> shares([3, 1])
+    [0.75, 0.25]
+    """
+    total = sum(weights)
+    if total == 0:
+        raise ValueError(f"the weights {list(weights)} sum to zero, so they cannot be normalised")
+    return [w / total for w in weights]
+
+
+def check_shares(parameters: Mapping[str, Any], models: int) -> None:
+    """Refuse weights that cannot be normalised, where the recipe asks for it."""
+    if parameters.get("normalize", parameters.get("normalize_weights", True)):
+        shares(parameters["weight"])

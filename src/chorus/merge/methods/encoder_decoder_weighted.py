@@ -1,0 +1,55 @@
+"""encoder_decoder_weighted: a weighted mean with other weights for the encoder than for the decoder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
+
+from chorus.linalg.combine import linear_combination
+from chorus.merge.method import PerModel, method
+
+if TYPE_CHECKING:
+    import torch
+
+    from chorus.architectures.roles import Role
+
+
+@method(
+    "encoder_decoder_weighted",
+    summary="a weighted mean with weights of their own for encoder, decoder and cross-attention",
+    paper="Arbonel 2025, mergekit pull request 533 (Whisper)",
+    space="weights",
+    base="input",
+    when="For Whisper, where one model hears better (accent, noise) and another writes better (language, domain).",
+    recipe="""
+        merge_method: encoder_decoder_weighted
+        models:
+          - model: whisper-accent
+            parameters: {encoder_weight: 0.7, decoder_weight: 0.3}
+          - model: whisper-domain
+            parameters: {encoder_weight: 0.3, decoder_weight: 0.7}
+    """,
+)
+def encoder_decoder_weighted(
+    tensors: Sequence[torch.Tensor],
+    /,
+    *,
+    encoder_weight: Annotated[PerModel[float], "share of each model in the encoder"] = 1.0,  # type: ignore[assignment]
+    decoder_weight: Annotated[PerModel[float], "share of each model in the decoder, its embeddings too"] = 1.0,  # type: ignore[assignment]
+    cross_weight: Annotated[
+        PerModel[float | None], "share in the decoder's cross-attention; default: the mean of the two others"
+    ] = None,  # type: ignore[assignment]
+    role: Role,
+) -> torch.Tensor:
+    """Return sum_i w_i x_i / sum_i w_i, the weights chosen by where the tensor stands.
+
+    Each set of weights is normalised over the models; a set that sums to zero counts as equal weights. A base
+    given in the recipe is one more model, with weights of 1.
+    """
+    if role.component == "cross_attention":
+        pairs = zip(cross_weight, encoder_weight, decoder_weight, strict=True)
+        weights = [(e + d) / 2 if c is None else c for c, e, d in pairs]
+    else:
+        weights = list(encoder_weight if role.module == "encoder" else decoder_weight)
+    total = sum(weights)
+    return linear_combination(tensors, [w / total if total else 1 / len(weights) for w in weights])

@@ -1,0 +1,49 @@
+"""How a merge is carried out, as opposed to what is merged: nothing here changes a value of the result."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from chorus.linalg.blocks import CHUNK
+
+DEFAULT_SHARD_BYTES = 5_000_000_000
+DEFAULT_BUDGET_BYTES = 512 * 2**20
+
+
+@dataclass(frozen=True)
+class Options:
+    """Settings of one run. `block_values` is rounded to a multiple of the reductions' chunk."""
+
+    device: str = "cpu"
+    jobs: int | None = None
+    memory_budget_bytes: int = DEFAULT_BUDGET_BYTES
+    max_shard_bytes: int = DEFAULT_SHARD_BYTES
+    block_values: int = 4 * CHUNK
+    resume: bool = False
+    overwrite: bool = False
+    allow_nonfinite: bool = False
+    allow_pickle: bool = False
+    offline: bool = False
+    cache_dir: str | None = None
+    truncate_vocabulary: bool = False
+    sha256: bool = False
+    copy_tokenizer: bool = True
+    model_card: bool = True
+    seed: int | None = None
+
+
+def parse_size(text: str) -> int:
+    """Bytes of `500MB`, `5GB`, `1GiB`, or mergekit's `5B` (billions), `500M`; `ValueError` otherwise.
+
+    >>> parse_size("5B"), parse_size("1GiB"), parse_size("20MB")
+    (5000000000, 1073741824, 20000000)
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGTB]?)(I?B)?\s*", text.upper())
+    if not match:
+        raise ValueError(f'"{text}" is not a size; write 500MB, 5GB or 1GiB')
+    number, unit, suffix = float(match[1]), match[2], match[3] or ""
+    if unit == "B" and not suffix:
+        return round(number * 1e9)
+    step = 1024 if suffix == "IB" else 1000
+    return round(number * step ** ["", "K", "M", "G", "T"].index(unit)) if unit != "B" else round(number)

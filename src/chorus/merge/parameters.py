@@ -1,0 +1,226 @@
+"""From what a recipe says to the value of a parameter for one tensor of one model.
+
+mergekit's rules: the model's own map, then the slice's, the module's, the global one, then the default; a list
+of scalars is a gradient over the layers, a list of maps is conditional on a substring of the tensor's name. The
+extension: an entry may name a role instead, {role: {component, kind, layers, name}, value}.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from chorus.architectures.roles import COMPONENTS, KINDS, Role
+from chorus.errors import nearest
+from chorus.merge.method import Method, Parameter
+
+MISSING: Any = object()
+ROLE_KEYS = ("component", "kind", "layers", "name")
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where a value is asked for: the tensor's name, its role, and its place t along the slice's layers."""
+
+    name: str
+    role: Role
+    t: float = 0.0
+
+
+def gradient_position(index: int, count: int) -> float:
+    """t of layer `index` of a slice of `count`: 0 at the first, 1 at the last, 1 where there is only one."""
+    return 1.0 if count == 1 else index / (count - 1)
+
+
+def resolve(setting: Any, site: Site) -> Any:
+    """The value of a setting at a site, or `MISSING` where no condition holds."""
+    if isinstance(setting, Mapping):
+        return resolve([setting], site)
+    if not isinstance(setting, Sequence) or isinstance(setting, str):
+        return setting
+    if not setting:
+        return MISSING
+    if isinstance(setting[0], Mapping):
+        for entry in setting:
+            if _holds(entry, site):
+                return resolve(entry["value"], site)
+        return MISSING
+    return _gradient(setting, site.t)
+
+
+def _gradient(values: Sequence[Any], t: float) -> Any:
+    """Numbers are interpolated, booleans and strings step."""
+    position = t * (len(values) - 1)
+    below = min(int(position), len(values) - 1)
+    numbers = [as_number(v) for v in values]
+    if any(n is None for n in numbers):
+        return values[below]
+    above = min(below + 1, len(values) - 1)
+    low, high = numbers[below], numbers[above]
+    assert low is not None
+    assert high is not None
+    return low + (high - low) * (position - below)
+
+
+def as_number(value: Any) -> float | None:
+    """A number, also where YAML 1.1 reads one as text (`1e-3`)."""
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, int | float):
+        return float(value)
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return None
+    return None
+
+
+def _holds(entry: Mapping[str, Any], site: Site) -> bool:
+    if "role" in entry:
+        return matches_role(entry["role"], site)
+    wanted = entry.get("filter")
+    return wanted is None or wanted == "*" or str(wanted) in site.name
+
+
+def matches_role(selector: Mapping[str, Any], site: Site) -> bool:
+    """Whether a tensor is what {component, kind, layers, name} describes; absent keys admit everything.
+
+    `component` and `kind` may be lists; `layers` is [a, b) or a list of such; `name` is a regular expression.
+    """
+    role = site.role
+    for key, have in (("component", role.component), ("kind", role.kind)):
+        wanted = selector.get(key)
+        if wanted is not None and have not in ([wanted] if isinstance(wanted, str) else wanted):
+            return False
+    layers = selector.get("layers")
+    if layers is not None:
+        ranges = [layers] if not isinstance(layers[0], Sequence) else layers
+        if role.layer is None or not any(a <= role.layer < b for a, b in ranges):
+            return False
+    name = selector.get("name")
+    return name is None or re.search(str(name), site.name) is not None
+
+
+def check_setting(parameter: Parameter, setting: Any, where: str) -> list[str]:
+    """Every problem of a parameter's setting: its form, its conditions, its values' types and ranges."""
+    if setting is None:
+        return [f"{where}: no value; remove the key or give one"]
+    if isinstance(setting, Mapping):
+        return _check_entry(parameter, setting, where)
+    if isinstance(setting, Sequence) and not isinstance(setting, str):
+        maps = [isinstance(v, Mapping) for v in setting]
+        if any(maps) and not all(maps):
+            return [f"{where}: a list holds either values (a gradient) or maps with conditions, not both"]
+        if any(maps):
+            return [p for i, e in enumerate(setting) for p in _check_entry(parameter, e, f"{where}[{i}]")]
+        return [p for i, v in enumerate(setting) for p in _check_value(parameter, v, f"{where}[{i}]")]
+    return _check_value(parameter, setting, where)
+
+
+def _check_entry(parameter: Parameter, entry: Mapping[str, Any], where: str) -> list[str]:
+    problems = [
+        f"{where}.{key}: unknown key{nearest(str(key), ('value', 'filter', 'role'))}"
+        for key in entry
+        if key not in ("value", "filter", "role")
+    ]
+    if "value" not in entry:
+        return [*problems, f"{where}: a condition needs a value"]
+    if "role" in entry:
+        problems += check_selector(entry["role"], f"{where}.role")
+        if "filter" in entry:
+            problems.append(f"{where}: either filter or role, not both")
+    value = entry["value"]
+    if isinstance(value, Mapping) or (isinstance(value, list) and any(isinstance(v, Mapping) for v in value)):
+        return [*problems, f"{where}: conditions within conditions are not allowed"]
+    return problems + check_setting(parameter, value, f"{where}.value")
+
+
+def check_selector(selector: Any, where: str) -> list[str]:
+    """Every problem of a role selector."""
+    if not isinstance(selector, Mapping) or not selector:
+        return [f"{where}: a role is a map with some of {', '.join(ROLE_KEYS)}"]
+    problems = [f"{where}.{k}: unknown key{nearest(str(k), ROLE_KEYS)}" for k in selector if k not in ROLE_KEYS]
+    for key, known in (("component", COMPONENTS), ("kind", KINDS)):
+        wanted = selector.get(key, [])
+        for value in [wanted] if isinstance(wanted, str) else wanted:
+            if value not in known:
+                problems.append(f'{where}.{key}: unknown {key} "{value}"{nearest(str(value), known)}')
+    layers = selector.get("layers")
+    if layers is not None:
+        ranges = layers if isinstance(layers, list) and layers and isinstance(layers[0], list) else [layers]
+        if not all(isinstance(r, list) and len(r) == 2 and all(isinstance(n, int) for n in r) for r in ranges):
+            problems.append(f"{where}.layers: [first, after the last) or a list of such")
+    if "name" in selector:
+        try:
+            re.compile(str(selector["name"]))
+        except re.error as error:
+            problems.append(f"{where}.name: not a regular expression ({error})")
+    return problems
+
+
+def _check_value(parameter: Parameter, value: Any, where: str) -> list[str]:
+    try:
+        convert(parameter, value)
+    except ValueError as error:
+        return [f"{where}: {error}"]
+    return []
+
+
+def convert(parameter: Parameter, value: Any) -> Any:
+    """A value in the parameter's type, as leniently as mergekit reads it; `ValueError` says what it must be."""
+    if value is None:
+        return None
+    if parameter.type is bool:
+        return _as_bool(value)
+    if parameter.choices:
+        return _as_choice(parameter, value)
+    if parameter.type is str:
+        return str(value)
+    number = 1.0 if value is True else 0.0 if value is False else as_number(value)
+    if number is None or not math.isfinite(number):
+        raise ValueError(f"must be a {'whole ' if parameter.type is int else ''}number, got {value!r}")
+    if parameter.between and not parameter.between.low <= number <= parameter.between.high:
+        raise ValueError(f"must lie in {parameter.between}, got {value!r}")
+    if parameter.type is int:
+        if number != int(number):
+            raise ValueError(f"must be a whole number, got {value!r}")
+        return int(number)
+    return number
+
+
+def _as_bool(value: Any) -> bool:
+    text = str(value).lower()
+    if text in ("true", "yes", "on", "1", "1.0", "y", "t"):
+        return True
+    if text in ("false", "no", "off", "0", "0.0", "n", "f"):
+        return False
+    raise ValueError(f"must be true or false, got {value!r}")
+
+
+def _as_choice(parameter: Parameter, value: Any) -> str:
+    if isinstance(value, bool) and "l1" in parameter.choices:  # mergekit's rescale
+        return "l1" if value else "none"
+    if value not in parameter.choices:
+        raise ValueError(f"must be one of {', '.join(parameter.choices)}, got {value!r}")
+    return str(value)
+
+
+def check_parameters(
+    method: Method, settings: Mapping[str, Any], where: str, *, under_model: bool = False
+) -> list[str]:
+    """Every problem of a `parameters:` map: unknown names, shared ones under a model, wrong values."""
+    problems = []
+    for name, setting in settings.items():
+        parameter = method.parameters.get(name)
+        place = f"{where}.{name}"
+        if parameter is None:
+            problems.append(f"{place}: {method.name} has no such parameter{nearest(name, method.parameters)}")
+        elif under_model and not parameter.per_model:
+            problems.append(f"{place}: holds for the whole merge; move it to the global parameters")
+        else:
+            problems += check_setting(parameter, setting, place)
+    return problems

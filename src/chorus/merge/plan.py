@@ -1,0 +1,179 @@
+"""A merge as a plan: every output tensor with its inputs, method, parameters, bytes and place, no weight read."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from chorus.architectures.roles import Role
+from chorus.checkpoints.directory import Model
+from chorus.checkpoints.dtypes import itemsize
+from chorus.checkpoints.lazy_tensor import Checkpoint
+from chorus.checkpoints.reference import Reference
+from chorus.checkpoints.safetensors_header import build_header
+from chorus.merge.options import Options
+from chorus.merge.recipe import LoadedRecipe
+
+COPY = "copy"
+
+
+@dataclass(frozen=True)
+class Input:
+    """A tensor of an input model."""
+
+    model: int
+    tensor: str
+
+
+@dataclass(frozen=True)
+class TensorPlan:
+    """How one output tensor comes about.
+
+    `parameters` holds every keyword of the method, `PerModel` ones as tuples in the order of `inputs`. `method`
+    is "copy" for what is taken over as it is; `reason` says why.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    role: Role
+    method: str
+    parameters: dict[str, Any]
+    inputs: tuple[Input, ...]
+    base: Input | None = None
+    reason: str = ""
+
+    @property
+    def numel(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        return self.numel * itemsize(self.dtype)
+
+    @property
+    def all_inputs(self) -> tuple[Input, ...]:
+        return (*self.inputs, self.base) if self.base else self.inputs
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One output file: its header, its whole size, where each tensor starts."""
+
+    file: str
+    header: bytes
+    size: int
+    starts: dict[str, int]
+
+
+@dataclass
+class Variant:
+    """One output model: the recipe's only one, or one of its `outputs`. `name` is its directory below the output."""
+
+    name: str
+    method: str
+    tensors: dict[str, TensorPlan]
+    config: dict[str, Any]
+    generation: dict[str, Any] | None = None
+    shards: list[Shard] = field(default_factory=list)
+
+    @property
+    def nbytes(self) -> int:
+        return sum(t.nbytes for t in self.tensors.values())
+
+    def lay_out(self, max_shard_bytes: int) -> None:
+        """Assign tensors to files, in the order of their names, none above the limit where it can be kept."""
+        groups: list[list[TensorPlan]] = [[]]
+        size = 0
+        for tensor in self.tensors.values():
+            if groups[-1] and size + tensor.nbytes > max_shard_bytes:
+                groups.append([])
+                size = 0
+            groups[-1].append(tensor)
+            size += tensor.nbytes
+        self.shards = []
+        for i, group in enumerate(groups, 1):
+            file = "model.safetensors" if len(groups) == 1 else f"model-{i:05d}-of-{len(groups):05d}.safetensors"
+            header, starts = build_header([(t.name, t.dtype, t.shape) for t in group])
+            self.shards.append(Shard(file, header, len(header) + sum(t.nbytes for t in group), starts))
+
+
+@dataclass
+class Plan:
+    """What a merge will do. Open `plan[variant]` or, with a single variant, use it as the checkpoint it makes."""
+
+    recipe: LoadedRecipe
+    options: Options
+    references: list[Reference]
+    models: list[Model]
+    base: int | None
+    donor: int
+    tokenizer: int
+    variants: list[Variant]
+    seed: int
+    warnings: list[str] = field(default_factory=list)
+    generation_differences: list[str] = field(default_factory=list)
+
+    @property
+    def bytes_to_read(self) -> int:
+        """Bytes of all input tensors that are used, each counted once."""
+        used = {i for v in self.variants for t in v.tensors.values() for i in t.all_inputs}
+        return sum(_nbytes(self.models[i.model].checkpoint, i.tensor) for i in used)
+
+    @property
+    def bytes_to_write(self) -> int:
+        return sum(v.nbytes for v in self.variants)
+
+    @property
+    def jobs(self) -> int:
+        """Threads: as asked for, else one a core up to eight, as far as the memory budget carries them."""
+        import os
+
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+        wanted = self.options.jobs or min(cores, 8)
+        return max(1, min(wanted, self.options.memory_budget_bytes // max(1, self.bytes_per_job)))
+
+    @property
+    def bytes_per_job(self) -> int:
+        """Working memory of one thread: a float32 block of every input, and of what a method makes of them."""
+        widest = max((len(t.all_inputs) for v in self.variants for t in v.tensors.values()), default=1)
+        block = self.options.block_values * 4 * (2 * widest + 4)
+        return max([block, *(self._whole(t, v) for v in self.variants for t in v.tensors.values())])
+
+    def _whole(self, tensor: TensorPlan, variant: Variant) -> int:
+        """Bytes of a tensor that its method cannot take in blocks."""
+        if tensor.method == COPY or split_of(tensor) != "tensor":
+            return 0
+        return tensor.numel * 4 * (3 * len(tensor.all_inputs) + 2)
+
+    def checkpoint(self, variant: str | None = None) -> Checkpoint:
+        """The merged model as a read-only mapping, each tensor computed as it is read."""
+        from chorus.merge.engine import merged_checkpoint
+
+        chosen = self.variants[0] if variant is None else next(v for v in self.variants if v.name == variant)
+        return merged_checkpoint(self, chosen)
+
+    def __getitem__(self, name: str) -> Any:
+        return self.checkpoint()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.variants[0].tensors)
+
+    def __len__(self) -> int:
+        return len(self.variants[0].tensors)
+
+
+def split_of(tensor: TensorPlan) -> str:
+    """Into what the tensor's method lets it be cut."""
+    from chorus.merge.method import METHODS
+
+    if len(tensor.shape) < 2:
+        return "element" if METHODS.get(tensor.method).split(tensor.parameters) == "element" else "tensor"
+    return METHODS.get(tensor.method).split(tensor.parameters)
+
+
+def _nbytes(checkpoint: Checkpoint, name: str) -> int:
+    tensor = checkpoint[name]
+    return math.prod(tensor.shape) * itemsize(getattr(tensor, "stored_dtype", tensor.dtype))

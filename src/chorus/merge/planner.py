@@ -1,0 +1,152 @@
+"""From recipe and headers to the plan. All problems surface together; no weight is read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from chorus.errors import PlanError, RecipeError, UsageError
+from chorus.merge.generation import settings as generation_settings
+from chorus.merge.inputs import Inputs, check_inputs, open_inputs, sources_of, vocabulary_sizes
+from chorus.merge.method import METHODS, Method
+from chorus.merge.options import Options
+from chorus.merge.outputs import check_dtypes, output_config
+from chorus.merge.parameters import check_parameters, check_selector
+from chorus.merge.plan import Plan, Variant
+from chorus.merge.recipe import LoadedRecipe, Output, load_recipe
+from chorus.merge.slots import Builder, output_slices
+
+
+def plan(
+    recipe: str | Path | Mapping[str, Any] | LoadedRecipe, options: Options | None = None, *, weights: bool = True
+) -> Plan:
+    """Plan a merge: open the models' headers, check everything, place every output tensor.
+
+    `recipe` is what `load_recipe` takes, or what it returned. With `weights=False` models on the hub are planned
+    from their headers and nothing large is downloaded; such a plan cannot be run.
+
+    Raises `RecipeError` for what is wrong in the recipe, `PlanError` for what does not fit the models, each with
+    every problem found.
+
+    >>> plan("recipe.yml").bytes_to_write  # doctest: +SKIP
+    483400000
+    """
+    options = options or Options()
+    loaded = recipe if isinstance(recipe, LoadedRecipe) else load_recipe(recipe)
+    methods = _check_recipe(loaded)
+    inputs = open_inputs(loaded.recipe, options, weights=weights)
+    if inputs.problems or not inputs.models:
+        raise PlanError(inputs.problems or ["the recipe names no model"], source=loaded.source)
+    stacked = bool(loaded.recipe.slices) or any(m.slices for m in (loaded.recipe.modules or {}).values())
+    check_inputs(inputs, options, stacked=stacked)
+    _check_tokenizer(loaded, inputs)
+    generation, differences, problems = generation_settings(loaded.recipe.generation, inputs)
+    inputs.problems += problems
+    variants = []
+    if not inputs.problems:
+        variants = [_variant(loaded, inputs, options, output, method) for output, method in methods]
+    problems = list(dict.fromkeys(inputs.problems))
+    if problems:
+        raise PlanError(problems, source=loaded.source)
+    for variant in variants:
+        variant.generation = generation
+        variant.lay_out(options.max_shard_bytes)
+    seed = loaded.recipe.seed if options.seed is None else options.seed
+    return Plan(
+        recipe=loaded,
+        options=options,
+        references=inputs.references,
+        models=inputs.models,
+        base=inputs.base,
+        donor=inputs.donor,
+        tokenizer=inputs.donor if inputs.tokenizer is None else inputs.tokenizer,
+        variants=variants,
+        seed=seed or 0,
+        warnings=list(dict.fromkeys(inputs.warnings)),
+        generation_differences=differences,
+    )
+
+
+def _check_recipe(loaded: LoadedRecipe) -> list[tuple[Output, Method]]:
+    """The variants with their methods; every wrong method, parameter, type and role of the recipe."""
+    recipe, problems = loaded.recipe, []
+    outputs = recipe.outputs or [Output(name="")]
+    pairs: list[tuple[Output, Method]] = []
+    for output in outputs:
+        try:
+            pairs.append((output, METHODS.get(output.merge_method or recipe.merge_method)))
+        except UsageError as error:
+            problems.append(f"merge_method: {error.message}")
+    if not pairs:
+        raise RecipeError(list(dict.fromkeys(problems)), source=loaded.source)
+    methods = list({m.name: m for _, m in pairs}.values())
+    maps: list[tuple[str, dict[str, Any], bool]] = [("parameters", recipe.parameters, False)]
+    maps += [(f"{where}.parameters", entry.parameters, True) for where, entry in sources_of(recipe)]
+    maps += [(f"modules.{n}.parameters", m.parameters, False) for n, m in (recipe.modules or {}).items()]
+    maps += [(f"slices[{i}].parameters", s.parameters, False) for i, s in enumerate(recipe.slices or [])]
+    for where, settings, under_model in maps:
+        found = [check_parameters(m, settings, where, under_model=under_model) for m in methods]
+        if len(methods) == 1:
+            problems += found[0]
+        else:  # a shared map may hold what only some of the methods know
+            problems += [p for p in found[0] if all(p.split(":")[0] in {q.split(":")[0] for q in f} for f in found)]
+    for output, method in pairs:
+        if output.name:
+            problems += check_parameters(method, output.parameters, f"outputs.{output.name}.parameters")
+        problems += _check_exclude(output.exclude, f"outputs.{output.name}.exclude")
+    if recipe.lambda_ is not None:
+        if not any("lambda" in m.parameters for m in methods):
+            problems.append(f"lambda: {methods[0].name} has no such parameter")
+        recipe.parameters.setdefault("lambda", recipe.lambda_)
+        problems += [p for m in methods if "lambda" in m.parameters
+                     for p in check_parameters(m, {"lambda": recipe.lambda_}, "recipe")]
+    problems += _check_exclude(recipe.exclude, "exclude")
+    excluded = recipe.exclude or any(o.exclude for o, _ in pairs)
+    if excluded and recipe.base_model is None:
+        problems.append("exclude: keeps the base's tensors, so the recipe needs a base_model")
+    problems += check_dtypes(recipe, outputs)
+    if problems:
+        raise RecipeError(list(dict.fromkeys(problems)), source=loaded.source)
+    return pairs
+
+
+def _check_exclude(exclude: Any, where: str) -> list[str]:
+    if exclude is None:
+        return []
+    if not isinstance(exclude, list):
+        return [f"{where}: a list of roles, each a map such as {{component: encoder}}"]
+    return [p for i, selector in enumerate(exclude) for p in check_selector(selector, f"{where}[{i}]")]
+
+
+def _check_tokenizer(loaded: LoadedRecipe, inputs: Inputs) -> None:
+    """`tokenizer_source` may name the base or an input whose vocabulary is as large as all others'."""
+    source = loaded.recipe.tokenizer_source
+    if source is None:
+        return
+    if source == "base":
+        if inputs.base is None:
+            inputs.problems.append("tokenizer_source: base needs a base_model")
+        return
+    names = [str(r) for r in inputs.references] + [r.path for r in inputs.references]
+    if str(source) not in names:
+        inputs.problems.append(f"tokenizer_source: {source} is neither base nor one of the models")
+        return
+    index = names.index(str(source)) % len(inputs.references)
+    sizes = {vocabulary_sizes(m) for m in inputs.models}
+    if len(sizes) > 1:
+        inputs.problems.append(f"tokenizer_source: the vocabularies have different sizes ({sorted(sizes)})")
+    elif inputs.base is None:
+        inputs.donor = index
+    elif index != inputs.donor:
+        inputs.warnings.append(f"tokenizer_source: the tokenizer files are taken from {inputs.models[index].label}")
+        inputs.tokenizer = index
+
+
+def _variant(loaded: LoadedRecipe, inputs: Inputs, options: Options, output: Output, method: Method) -> Variant:
+    """One output model, planned tensor by tensor."""
+    slices = output_slices(loaded.recipe, inputs)
+    builder = Builder(loaded.recipe, inputs, options, output, method, slices)
+    tensors = builder.build()
+    config = output_config(loaded.recipe, inputs, output, slices, tensors, options)
+    return Variant(output.name, method.name, tensors, config)

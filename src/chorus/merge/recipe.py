@@ -1,0 +1,235 @@
+"""What a recipe is: mergekit's schema and Chorus's extensions, checked on reading, nothing dropped in silence."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from chorus.errors import RecipeError, nearest
+
+MAX_NODES, MAX_DEPTH, MAX_ALIASES = 200_000, 40, 200
+LATER = {
+    "chat_template": "chat templates are copied from the donor; building one comes with a later version",
+    "tokenizer": "building a tokenizer comes with a later version; write tokenizer_source: base",
+}
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
+
+
+class ModelEntry(_Strict):
+    """One model of `models`."""
+
+    model: Any
+    lora: Any = None
+    parameters: dict[str, Any] = Field(default_factory=dict)
+
+
+class Source(ModelEntry):
+    """One model of a slice, and which of its layers: [first, after the last)."""
+
+    layer_range: tuple[int, int]
+
+
+class Slice(_Strict):
+    """Output layers, merged from equally many layers of each source."""
+
+    sources: list[Source]
+    base_model: Any = None
+    residual_weight: float | None = None
+    parameters: dict[str, Any] = Field(default_factory=dict)
+
+
+class Module(_Strict):
+    """The recipe of one of a model's modules, such as Whisper's encoder."""
+
+    models: list[ModelEntry] | None = None
+    slices: list[Slice] | None = None
+    parameters: dict[str, Any] = Field(default_factory=dict)
+
+
+class Output(_Strict):
+    """A variant: another method or other parameters, made from the same read of the inputs."""
+
+    name: str
+    merge_method: str | None = None
+    parameters: dict[str, Any] = Field(default_factory=dict)
+    out_dtype: str | None = None
+    exclude: Any = None
+
+
+class Recipe(_Strict):
+    """A whole recipe, as written."""
+
+    merge_method: str
+    models: list[ModelEntry] | None = None
+    slices: list[Slice] | None = None
+    modules: dict[str, Module] | None = None
+    base_model: Any = None
+    dtype: str | None = None
+    out_dtype: str | None = None
+    tokenizer: Any = None
+    tokenizer_source: Any = None
+    chat_template: str | None = None
+    parameters: dict[str, Any] = Field(default_factory=dict)
+    seed: int | None = None
+    exclude: Any = None
+    lambda_: Any = Field(default=None, alias="lambda")
+    outputs: list[Output] | None = None
+    generation: Any = None
+
+
+@dataclass(frozen=True)
+class LoadedRecipe:
+    """A recipe, the text it was read from, and the directory that its relative paths start at."""
+
+    recipe: Recipe
+    document: dict[str, Any]
+    source: str
+    notes: tuple[str, ...] = field(default=())
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader that refuses repeated keys and documents that unfold without end."""
+
+    nodes = depth = aliases = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            self.aliases += 1
+        self.nodes += 1
+        self.depth += 1
+        if self.nodes > MAX_NODES or self.depth > MAX_DEPTH or self.aliases > MAX_ALIASES:
+            raise yaml.YAMLError(
+                f"the document is too large, too deep or too much aliased (limits: {MAX_NODES} nodes, "
+                f"depth {MAX_DEPTH}, {MAX_ALIASES} aliases)"
+            )
+        try:
+            return super().compose_node(parent, index)
+        finally:
+            self.depth -= 1
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.YAMLError(f"line {node.start_mark.line + 1}: the key {key!r} stands twice in one map")
+        return super().construct_mapping(node, deep)
+
+
+def load_recipe(source: str | Path | Mapping[str, Any]) -> LoadedRecipe:
+    """Read a recipe from a file, from YAML text (with a line break in it), or from a dictionary.
+
+    Raises `RecipeError` with every problem found.
+
+    >>> load_recipe({"merge_method": "karcher", "models": [{"model": "a"}, {"model": "b"}]}).recipe.merge_method
+    'karcher'
+    """
+    if isinstance(source, Mapping):
+        document, name = dict(source), "recipe"
+    else:
+        text, name = _read(source)
+        document = _parse(text, name)
+    problems = _reserved(document)
+    try:
+        recipe = Recipe.model_validate(document)
+    except ValidationError as error:
+        problems += [_explain(e) for e in error.errors()]
+        raise RecipeError(problems, source=name) from None
+    problems += _structure(recipe)
+    if problems:
+        raise RecipeError(problems, source=name)
+    return LoadedRecipe(recipe, document, name)
+
+
+def _read(source: str | Path) -> tuple[str, str]:
+    if isinstance(source, str) and "\n" in source:
+        return source, "recipe"
+    path = Path(source)
+    try:
+        return path.read_text(encoding="utf-8"), str(path)
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not a text file"
+        raise RecipeError([f"cannot be read ({reason})"], "give the path of a YAML recipe", str(path)) from None
+
+
+def _parse(text: str, name: str) -> dict[str, Any]:
+    try:
+        documents = list(yaml.load_all(text, Loader=_Loader))  # noqa: S506  a SafeLoader
+    except (yaml.YAMLError, RecursionError) as error:
+        raise RecipeError([f"not readable as YAML: {error}"], source=name) from None
+    if len(documents) > 1:
+        raise RecipeError(
+            [f"{len(documents)} documents; several stages in one file come with a later version"], source=name
+        )
+    if not documents or not isinstance(documents[0], dict):
+        raise RecipeError(["a recipe is a map with merge_method and models"], source=name)
+    document: dict[str, Any] = documents[0]
+    return document
+
+
+def _reserved(document: Mapping[str, Any]) -> list[str]:
+    problems = [f"{key}: {why}" for key, why in LATER.items() if document.get(key) is not None]
+    if document.get("tokenizer_source") == "union":
+        problems.append("tokenizer_source: union vocabularies come with a later version; write base")
+    if document.get("tokenizer") is not None and document.get("tokenizer_source") is not None:
+        problems.append("tokenizer and tokenizer_source cannot both be given")
+    return problems
+
+
+MODELS: dict[str, type[BaseModel]] = {
+    "models": ModelEntry,
+    "slices": Slice,
+    "sources": Source,
+    "modules": Module,
+    "outputs": Output,
+}
+
+
+def _explain(error: Any) -> str:
+    """A pydantic error in the words of a recipe: where, what, and the nearest known key."""
+    where = ".".join(f"[{part}]" if isinstance(part, int) else str(part) for part in error["loc"]).replace(".[", "[")
+    if error["type"] == "extra_forbidden":
+        parents = [p for p in error["loc"][:-1] if isinstance(p, str) and p in MODELS]
+        model = MODELS[parents[-1]] if parents else Recipe
+        known = [f.alias or name for name, f in model.model_fields.items()]
+        return f"{where}: unknown key{nearest(str(error['loc'][-1]), known)}"
+    if error["type"] == "missing":
+        return f"{where}: missing"
+    return f"{where}: {error['msg'][0].lower()}{error['msg'][1:]}"
+
+
+def _structure(recipe: Recipe) -> list[str]:
+    problems = []
+    forms = [name for name in ("models", "slices", "modules") if getattr(recipe, name)]
+    if len(forms) != 1:
+        found = " and ".join(forms) or "none"
+        problems.append(f"exactly one of models, slices and modules must be given; found {found}")
+    for name, module in (recipe.modules or {}).items():
+        if bool(module.models) == bool(module.slices):
+            problems.append(f"modules.{name}: exactly one of models and slices must be given")
+    slices = list(recipe.slices or [])
+    for module in (recipe.modules or {}).values():
+        slices += module.slices or []
+    for i, part in enumerate(slices):
+        if part.residual_weight is not None:
+            problems.append(f"slices[{i}].residual_weight: has no effect in any method; remove it")
+        lengths = {s.layer_range[1] - s.layer_range[0] for s in part.sources}
+        if any(length <= 0 for length in lengths):
+            problems.append(f"slices[{i}]: a layer_range [a, b) needs b > a")
+        elif len(lengths) > 1:
+            problems.append(f"slices[{i}]: all sources of a slice must have the same number of layers")
+        if not part.sources:
+            problems.append(f"slices[{i}]: no sources")
+    names = [o.name for o in recipe.outputs or []]
+    for name in names:
+        if names.count(name) > 1 or not name or name.startswith(".") or "/" in name or "\\" in name:
+            problems.append(f"outputs: {name!r} must be a directory's name of its own")
+            break
+    return problems

@@ -1,0 +1,307 @@
+"""Output tensors one by one: which tensors of which models become which tensor of the result, and how."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from chorus.architectures.roles import Role, Stack, layer_index, relative_depth
+from chorus.checkpoints.dtypes import FLOATS, parse_dtype, promote
+from chorus.checkpoints.reference import parse_reference
+from chorus.merge.inputs import Inputs, reference_of, vocabulary_sizes
+from chorus.merge.method import Method, Parameter
+from chorus.merge.options import Options
+from chorus.merge.parameters import MISSING, Site, convert, gradient_position, matches_role, resolve
+from chorus.merge.plan import COPY, Input, TensorPlan
+from chorus.merge.recipe import ModelEntry, Module, Output, Recipe
+
+
+@dataclass(frozen=True)
+class SliceSource:
+    """A model in a slice: its index, its first layer, its own parameters."""
+
+    model: int
+    first: int
+    parameters: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class OutputSlice:
+    """`count` output layers of a module. `base` is the base's place: a source's index, or None outside."""
+
+    module: str
+    count: int
+    sources: tuple[SliceSource, ...]
+    base: SliceSource | None
+    scopes: tuple[dict[str, Any], ...]  # the slice's and the module's parameters, innermost first
+
+
+@dataclass(frozen=True)
+class Slot:
+    """An output tensor before its method is known: its name, role, place, and its name in each source."""
+
+    name: str
+    site: Site
+    part: OutputSlice
+    names: dict[int, str] = field(hash=False)  # source's model -> tensor name there
+
+
+def output_slices(recipe: Recipe, inputs: Inputs) -> dict[str, list[OutputSlice]]:
+    """The slices of every module of the result."""
+    layout = inputs.layouts[inputs.donor]
+    stacks = layout.stacks or (Stack("default", "\0", 0, None),)
+    if recipe.modules:
+        names = set(layout.modules)
+        for name in set(recipe.modules) - names:
+            inputs.problems.append(f"modules.{name}: the model has the modules {', '.join(sorted(names))}")
+        for name in sorted(names - set(recipe.modules)):
+            inputs.problems.append(f"modules: {name} is missing, so that its tensors would be too")
+        return {
+            s.module: _module_slices(recipe.modules[s.module], s, recipe, inputs, (recipe.modules[s.module].parameters,))
+            for s in stacks
+            if s.module in recipe.modules
+        }
+    if recipe.slices and len(stacks) > 1:
+        inputs.problems.append(
+            f"slices: the model has the modules {', '.join(layout.modules)}; write slices under modules, for each"
+        )
+        return {}
+    return {s.module: _module_slices(recipe, s, recipe, inputs, ()) for s in stacks}
+
+
+def _module_slices(
+    part: Recipe | Module, stack: Stack, recipe: Recipe, inputs: Inputs, scopes: tuple[dict[str, Any], ...]
+) -> list[OutputSlice]:
+    if part.models:
+        return [_models_slice(part.models, stack, inputs, scopes)]
+    result = []
+    for i, one in enumerate(part.slices or []):
+        sources = tuple(
+            SliceSource(inputs.index(reference_of(s)), s.layer_range[0], s.parameters) for s in one.sources
+        )
+        for source, written in zip(sources, one.sources, strict=True):
+            have = inputs.layouts[source.model].stack(stack.module)
+            if have and not 0 <= written.layer_range[0] < written.layer_range[1] <= have.count:
+                inputs.problems.append(
+                    f"slices[{i}]: layer_range {list(written.layer_range)} is beyond the {have.count} layers of "
+                    f"{inputs.models[source.model].label}"
+                )
+        count = one.sources[0].layer_range[1] - one.sources[0].layer_range[0]
+        base = _slice_base(one.base_model if one.base_model is not None else recipe.base_model, sources, inputs)
+        result.append(OutputSlice(stack.module, count, sources, base, (one.parameters, *scopes)))
+    return result
+
+
+def _models_slice(
+    entries: list[ModelEntry], stack: Stack, inputs: Inputs, scopes: tuple[dict[str, Any], ...]
+) -> OutputSlice:
+    """The `models` form: all layers of each; an unlisted base joins as the last input."""
+    sources = [SliceSource(inputs.index(reference_of(e)), 0, e.parameters) for e in entries]
+    indices = [s.model for s in sources]
+    for index in {i for i in indices if indices.count(i) > 1}:
+        inputs.problems.append(f"models: {inputs.references[index]} is listed twice")
+    base = None
+    if inputs.base is not None:
+        base = next((s for s in sources if s.model == inputs.base), None)
+        if base is None:
+            base = SliceSource(inputs.base, 0, {})
+            sources.append(base)
+    return OutputSlice(stack.module, stack.count, tuple(sources), base, scopes)
+
+
+def _slice_base(value: Any, sources: tuple[SliceSource, ...], inputs: Inputs) -> SliceSource | None:
+    if value is None:
+        return None
+    index = inputs.references.index(parse_reference(value))
+    return next((s for s in sources if s.model == index), None)
+
+
+class Builder:
+    """Builds the tensors of one output model."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        inputs: Inputs,
+        options: Options,
+        output: Output,
+        method: Method,
+        slices: dict[str, list[OutputSlice]],
+    ) -> None:
+        self.recipe, self.inputs, self.options, self.output = recipe, inputs, options, output
+        self.method, self.slices = method, slices
+        self.layout = inputs.layouts[inputs.donor]
+        self.excluded = [*(recipe.exclude or []), *(output.exclude or [])]
+        written = output.out_dtype or recipe.out_dtype or recipe.dtype
+        self.dtype = parse_dtype(written) if written else None
+        self.checked: set[Any] = set()
+
+    def build(self) -> dict[str, TensorPlan]:
+        """Every output tensor, in the order of the names."""
+        if self.inputs.problems:
+            return {}
+        slots = {slot.name: slot for slot in self._slots()}
+        tensors = {name: self._tensor(slots[name]) for name in sorted(slots, key=_natural)}
+        return {name: t for name, t in tensors.items() if t is not None}
+
+    def _slots(self) -> Iterator[Slot]:
+        for name in self._names_outside_layers():
+            role = self._role(name)
+            parts = self.slices.get(role.module) or next(iter(self.slices.values()))
+            part = parts[0] if role.place == "before" else parts[-1]
+            yield Slot(name, Site(name, role), part, {s.model: name for s in part.sources})
+        for stack in self.layout.stacks:
+            total = sum(part.count for part in self.slices.get(stack.module, []))
+            out = 0
+            for part in self.slices.get(stack.module, []):
+                for j in range(part.count):
+                    yield from self._layer_slots(stack, part, j, out, total)
+                    out += 1
+
+    def _names_outside_layers(self) -> list[str]:
+        names = [n for n in self.layout.roles if self._role(n).layer is None]
+        return [n for n in names if not self._is_duplicate(n)]
+
+    def _is_duplicate(self, name: str) -> bool:
+        """A tied tensor that some inputs store as well: its source holds the values."""
+        source = self.layout.tied.get(name)
+        return source is not None and source in self.layout.roles
+
+    def _role(self, name: str) -> Role:
+        return self.layout.roles[name]
+
+    def _layer_slots(self, stack: Stack, part: OutputSlice, j: int, out: int, total: int) -> Iterator[Slot]:
+        first = part.sources[0]
+        layout = self.inputs.layouts[first.model]
+        prefix = self._prefix(first.model, stack)
+        for name, role in layout.roles.items():
+            found = layer_index(name, prefix)
+            if not found or found[0] != first.first + j:
+                continue
+            rest = found[1]
+            names = {s.model: f"{self._prefix(s.model, stack)}{s.first + j}.{rest}" for s in part.sources}
+            own = Role(role.component, role.kind, role.module, out, relative_depth(out, total), "layer", role.learned)
+            target = f"{stack.prefix}{out}.{rest}"
+            yield Slot(target, Site(target, own, gradient_position(j, part.count)), part, names)
+
+    def _prefix(self, model: int, stack: Stack) -> str:
+        have = self.inputs.layouts[model].stack(stack.module)
+        return have.prefix if have else stack.prefix
+
+    def _tensor(self, slot: Slot) -> TensorPlan | None:
+        present = [s for s in slot.part.sources if slot.names[s.model] in self.inputs.models[s.model].checkpoint]
+        if len(present) < len(slot.part.sources):
+            missing = next(s for s in slot.part.sources if s not in present)
+            self.inputs.problems.append(
+                f"{slot.name}: {self.inputs.models[missing.model].label} has no tensor {slot.names[missing.model]}"
+            )
+            return None
+        inputs = {s.model: Input(s.model, slot.names[s.model]) for s in present}
+        reason = self._copied(slot)
+        if reason:
+            keeper = slot.part.base or next((s for s in present if s.model == self.inputs.donor), present[0])
+            return self._plan(slot, COPY, {}, (inputs[keeper.model],), None, reason)
+        return self._merged(slot, present, inputs)
+
+    def _copied(self, slot: Slot) -> str:
+        tensor = self.inputs.models[slot.part.sources[0].model].checkpoint[slot.names[slot.part.sources[0].model]]
+        if any(matches_role(selector, slot.site) for selector in self.excluded):
+            return "excluded"
+        if not slot.site.role.learned:
+            return "not learned"
+        return "" if tensor.dtype in FLOATS else "not a number to merge"
+
+    def _merged(self, slot: Slot, present: list[SliceSource], inputs: dict[int, Input]) -> TensorPlan | None:
+        """Order the inputs as the method takes them, and resolve its parameters."""
+        method, base = self.method, slot.part.base
+        models = list(present)
+        if method.name == "slerp" and base in models:
+            models = [base, *(s for s in models if s is not base)]
+        separate = base if method.base in ("required", "optional") else None
+        if method.base == "required" and separate is None:
+            self.inputs.problems.append(f"{method.name} needs a base_model" + (
+                " among the sources of every slice" if self.slices and not self.recipe.models else ""))
+            return None
+        if separate is not None:
+            models = [s for s in models if s is not separate]
+        low, high = method.models
+        if len(models) < low or (high is not None and len(models) > high):
+            wanted = f"{low}" if low == high else f"at least {low}" if high is None else f"{low} to {high}"
+            kind = " besides the base" if separate is not None else ""
+            self.inputs.problems.append(f"{method.name} takes {wanted} models{kind}; got {len(models)}")
+            return None
+        parameters = self._parameters(slot, models)
+        if parameters is None:
+            return None
+        chosen = tuple(inputs[s.model] for s in models)
+        return self._plan(slot, method.name, parameters, chosen, inputs[separate.model] if separate else None, "")
+
+    def _parameters(self, slot: Slot, models: list[SliceSource]) -> dict[str, Any] | None:
+        values: dict[str, Any] = {}
+        for parameter in self.method.parameters.values():
+            if parameter.per_model:
+                each = tuple(self._value(parameter, slot, source) for source in models)
+                if MISSING in each:
+                    lacking = self.inputs.models[models[each.index(MISSING)].model].label
+                    self.inputs.problems.append(f"{self.method.name} needs {parameter.name} for {lacking}")
+                    return None
+                values[parameter.keyword] = each
+            else:
+                values[parameter.keyword] = self._value(parameter, slot, None)
+                if values[parameter.keyword] is MISSING:
+                    self.inputs.problems.append(f"{self.method.name} needs the parameter {parameter.name}")
+                    return None
+        return values if self._admissible(values, len(models)) else None
+
+    def _admissible(self, values: dict[str, Any], count: int) -> bool:
+        """Let the method look at its parameters, once for each distinct set of them."""
+        if self.method.check is None:
+            return True
+        key = tuple(sorted(values.items()))
+        if key not in self.checked:
+            self.checked.add(key)
+            try:
+                self.method.check(values, count)
+            except ValueError as error:
+                self.inputs.problems.append(f"{self.method.name}: {error}")
+                return False
+        return True
+
+    def _value(self, parameter: Parameter, slot: Slot, source: SliceSource | None) -> Any:
+        """The first setting that applies: the model's, the slice's, the module's, the variant's, the global one."""
+        site = slot.site
+        scopes: list[dict[str, Any]] = [*slot.part.scopes, self.output.parameters, self.recipe.parameters]
+        if source is not None:
+            site = Site(slot.names[source.model], site.role, site.t)
+            scopes.insert(0, source.parameters)
+        for scope in scopes:
+            if parameter.name in scope:
+                value = resolve(scope[parameter.name], site)
+                if value is not MISSING:
+                    return convert(parameter, value)
+        return MISSING if parameter.required else parameter.default
+
+    def _plan(
+        self, slot: Slot, method: str, parameters: dict[str, Any], chosen: tuple[Input, ...], base: Input | None, reason: str
+    ) -> TensorPlan:
+        tensors = [self.inputs.models[i.model].checkpoint[i.tensor] for i in (*chosen, *([base] if base else []))]
+        shape = tensors[0].shape
+        for tensor, which in zip(tensors, (*chosen, *([base] if base else [])), strict=True):
+            if tensor.shape != shape:
+                shape = self._smaller(slot, which, tensor.shape, shape)
+        stored = [getattr(t, "stored_dtype", t.dtype) for t in tensors]
+        natural = promote(stored)
+        dtype = self.dtype if self.dtype and natural in FLOATS else natural
+        return TensorPlan(slot.name, shape, dtype, slot.site.role, method, parameters, chosen, base, reason)
+
+    def _smaller(self, slot: Slot, which: Input, mine: tuple[int, ...], theirs: tuple[int, ...]) -> tuple[int, ...]:
+        vocabulary = mine[1:] == theirs[1:] and mine[0] == vocabulary_sizes(self.inputs.models[which.model])
+        if not (self.options.truncate_vocabulary and vocabulary):
+            self.inputs.problems.append(f"{slot.name}: shapes {list(mine)} and {list(theirs)} do not fit")
+        return (min(mine[0], theirs[0]), *mine[1:]) if mine and theirs else mine
+
+
+def _natural(name: str) -> list[Any]:
+    """Sort key in which layer 10 follows layer 9."""
+    return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in name.split(".")]

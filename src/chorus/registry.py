@@ -1,0 +1,53 @@
+"""One small registry: named things, some from this package, some from entry points of others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from importlib.metadata import entry_points
+from typing import Generic, TypeVar
+
+from chorus.errors import UsageError, nearest
+
+T = TypeVar("T")
+
+
+class Registry(Generic[T]):
+    """Things by name. `load` imports this package's own; others' come from the entry-point group `group`."""
+
+    def __init__(self, kind: str, group: str, load: Callable[[], None]) -> None:
+        self.kind, self.group, self._load = kind, group, load
+        self._items: dict[str, T] = {}
+        self._loaded = False
+
+    def add(self, name: str, item: T) -> None:
+        if name in self._items:
+            raise UsageError(f'{self.kind} "{name}" is registered twice', "give one of them another name")
+        self._items[name] = item
+
+    def _ensure(self) -> None:
+        if not self._loaded:
+            self._loaded = True
+            self._load()
+            for point in sorted(entry_points(group=self.group), key=lambda p: p.name):
+                point.load()  # importing the module registers what it defines
+
+    def get(self, name: str) -> T:
+        """The thing of this name; `UsageError` names the nearest."""
+        self._ensure()
+        if name not in self._items:
+            raise UsageError(f'unknown {self.kind} "{name}"{nearest(name, self._items)}')
+        return self._items[name]
+
+    def __contains__(self, name: str) -> bool:
+        self._ensure()
+        return name in self._items
+
+    def names(self) -> list[str]:
+        self._ensure()
+        return sorted(self._items)
+
+    def __iter__(self) -> Iterator[T]:
+        return iter([self._items[name] for name in self.names()])
+
+    def __len__(self) -> int:
+        return len(self.names())
