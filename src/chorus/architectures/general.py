@@ -28,7 +28,10 @@ def general_layout(config: Mapping[str, Any], names: list[str]) -> Layout:
     for name in names:
         roles[name] = tree.role(tree.module_name(name))
     stacks = tuple(_file_stack(stack, names, tree) for stack in tree.stacks if stack.module in tree.used_modules)
-    tied = {_as_in_file(k, names): _as_in_file(v, names) for k, v in (getattr(model, "all_tied_weights_keys", None) or {}).items()}
+    tied = {
+        _as_in_file(k, names): _as_in_file(v, names)
+        for k, v in (getattr(model, "all_tied_weights_keys", None) or {}).items()
+    }
     return Layout(str(config.get("model_type", "unknown")), roles, stacks, tied)
 
 
@@ -40,7 +43,7 @@ def build_on_meta(config: Mapping[str, Any]) -> Any:
     from chorus.architectures.families import architecture
 
     class_name, model_type = architecture(config), str(config.get("model_type", ""))
-    cls = getattr(transformers, class_name, None)
+    cls: Any = getattr(transformers, class_name, None)
     if cls is None or not isinstance(cls, type):
         raise ValueError(
             f'architecture "{class_name or model_type or "unnamed"}" is unknown to transformers '
@@ -81,7 +84,9 @@ class _Tree:
                     owners = [p for p, m in self.modules.items() if p and getattr(m, "config", None) is sub]
                     for path in _outermost(owners):
                         found.setdefault(path, component)
-        encoder = self._path(_call(self.model, "get_encoder")) or self._path(_call(self.model, "get_encoder", modality="audio"))
+        encoder = self._path(_call(self.model, "get_encoder")) or self._path(
+            _call(self.model, "get_encoder", modality="audio")
+        )
         decoder = self._path(_call(self.model, "get_decoder"))
         if encoder:
             found.setdefault(encoder, "encoder")
@@ -98,7 +103,7 @@ class _Tree:
         import torch
 
         lists = [p for p, m in self.modules.items() if isinstance(m, torch.nn.ModuleList) and _holds_layers(m)]
-        stacks = []
+        stacks: list[Stack] = []
         for path in _outermost(lists):
             component = self.component_of(path) or "default"
             module = component if component in ("encoder", "decoder", "vision") else "default"
@@ -175,9 +180,9 @@ class _Tree:
         import torch
 
         owner = max((c for c in self.components if _inside(path, c)), key=len, default="")
-        children = [
-            n for n, m in self.modules[owner].named_children() if isinstance(m, torch.nn.Linear)
-        ] if owner else []
+        children = (
+            [n for n, m in self.modules[owner].named_children() if isinstance(m, torch.nn.Linear)] if owner else []
+        )
         return bool(children) and path == f"{owner}.{children[-1]}"
 
     def _module(self, path: str, stack: Stack | None) -> str:

@@ -81,7 +81,8 @@ def open_adapter(directory: Path, label: str) -> Adapter:
         rank = factors.a.shape[0]
         if factors.b.shape[1] != rank:
             raise CheckpointError(
-                f"{label}: module {module} has factors of ranks {rank} and {factors.b.shape[1]}", "save the adapter again"
+                f"{label}: module {module} has factors of ranks {rank} and {factors.b.shape[1]}",
+                "save the adapter again",
             )
         factors.scale = scale_of(config, module, rank)
         factors.transposed = bool(config.get("fan_in_fan_out")) and not factors.embedding
@@ -178,8 +179,7 @@ def apply_adapter(base: Model, adapter: Adapter, label: str) -> Model:
         shown = ", ".join(homeless[:5]) + (f" and {len(homeless) - 5} more" if len(homeless) > 5 else "")
         raise CheckpointError(
             f"{label}: {len(homeless)} of the adapter's tensors have no place in the base: {shown}",
-            "is this the adapter's base? its config names "
-            f"{adapter.config.get('base_model_name_or_path') or 'none'}",
+            f"is this the adapter's base? its config names {adapter.config.get('base_model_name_or_path') or 'none'}",
         )
     return Model(label, Checkpoint(tensors, label), base.config, base.directory, base.revision, base.files, base.paths)
 
@@ -195,7 +195,9 @@ def _check_shapes(weight: LazyTensor, factors: LowRank, adapter: Adapter, base: 
         raise _other_base(adapter, base, factors.module, (rows, columns), wanted)
 
 
-def _other_base(adapter: Adapter, base: Model, name: str, have: tuple[int, ...], want: tuple[int, ...]) -> CheckpointError:
+def _other_base(
+    adapter: Adapter, base: Model, name: str, have: tuple[int, ...], want: tuple[int, ...]
+) -> CheckpointError:
     return CheckpointError(
         f"{adapter.label}: {name} is for a tensor of shape {list(have)}, the base {base.label} has {list(want)}",
         f"this adapter belongs to another base: {adapter.config.get('base_model_name_or_path') or 'unnamed'}",

@@ -56,8 +56,14 @@ def open_directory(directory: Path, label: str, *, allow_pickle: bool = False) -
     if not names:
         return _pickled_directory(directory, config, label, allow_pickle)
     headers = {name: read_header(directory / name) for name in names}
-    return Model(label, checkpoint_of(directory, headers, label), config, directory, files=headers,
-                 paths={name: directory / name for name in names})
+    return Model(
+        label,
+        checkpoint_of(directory, headers, label),
+        config,
+        directory,
+        files=headers,
+        paths={name: directory / name for name in names},
+    )
 
 
 def checkpoint_of(directory: Path, headers: dict[str, Header], label: str) -> Checkpoint:
@@ -93,7 +99,9 @@ def shard_names(index: dict[str, Any], where: Path | str, exists: Any) -> list[s
     for name in names:
         path = PurePosixPath(name)
         if path.is_absolute() or ".." in path.parts or "\\" in name:
-            raise CheckpointError(f"{where}: the shard {name} lies outside the model's directory", "do not use this model")
+            raise CheckpointError(
+                f"{where}: the shard {name} lies outside the model's directory", "do not use this model"
+            )
         if not exists(name):
             raise CheckpointError(f"{where}: the shard {name} is missing", "download the model again")
     return names

@@ -14,7 +14,8 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from huggingface_hub.utils import build_hf_headers, get_session
+from huggingface_hub.utils._headers import build_hf_headers
+from huggingface_hub.utils._http import get_session
 
 from chorus.checkpoints.directory import INDEX, SINGLE, Model, open_directory, read_json, refuse_quantised, shard_names
 from chorus.checkpoints.lazy_tensor import Checkpoint, HeaderTensor, LazyTensor
@@ -41,9 +42,7 @@ def open_hub_model(reference: Reference, options: OpenOptions) -> Model:
     return _open_headers(reference, options)
 
 
-def download(
-    reference: Reference, options: OpenOptions, patterns: list[str] | None = None
-) -> tuple[Path, str | None]:
+def download(reference: Reference, options: OpenOptions, patterns: list[str] | None = None) -> tuple[Path, str | None]:
     """Bring a repository into the cache; returns its directory and commit."""
     patterns = patterns or [*SIDE_FILES, *WEIGHTS, *(["*.bin", "*.pt"] if options.allow_pickle else [])]
     try:
@@ -142,7 +141,9 @@ def explain(reference: Reference, error: Exception) -> CheckpointError:
     """A hub failure in the user's words, with the remedy."""
     path = reference.path
     if isinstance(error, GatedRepoError):
-        return CheckpointError(f"{path}: gated", f"accept its terms on the hub and log in with `hf auth login` ({path})")
+        return CheckpointError(
+            f"{path}: gated", f"accept its terms on the hub and log in with `hf auth login` ({path})"
+        )
     if isinstance(error, RevisionNotFoundError):
         return CheckpointError(f"{path}: no revision {reference.revision}", "check the branch, tag or commit")
     if isinstance(error, RepositoryNotFoundError):
@@ -153,14 +154,17 @@ def explain(reference: Reference, error: Exception) -> CheckpointError:
     if isinstance(error, LocalEntryNotFoundError):
         return CheckpointError(
             f"{path}: neither a local directory nor in the cache, and the hub cannot be reached",
-            "check the path, or go online (HF_HUB_OFFLINE is "
-            f"{'set' if constants.HF_HUB_OFFLINE else 'not set'})",
+            f"check the path, or go online (HF_HUB_OFFLINE is {'set' if constants.HF_HUB_OFFLINE else 'not set'})",
         )
     if isinstance(error, EntryNotFoundError):
-        return CheckpointError(f"{path}: not a model directory in safetensors ({_line(error)})", "name another repository")
+        return CheckpointError(
+            f"{path}: not a model directory in safetensors ({_line(error)})", "name another repository"
+        )
     if isinstance(error, HfHubHTTPError):
         return CheckpointError(f"{path}: the hub answered with an error ({_line(error)})", "try again later, or log in")
-    return CheckpointError(f"{path}: cannot be fetched ({type(error).__name__}: {_line(error)})", "check the connection")
+    return CheckpointError(
+        f"{path}: cannot be fetched ({type(error).__name__}: {_line(error)})", "check the connection"
+    )
 
 
 def _line(error: Any) -> str:

@@ -35,10 +35,7 @@ def open_model(reference: Reference, options: OpenOptions | None = None) -> Mode
         model = open_hub_model(reference, options)
     else:
         path = Path(reference.path).expanduser()
-        if path.is_file():
-            model = _open_file(path, reference.name, options)
-        else:
-            model = _open_local(path, reference, options)
+        model = _open_file(path, reference.name, options) if path.is_file() else _open_local(path, reference, options)
     if reference.override_architecture:
         model.config = {**model.config, "architectures": [reference.override_architecture]}
     return model
@@ -64,7 +61,8 @@ def _open_local(path: Path, reference: Reference, options: OpenOptions) -> Model
     if (path / CONFIG).exists() and not (path / "config.json").exists():
         base = read_json(path / CONFIG).get("base_model_name_or_path") or "its base"
         raise CheckpointError(
-            f"{path}: an adapter, not a model", f'name it on its base: "{base}+{path}", or model: {base} with lora: {path}'
+            f"{path}: an adapter, not a model",
+            f'name it on its base: "{base}+{path}", or model: {base} with lora: {path}',
         )
     return open_directory(path, reference.name, allow_pickle=options.allow_pickle)
 

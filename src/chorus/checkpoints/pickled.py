@@ -69,7 +69,9 @@ def open_openai_whisper(path: Path, label: str, allow_pickle: bool) -> Model:
     """openai-whisper's `.pt`: ten dimensions and a state dict under its own names."""
     state = load_pickle(path, allow_pickle)
     if not isinstance(state, dict) or not {"dims", "model_state_dict"} <= set(state):
-        raise CheckpointError(f"{path}: not an openai-whisper checkpoint", "expected the keys dims and model_state_dict")
+        raise CheckpointError(
+            f"{path}: not an openai-whisper checkpoint", "expected the keys dims and model_state_dict"
+        )
     tensors = _tensors_of({whisper_name(k): v for k, v in state["model_state_dict"].items()}, path)
     return Model(label, Checkpoint(tensors, label), whisper_config(state["dims"]), None, paths={path.name: path})
 

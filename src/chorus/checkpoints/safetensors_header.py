@@ -117,7 +117,7 @@ def _entry(name: str, fields: Any, data_start: int, fail: Callable[[str], NoRetu
     dtype = BY_CODE[code]
     expected = math.prod(shape) * itemsize(dtype)
     if end - begin != expected:
-        fail(f"tensor {name} of shape {list(shape)} in {dtype} needs {expected:,} bytes, its offsets give {end - begin:,}")
+        fail(f"tensor {name} of shape {list(shape)} in {dtype} needs {expected:,} bytes, its offsets {end - begin:,}")
     return Entry(name, dtype, tuple(shape), data_start + begin, data_start + end)
 
 

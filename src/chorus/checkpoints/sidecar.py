@@ -65,8 +65,16 @@ def _complete_processor(out: Path) -> None:
     elif old.exists() and not new.exists():
         settings = read_json(old)
         if settings.get("feature_extractor_type"):
-            name = settings.get("processor_class") or settings["feature_extractor_type"].replace("FeatureExtractor", "Processor")
-            write_json(new, {"feature_extractor": {k: v for k, v in settings.items() if k != "processor_class"}, "processor_class": name})
+            name = settings.get("processor_class") or settings["feature_extractor_type"].replace(
+                "FeatureExtractor", "Processor"
+            )
+            write_json(
+                new,
+                {
+                    "feature_extractor": {k: v for k, v in settings.items() if k != "processor_class"},
+                    "processor_class": name,
+                },
+            )
 
 
 def _complete_tokenizer(out: Path) -> list[str]:

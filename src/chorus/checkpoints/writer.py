@@ -30,7 +30,9 @@ def explained(path: Path) -> Iterator[None]:
                 "raise the limit and go on with --resume, or use a smaller --max-shard-size",
             ) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-            raise OutputError(f"{path}: cannot be written (no permission)", "choose another output directory") from error
+            raise OutputError(
+                f"{path}: cannot be written (no permission)", "choose another output directory"
+            ) from error
         raise OutputError(f"{path}: {error.strerror or error}", "check the disk, then go on with --resume") from error
 
 
@@ -50,7 +52,9 @@ class PartialDirectory:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             os.close(self._lock)
-            raise OutputError(f"{final}: another merge is writing it", "wait for it, or choose another directory") from None
+            raise OutputError(
+                f"{final}: another merge is writing it", "wait for it, or choose another directory"
+            ) from None
         if existed and not resume:
             if not overwrite and any(p.name != LOCK for p in self.path.iterdir()):
                 self.release()
@@ -71,7 +75,8 @@ class PartialDirectory:
         free = shutil.disk_usage(self.path).free
         if needed - present > free:
             raise OutputError(
-                f"{self.final}: the result needs {needed / 1e9:.1f} GB, the disk has {free / 1e9:.1f} GB free", "make room"
+                f"{self.final}: the result needs {needed / 1e9:.1f} GB, the disk has {free / 1e9:.1f} GB free",
+                "make room",
             )
 
     def release(self) -> None:

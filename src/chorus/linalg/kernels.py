@@ -127,7 +127,9 @@ def sum_agreeing(
 
 
 @compiled
-def finish_vote(merged: Float32, divisor: Float32, normalize: bool, scale: np.float32) -> None:  # pragma: no cover - compiled
+def finish_vote(
+    merged: Float32, divisor: Float32, normalize: bool, scale: np.float32
+) -> None:  # pragma: no cover - compiled
     """merged * scale, over the divisor where `normalize` and it is not zero."""
     for i in range(merged.size):
         value = merged[i]

@@ -80,11 +80,15 @@ def check_device(device: str) -> None:
     available = {"cpu": True, "meta": False}
     if kind not in available:
         accelerator = getattr(torch, kind, None)
-        available[kind] = bool(accelerator is not None and hasattr(accelerator, "is_available") and accelerator.is_available())
+        available[kind] = bool(
+            accelerator is not None and hasattr(accelerator, "is_available") and accelerator.is_available()
+        )
         if kind == "mps":
             available[kind] = bool(torch.backends.mps.is_available())
     if not available[kind]:
-        raise UsageError(f"device {device} is not available here", "use --device cpu; `chorus doctor` lists the devices")
+        raise UsageError(
+            f"device {device} is not available here", "use --device cpu; `chorus doctor` lists the devices"
+        )
 
 
 @contextmanager
@@ -189,7 +193,11 @@ class _Work:
         for writer in writers:
             with self.lock:
                 self.journal.record(
-                    writer.variant.name, writer.tensor.name, digest=writer.digest.hexdigest(), inputs=inputs, loss=writer.loss
+                    writer.variant.name,
+                    writer.tensor.name,
+                    digest=writer.digest.hexdigest(),
+                    inputs=inputs,
+                    loss=writer.loss,
                 )
 
     def _reader(self) -> tuple[Reader, dict[Input, Any]]:
@@ -327,4 +335,6 @@ class MergedTensor:
 
 def merged_checkpoint(plan: Plan, variant: Variant) -> Checkpoint:
     """The merged model as a mapping whose tensors are computed as they are read."""
-    return Checkpoint({n: MergedTensor(plan, t) for n, t in variant.tensors.items()}, variant.name or plan.recipe.source)
+    return Checkpoint(
+        {n: MergedTensor(plan, t) for n, t in variant.tensors.items()}, variant.name or plan.recipe.source
+    )

@@ -185,7 +185,11 @@ def _resolved(plan: Plan, variant: Variant) -> list[dict[str, Any]]:
     """The distinct parameter sets, each with the tensors that it was used on."""
     groups: dict[str, dict[str, Any]] = {}
     for tensor in variant.tensors.values():
-        facts = {"method": tensor.method, **({"reason": tensor.reason} if tensor.reason else {}), **_facts(plan, tensor)}
+        facts = {
+            "method": tensor.method,
+            **({"reason": tensor.reason} if tensor.reason else {}),
+            **_facts(plan, tensor),
+        }
         group = groups.setdefault(repr(facts), {**facts, "tensors": 0, "first": tensor.name})
         group["tensors"] += 1
     return list(groups.values())

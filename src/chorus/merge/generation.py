@@ -39,7 +39,8 @@ def settings(request: Any, inputs: Inputs) -> tuple[dict[str, Any] | None, list[
     are taken otherwise. None where there are no settings at all.
     """
     problems: list[str] = []
-    chosen, overrides = inputs.donor, {}
+    chosen = inputs.donor
+    overrides: dict[str, Any] = {}
     if request is not None:
         if not isinstance(request, dict):
             return None, [], ["generation: a map with source and overrides"]
@@ -69,7 +70,9 @@ def _differences(inputs: Inputs, configs: list[dict[str, Any]], chosen: int) -> 
         for key in SHOWN:
             mine, theirs = configs[chosen].get(key), config.get(key)
             if mine != theirs:
-                found.append(f"{key}: {inputs.models[i].label} has {_short(theirs)}, the result takes {_short(mine)} from {taken}")
+                found.append(
+                    f"{key}: {inputs.models[i].label} has {_short(theirs)}, the result {_short(mine)} from {taken}"
+                )
     return found
 
 

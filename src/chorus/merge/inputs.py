@@ -118,7 +118,9 @@ def check_inputs(inputs: Inputs, options: Options, *, stacked: bool = False) -> 
             continue
         mine, theirs = architecture(donor.config), architecture(model.config)
         if mine != theirs:
-            inputs.problems.append(f"{model.label} is a {theirs or '?'}, {donor.label} a {mine or '?'}: only like models merge")
+            inputs.problems.append(
+                f"{model.label} is a {theirs or '?'}, {donor.label} a {mine or '?'}: only like models merge"
+            )
             continue
         _check_names(inputs, donor, layout, model, other, stacked)
         _check_shapes(inputs, donor, model, options)
@@ -134,15 +136,21 @@ def _check_names(inputs: Inputs, donor: Model, layout: Layout, model: Model, oth
         theirs = {n for n in theirs if other.roles[n].layer is None}
     for names, verb in ((mine - theirs, "lacks"), (theirs - mine, "has besides")):
         if names:
-            inputs.problems.append(f"{model.label} {verb} {len(names)} tensors of {donor.label}'s: {_some(names)}"
-                                   if verb == "lacks" else
-                                   f"{model.label} has {len(names)} tensors that {donor.label} lacks: {_some(names)}")
+            inputs.problems.append(
+                f"{model.label} {verb} {len(names)} tensors of {donor.label}'s: {_some(names)}"
+                if verb == "lacks"
+                else f"{model.label} has {len(names)} tensors that {donor.label} lacks: {_some(names)}"
+            )
 
 
 def _check_shapes(inputs: Inputs, donor: Model, model: Model, options: Options) -> None:
-    different = [n for n in donor.checkpoint if n in model.checkpoint and donor.checkpoint[n].shape != model.checkpoint[n].shape]
+    different = [
+        n for n in donor.checkpoint if n in model.checkpoint and donor.checkpoint[n].shape != model.checkpoint[n].shape
+    ]
     rows = vocabulary_sizes(donor), vocabulary_sizes(model)
-    vocabulary = [n for n in different if donor.checkpoint[n].shape[0] == rows[0] and model.checkpoint[n].shape[0] == rows[1]]
+    vocabulary = [
+        n for n in different if donor.checkpoint[n].shape[0] == rows[0] and model.checkpoint[n].shape[0] == rows[1]
+    ]
     if vocabulary:
         text = f"{model.label} has a vocabulary of {rows[1]}, {donor.label} of {rows[0]}"
         if is_whisper(donor.config):
@@ -151,7 +159,7 @@ def _check_shapes(inputs: Inputs, donor: Model, model: Model, options: Options) 
             inputs.warnings.append(f"{text}: rows past {min(rows)} are left out of the result (--truncate-vocabulary)")
         else:
             inputs.problems.append(
-                f"{text}: where the first {min(rows)} tokens are the same, pass --truncate-vocabulary to keep only those"
+                f"{text}: if the first {min(rows)} tokens are the same, pass --truncate-vocabulary to keep those"
             )
     for name in [n for n in different if n not in vocabulary][:5]:
         inputs.problems.append(
@@ -184,7 +192,9 @@ def _check_front_end(inputs: Inputs, donor: Model, model: Model) -> None:
     mine, theirs = feature_extractor_of(donor.directory), feature_extractor_of(model.directory)
     different = [k for k in FRONT_END if k in mine and k in theirs and mine[k] != theirs[k]]
     if different:
-        inputs.problems.append(f"{model.label} and {donor.label} hear differently: {', '.join(different)} of their features differ")
+        inputs.problems.append(
+            f"{model.label} and {donor.label} hear differently: {', '.join(different)} of their features differ"
+        )
 
 
 def _some(names: set[str]) -> str:

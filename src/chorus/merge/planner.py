@@ -99,8 +99,12 @@ def _check_recipe(loaded: LoadedRecipe) -> list[tuple[Output, Method]]:
         if not any("lambda" in m.parameters for m in methods):
             problems.append(f"lambda: {methods[0].name} has no such parameter")
         recipe.parameters.setdefault("lambda", recipe.lambda_)
-        problems += [p for m in methods if "lambda" in m.parameters
-                     for p in check_parameters(m, {"lambda": recipe.lambda_}, "recipe")]
+        problems += [
+            p
+            for m in methods
+            if "lambda" in m.parameters
+            for p in check_parameters(m, {"lambda": recipe.lambda_}, "recipe")
+        ]
     problems += _check_exclude(recipe.exclude, "exclude")
     excluded = recipe.exclude or any(o.exclude for o, _ in pairs)
     if excluded and recipe.base_model is None:

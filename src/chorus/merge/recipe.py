@@ -161,7 +161,7 @@ def _read(source: str | Path) -> tuple[str, str]:
 
 def _parse(text: str, name: str) -> dict[str, Any]:
     try:
-        documents = list(yaml.load_all(text, Loader=_Loader))  # noqa: S506  a SafeLoader
+        documents = list(yaml.load_all(text, Loader=_Loader))  # a SafeLoader
     except (yaml.YAMLError, RecursionError) as error:
         raise RecipeError([f"not readable as YAML: {error}"], source=name) from None
     if len(documents) > 1:

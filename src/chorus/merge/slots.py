@@ -58,7 +58,9 @@ def output_slices(recipe: Recipe, inputs: Inputs) -> dict[str, list[OutputSlice]
         for name in sorted(names - set(recipe.modules)):
             inputs.problems.append(f"modules: {name} is missing, so that its tensors would be too")
         return {
-            s.module: _module_slices(recipe.modules[s.module], s, recipe, inputs, (recipe.modules[s.module].parameters,))
+            s.module: _module_slices(
+                recipe.modules[s.module], s, recipe, inputs, (recipe.modules[s.module].parameters,)
+            )
             for s in stacks
             if s.module in recipe.modules
         }
@@ -77,9 +79,7 @@ def _module_slices(
         return [_models_slice(part.models, stack, inputs, scopes)]
     result = []
     for i, one in enumerate(part.slices or []):
-        sources = tuple(
-            SliceSource(inputs.index(reference_of(s)), s.layer_range[0], s.parameters) for s in one.sources
-        )
+        sources = tuple(SliceSource(inputs.index(reference_of(s)), s.layer_range[0], s.parameters) for s in one.sources)
         for source, written in zip(sources, one.sources, strict=True):
             have = inputs.layouts[source.model].stack(stack.module)
             if have and not 0 <= written.layer_range[0] < written.layer_range[1] <= have.count:
@@ -220,8 +220,10 @@ class Builder:
             models = [base, *(s for s in models if s is not base)]
         separate = base if method.base in ("required", "optional") else None
         if method.base == "required" and separate is None:
-            self.inputs.problems.append(f"{method.name} needs a base_model" + (
-                " among the sources of every slice" if self.slices and not self.recipe.models else ""))
+            self.inputs.problems.append(
+                f"{method.name} needs a base_model"
+                + (" among the sources of every slice" if self.slices and not self.recipe.models else "")
+            )
             return None
         if separate is not None:
             models = [s for s in models if s is not separate]
@@ -283,7 +285,13 @@ class Builder:
         return MISSING if parameter.required else parameter.default
 
     def _plan(
-        self, slot: Slot, method: str, parameters: dict[str, Any], chosen: tuple[Input, ...], base: Input | None, reason: str
+        self,
+        slot: Slot,
+        method: str,
+        parameters: dict[str, Any],
+        chosen: tuple[Input, ...],
+        base: Input | None,
+        reason: str,
     ) -> TensorPlan:
         tensors = [self.inputs.models[i.model].checkpoint[i.tensor] for i in (*chosen, *([base] if base else []))]
         shape = tensors[0].shape

@@ -42,7 +42,9 @@ def dare_linear(
     weight: Annotated[PerModel[float], "factor of each delta"],
     density: Annotated[PerModel[float], Between(0, 1), "probability that a value is kept"] = 1.0,  # type: ignore[assignment]
     normalize: Annotated[bool, "divide by the sum of the weights"] = False,
-    rescale: Annotated[Literal["l1", "expectation", "none"], "how the rest is scaled; true means l1, false none"] = "l1",
+    rescale: Annotated[
+        Literal["l1", "expectation", "none"], "how the rest is scaled; true means l1, false none"
+    ] = "l1",
     lambda_: Annotated[float, "factor of the merged delta"] = 1.0,
     int8_mask: Annotated[bool, "without effect; mergekit's temporaries"] = False,
     statistics: Sequence[float],

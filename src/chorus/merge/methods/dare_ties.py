@@ -40,7 +40,9 @@ def dare_ties(
     weight: Annotated[PerModel[float], "weight of each model in the vote and in the sum"],
     density: Annotated[PerModel[float], Between(0, 1), "probability that a value is kept"] = 1.0,  # type: ignore[assignment]
     normalize: Annotated[bool, "divide by the weights of the models that agree"] = False,
-    rescale: Annotated[Literal["l1", "expectation", "none"], "how the rest is scaled; true means l1, false none"] = "l1",
+    rescale: Annotated[
+        Literal["l1", "expectation", "none"], "how the rest is scaled; true means l1, false none"
+    ] = "l1",
     lambda_: Annotated[float, "factor of the merged delta"] = 1.0,
     int8_mask: Annotated[bool, "without effect; mergekit's temporaries"] = False,
     statistics: Sequence[float],
