@@ -44,7 +44,7 @@ def build_on_meta(config: Mapping[str, Any]) -> Any:
 
     class_name, model_type = architecture(config), str(config.get("model_type", ""))
     cls: Any = getattr(transformers, class_name, None)
-    if cls is None or not isinstance(cls, type):
+    if not callable(cls):
         raise ValueError(
             f'architecture "{class_name or model_type or "unnamed"}" is unknown to transformers '
             f"{transformers.__version__}"

@@ -122,6 +122,11 @@ class Plan:
         used = {i for v in self.variants for t in v.tensors.values() for i in t.all_inputs}
         return sum(_nbytes(self.models[i.model].checkpoint, i.tensor) for i in used)
 
+    def bytes_of(self, model: int) -> int:
+        """Bytes of all tensors of a model, as stored."""
+        checkpoint = self.models[model].checkpoint
+        return sum(_nbytes(checkpoint, name) for name in checkpoint)
+
     @property
     def bytes_to_write(self) -> int:
         return sum(v.nbytes for v in self.variants)

@@ -1,0 +1,107 @@
+"""`chorus doctor`."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
+from typing import Any
+
+import click
+
+from chorus._version import __version__
+from chorus.cli.output import as_json, size
+from chorus.errors import install_hint
+
+DISTRIBUTION = "chorus-merge"
+
+
+@click.command("doctor", short_help="Show versions, devices, extras and caches.")
+@click.option("--json", "json_", is_flag=True, help="As JSON.")
+def command(json_: bool) -> None:
+    """Show what this installation has: versions, devices, extras and caches. For bug reports."""
+    facts = examine()
+    if json_:
+        as_json(facts)
+        return
+    click.echo(f"chorus {facts['chorus']} (distribution {DISTRIBUTION}), Python {facts['python']}, {facts['platform']}")
+    click.echo("\npackages")
+    for name, found in facts["packages"].items():
+        click.echo(f"  {name:<18} {found or 'missing'}")
+    click.echo("\ndevices")
+    for device, remark in facts["devices"].items():
+        click.echo(f"  {device:<18} {remark}")
+    click.echo("\nextras")
+    for extra, missing in facts["extras"].items():
+        state = f"missing {', '.join(missing)}; {install_hint(extra)}" if missing else "installed"
+        click.echo(f"  {extra:<18} {state}")
+    click.echo("\ncaches")
+    for name, cache in facts["caches"].items():
+        click.echo(f"  {name:<18} {cache['path']}  ({size(cache['bytes']) if cache['exists'] else 'not there yet'})")
+
+
+def examine() -> dict[str, Any]:
+    """Everything that `chorus doctor` shows."""
+    return {
+        "chorus": __version__,
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "packages": {name: _version(name) for name in _required("")},
+        "devices": _devices(),
+        "extras": {extra: [n for n in _required(extra) if _version(n) is None] for extra in _extras()},
+        "caches": _caches(),
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _extras() -> list[str]:
+    from importlib.metadata import metadata
+
+    return [e for e in metadata(DISTRIBUTION).get_all("Provides-Extra") or [] if e != "all"]
+
+
+def _required(extra: str) -> list[str]:
+    """Names of the distributions that the core (extra "") or an extra asks for."""
+    names = []
+    for line in requires(DISTRIBUTION) or []:
+        requirement, _, marker = line.partition(";")
+        asked = marker.split("==")[-1].strip(" '\"") if "extra" in marker else ""
+        if asked == extra:
+            names.append(requirement.split("[")[0].split(">")[0].split("<")[0].split("=")[0].split("!")[0].strip())
+    return names
+
+
+def _devices() -> dict[str, str]:
+    import torch
+
+    devices = {"cpu": f"{torch.get_num_threads()} threads"}
+    for i in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
+        properties = torch.cuda.get_device_properties(i)
+        devices[f"cuda:{i}"] = f"{properties.name}, {size(properties.total_memory)}"
+    if torch.backends.mps.is_available():
+        devices["mps"] = "Apple GPU"
+    if hasattr(torch, "xpu") and torch.xpu.is_available():
+        devices["xpu"] = "Intel GPU"
+    return devices
+
+
+def _caches() -> dict[str, dict[str, Any]]:
+    from huggingface_hub import constants
+
+    places = {
+        "hub": Path(constants.HF_HUB_CACHE),
+        "compiled kernels": Path(__file__).parents[1] / "linalg" / "__pycache__",
+    }
+    found = {}
+    for name, path in places.items():
+        files = [p for p in path.rglob("*") if p.is_file() and not p.is_symlink()] if path.is_dir() else []
+        found[name] = {"path": str(path), "exists": path.is_dir(), "bytes": sum(p.stat().st_size for p in files)}
+    return found

@@ -1,0 +1,99 @@
+"""`chorus`: a group whose commands are imported when they are called, and the only place that ends the process."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+import click
+
+from chorus._version import __version__
+from chorus.errors import ChorusError, nearest
+
+COMMANDS = {  # in the order of use: name -> (module, what it is for)
+    "merge": ("chorus.cli.merge", "Merge models by a recipe into a model directory."),
+    "plan": ("chorus.cli.plan", "Show what a recipe would do, without reading a weight."),
+    "methods": ("chorus.cli.methods", "List the merge methods, or explain one."),
+    "doctor": ("chorus.cli.doctor", "Show versions, devices, extras and caches."),
+    "completion": ("chorus.cli.completion", "Print the shell completion script."),
+}
+
+
+class LazyGroup(click.Group):
+    """Knows its commands by name and purpose; imports one when it is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = import_module(COMMANDS[cmd_name][0]).command
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            raise click.UsageError(f'no command "{args[0]}"{nearest(args[0], COMMANDS)}', ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, purpose) for name, (_, purpose) in COMMANDS.items()])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="chorus")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error (anywhere on the line).")
+def cli(debug: bool) -> None:
+    """One speech or language model out of many fine-tuned ones: merged, measured, shipped."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and leave with its exit code (see docs/cli.md)."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in given or os.environ.get("CHORUS_DEBUG") == "1"
+    sys.exit(run([a for a in given if a != "--debug"], debug=debug))
+
+
+def run(arguments: list[str], *, debug: bool = False) -> int:
+    """The exit code of a command line; nothing but `--debug` shows a traceback."""
+    try:
+        code = cli.main(arguments, prog_name="chorus", standalone_mode=False)
+        sys.stdout.flush()
+        return code if isinstance(code, int) else 0
+    except click.exceptions.Exit as stop:
+        return stop.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("interrupted", err=True)
+        return 130
+    except BrokenPipeError:  # the reader of our output has gone: `chorus plan ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except click.UsageError as error:
+        if debug:
+            raise
+        where = error.ctx.command_path if error.ctx else "chorus"
+        click.echo(f"error: {error.format_message()}\n  hint: {where} --help", err=True)
+        return 2
+    except ChorusError as error:
+        if debug:
+            raise
+        click.echo(f"error: {error.message}", err=True)
+        if error.hint:
+            click.echo(f"  hint: {error.hint}", err=True)
+        return error.exit_code
+    except MemoryError:
+        if debug:
+            raise
+        click.echo("error: out of memory\n  hint: use a smaller --memory-budget or fewer --jobs", err=True)
+        return 4
+    except Exception as error:
+        if debug:
+            raise
+        click.echo(f"error: {type(error).__name__}: {error}\n  hint: this is a fault of Chorus;", err=True, nl=False)
+        click.echo(" please report it with the output of the same command and --debug", err=True)
+        return 4

@@ -1,0 +1,93 @@
+"""`chorus merge`."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from chorus.cli.options import idle_note, merge_options, options_of
+from chorus.cli.output import as_json, note, progress, size
+from chorus.errors import UsageError
+
+
+@click.command("merge", short_help="Merge models by a recipe into a model directory.")
+@click.argument("recipe", type=click.Path(dir_okay=False))
+@click.argument("out", required=False, type=click.Path())
+@click.option("-o", "--out", "--out_dir", "--out-dir", "out_flag", metavar="DIR", help="The result's directory.")
+@click.option("--resume", is_flag=True, help="Go on with a merge that was killed.")
+@click.option("--overwrite", is_flag=True, help="Replace what is at DIR once the new result is whole.")
+@click.option("--copy-tokenizer/--no-copy-tokenizer", default=True, help="Copy tokenizer and processor files.")
+@click.option("--write-model-card/--no-write-model-card", default=True, help="Write README.md.")
+@click.option("--sha256", is_flag=True, help="Note the inputs' SHA-256 as well (costs more than a merge).")
+@click.option("--json", "json_", is_flag=True, help="Print the result as JSON.")
+@click.option("-q", "--quiet/--no-quiet", help="No progress and no notes.")
+@merge_options
+def command(
+    recipe: str,
+    out: str | None,
+    out_flag: str | None,
+    resume: bool,
+    overwrite: bool,
+    copy_tokenizer: bool,
+    write_model_card: bool,
+    sha256: bool,
+    json_: bool,
+    quiet: bool,
+    **flags: Any,
+) -> None:
+    """Merge the models of RECIPE (mergekit's YAML works as it is) into the directory DIR.
+
+    The directory appears when it is whole. Until then the work lies in DIR.partial, from where --resume goes on.
+
+    \b
+    chorus merge recipe.yml -o merged
+    """
+    from chorus.merge.api import merge
+    from chorus.merge.planner import plan
+
+    if out and out_flag:
+        raise UsageError("the output directory is given twice", "chorus merge RECIPE -o DIR")
+    target = out or out_flag
+    if not target:
+        raise UsageError("no output directory", f"chorus merge {recipe} -o DIR")
+    note_text = idle_note(flags)
+    if note_text:
+        note(note_text, quiet=quiet)
+    options = options_of(
+        flags,
+        resume=resume,
+        overwrite=overwrite,
+        copy_tokenizer=copy_tokenizer,
+        model_card=write_model_card,
+        sha256=sha256,
+    )
+    started = time.monotonic()
+    planned = plan(recipe, options)
+    for warning in [*planned.warnings, *(f"generation: {d}" for d in planned.generation_differences)]:
+        note(f"warning: {warning}", quiet=quiet)
+    with progress(quiet=quiet, label="merging") as bar:
+        result = merge(planned, Path(target), progress=bar)
+    elapsed = time.monotonic() - started
+    for warning in result.warnings:
+        note(f"warning: {warning}", quiet=quiet)
+    if json_:
+        as_json(
+            {
+                "directory": str(result.directory),
+                "outputs": result.variants,
+                "tensors": result.tensors,
+                "resumed": result.resumed,
+                "bytes_read": result.bytes_read,
+                "bytes_written": result.bytes_written,
+                "warnings": [*planned.warnings, *result.warnings],
+            }
+        )
+    elif not quiet:
+        resumed = f" ({result.resumed} from before)" if resume else ""
+        shown = f"{result.tensors} tensors{resumed}, {size(result.bytes_written)} written, {elapsed:.1f} s"
+        for name in result.variants or [""]:
+            click.echo(str(result.directory / name))
+        note(shown)

@@ -1,0 +1,50 @@
+"""`chorus methods`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from chorus.cli.output import as_json
+from chorus.errors import UsageError
+
+
+def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """Names of methods for the shell."""
+    from chorus.merge.method import METHODS
+
+    return [name for name in METHODS.names() if name.startswith(incomplete)]
+
+
+@click.command("methods", short_help="List the merge methods, or explain one.")
+@click.argument("name", required=False, shell_complete=complete)
+@click.option("--json", "json_", is_flag=True, help="As JSON, with every parameter.")
+@click.option("--markdown", is_flag=True, help="As a page of documentation.")
+def command(name: str | None, json_: bool, markdown: bool) -> None:
+    """List the merge methods, or explain NAME: what it does, parameters, when to use it, the paper, a recipe.
+
+    \b
+    chorus methods ties
+    """
+    from chorus.merge.catalogue import facts, page, pages, text
+    from chorus.merge.method import METHODS
+
+    if json_ and markdown:
+        raise UsageError("--json and --markdown exclude each other", "drop one of them")
+    if name is not None:
+        method = METHODS.get(name)
+        if json_:
+            as_json(facts(method))
+        else:
+            click.echo(page(method) if markdown else text(method))
+    elif json_:
+        as_json([facts(m) for m in METHODS])
+    elif markdown:
+        click.echo(pages(METHODS))
+    else:
+        rows: list[Any] = [(m.name, m.summary) for m in METHODS]
+        width = max(len(n) for n, _ in rows)
+        for method_name, summary in rows:
+            click.echo(f"{method_name:<{width}}  {summary}")
+        click.echo("\nchorus methods NAME explains one", err=True)

@@ -1,0 +1,120 @@
+"""The flags that `chorus merge` and `chorus plan` share, mergekit-yaml's among them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from chorus.errors import UsageError
+from chorus.merge.options import DEFAULT_BUDGET_BYTES, DEFAULT_SHARD_BYTES, Options, parse_size
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+# mergekit-yaml's flags that ask for what Chorus always or never does; they are accepted and named in one note
+IDLE_FLAGS = {
+    "allow_crimes": "models of different architectures are refused",
+    "lora_merge_cache": "adapters are applied while they are read",
+    "lora_merge_dtype": "adapters are applied in float32",
+    "low_cpu_memory": "memory is bounded by --memory-budget",
+    "read_to_gpu": "tensors stream to the device",
+    "multi_gpu": "one device is used",
+    "gpu_rich": "one device is used; --device cuda chooses it",
+    "lazy_unpickle": ".bin files need --allow-pickle",
+    "async_write": "writing is spread over the threads",
+    "write_threads": "writing is spread over the threads",
+    "safe_serialization": "the result is always safetensors",
+    "clone_tensors": "tensors share no memory",
+    "trust_remote_code": "code from models is never run",
+    "verbose": "the plan shows more",
+}
+IDLE_VALUES = ("lora_merge_cache", "lora_merge_dtype", "write_threads")
+
+
+class Size(click.ParamType[int]):
+    """A number of bytes, as `500MB`, `5GB`, `1GiB`."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        try:
+            return parse_size(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+def merge_options(command: F) -> F:
+    """Add the shared flags to a command; it gets them as `flags`, to be read by `options_of`."""
+    decorators = [
+        click.option("--device", default="cpu", metavar="DEVICE", help="cpu, cuda, cuda:1, mps, xpu.  [default: cpu]"),
+        click.option(
+            "-j", "--jobs", "--num-threads", type=click.IntRange(1), help="Threads.  [default: the cores, up to 8]"
+        ),
+        click.option(
+            "--memory-budget", type=Size(), default=DEFAULT_BUDGET_BYTES, help="Working memory.  [default: 512MiB]"
+        ),
+        click.option(
+            "--max-shard-size",
+            "--out-shard-size",
+            type=Size(),
+            default=DEFAULT_SHARD_BYTES,
+            help="Largest weight file.  [default: 5GB]",
+        ),
+        click.option("--block-size", type=click.IntRange(1), hidden=True, help="Values read at a time."),
+        click.option("--seed", "--random-seed", type=int, help="Seed of random methods; overrides the recipe's."),
+        click.option("--allow-pickle", is_flag=True, help="Read .bin and .pt files (weights only)."),
+        click.option("--allow-nonfinite", is_flag=True, help="Merge inputs that hold NaN or infinity."),
+        click.option(
+            "--truncate-vocabulary",
+            "--unsafe-truncate-embeddings",
+            is_flag=True,
+            help="Cut unequal vocabularies to their common first rows.",
+        ),
+        click.option("--offline", is_flag=True, help="Use only what is on disk or in the hub's cache."),
+        click.option("--cache-dir", "--transformers-cache", metavar="DIR", help="The hub's cache."),
+        click.option("--cuda", is_flag=True, hidden=True, help="As --device cuda."),
+    ]
+    for name in IDLE_FLAGS:
+        flag = f"--{name.replace('_', '-')}"
+        if name in IDLE_VALUES:
+            decorators.append(click.option(flag, hidden=True))
+        elif name == "verbose":
+            decorators.append(click.option("-v", flag, hidden=True, count=True))
+        else:
+            decorators.append(click.option(f"{flag}/--no-{name.replace('_', '-')}", hidden=True, default=None))
+    for negative in ("cuda", "allow-pickle", "truncate-vocabulary"):
+        decorators.append(click.option(f"--no-{negative}", is_flag=True, hidden=True, expose_value=False))
+    for decorate in reversed(decorators):
+        command = decorate(command)
+    return command
+
+
+def options_of(flags: dict[str, Any], **more: Any) -> Options:
+    """The options that the shared flags ask for."""
+    block = {"block_values": flags["block_size"]} if flags.get("block_size") else {}
+    if flags["cuda"] and flags["device"] not in ("cpu", "cuda"):
+        raise UsageError(f"--cuda and --device {flags['device']} contradict each other", "drop one of them")
+    return Options(
+        device="cuda" if flags["cuda"] else flags["device"],
+        jobs=flags["jobs"],
+        memory_budget_bytes=flags["memory_budget"],
+        max_shard_bytes=flags["max_shard_size"],
+        seed=flags["seed"],
+        allow_pickle=flags["allow_pickle"],
+        allow_nonfinite=flags["allow_nonfinite"],
+        truncate_vocabulary=flags["truncate_vocabulary"],
+        offline=flags["offline"],
+        cache_dir=flags["cache_dir"],
+        **block,
+        **more,
+    )
+
+
+def idle_note(flags: dict[str, Any]) -> str:
+    """One line that names the given flags that have no effect here, and why; empty where there are none."""
+    given = [name for name in IDLE_FLAGS if flags.get(name) not in (None, 0, ())]
+    reasons = [f"--{name.replace('_', '-')} ({IDLE_FLAGS[name]})" for name in given]
+    return f"note: without effect here: {', '.join(reasons)}" if reasons else ""

@@ -1,0 +1,109 @@
+"""`chorus plan`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from chorus.cli.options import idle_note, merge_options, options_of
+from chorus.cli.output import as_json, note, size, table
+from chorus.errors import RecipeError
+
+
+@click.command("plan", short_help="Show what a recipe would do, without reading a weight.")
+@click.argument("recipe", type=click.Path(dir_okay=False))
+@click.option("--tensors", is_flag=True, help="One line a tensor, layers not drawn together.")
+@click.option("--json", "json_", is_flag=True, help="Print the plan as JSON, every tensor by itself.")
+@merge_options
+def command(recipe: str, tensors: bool, json_: bool, **flags: Any) -> None:
+    """Show every output tensor of RECIPE with its method, parameters and role, sizes, memory, and every problem.
+
+    No weight is read; for models on the hub only headers are fetched. Exit code 2 where the merge could not run.
+
+    \b
+    chorus plan recipe.yml
+    """
+    from chorus.merge.describe import describe
+    from chorus.merge.planner import plan
+
+    try:
+        planned = plan(recipe, options_of(flags), weights=False)
+    except RecipeError as error:
+        if not json_:
+            raise
+        as_json({"problems": error.problems})
+        raise click.exceptions.Exit(error.exit_code) from None
+    facts = describe(planned)
+    if json_:
+        as_json(facts)
+        return
+    _print(facts, tensors)
+    note_text = idle_note(flags)
+    if note_text:
+        note(note_text)
+
+
+def _print(facts: dict[str, Any], every_tensor: bool) -> None:
+    from chorus.merge.describe import draw_together
+
+    rows = [
+        [
+            m["model"],
+            m["part"],
+            m["architecture"],
+            m["dtype"],
+            str(m["tensors"]),
+            size(m["bytes"]),
+            m["licence"] or "not stated",
+        ]
+        for m in facts["models"]
+    ]
+    table("Models", ["model", "part", "architecture", "dtype", "tensors", "size", "licence"], rows)
+    for output in facts["outputs"]:
+        click.echo()
+        shown = [(t, 1) for t in output["tensors"]] if every_tensor else draw_together(output["tensors"])
+        rows = []
+        for tensor, count in shown:
+            role = tensor["role"]
+            treatment = tensor["method"] + (f" ({tensor['reason']})" if tensor["reason"] else "")
+            shape = "x".join(map(str, tensor["shape"])) or "scalar"
+            rows.append(
+                [
+                    tensor["name"] + (f"  ({count})" if count > 1 else ""),
+                    f"{shape} {tensor['dtype']}",
+                    f"{role['component']} {role['kind']}",
+                    treatment,
+                    _parameters(tensor["method"], tensor["parameters"]),
+                ]
+            )
+        name = f"Output {output['name']}" if output["name"] else "Output"
+        table(f"{name}: {output['method']}", ["tensor", "shape", "role", "method", "parameters"], rows)
+    click.echo()
+    click.echo(
+        f"reads {size(facts['bytes_to_read'])}, writes {size(facts['bytes_to_write'])} in "
+        f"{sum(len(o['files']) for o in facts['outputs'])} file(s); {facts['jobs']} thread(s), "
+        f"working memory {size(facts['memory_bytes'])} besides the runtime's own"
+    )
+    for line in facts["warnings"]:
+        click.echo(f"warning: {line}")
+    for line in facts["generation_differences"]:
+        click.echo(f"generation: {line}")
+
+
+def _parameters(method: str, parameters: dict[str, Any]) -> str:
+    """The parameters that are not at their defaults."""
+    from chorus.merge.method import METHODS
+
+    defaults = {p.name: p.default for p in METHODS.get(method).parameters.values()} if method in METHODS else {}
+    parts = []
+    for name, value in parameters.items():
+        values = value if isinstance(value, list) else [value]
+        if any(v != defaults.get(name) for v in values):
+            same = all(v == values[0] for v in values)
+            parts.append(f"{name} {_short(values[0])}" if same else f"{name} [{', '.join(map(_short, values))}]")
+    return ", ".join(parts)
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else "none" if value is None else str(value).lower()

@@ -1,0 +1,102 @@
+"""A plan as plain data: what `chorus plan --json` prints, and its tensors drawn together over the layers."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from chorus.architectures.families import architecture
+from chorus.merge.finish import licences
+from chorus.merge.plan import Plan, TensorPlan
+
+
+def describe(plan: Plan) -> dict[str, Any]:
+    """Everything that a plan fixes, in JSON's types."""
+    known = licences(plan)
+    models = []
+    for i, (model, reference) in enumerate(zip(plan.models, plan.references, strict=True)):
+        tensors = list(model.checkpoint.values())
+        dtypes = sorted({getattr(t, "stored_dtype", t.dtype) for t in tensors})
+        models.append(
+            {
+                "model": reference.name,
+                "part": "base" if i == plan.base else "model",
+                "revision": model.revision,
+                "architecture": architecture(model.config),
+                "dtype": "+".join(dtypes),
+                "tensors": len(tensors),
+                "bytes": plan.bytes_of(i),
+                "licence": known[reference.name],
+            }
+        )
+    return {
+        "source": plan.recipe.source,
+        "seed": plan.seed,
+        "models": models,
+        "outputs": [
+            {
+                "name": variant.name,
+                "method": variant.method,
+                "bytes": variant.nbytes,
+                "files": [{"file": s.file, "bytes": s.size} for s in variant.shards],
+                "tensors": [_tensor(plan, t) for t in variant.tensors.values()],
+            }
+            for variant in plan.variants
+        ],
+        "bytes_to_read": plan.bytes_to_read,
+        "bytes_to_write": plan.bytes_to_write,
+        "jobs": plan.jobs,
+        "memory_bytes": plan.jobs * plan.bytes_per_job,
+        "warnings": plan.warnings,
+        "generation_differences": plan.generation_differences,
+    }
+
+
+def _tensor(plan: Plan, tensor: TensorPlan) -> dict[str, Any]:
+    role = tensor.role
+    return {
+        "name": tensor.name,
+        "shape": list(tensor.shape),
+        "dtype": tensor.dtype,
+        "bytes": tensor.nbytes,
+        "role": {"component": role.component, "kind": role.kind, "layer": role.layer, "learned": role.learned},
+        "method": tensor.method,
+        "reason": tensor.reason,
+        "parameters": {k.rstrip("_"): list(v) if isinstance(v, tuple) else v for k, v in tensor.parameters.items()},
+        "inputs": [[plan.references[i.model].name, i.tensor] for i in tensor.inputs],
+        "base": [plan.references[tensor.base.model].name, tensor.base.tensor] if tensor.base else None,
+    }
+
+
+def draw_together(tensors: list[dict[str, Any]]) -> list[tuple[dict[str, Any], int]]:
+    """Tensors that differ in nothing but their layer's number become one, named `layers.{0-31}.`, with a count."""
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for tensor in tensors:
+        pattern = re.sub(r"\.\d+\.", ".#.", tensor["name"], count=1)
+        facts = {k: v for k, v in tensor.items() if k not in ("name", "inputs", "base")}
+        facts["role"] = {k: v for k, v in tensor["role"].items() if k != "layer"}
+        groups.setdefault(f"{pattern} {facts}", []).append(tensor)
+    drawn = []
+    for group in groups.values():
+        first = group[0]
+        if len(group) > 1:
+            numbers = [int(m[1]) for t in group if (m := re.search(r"\.(\d+)\.", t["name"]))]
+            name = re.sub(r"\.\d+\.", f".{{{_ranges(numbers)}}}.", first["name"], count=1)
+            first = {**first, "name": name}
+        drawn.append((first, len(group)))
+    return drawn
+
+
+def _ranges(numbers: list[int]) -> str:
+    """Sorted whole numbers as ranges.
+
+    >>> _ranges([0, 1, 2, 5])
+    '0-2,5'
+    """
+    parts: list[list[int]] = []
+    for n in sorted(numbers):
+        if parts and n == parts[-1][-1] + 1:
+            parts[-1].append(n)
+        else:
+            parts.append([n])
+    return ",".join(f"{p[0]}-{p[-1]}" if len(p) > 1 else str(p[0]) for p in parts)
