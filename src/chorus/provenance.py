@@ -90,5 +90,5 @@ def model_card(
     lines += ["", "## Recipe", "", "```yaml", recipe_yaml.rstrip(), "```", ""]
     lines += ["`chorus.json` holds the recipe as resolved, the identity of every input file and the versions.", ""]
     if losses:
-        lines += ["## Rounding", "", *losses, ""]
+        lines += ["## Rounding", "", *(f"- {line}" for line in losses), ""]
     return "\n".join(lines)

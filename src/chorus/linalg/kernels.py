@@ -81,11 +81,12 @@ def drop_largest(x: Float32, threshold: np.float32, ties: int, out: Float32) -> 
 
 @compiled
 def _mix(h: np.uint32) -> np.uint32:  # pragma: no cover - compiled
-    h ^= h >> np.uint32(16)
-    h *= np.uint32(0x85EBCA6B)
-    h ^= h >> np.uint32(13)
-    h *= np.uint32(0xC2B2AE35)
-    return h ^ (h >> np.uint32(16))
+    # every step is cast back: numba widens the arithmetic of two uint32 to uint64
+    h = np.uint32(h ^ (h >> np.uint32(16)))
+    h = np.uint32(h * np.uint32(0x85EBCA6B))
+    h = np.uint32(h ^ (h >> np.uint32(13)))
+    h = np.uint32(h * np.uint32(0xC2B2AE35))
+    return np.uint32(h ^ (h >> np.uint32(16)))
 
 
 @compiled
@@ -95,8 +96,8 @@ def keep_random(
     """x where the draw of its index lies below `limit`, 0 elsewhere. The draw: two rounds of MurmurHash3's mixer."""
     for i in range(x.size):
         index = np.uint32(first + np.uint32(i))
-        h = _mix(np.uint32(index * np.uint32(0x9E3779B9)) + key0)
-        h = _mix(h ^ key1)
+        h = _mix(np.uint32(np.uint32(index * np.uint32(0x9E3779B9)) + key0))
+        h = _mix(np.uint32(h ^ key1))
         out[i] = x[i] if h < limit else np.float32(0)
 
 

@@ -38,7 +38,7 @@ def write_side_files(plan: Plan, directory: Path, done: Done) -> list[str]:
             warnings += copy_side_files(tokenizer, donor, out)
         losses = cast_losses(variant, done)
         shown = _loss_lines(losses)
-        warnings += [line for line in shown if line.endswith("float32")]
+        warnings += shown
         write_json(out / "chorus.json", _provenance(plan, variant, identities, losses))
         if plan.options.model_card:
             write_text(out / "README.md", _card(plan, variant, shown))
@@ -133,7 +133,7 @@ def cast_losses(variant: Variant, done: Done) -> dict[str, dict[str, float]]:
 def _loss_lines(losses: dict[str, dict[str, float]]) -> list[str]:
     """The roles whose delta the cast damages, in words."""
     return [
-        f"- {role}: the cast to the output type changes the merged delta by {100 * loss['of_delta']:.0f} %; "
+        f"{role}: the cast to the output type changes the merged delta by {100 * loss['of_delta']:.0f} %; "
         "for exact deltas write out_dtype: float32"
         for role, loss in losses.items()
         if loss.get("of_delta", 0) > SHOW_LOSS

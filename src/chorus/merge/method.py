@@ -73,6 +73,7 @@ class Method:
     models: how many tensors the function takes (the base not counted unless it is an input); None: no limit.
     split: into what the tensor may be cut: single elements, rows of the first dimension, or not at all.
     symmetric: whether the order of the models is without effect.
+    homogeneous: whether inputs (deltas) twice as large give a result twice as large.
     check: looks at the parameters of one tensor and the number of models before any work; `ValueError` refuses.
     """
 
@@ -88,6 +89,7 @@ class Method:
     statistics: Callable[..., Any] | None = None
     check: Callable[[Mapping[str, Any], int], None] | None = None
     symmetric: bool = True
+    homogeneous: bool = True
     random: bool = False
     low_rank: bool = False
     uses: frozenset[str] = field(default_factory=frozenset)
@@ -120,6 +122,7 @@ def method(
     statistics: Callable[..., Any] | None = None,
     check: Callable[[Mapping[str, Any], int], None] | None = None,
     symmetric: bool = True,
+    homogeneous: bool = True,
     random: bool = False,
     low_rank: bool = False,
     when: str = "",
@@ -149,6 +152,7 @@ def method(
                 statistics=statistics,
                 check=check,
                 symmetric=symmetric,
+                homogeneous=homogeneous,
                 random=random,
                 low_rank=low_rank,
                 uses=frozenset(k for k in ENGINE_KEYWORDS if k in signature.parameters),

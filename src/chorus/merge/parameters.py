@@ -218,7 +218,10 @@ def check_parameters(
         parameter = method.parameters.get(name)
         place = f"{where}.{name}"
         if parameter is None:
-            problems.append(f"{place}: {method.name} has no such parameter{nearest(name, method.parameters)}")
+            remedy = nearest(name, method.parameters)
+            if name == "weight" and method.models == (1, 1):
+                remedy = "; a single model has no share, scale multiplies it"
+            problems.append(f"{place}: {method.name} has no such parameter{remedy}")
         elif under_model and not parameter.per_model:
             problems.append(f"{place}: holds for the whole merge; move it to the global parameters")
         else:

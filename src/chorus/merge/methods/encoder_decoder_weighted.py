@@ -34,8 +34,9 @@ def encoder_decoder_weighted(
     tensors: Sequence[torch.Tensor],
     /,
     *,
-    encoder_weight: Annotated[PerModel[float], "share of each model in the encoder"] = 1.0,  # type: ignore[assignment]
-    decoder_weight: Annotated[PerModel[float], "share of each model in the decoder, its embeddings too"] = 1.0,  # type: ignore[assignment]
+    weight: Annotated[PerModel[float], "share of each model, where no weight below says otherwise"] = 1.0,  # type: ignore[assignment]
+    encoder_weight: Annotated[PerModel[float | None], "share in the encoder"] = None,  # type: ignore[assignment]
+    decoder_weight: Annotated[PerModel[float | None], "share in the decoder, its embeddings too"] = None,  # type: ignore[assignment]
     cross_weight: Annotated[
         PerModel[float | None], "share in the decoder's cross-attention; default: the mean of the two others"
     ] = None,  # type: ignore[assignment]
@@ -46,10 +47,10 @@ def encoder_decoder_weighted(
     Each set of weights is normalised over the models; a set that sums to zero counts as equal weights. A base
     given in the recipe is one more model, with weights of 1.
     """
+    encoder = [w if e is None else e for w, e in zip(weight, encoder_weight, strict=True)]
+    decoder = [w if d is None else d for w, d in zip(weight, decoder_weight, strict=True)]
+    weights = encoder if role.module == "encoder" else decoder
     if role.component == "cross_attention":
-        pairs = zip(cross_weight, encoder_weight, decoder_weight, strict=True)
-        weights = [(e + d) / 2 if c is None else c for c, e, d in pairs]
-    else:
-        weights = list(encoder_weight if role.module == "encoder" else decoder_weight)
+        weights = [(e + d) / 2 if c is None else c for c, e, d in zip(cross_weight, encoder, decoder, strict=True)]
     total = sum(weights)
     return linear_combination(tensors, [w / total if total else 1 / len(weights) for w in weights])

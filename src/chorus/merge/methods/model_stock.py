@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 from chorus.lazy import lazy
 from chorus.linalg.blocks import Blocks
 from chorus.linalg.combine import linear_combination
-from chorus.linalg.sphere import unit_gram
 from chorus.linalg.statistics import gram_matrix
-from chorus.merge.method import Split, method
+from chorus.merge.method import PerModel, Split, method
+from chorus.merge.methods._shares import check_shares, shares
 
 if TYPE_CHECKING:
     import torch
@@ -22,15 +22,20 @@ def ratio(blocks: Blocks, *, filter_wise: bool) -> float | None:
     """t from the mean pairwise cosine of the deltas; None where it is to be taken row by row."""
     if filter_wise and len(blocks.shape) > 1:
         return None
-    norms, cosines = unit_gram(gram_matrix(blocks))
-    return interpolation(cosines, norms > 0)
+    return float(interpolation(gram_matrix(blocks)[None])[0])
 
 
-def interpolation(cosines: torch.Tensor, alive: torch.Tensor) -> float:
-    """t = N c / (1 + (N - 1) c), c the mean cosine of pairs, in [0, 1]; a zero delta belongs to no pair."""
-    n = len(alive)
-    pairs = [float(cosines[i, j]) for i in range(n) for j in range(i) if alive[i] and alive[j]]
-    c = min(1.0, max(0.0, sum(pairs) / len(pairs))) if pairs else 0.0
+def interpolation(gram: torch.Tensor) -> torch.Tensor:
+    """t = N c / (1 + (N - 1) c) of each Gram matrix [rows, N, N], c the mean cosine of pairs, in [0, 1].
+
+    A zero delta belongs to no pair; without pairs t is zero.
+    """
+    n = gram.shape[-1]
+    norms = gram.diagonal(dim1=-2, dim2=-1).clamp(min=0).sqrt()
+    lengths = norms[:, :, None] * norms[:, None, :]
+    pairs = (lengths > 0).double().tril(-1)
+    cosines = (gram / torch.where(lengths > 0, lengths, torch.ones_like(lengths)) * pairs).sum(dim=(1, 2))
+    c = (cosines / pairs.sum(dim=(1, 2)).clamp(min=1)).clamp(0, 1)
     return n * c / (1 + (n - 1) * c)
 
 
@@ -46,6 +51,7 @@ def cut(parameters: Mapping[str, Any]) -> Split:
     models=(2, None),
     split=cut,
     statistics=ratio,
+    check=check_shares,
     when="A safe default for two or more fine-tunes whose base must not be forgotten. Nothing to tune.",
     recipe="""
         merge_method: model_stock
@@ -59,6 +65,7 @@ def model_stock(
     deltas: Sequence[torch.Tensor],
     /,
     *,
+    weight: Annotated[PerModel[float], "share of each model in the mean; the paper's are equal"] = 1.0,  # type: ignore[assignment]
     filter_wise: Annotated[bool, "one angle for each output row instead of one a tensor"] = False,
     statistics: float | None,
 ) -> torch.Tensor:
@@ -67,16 +74,10 @@ def model_stock(
     c is kept in [0, 1]: below zero the formula has a pole and would leave the segment. Zero deltas belong to no
     pair; without pairs the result is the base. Cosines come from float64 inner products, without thresholds.
     """
-    n = len(deltas)
+    share = shares(weight)
     if statistics is not None:
-        return linear_combination(deltas, [statistics / n] * n)
+        return linear_combination(deltas, [statistics * w for w in share])
     rows = torch.stack([d.reshape(d.shape[0], -1).double() for d in deltas], dim=1)  # [rows, N, columns]
-    gram = rows @ rows.transpose(1, 2)
-    t = torch.tensor([interpolation(*_cosines(g)) for g in gram], dtype=torch.float64, device=rows.device)
-    merged = t[:, None] * rows.mean(dim=1)
-    return merged.reshape(deltas[0].shape).to(deltas[0].dtype)
-
-
-def _cosines(gram: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    norms, cosines = unit_gram(gram)
-    return cosines, norms > 0
+    t = interpolation(rows @ rows.transpose(1, 2))
+    mean = (rows * torch.tensor(share, dtype=torch.float64, device=rows.device)[:, None]).sum(dim=1)
+    return (t[:, None] * mean).reshape(deltas[0].shape).to(deltas[0].dtype)

@@ -35,7 +35,7 @@ def coefficients(
 def cut(parameters: Mapping[str, Any]) -> Split:
     if parameters["nuslerp_flatten"]:
         return "element"
-    return "row" if parameters["nuslerp_row_wise"] else "tensor"
+    return "tensor" if parameters["nuslerp_row_wise"] else "row"
 
 
 @method(
@@ -66,18 +66,18 @@ def nuslerp(
     *,
     weight: Annotated[PerModel[float], "share of each model: t = w2 / (w1 + w2)"],
     nuslerp_flatten: Annotated[bool, "the whole tensor is one vector"] = True,
-    nuslerp_row_wise: Annotated[bool, "without flatten: vectors are rows (else columns)"] = False,
+    nuslerp_row_wise: Annotated[bool, "without flatten: vectors run along the first dimension, not the last"] = False,
     statistics: tuple[float, float] | None,
 ) -> torch.Tensor:
     """Return slerp(x_1, x_2; w_2 / (w_1 + w_2)), of the deltas where the recipe has a base.
 
     Vectors within 1e-4 radians of parallel, antiparallel, or zero are interpolated linearly. With
-    `nuslerp_flatten: false` each vector along the last dimension (`nuslerp_row_wise: true`) or along the first
-    is interpolated by itself; one-dimensional tensors are one vector.
+    `nuslerp_flatten: false` each vector along the last dimension is interpolated by itself, or with
+    `nuslerp_row_wise: true` each along the first (mergekit's naming); one-dimensional tensors are one vector.
     """
     if statistics is not None:
         return linear_combination(tensors, statistics)
-    dim = -1 if nuslerp_row_wise else 0
+    dim = 0 if nuslerp_row_wise else -1
     a, b = (x.double() for x in tensors)
     t = position(weight)
     lengths = a.norm(dim=dim, keepdim=True) * b.norm(dim=dim, keepdim=True)

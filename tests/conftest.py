@@ -1,0 +1,38 @@
+"""What all tests share: no network, one torch thread, small models of the real classes."""
+
+from __future__ import annotations
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ.setdefault("CHORUS_DEBUG", "0")
+
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import HealthCheck, settings
+from models import Family, make_family
+
+torch.set_num_threads(1)
+settings.register_profile("chorus", deadline=None, max_examples=25, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("chorus")
+
+
+@pytest.fixture(scope="session")
+def qwen(tmp_path_factory: pytest.TempPathFactory) -> Family:
+    """A tiny Qwen2 base and three fine-tunes, float32; one of them in shards."""
+    return make_family(tmp_path_factory.mktemp("qwen"), "qwen2", 3)
+
+
+@pytest.fixture(scope="session")
+def whisper(tmp_path_factory: pytest.TempPathFactory) -> Family:
+    """A tiny Whisper base and three fine-tunes, float32, with generation settings and a feature extractor."""
+    return make_family(tmp_path_factory.mktemp("whisper"), "whisper", 3)
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    """Where a merge may write."""
+    return tmp_path / "merged"

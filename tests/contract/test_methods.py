@@ -1,0 +1,81 @@
+"""Every method of the registry keeps the contract, and equals the numbers of other implementations."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import chorus.testing
+import pytest
+from chorus.merge.method import METHODS
+
+GOLDEN = sorted((Path(__file__).parents[1] / "golden" / "data").glob("*.json"))
+OWN = [
+    "breadcrumbs",
+    "breadcrumbs_ties",
+    "dare_linear",
+    "dare_ties",
+    "encoder_decoder_weighted",
+    "karcher",
+    "linear",
+    "model_stock",
+    "multislerp",
+    "nuslerp",
+    "passthrough",
+    "slerp",
+    "task_arithmetic",
+    "ties",
+]
+
+
+def test_the_registry_holds_exactly_these_methods():
+    assert METHODS.names() == OWN
+    assert len(chorus.testing.checks()) == 10
+
+
+@pytest.mark.parametrize("check", chorus.testing.checks(), ids=lambda c: c.__name__)
+@pytest.mark.parametrize("name", METHODS.names())
+def test_contract(name, check):
+    check(name)
+
+
+@pytest.mark.parametrize("path", GOLDEN, ids=lambda p: p.stem)
+def test_golden(path):
+    assert chorus.testing.check_golden(path) == 500
+
+
+def test_every_method_has_golden_numbers():
+    import json
+
+    assert len(GOLDEN) == 29
+    assert {json.loads(p.read_text())["method"] for p in GOLDEN} == set(OWN)
+
+
+def test_a_broken_method_fails_the_contract():
+    """The checks can fail: each of these methods breaks one promise."""
+    import torch
+    from chorus.merge.method import method
+
+    facts = {"summary": "x", "paper": "x", "space": "weights", "base": "input", "when": "x"}
+    recipe = "merge_method: {}\nmodels: [{{model: a}}, {{model: b}}]"
+
+    def coarse(x):
+        return torch.bfloat16 if x.dtype == torch.float32 else x.dtype
+
+    broken = {
+        "adds_one": (lambda tensors: tensors[0] + 1, chorus.testing.agrees_with_itself),
+        "takes_first": (lambda tensors: tensors[0].clone(), chorus.testing.ignores_order),
+        "writes_input": (lambda tensors: tensors[0].zero_(), chorus.testing.agrees_with_itself),
+        "squares": (lambda tensors: tensors[0] * tensors[0].abs(), chorus.testing.scales),
+        "rounds": (lambda tensors: tensors[0].to(coarse(tensors[0])).to(tensors[0].dtype), chorus.testing.is_precise),
+        "centres": (lambda tensors: tensors[0] - tensors[0].mean(), chorus.testing.streams_as_in_memory),
+        "cuts": (lambda tensors: tensors[0][:-1], chorus.testing.keeps_shapes),
+        "random": (lambda tensors: torch.rand_like(tensors[0]), chorus.testing.repeats_itself),
+    }
+    try:
+        for name, (function, check) in broken.items():
+            method(name, recipe=recipe.format(name), **facts)(function)
+            with pytest.raises((AssertionError, RuntimeError)):
+                check(name)
+    finally:
+        for name in broken:
+            METHODS._items.pop(name, None)
