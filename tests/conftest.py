@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+
 from models import Family, make_family
 
 torch.set_num_threads(1)

@@ -18,16 +18,19 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
+import numpy as np
 import torch
 
 from chorus.architectures.roles import Role
 from chorus.checkpoints.directory import Model
-from chorus.checkpoints.lazy_tensor import Checkpoint, MemoryTensor
+from chorus.checkpoints.lazy_tensor import Checkpoint, FileTensor, MappedFile, MemoryTensor
+from chorus.checkpoints.safetensors_header import Entry
 from chorus.errors import ChorusError, RecipeError
 from chorus.linalg.blocks import CHUNK
-from chorus.merge.compute import Computation, Reader
+from chorus.merge.compute import Computation, Reader, work_of
 from chorus.merge.method import METHODS, Method, Parameter
 from chorus.merge.parameters import check_parameters, convert
 from chorus.merge.plan import Input, TensorPlan
@@ -50,9 +53,11 @@ def merge_tensors(
     block_values: int = 4 * CHUNK,
     allow_nonfinite: bool = False,
     device: str = "cpu",
+    as_files: bool = False,
 ) -> torch.Tensor:
     """Merge equally shaped tensors [...] as the engine would; the result is in the arithmetic's type.
 
+    With `as_files` they are read as the bytes of a checkpoint, which linear methods combine without torch.
     Per-model parameters are one value for all or a list in the order of `tensors`. Raises what a merge raises.
 
     >>> merge_tensors("linear", [torch.zeros(2), torch.ones(2)], parameters={"weight": [3, 1]})
@@ -62,7 +67,7 @@ def merge_tensors(
     values = _values(found, parameters or {}, len(tensors))
     everything = [*tensors, base] if base is not None else [*tensors]
     models = [
-        Model(f"model {i}", Checkpoint({name: MemoryTensor(name, t)}, f"model {i}"), {}, None)
+        Model(f"model {i}", Checkpoint({name: _stored(name, t, as_files)}, f"model {i}"), {}, None)
         for i, t in enumerate(everything)
     ]
     if found.check is not None:
@@ -78,10 +83,23 @@ def merge_tensors(
         base=Input(len(tensors), name) if base is not None else None,
     )
     reader = Reader(models, device=device, allow_nonfinite=allow_nonfinite)
+    if as_files:
+        work = work_of(planned, reader, seed=seed, block_values=block_values)
+        work.prepare()
+        data = [work.encoded(start, stop).data.copy() for start, stop in work.ranges()]
+        return torch.from_numpy(np.concatenate(data)).view(torch.float32).reshape(planned.shape)
     computation = Computation(planned, reader, seed=seed, block_values=block_values)
     with torch.inference_mode():
         parts = [computation.compute(start, stop).clone() for start, stop in computation.ranges()]
         return torch.cat(parts).reshape(planned.shape).cpu().clone()
+
+
+def _stored(name: str, tensor: torch.Tensor, as_file: bool) -> Any:
+    if not as_file:
+        return MemoryTensor(name, tensor)
+    data = tensor.contiguous().view(-1).view(torch.uint8).numpy()
+    entry = Entry(name, str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape), 0, data.nbytes)
+    return FileTensor(entry, cast(MappedFile, SimpleNamespace(bytes=lambda: data)))
 
 
 def _values(method: Method, given: Mapping[str, Any], count: int) -> dict[str, Any]:
@@ -186,6 +204,20 @@ def streams_as_in_memory(name: str) -> None:
         assert torch.equal(small, large)
 
 
+def reads_bytes_as_tensors(name: str) -> None:
+    """From the bytes of float32, bfloat16 and float16 files it makes what it makes of tensors."""
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        for shape in ((3 * CHUNK + 11,), (40, 30)):
+            case = Case(name, shape, scale=3e-3)
+            tensors = [t.to(dtype) for t in case.tensors]
+            base = None if case.base is None else case.base.to(dtype)
+            small, large = (
+                case.merge(tensors=tensors, base=base, as_files=True, block_values=n * CHUNK) for n in (1, 16)
+            )
+            assert torch.equal(small, large)
+            close(small, case.merge(tensors=tensors, base=base), 1e-6)
+
+
 def repeats_itself(name: str) -> None:
     """The same inputs give the same bytes; a random method follows its seed, another does not."""
     case = Case(name)
@@ -271,6 +303,7 @@ def checks() -> list[Check]:
         explains_itself,
         keeps_shapes,
         streams_as_in_memory,
+        reads_bytes_as_tensors,
         repeats_itself,
         agrees_with_itself,
         ignores_order,

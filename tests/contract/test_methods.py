@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import chorus.testing
 import pytest
+
+import chorus.testing
 from chorus.merge.method import METHODS
 
 GOLDEN = sorted((Path(__file__).parents[1] / "golden" / "data").glob("*.json"))
@@ -29,7 +30,7 @@ OWN = [
 
 def test_the_registry_holds_exactly_these_methods():
     assert METHODS.names() == OWN
-    assert len(chorus.testing.checks()) == 10
+    assert len(chorus.testing.checks()) == 11
 
 
 @pytest.mark.parametrize("check", chorus.testing.checks(), ids=lambda c: c.__name__)
@@ -53,6 +54,7 @@ def test_every_method_has_golden_numbers():
 def test_a_broken_method_fails_the_contract():
     """The checks can fail: each of these methods breaks one promise."""
     import torch
+
     from chorus.merge.method import method
 
     facts = {"summary": "x", "paper": "x", "space": "weights", "base": "input", "when": "x"}

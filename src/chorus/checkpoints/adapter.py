@@ -232,8 +232,9 @@ class AdaptedTensor:
         return self._matrices
 
     def _group(self, index: int) -> Any:
-        if self._last is not None and self._last[0] == index:
-            return self._last[1]
+        last_group = self._last
+        if last_group is not None and last_group[0] == index:
+            return last_group[1]
         columns = math.prod(self.shape[1:])
         first, last = index * self.group_rows, min((index + 1) * self.group_rows, self.shape[0])
         left, right, magnitude = self._factors()
@@ -245,7 +246,11 @@ class AdaptedTensor:
             else:
                 weight = weight * (magnitude[first:last] / weight.norm(dim=1, keepdim=True))
         self._last = (index, weight.reshape(-1))
-        return self._last[1]
+        return weight.reshape(-1)
+
+    def release(self) -> None:
+        """Drop what is kept for the next read."""
+        self._matrices = self._last = None
 
     def flat(self, start: int, stop: int) -> Any:
         size = self.group_rows * math.prod(self.shape[1:])

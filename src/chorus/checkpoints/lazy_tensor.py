@@ -8,6 +8,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
+from numpy.typing import NDArray
+
 from chorus.checkpoints.dtypes import itemsize, torch_dtype
 from chorus.checkpoints.safetensors_header import Entry
 from chorus.errors import CheckpointError
@@ -61,14 +64,14 @@ class MappedFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._buffer: Any = None
+        self._buffer: NDArray[np.uint8] | None = None
 
-    def bytes(self) -> Any:
-        """The whole file as a `torch.uint8` tensor that shares the mapping."""
+    def bytes(self) -> NDArray[np.uint8]:
+        """The whole file, sharing the mapping."""
         if self._buffer is None:
             with self.path.open("rb") as file:
                 mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-            self._buffer = torch.frombuffer(mapping, dtype=torch.uint8)
+            self._buffer = np.frombuffer(mapping, np.uint8)
         return self._buffer
 
 
@@ -79,11 +82,15 @@ class FileTensor:
         self.name, self.dtype, self.shape = entry.name, entry.dtype, entry.shape
         self.entry, self.file = entry, file
 
-    def flat(self, start: int, stop: int) -> Any:
+    def bytes(self, start: int, stop: int) -> NDArray[np.uint8]:
+        """The bytes of values `start` to `stop`, as they lie in the file; do not write to them."""
         size = itemsize(self.dtype)
         first = self.entry.start + start * size
-        raw = self.file.bytes()[first : first + (stop - start) * size]
-        if first % size:  # the format does not promise alignment
+        return self.file.bytes()[first : first + (stop - start) * size]
+
+    def flat(self, start: int, stop: int) -> Any:
+        raw = torch.from_numpy(self.bytes(start, stop))
+        if raw.data_ptr() % itemsize(self.dtype):  # the format does not promise alignment
             raw = raw.clone()
         return raw.view(torch_dtype(self.dtype))
 

@@ -16,7 +16,7 @@ torch = lazy("torch")
 
 CHUNK = 65_536
 
-Tensor = Any  # torch.Tensor; torch is imported when first used
+Tensor = Any  # torch.Tensor, or a float32 numpy array on the engine's fast path; torch is imported when first used
 
 
 class Blocks(Protocol):
@@ -47,5 +47,5 @@ class InMemory:
 def chunks(blocks: Blocks) -> Iterator[list[Tensor]]:
     """The fixed chunks of all tensors, in index order."""
     for _, block in blocks:
-        for start in range(0, block[0].numel(), CHUNK):
+        for start in range(0, len(block[0]), CHUNK):
             yield [t[start : start + CHUNK] for t in block]

@@ -14,6 +14,10 @@ Float32 = NDArray[np.float32]
 Bits = NDArray[np.uint32]
 
 compiled = numba.njit(nogil=True, cache=True, error_model="numpy")
+# sums in any order that the compiler likes, which is fixed once compiled; no other liberty
+summing = numba.njit(nogil=True, cache=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
+
+HALF_MAGIC = np.uint32(((127 - 15) + (23 - 10) + 1) << 23)
 
 
 @compiled
@@ -137,3 +141,111 @@ def finish_vote(
         if normalize and divisor[i] > np.float32(0):
             value = value / divisor[i]
         merged[i] = value * scale
+
+
+@compiled
+def widen_bfloat16(raw: NDArray[np.uint16], out: Float32) -> bool:  # pragma: no cover - compiled
+    """bfloat16 bits as float32; whether all are finite."""
+    bad = np.uint32(0)
+    for i in range(raw.size):
+        bits = np.uint32(np.uint32(raw[i]) << np.uint32(16))
+        bad |= np.uint32((bits & np.uint32(0x7F800000)) == np.uint32(0x7F800000))
+        out[i] = bits.view(np.float32)
+    return bad == 0
+
+
+@compiled
+def widen_float16(raw: NDArray[np.uint16], out: Float32) -> bool:  # pragma: no cover - compiled
+    """float16 bits as float32; whether all are finite (what is not comes out wrong)."""
+    bad = np.uint32(0)
+    smallest = np.uint32(113 << 23).view(np.float32)
+    for i in range(raw.size):
+        half = np.uint32(raw[i])
+        exponent = np.uint32(half & np.uint32(0x7C00))
+        bad |= np.uint32(exponent == np.uint32(0x7C00))
+        bits = np.uint32(np.uint32((half & np.uint32(0x7FFF)) << np.uint32(13)) + np.uint32(112 << 23))
+        # below the smallest normal number the leading one is not implied: add it, and take its value off again
+        small = np.uint32(bits + np.uint32(1 << 23)).view(np.float32) - smallest
+        value = small if exponent == 0 else bits.view(np.float32)
+        sign = np.uint32((half & np.uint32(0x8000)) << np.uint32(16))
+        out[i] = np.uint32(np.float32(value).view(np.uint32) | sign).view(np.float32)
+    return bad == 0
+
+
+@compiled
+def all_finite(x: Float32) -> bool:  # pragma: no cover - compiled
+    """Whether no value is infinite or NaN."""
+    bad = np.uint32(0)
+    for i in range(x.size):
+        bits = np.float32(x[i]).view(np.uint32)
+        bad |= np.uint32((bits & np.uint32(0x7F800000)) == np.uint32(0x7F800000))
+    return bad == 0
+
+
+@compiled
+def narrow_bfloat16(x: Float32, out: NDArray[np.uint16]) -> None:  # pragma: no cover - compiled
+    """float32 as bfloat16 bits; NaN stays NaN."""
+    for i in range(x.size):
+        bits = np.float32(x[i]).view(np.uint32)
+        odd = np.uint32((bits >> np.uint32(16)) & np.uint32(1))
+        rounded = np.uint32(np.uint32(bits + np.uint32(0x7FFF) + odd) >> np.uint32(16))
+        nan = (bits & np.uint32(0x7FFFFFFF)) > np.uint32(0x7F800000)
+        out[i] = np.uint16(0x7FC0) if nan else np.uint16(rounded)
+
+
+@compiled
+def narrow_float16(x: Float32, out: NDArray[np.uint16]) -> bool:  # pragma: no cover - compiled
+    """float32 as float16 bits; whether none became infinite or was NaN."""
+    bad = np.uint32(0)
+    magic = HALF_MAGIC.view(np.float32)
+    for i in range(x.size):
+        whole = np.float32(x[i]).view(np.uint32)
+        sign = np.uint32((whole >> np.uint32(16)) & np.uint32(0x8000))
+        bits = np.uint32(whole & np.uint32(0x7FFFFFFF))
+        odd = np.uint32((bits >> np.uint32(13)) & np.uint32(1))
+        # 0xC8000FFF = ((15 - 127) << 23) + 0xFFF: the exponent's bias, and all but half of a last place
+        normal = np.uint32(np.uint32(bits + np.uint32(0xC8000FFF) + odd) >> np.uint32(13))
+        small = np.uint32(np.float32(bits.view(np.float32) + magic).view(np.uint32) - HALF_MAGIC)
+        large = bits >= np.uint32(0x477FF000)  # 65520 and more rounds to infinity
+        bad |= np.uint32(large)
+        value = small if bits < np.uint32(113 << 23) else normal
+        if large:
+            value = np.uint32(0x7E00) if bits > np.uint32(0x7F800000) else np.uint32(0x7C00)
+        out[i] = np.uint16(value | sign)
+    return bad == 0
+
+
+@compiled
+def add_scaled(x: Float32, factor: np.float32, total: Float32) -> None:  # pragma: no cover - compiled
+    """total += factor * x."""
+    for i in range(x.size):
+        total[i] += factor * x[i]
+
+
+@compiled
+def add_scaled_delta(
+    x: Float32, base: Float32, factor: np.float32, total: Float32
+) -> None:  # pragma: no cover - compiled
+    """total += factor * (x - base)."""
+    for i in range(x.size):
+        total[i] += factor * (x[i] - base[i])
+
+
+@summing
+def dot(x: Float32, y: Float32) -> float:  # pragma: no cover - compiled
+    """Inner product in float64."""
+    total = 0.0
+    for i in range(x.size):
+        total += np.float64(x[i]) * np.float64(y[i])
+    return total
+
+
+@summing
+def two_dots(x: Float32, y: Float32, z: Float32) -> tuple[float, float]:  # pragma: no cover - compiled
+    """Inner products of x with y and with z in float64."""
+    first = second = 0.0
+    for i in range(x.size):
+        value = np.float64(x[i])
+        first += value * np.float64(y[i])
+        second += value * np.float64(z[i])
+    return first, second

@@ -11,64 +11,68 @@ float64, then arithmetic on N numbers, then one linear combination.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import acos, cos, sin
 
-from chorus.lazy import lazy
-from chorus.linalg.blocks import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
-torch = lazy("torch")
+Matrix = NDArray[np.float64]
 
 PARALLEL = 0.9995  # cosine beyond which slerp interpolates linearly (Shoemake's remedy, mergekit's figure)
 SMALL_ANGLE = 1e-4  # radians; float64 cosines resolve it
 
 
-def slerp_coefficients(gram: Tensor, t: float, *, parallel: float = PARALLEL) -> tuple[float, float]:
+def slerp_coefficients(gram: Matrix, t: float, *, parallel: float = PARALLEL) -> tuple[float, float]:
     """Coefficients of a and b in slerp(a, b; t), the raw vectors combined (Shoemake 1985).
 
     Linear where the angle's cosine exceeds `parallel` in magnitude, or one vector is zero.
     """
-    norms = gram.diagonal().sqrt()
-    if float(norms.min()) == 0.0:
+    norms = np.sqrt(gram.diagonal())
+    if norms.min() == 0.0:
         return 1.0 - t, t
-    cosine = float((gram[0, 1] / (norms[0] * norms[1])).clamp(-1, 1))
+    cosine = min(1.0, max(-1.0, float(gram[0, 1] / (norms[0] * norms[1]))))
     if abs(cosine) > parallel:
         return 1.0 - t, t
-    angle = torch.arccos(torch.tensor(cosine, dtype=torch.float64))
-    sine = torch.sin(angle)
-    return float(torch.sin((1 - t) * angle) / sine), float(torch.sin(t * angle) / sine)
+    angle = acos(cosine)
+    return sin((1 - t) * angle) / sin(angle), sin(t * angle) / sin(angle)
 
 
-def unit_gram(gram: Tensor) -> tuple[Tensor, Tensor]:
+def unit_gram(gram: Matrix) -> tuple[Matrix, Matrix]:
     """Norms [N] and cosines [N, N]; a zero vector has cosine 0 with all, itself too."""
-    norms = gram.diagonal().clamp(min=0).sqrt()
-    inverse = torch.where(norms > 0, 1 / norms, torch.zeros_like(norms))
+    norms = np.sqrt(np.maximum(gram.diagonal(), 0))
+    inverse = reciprocals(norms)
     return norms, gram * inverse[:, None] * inverse[None, :]
 
 
-def spherical_mean_coefficients(gram: Tensor, weights: Sequence[float], *, eps: float = 1e-8) -> list[float] | None:
+def reciprocals(norms: Matrix) -> Matrix:
+    """1 / x, and 0 for 0."""
+    return np.divide(1.0, norms, out=np.zeros_like(norms), where=norms > 0)
+
+
+def spherical_mean_coefficients(gram: Matrix, weights: Sequence[float], *, eps: float = 1e-8) -> list[float] | None:
     """Coefficients of direction(sum w_i u_i) * sum w_i |x_i|; None where the sum of directions is zero.
 
     This is what one step of the published multi-SLERP (Goddard 2025) comes to, since the weighted tangents at
     the normalised sum cancel. Zero vectors give no direction; the others keep their weights' proportion.
     """
     norms, cosines = unit_gram(gram)
-    w = torch.tensor(list(weights), dtype=torch.float64)
+    w = np.array(weights, dtype=np.float64)
     alive = norms > 0
-    if not bool(alive.any()):
+    if not alive.any():
         return [0.0] * len(w)
-    total, left = w.sum(), (w * alive).sum()
-    w = torch.where(alive, w, torch.zeros_like(w))
-    if float(left) != 0.0:
+    total, left = w.sum(), w[alive].sum()
+    w = np.where(alive, w, 0.0)
+    if left != 0.0:
         w = w * (total / left)
     length_squared = float(w @ cosines @ w)
-    if length_squared <= (eps * float(w.abs().sum())) ** 2:
+    if length_squared <= (eps * float(np.abs(w).sum())) ** 2:
         return None
     scale = float(w @ norms) / length_squared**0.5
-    inverse = torch.where(alive, 1 / norms, torch.zeros_like(norms))
-    return [float(c) for c in w * inverse * scale]
+    return [float(c) for c in w * reciprocals(norms) * scale]
 
 
 def karcher_coefficients(
-    gram: Tensor, weights: Sequence[float], *, max_iter: int, tol: float
+    gram: Matrix, weights: Sequence[float], *, max_iter: int, tol: float
 ) -> tuple[list[float], int] | None:
     """Coefficients of the Karcher (Frechet) mean of directions times the mean norm, and the iterations used.
 
@@ -76,33 +80,32 @@ def karcher_coefficients(
     m <- exp_m(sum_i w_i log_m(u_i)).
     """
     norms, cosines = unit_gram(gram)
-    w = torch.tensor(list(weights), dtype=torch.float64)
+    w = np.array(weights, dtype=np.float64)
     w = w / w.sum()
     mean_norm = float(w @ norms)
     # a direction shorter than tol * the longest is noise
     alive = norms > tol * norms.max()
-    if not bool(alive.any()):
+    if not alive.any():
         return [0.0] * len(w), 0
-    w = torch.where(alive, w, torch.zeros_like(w))
+    w = np.where(alive, w, 0.0)
     w = w / w.sum()
-    a = w.clone()
-    length = float(a @ cosines @ a)
+    length = float(w @ cosines @ w)
     if length <= 1e-24:
         return None
-    a = a / length**0.5
+    a = w / length**0.5
     used = 0
     for _ in range(max_iter):
-        cos = (cosines @ a).clamp(-1, 1)
-        angle = torch.arccos(cos)
-        sine = torch.sin(angle)
+        cosine = np.clip(cosines @ a, -1, 1)
+        angle = np.arccos(cosine)
+        sine = np.sin(angle)
         # log_m(u_i) = (angle / sine) (u_i - cos m); the factor tends to 1 at angle 0
-        factor = w * torch.where(sine > 1e-12, angle / sine, torch.ones_like(sine))
-        tangent = factor - float(factor @ cos) * a
+        factor = w * np.divide(angle, sine, out=np.ones_like(sine), where=sine > 1e-12)
+        tangent = factor - float(factor @ cosine) * a
         size = max(float(tangent @ cosines @ tangent), 0.0) ** 0.5
         if size < tol:
             break
         used += 1
-        a = float(torch.cos(torch.tensor(size))) * a + float(torch.sin(torch.tensor(size))) / size * tangent
+        a = cos(size) * a + sin(size) / size * tangent
         a = a / float(a @ cosines @ a) ** 0.5
-    inverse = torch.where(alive, 1 / norms, torch.zeros_like(norms))
+    inverse = np.where(alive, reciprocals(norms), 0.0)
     return [float(c) for c in a * inverse * mean_norm], used

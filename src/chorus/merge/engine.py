@@ -5,28 +5,27 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event, Lock, local
 from typing import Any
 
+import numpy as np
+
 from chorus.checkpoints.dtypes import itemsize, torch_dtype
-from chorus.checkpoints.lazy_tensor import Checkpoint, FileTensor
+from chorus.checkpoints.lazy_tensor import Checkpoint
 from chorus.checkpoints.writer import OutputFile, PartialDirectory
-from chorus.errors import ChorusError, UsageError
+from chorus.errors import UsageError
 from chorus.lazy import lazy
-from chorus.linalg.blocks import CHUNK
-from chorus.merge.compute import Computation, Reader
+from chorus.merge.compute import Reader, Work, without_torch, work_of
 from chorus.merge.finish import write_side_files
 from chorus.merge.journal import NAME as JOURNAL
 from chorus.merge.journal import Journal, fingerprint
-from chorus.merge.plan import COPY, Input, Plan, TensorPlan, Variant
+from chorus.merge.plan import Input, Plan, TensorPlan, Variant
 
 torch = lazy("torch")
 xxhash = lazy("xxhash")
-
-LOSS_SAMPLE = 16  # every sixteenth chunk is looked at for what the cast loses
 
 Progress = Callable[[int, int], None]
 
@@ -119,6 +118,10 @@ class _Work:
                     self.files[variant.name, name] = file
                     self.starts[variant.name, name] = start
         self.bytes_written = self.done = 0
+        device = plan.options.device
+        self.uses_torch = not all(
+            without_torch(t, plan.models, device) for v in plan.variants for t in v.tensors.values()
+        )
         self.readers: list[Reader] = []
         self.lock, self.stop, self.thread = Lock(), Event(), local()
 
@@ -145,7 +148,7 @@ class _Work:
         jobs = self.jobs()
         total = sum(t.nbytes for group in jobs for _, t in group)
         progress(0, total)
-        with one_thread_each():
+        with one_thread_each() if self.uses_torch else nullcontext():
             if self.plan.jobs == 1:
                 for group in jobs:
                     self._tensor(group)
@@ -166,6 +169,9 @@ class _Work:
                     raise
 
     def _threaded(self, group: list[tuple[Variant, TensorPlan]]) -> None:
+        if not self.uses_torch:
+            self._tensor(group)
+            return
         with torch.inference_mode():  # a setting of the thread
             torch.set_num_threads(1)
             self._tensor(group)
@@ -178,10 +184,10 @@ class _Work:
         options = self.plan.options
         writers = []
         for variant, tensor in group:
-            work = Computation(tensor, reader, seed=self.plan.seed, block_values=options.block_values)
+            work = work_of(tensor, reader, seed=self.plan.seed, block_values=options.block_values)
             writers.append(_TensorWriter(self, variant, tensor, work))
         for writer in writers:
-            writer.prepare()
+            writer.work.prepare()
         for ranges in zip(*(w.work.ranges() for w in writers), strict=False):
             for writer, (start, stop) in zip(writers, ranges, strict=True):
                 if self.stop.is_set():
@@ -206,13 +212,12 @@ class _Work:
             digests: dict[Input, Any] = {}
             positions: dict[Input, int] = {}
 
-            def observe(which: Input, start: int, raw: Any) -> None:
+            def observe(which: Input, start: int, count: int, data: Any) -> None:
                 if start == 0:
                     digests[which], positions[which] = xxhash.xxh3_128(), 0
                 if positions.get(which) == start:  # each byte once
-                    positions[which] = start + raw.numel()
-                    if isinstance(self.plan.models[which.model].checkpoint[which.tensor], FileTensor):
-                        digests[which].update(raw.contiguous().view(torch.uint8).numpy())
+                    positions[which] = start + count
+                    digests[which].update(data)
 
             options = self.plan.options
             reader = Reader(
@@ -238,9 +243,9 @@ class _Work:
 
 
 class _TensorWriter:
-    """Writes one tensor of one variant, and measures what its cast loses."""
+    """Writes one tensor of one variant at its place."""
 
-    def __init__(self, owner: _Work, variant: Variant, tensor: TensorPlan, work: Computation) -> None:
+    def __init__(self, owner: _Work, variant: Variant, tensor: TensorPlan, work: Work) -> None:
         self.owner, self.variant, self.tensor, self.work = owner, variant, tensor, work
         key = variant.name, tensor.name
         self.file, self.start = owner.files[key], owner.starts[key]
@@ -249,49 +254,18 @@ class _TensorWriter:
         self.size = itemsize(tensor.dtype)
         self.written = 0
 
-    def prepare(self) -> None:
-        """Gather the statistics, which may take passes of their own."""
-        if self.tensor.method != COPY:
-            self.work.keywords()
-
     def write(self, start: int, stop: int) -> None:
-        merged = self.work.compute(start, stop)
-        cast = merged.to(torch_dtype(self.tensor.dtype)).cpu().contiguous()
-        self._check_range(merged)
-        self._sample_loss(merged, cast, start)
-        data = cast.view(torch.uint8).numpy() if cast.dim() else cast.reshape(1).view(torch.uint8).numpy()
-        self.digest.update(data)
-        self.file.write(data, self.start + start * self.size)
+        encoded = self.work.encoded(start, stop)
+        self.digest.update(encoded.data)
+        self.file.write(encoded.data, self.start + start * self.size)
+        self.loss = [a + b for a, b in zip(self.loss, encoded.loss, strict=True)]
         self.written = stop
-        self.owner.count(data.nbytes)
-
-    def _check_range(self, merged: Any) -> None:
-        """Where the type is narrower than the arithmetic's, a large weight would become infinite."""
-        if self.tensor.dtype != "float16" or merged.dtype == torch.float16 or self.owner.plan.options.allow_nonfinite:
-            return
-        largest = float(merged.abs().max())
-        if largest > 65504:
-            raise ChorusError(
-                f"tensor {self.tensor.name}: a merged value of {largest:.4g} does not fit float16 (at most 65504)",
-                "write out_dtype: bfloat16 or float32 in the recipe",
-            )
+        self.owner.count(encoded.data.nbytes)
 
     def write_rest(self) -> None:
         for start, stop in self.work.ranges():
             if start >= self.written:
                 self.write(start, stop)
-
-    def _sample_loss(self, merged: Any, cast: Any, start: int) -> None:
-        if not merged.is_floating_point() or merged.dtype == cast.dtype:
-            return
-        for offset in range(-start % CHUNK, merged.numel(), CHUNK):
-            if (start + offset) // CHUNK % LOSS_SAMPLE == 0:
-                exact = merged[offset : offset + CHUNK].double()
-                self.loss[0] += float((cast[offset : offset + CHUNK].to(exact) - exact).square().sum())
-                self.loss[1] += float(exact.square().sum())
-                if self.work.base is not None:
-                    delta = exact - self.work.base[offset : offset + CHUNK].double()
-                    self.loss[2] += float(delta.square().sum())
 
 
 def _raise(future: Future[None]) -> None:
@@ -306,30 +280,34 @@ def _pieces(size: int, step: int = 1 << 24) -> Iterator[tuple[int, int]]:
 
 
 class MergedTensor:
-    """A tensor of a planned merge, computed when it is read."""
+    """A tensor of a planned merge, computed when it is read; the bytes are those that a merge writes."""
 
     def __init__(self, plan: Plan, tensor: TensorPlan) -> None:
         self.name, self.shape, self.dtype = tensor.name, tensor.shape, tensor.dtype
         self.plan, self.tensor = plan, tensor
-        self._computation: Computation | None = None
+        self._work: Work | None = None
 
-    def _work(self) -> Computation:
-        if self._computation is None:
+    def _prepared(self) -> Work:
+        if self._work is None:
             options = self.plan.options
             reader = Reader(self.plan.models, device=options.device, allow_nonfinite=options.allow_nonfinite)
-            self._computation = Computation(self.tensor, reader, seed=self.plan.seed, block_values=options.block_values)
-        return self._computation
+            self._work = work_of(self.tensor, reader, seed=self.plan.seed, block_values=options.block_values)
+            self._work.prepare()
+        return self._work
 
     def flat(self, start: int, stop: int) -> Any:
+        """Values `start` to `stop`, in the output's type."""
         with one_thread_each():
-            parts = []
-            for first, last in self._work().ranges():
+            size = itemsize(self.dtype)
+            parts = [np.empty(0, np.uint8)]
+            for first, last in self._prepared().ranges():
                 if first < stop and last > start:
-                    merged = self._work().compute(first, last).to(torch_dtype(self.dtype)).cpu()
-                    parts.append(merged[max(0, start - first) : stop - first].clone())
-            return torch.cat(parts) if parts else torch.empty(0, dtype=torch_dtype(self.dtype))
+                    data = self._prepared().encoded(first, last).data
+                    parts.append(data[max(0, start - first) * size : (stop - first) * size])
+            return torch.from_numpy(np.concatenate(parts)).view(torch_dtype(self.dtype))
 
     def read(self) -> Any:
+        """The whole tensor."""
         return self.flat(0, math.prod(self.shape)).reshape(self.shape)
 
 

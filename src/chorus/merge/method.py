@@ -72,6 +72,8 @@ class Method:
     base: "required"; "optional"; or "input": a base is one model among the others.
     models: how many tensors the function takes (the base not counted unless it is an input); None: no limit.
     split: into what the tensor may be cut: single elements, rows of the first dimension, or not at all.
+    linear: whether, where it may be cut into elements, the result is one `linear_combination` of the tensors, with
+        coefficients from parameters and statistics; the engine then combines the files' bytes without torch.
     symmetric: whether the order of the models is without effect.
     homogeneous: whether inputs (deltas) twice as large give a result twice as large.
     check: looks at the parameters of one tensor and the number of models before any work; `ValueError` refuses.
@@ -88,6 +90,7 @@ class Method:
     split: Callable[[Mapping[str, Any]], Split]
     statistics: Callable[..., Any] | None = None
     check: Callable[[Mapping[str, Any], int], None] | None = None
+    linear: bool = False
     symmetric: bool = True
     homogeneous: bool = True
     random: bool = False
@@ -121,6 +124,7 @@ def method(
     split: Split | Callable[[Mapping[str, Any]], Split] = "element",
     statistics: Callable[..., Any] | None = None,
     check: Callable[[Mapping[str, Any], int], None] | None = None,
+    linear: bool = False,
     symmetric: bool = True,
     homogeneous: bool = True,
     random: bool = False,
@@ -151,6 +155,7 @@ def method(
                 split=split if callable(split) else lambda _: split,
                 statistics=statistics,
                 check=check,
+                linear=linear,
                 symmetric=symmetric,
                 homogeneous=homogeneous,
                 random=random,

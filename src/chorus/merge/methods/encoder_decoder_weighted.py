@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     paper="Arbonel 2025, mergekit pull request 533 (Whisper)",
     space="weights",
     base="input",
+    linear=True,
     when="For Whisper, where one model hears better (accent, noise) and another writes better (language, domain).",
     recipe="""
         merge_method: encoder_decoder_weighted

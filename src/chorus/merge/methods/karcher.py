@@ -38,6 +38,7 @@ def check(parameters: Mapping[str, Any], models: int) -> None:
     base="input",
     statistics=coefficients,
     check=check,
+    linear=True,
     when="As multislerp; the two differ only where models are far apart. No parameter to tune.",
     recipe="""
         merge_method: karcher

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     space="weights",
     base="input",
     check=check_shares,
+    linear=True,
     when="Always try it first: every other method has to beat it. Works best for fine-tunes of one base.",
     recipe="""
         merge_method: linear

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from chorus.lazy import lazy
 from chorus.linalg.blocks import Blocks
 from chorus.linalg.combine import linear_combination
@@ -25,17 +28,17 @@ def ratio(blocks: Blocks, *, filter_wise: bool) -> float | None:
     return float(interpolation(gram_matrix(blocks)[None])[0])
 
 
-def interpolation(gram: torch.Tensor) -> torch.Tensor:
+def interpolation(gram: NDArray[np.float64]) -> NDArray[np.float64]:
     """t = N c / (1 + (N - 1) c) of each Gram matrix [rows, N, N], c the mean cosine of pairs, in [0, 1].
 
     A zero delta belongs to no pair; without pairs t is zero.
     """
     n = gram.shape[-1]
-    norms = gram.diagonal(dim1=-2, dim2=-1).clamp(min=0).sqrt()
+    norms = np.sqrt(np.maximum(np.diagonal(gram, axis1=1, axis2=2), 0))
     lengths = norms[:, :, None] * norms[:, None, :]
-    pairs = (lengths > 0).double().tril(-1)
-    cosines = (gram / torch.where(lengths > 0, lengths, torch.ones_like(lengths)) * pairs).sum(dim=(1, 2))
-    c = (cosines / pairs.sum(dim=(1, 2)).clamp(min=1)).clamp(0, 1)
+    pairs = np.tril(lengths > 0, -1)
+    cosines = np.divide(gram, lengths, out=np.zeros_like(gram), where=pairs).sum(axis=(1, 2))
+    c = np.clip(cosines / np.maximum(pairs.sum(axis=(1, 2)), 1), 0, 1)
     return n * c / (1 + (n - 1) * c)
 
 
@@ -52,6 +55,7 @@ def cut(parameters: Mapping[str, Any]) -> Split:
     split=cut,
     statistics=ratio,
     check=check_shares,
+    linear=True,
     when="A safe default for two or more fine-tunes whose base must not be forgotten. Nothing to tune.",
     recipe="""
         merge_method: model_stock
@@ -78,6 +82,6 @@ def model_stock(
     if statistics is not None:
         return linear_combination(deltas, [statistics * w for w in share])
     rows = torch.stack([d.reshape(d.shape[0], -1).double() for d in deltas], dim=1)  # [rows, N, columns]
-    t = interpolation(rows @ rows.transpose(1, 2))
+    t = torch.from_numpy(interpolation((rows @ rows.transpose(1, 2)).cpu().numpy())).to(rows.device)
     mean = (rows * torch.tensor(share, dtype=torch.float64, device=rows.device)[:, None]).sum(dim=1)
     return (t[:, None] * mean).reshape(deltas[0].shape).to(deltas[0].dtype)

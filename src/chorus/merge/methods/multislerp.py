@@ -36,6 +36,7 @@ def coefficients(blocks: Blocks, *, weight: Sequence[float], normalize_weights: 
     base="optional",
     statistics=coefficients,
     check=check_shares,
+    linear=True,
     when="As linear, where the models' norms should survive: the mean of unlike vectors is shorter than they are.",
     recipe="""
         merge_method: multislerp

@@ -48,6 +48,7 @@ def cut(parameters: Mapping[str, Any]) -> Split:
     split=cut,
     statistics=coefficients,
     symmetric=False,
+    linear=True,
     when="Between two fine-tunes of one base, with the base given: their deltas are far from parallel, "
     "so that the sphere matters there.",
     recipe="""

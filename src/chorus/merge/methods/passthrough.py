@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
+from chorus.linalg.combine import linear_combination
 from chorus.merge.method import PerModel, method
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     space="weights",
     base="input",
     models=(1, 1),
+    linear=True,
     when="With slices, to build a deeper or shallower model; alone, to convert the dtype or the sharding.",
     recipe="""
         merge_method: passthrough
@@ -33,5 +35,4 @@ def passthrough(
     scale: Annotated[PerModel[float | None], "factor; with a filter it damps or zeroes some tensors"] = None,  # type: ignore[assignment]
 ) -> torch.Tensor:
     """Return the tensor, times `scale` where it is given; without it every bit stays as it is."""
-    (tensor,) = tensors
-    return tensor.clone() if scale[0] is None else tensor * scale[0]
+    return linear_combination(tensors, [1.0 if scale[0] is None else scale[0]])

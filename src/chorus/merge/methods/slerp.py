@@ -52,6 +52,7 @@ def check(parameters: Mapping[str, Any], models: int) -> None:
     statistics=coefficients,
     check=check,
     symmetric=False,
+    linear=True,
     when="To interpolate between two models. Fine-tunes of one base are nearly parallel, and there it is linear.",
     recipe="""
         merge_method: slerp

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     paper="Ilharco et al. 2022, Editing models with task arithmetic, arXiv 2212.04089",
     space="deltas",
     check=check_shares,
+    linear=True,
     when="To add skills, or (with a negative weight) to remove one; lambda about 0.3 for eight models.",
     recipe="""
         merge_method: task_arithmetic

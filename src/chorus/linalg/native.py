@@ -1,0 +1,96 @@
+"""Checkpoint numbers without torch: bfloat16, float16 and float32 bytes as float32 arrays and back, compiled.
+
+A linear combination of many files is bound by memory traffic, and importing torch costs more than reading a
+gigabyte; so the engine's fast path works on numpy arrays with these loops. Rounding is to nearest, ties to even.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chorus.lazy import lazy
+
+kernels = lazy("chorus.linalg.kernels")
+
+DTYPES = ("bfloat16", "float16", "float32")
+Array = NDArray[Any]
+
+
+class Terms(Sequence["Terms"]):
+    """Stands for a method's tensors where only the coefficients of their combination are wanted."""
+
+    def __init__(self, count: int) -> None:
+        self._size = count
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __getitem__(self, index: Any) -> Any:
+        raise TypeError("a method that is declared linear may only pass its tensors to linear_combination")
+
+
+def as_array(raw: Array, dtype: str) -> Array:
+    """Bytes [n * size] as numpy numbers; bfloat16 and float16 as their bits in uint16. Copied where misaligned."""
+    wanted = np.dtype(np.float32 if dtype == "float32" else np.uint16)
+    if raw.ctypes.data % wanted.itemsize:
+        raw = raw.copy()
+    return raw.view(wanted)
+
+
+def widen(raw: Array, dtype: str, out: Array) -> bool:
+    """Write the values [n] as float32 into `out`; whether all of them are finite."""
+    if dtype == "bfloat16":
+        return bool(kernels.widen_bfloat16(raw, out))
+    if dtype == "float16":
+        return bool(kernels.widen_float16(raw, out))
+    out[:] = raw
+    return bool(kernels.all_finite(out))
+
+
+def narrow(values: Array, dtype: str) -> tuple[Array, bool]:
+    """float32 values [n] in a type, as their bits, and whether none became infinite."""
+    if dtype == "float32":
+        return values, True
+    out = np.empty(values.size, np.uint16)
+    if dtype == "bfloat16":
+        kernels.narrow_bfloat16(values, out)
+        return out, True
+    return out, bool(kernels.narrow_float16(values, out))
+
+
+def add_scaled(total: Array, values: Array, coefficient: float) -> None:
+    """total += coefficient * values, in place."""
+    kernels.add_scaled(values, np.float32(coefficient), total)
+
+
+def add_scaled_delta(total: Array, values: Array, base: Array, coefficient: float) -> None:
+    """total += coefficient * (values - base), in place."""
+    kernels.add_scaled_delta(values, base, np.float32(coefficient), total)
+
+
+def dots(rows: Sequence[Array]) -> Array:
+    """Inner products of all pairs of float32 rows [n], in float64: [N, N]."""
+    found = np.empty((len(rows), len(rows)))
+    for i, x in enumerate(rows):
+        j = i
+        while j < len(rows):
+            if j + 1 < len(rows):
+                found[i, j], found[i, j + 1] = kernels.two_dots(x, rows[j], rows[j + 1])
+                found[j, i], found[j + 1, i] = found[i, j], found[i, j + 1]
+                j += 2
+            else:
+                found[i, j] = found[j, i] = kernels.dot(x, rows[j])
+                j += 1
+    return found
+
+
+def squared_error(exact: Array, cast: Array, dtype: str) -> float:
+    """sum (cast - exact)^2 in float64, `cast` as `narrow` gave it."""
+    back = np.empty_like(exact)
+    widen(cast, dtype, back)
+    back -= exact
+    return float(kernels.dot(back, back))
