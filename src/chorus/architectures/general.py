@@ -13,7 +13,7 @@ from typing import Any
 from chorus.architectures.roles import Layout, Role, Stack, relative_depth
 
 PROJECTOR = re.compile(r"projector|merger|adapter|qformer|_proj_for_", re.IGNORECASE)
-CROSS = {"encoder_attn", "cross_attention", "crossattention"}
+CROSS = {"encoder_attn", "cross_attention", "crossattention", "EncDecAttention"}
 MLP = re.compile(r"MLP|FeedForward|FFN|Experts", re.IGNORECASE)
 MLP_LEAVES = {"fc1", "fc2", "ff1", "ff2"}
 COMPONENT_OF_CONFIG = (("audio", "encoder"), ("vision", "vision"), ("text", "language_model"))

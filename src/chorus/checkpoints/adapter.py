@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -163,25 +163,25 @@ def apply_adapter(base: Model, adapter: Adapter, label: str) -> Model:
             homeless.append(name)
         return found[0] if len(found) == 1 else None
 
-    for module, factors in adapter.low_rank.items():
-        target = place(f"{module}.weight")
-        if target:
-            _check_shapes(base.checkpoint[target], factors, adapter, base)
-            tensors[target] = AdaptedTensor(base.checkpoint[target], factors)
-        if factors.bias is not None and (target := place(f"{module}.bias")):
-            tensors[target] = ShiftedTensor(base.checkpoint[target], factors.bias, factors.scale)
     for name, tensor in adapter.replaced.items():
         if target := place(name):
             if tensor.shape != base.checkpoint[target].shape:
                 raise _other_base(adapter, base, name, tensor.shape, base.checkpoint[target].shape)
             tensors[target] = tensor
+    for module, factors in adapter.low_rank.items():  # on what the adapter has replaced, where it saved the layer too
+        target = place(f"{module}.weight")
+        if target:
+            _check_shapes(base.checkpoint[target], factors, adapter, base)
+            tensors[target] = AdaptedTensor(tensors[target], factors)
+        if factors.bias is not None and (target := place(f"{module}.bias")):
+            tensors[target] = ShiftedTensor(tensors[target], factors.bias, factors.scale)
     if homeless:
         shown = ", ".join(homeless[:5]) + (f" and {len(homeless) - 5} more" if len(homeless) > 5 else "")
         raise CheckpointError(
             f"{label}: {len(homeless)} of the adapter's tensors have no place in the base: {shown}",
             f"is this the adapter's base? its config names {adapter.config.get('base_model_name_or_path') or 'none'}",
         )
-    return Model(label, Checkpoint(tensors, label), base.config, base.directory, base.revision, base.files, base.paths)
+    return replace(base, label=label, checkpoint=Checkpoint(tensors, label))
 
 
 def _check_shapes(weight: LazyTensor, factors: LowRank, adapter: Adapter, base: Model) -> None:

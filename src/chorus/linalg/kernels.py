@@ -197,7 +197,7 @@ def narrow_bfloat16(x: Float32, out: NDArray[np.uint16]) -> None:  # pragma: no 
 def narrow_float16(x: Float32, out: NDArray[np.uint16]) -> bool:  # pragma: no cover - compiled
     """float32 as float16 bits; whether none became infinite or was NaN."""
     bad = np.uint32(0)
-    magic = HALF_MAGIC.view(np.float32)
+    magic = np.uint32(HALF_MAGIC).view(np.float32)
     for i in range(x.size):
         whole = np.float32(x[i]).view(np.uint32)
         sign = np.uint32((whole >> np.uint32(16)) & np.uint32(0x8000))
@@ -205,7 +205,7 @@ def narrow_float16(x: Float32, out: NDArray[np.uint16]) -> bool:  # pragma: no c
         odd = np.uint32((bits >> np.uint32(13)) & np.uint32(1))
         # 0xC8000FFF = ((15 - 127) << 23) + 0xFFF: the exponent's bias, and all but half of a last place
         normal = np.uint32(np.uint32(bits + np.uint32(0xC8000FFF) + odd) >> np.uint32(13))
-        small = np.uint32(np.float32(bits.view(np.float32) + magic).view(np.uint32) - HALF_MAGIC)
+        small = np.uint32(np.float32(bits.view(np.float32) + magic).view(np.uint32) - np.uint32(HALF_MAGIC))
         large = bits >= np.uint32(0x477FF000)  # 65520 and more rounds to infinity
         bad |= np.uint32(large)
         value = small if bits < np.uint32(113 << 23) else normal
