@@ -96,7 +96,8 @@ def make_family(directory: Path, kind: str, count: int, *, spread: float = 3e-4)
     if kind == "whisper":
         model.generation_config = whisper_generation()
     paths = [directory / "base", *(directory / f"tuned-{i}" for i in range(count))]
-    original = {k: v.clone() for k, v in model.state_dict().items()}
+    tied = set(getattr(model, "all_tied_weights_keys", {}))
+    original = {k: v.clone() for k, v in model.state_dict().items() if k not in tied}
     learned = {n for n, p in model.named_parameters() if p.requires_grad}
     numbers = torch.Generator().manual_seed(7)
     for i, path in enumerate(paths):
@@ -104,7 +105,7 @@ def make_family(directory: Path, kind: str, count: int, *, spread: float = 3e-4)
             k: v + torch.randn(v.shape, generator=numbers) * spread * (i > 0) if k in learned else v
             for k, v in original.items()
         }
-        model.load_state_dict(state)
+        model.load_state_dict(state, strict=False)
         model.save_pretrained(path, max_shard_size="40KB" if i == 2 and kind == "qwen2" else "5GB")
         licence = "apache-2.0" if i != 1 else "mit"
         (path / "README.md").write_text(f"---\nlicense: {licence}\nlanguage:\n- en\n---\n# A model\n")

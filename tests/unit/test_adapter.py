@@ -6,11 +6,12 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import save_file
+
 from chorus.checkpoints.open import open_model
 from chorus.checkpoints.reference import parse_reference
 from chorus.errors import CheckpointError
 from models import build, load_all
-from safetensors.torch import save_file
 
 QKV = ["q_proj", "k_proj", "v_proj"]
 KINDS = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+
 from chorus.linalg import native
 
 ALL = np.arange(65536, dtype=np.uint16)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from chorus.architectures.roles import Role
 from chorus.merge.method import METHODS
 from chorus.merge.parameters import MISSING, Site, check_parameters, check_setting, convert, gradient_position, resolve
-from hypothesis import given
-from hypothesis import strategies as st
 
 Q = Role("encoder", "attention", "encoder", 2, 0.4, "layer")
 SITE = Site("model.encoder.layers.2.self_attn.q_proj.weight", Q, 0.5)

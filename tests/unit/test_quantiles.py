@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from chorus.linalg.blocks import CHUNK, InMemory
-from chorus.linalg.quantiles import drop_largest, keep_largest, largest
 from hypothesis import given
 from hypothesis import strategies as st
+
+from chorus.linalg.blocks import CHUNK, InMemory
+from chorus.linalg.quantiles import drop_largest, keep_largest, largest
 
 
 def kept_by_sorting(x: torch.Tensor, k: int) -> torch.Tensor:

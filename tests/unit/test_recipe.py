@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from chorus.errors import RecipeError
 from chorus.merge.recipe import load_recipe
 
@@ -60,7 +61,8 @@ generation: {source: a, overrides: {language: pt}}
         ("merge_method: linear\nslices: [{sources: [{model: a, layer_range: [0, 4, 5]}]}]\n", "layer_range"),
         ("merge_method: linear\nslices: [{sources: [{model: a, layer_range: [3, 1]}]}]\n", "needs b > a"),
         (
-            "merge_method: slerp\nslices: [{sources: [{model: a, layer_range: [0, 2]}, {model: b, layer_range: [0, 3]}]}]\n",
+            "merge_method: slerp\nslices: [{sources: [{model: a, layer_range: [0, 2]}, "
+            "{model: b, layer_range: [0, 3]}]}]\n",
             "same number of layers",
         ),
         ("merge_method: passthrough\nslices: [{sources: [{model: a, layer_range: [0, 2]}], residual_weight: 1}]\n",
@@ -101,7 +103,7 @@ def test_refuses_python_objects():
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(RecipeError, match="nowhere.yml: cannot be read"):
+    with pytest.raises(RecipeError, match=r"nowhere\.yml: cannot be read"):
         load_recipe(tmp_path / "nowhere.yml")
     (tmp_path / "binary.yml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(RecipeError, match="not a text file"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
+
 from chorus.architectures import families
 from chorus.architectures.general import general_layout
 from chorus.architectures.roles import layout_of

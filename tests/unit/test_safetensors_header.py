@@ -7,13 +7,14 @@ import struct
 
 import pytest
 import torch
-from chorus.checkpoints.lazy_tensor import FileTensor, MappedFile
-from chorus.checkpoints.safetensors_header import build_header, read_header
-from chorus.errors import CheckpointError
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+
+from chorus.checkpoints.lazy_tensor import FileTensor, MappedFile
+from chorus.checkpoints.safetensors_header import build_header, read_header
+from chorus.errors import CheckpointError
 
 
 def file_of(tmp_path, header, data=b"", length=None):
