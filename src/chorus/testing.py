@@ -30,10 +30,11 @@ from chorus.checkpoints.lazy_tensor import Checkpoint, FileTensor, MappedFile, M
 from chorus.checkpoints.safetensors_header import Entry
 from chorus.errors import ChorusError, RecipeError
 from chorus.linalg.blocks import CHUNK
-from chorus.merge.compute import Computation, Reader, work_of
+from chorus.merge.compute import Computation, work_of
 from chorus.merge.method import METHODS, Method, Parameter
 from chorus.merge.parameters import check_parameters, convert
 from chorus.merge.plan import Input, TensorPlan
+from chorus.merge.reader import Reader
 from chorus.merge.recipe import load_recipe
 
 Check = Callable[[str], None]

@@ -13,8 +13,6 @@ from typing import Any
 
 from chorus.errors import OutputError
 
-LOCK = ".chorus-lock"
-
 
 @contextmanager
 def explained(path: Path) -> Iterator[None]:
@@ -47,16 +45,18 @@ class PartialDirectory:
         existed = self.path.exists()
         with explained(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = os.open(self.path / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+            self._lock = os.open(self.path, os.O_RDONLY)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             os.close(self._lock)
             raise OutputError(
                 f"{final}: another merge is writing it", "wait for it, or choose another directory"
             ) from None
+        except OSError:  # a file system that cannot lock directories: go without
+            pass
         if existed and not resume:
-            if not overwrite and any(p.name != LOCK for p in self.path.iterdir()):
+            if not overwrite and any(self.path.iterdir()):
                 self.release()
                 raise OutputError(
                     f"{self.path}: an unfinished merge is there", "go on with --resume, or start again with --overwrite"
@@ -66,8 +66,7 @@ class PartialDirectory:
     def _clear(self) -> None:
         with explained(self.path):
             for item in self.path.iterdir():
-                if item.name != LOCK:
-                    shutil.rmtree(item) if item.is_dir() else item.unlink()
+                shutil.rmtree(item) if item.is_dir() else item.unlink()
 
     def check_space(self, needed: int) -> None:
         """Refuse before the first byte where the disk has less room than the result needs."""
@@ -83,8 +82,10 @@ class PartialDirectory:
         os.close(self._lock)
 
     def finish(self, hidden: tuple[str, ...]) -> None:
-        """Give the directory its final name, then take the files of the work out of it."""
+        """Take the files of the work out of the directory and give it its final name."""
         with explained(self.final):
+            for name in hidden:
+                (self.path / name).unlink(missing_ok=True)
             _sync(self.path)
             if self.final.exists() and any(self.final.iterdir()):
                 old = self.final.with_name(self.final.name + ".replaced")
@@ -94,8 +95,6 @@ class PartialDirectory:
                 shutil.rmtree(old)
             else:
                 os.rename(self.path, self.final)
-            for name in (LOCK, *hidden):
-                (self.final / name).unlink(missing_ok=True)
         self.release()
 
 

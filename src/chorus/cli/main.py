@@ -62,9 +62,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def run(arguments: list[str], *, debug: bool = False) -> int:
     """The exit code of a command line; nothing but `--debug` shows a traceback."""
     try:
-        code = cli.main(arguments, prog_name="chorus", standalone_mode=False)
+        if "_CHORUS_COMPLETE" in os.environ:  # the shell asks what may follow; click answers and leaves
+            cli.main(arguments, prog_name="chorus")
+        with cli.make_context("chorus", arguments) as context:
+            cli.invoke(context)
         sys.stdout.flush()
-        return code if isinstance(code, int) else 0
+        return 0
     except click.exceptions.Exit as stop:
         return stop.exit_code
     except (KeyboardInterrupt, click.Abort):

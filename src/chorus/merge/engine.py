@@ -16,13 +16,14 @@ import numpy as np
 from chorus.checkpoints.dtypes import itemsize, torch_dtype
 from chorus.checkpoints.lazy_tensor import Checkpoint
 from chorus.checkpoints.writer import OutputFile, PartialDirectory
-from chorus.errors import UsageError
+from chorus.errors import CheckpointError, UsageError
 from chorus.lazy import lazy
-from chorus.merge.compute import Reader, Work, without_torch, work_of
+from chorus.merge.compute import Work, without_torch, work_of
 from chorus.merge.finish import write_side_files
 from chorus.merge.journal import NAME as JOURNAL
 from chorus.merge.journal import Journal, fingerprint
 from chorus.merge.plan import Input, Plan, TensorPlan, Variant
+from chorus.merge.reader import Reader
 
 torch = lazy("torch")
 xxhash = lazy("xxhash")
@@ -50,6 +51,7 @@ class Cancelled(Exception):  # noqa: N818  not an error: another thread has fail
 def run(plan: Plan, output: Path, progress: Progress = lambda done, total: None) -> Result:
     """Carry out a plan. `progress(bytes done, bytes in all)` is called from the calling thread only."""
     check_device(plan.options.device)
+    check_duplicates(plan)
     partial = PartialDirectory(output, resume=plan.options.resume, overwrite=plan.options.overwrite)
     finished = False
     try:
@@ -71,6 +73,20 @@ def run(plan: Plan, output: Path, progress: Progress = lambda done, total: None)
             partial.release()
     names = [v.name for v in plan.variants if v.name]
     return Result(output, names, len(journal.done), resumed, work.bytes_read, work.bytes_written, warnings)
+
+
+def check_duplicates(plan: Plan) -> None:
+    """A copy of a tied tensor is left out of the result, so it must hold the same values as what it is tied to."""
+    for model, copy, source in plan.duplicates:
+        first, second = (plan.models[model].checkpoint[name] for name in (copy, source))
+        step = 1 << 22
+        numel = math.prod(first.shape)
+        ranges = [(start, min(start + step, numel)) for start in range(0, numel, step)]
+        if first.shape != second.shape or not all(torch.equal(first.flat(a, b), second.flat(a, b)) for a, b in ranges):
+            raise CheckpointError(
+                f"{plan.models[model].label}: {copy} is tied to {source}, but the two hold different values",
+                'if they are meant to differ, set "tie_word_embeddings": false in its config.json',
+            )
 
 
 def check_device(device: str) -> None:

@@ -183,6 +183,16 @@ def _check_dtypes(inputs: Inputs, donor: Model, model: Model) -> None:
         )
 
 
+def duplicates_of(inputs: Inputs) -> list[tuple[int, str, str]]:
+    """Tied tensors that a file stores as well as their source: (model, copy, source)."""
+    return [
+        (i, copy, source)
+        for i, (model, layout) in enumerate(zip(inputs.models, inputs.layouts, strict=True))
+        for copy, source in sorted(layout.tied.items())
+        if copy in model.checkpoint and source in model.checkpoint
+    ]
+
+
 FRONT_END = ("feature_size", "sampling_rate", "hop_length", "n_fft", "num_mel_bins", "do_normalize")
 
 

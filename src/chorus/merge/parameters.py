@@ -65,6 +65,15 @@ def _gradient(values: Sequence[Any], t: float) -> Any:
     return low + (high - low) * (position - below)
 
 
+def is_gradient(setting: Any) -> bool:
+    """Whether a setting holds a list of values somewhere, which runs over the layers."""
+    if isinstance(setting, Mapping):
+        return is_gradient(setting.get("value"))
+    if not isinstance(setting, Sequence) or isinstance(setting, str):
+        return False
+    return any(is_gradient(v) for v in setting) if any(isinstance(v, Mapping) for v in setting) else len(setting) > 1
+
+
 def as_number(value: Any) -> float | None:
     """A number, also where YAML 1.1 reads one as text (`1e-3`)."""
     if isinstance(value, bool):

@@ -115,6 +115,7 @@ class Plan:
     seed: int
     warnings: list[str] = field(default_factory=list)
     generation_differences: list[str] = field(default_factory=list)
+    duplicates: list[tuple[int, str, str]] = field(default_factory=list)  # (model, stored copy, what it is tied to)
 
     @property
     def bytes_to_read(self) -> int:

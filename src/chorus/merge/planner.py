@@ -8,11 +8,11 @@ from typing import Any
 
 from chorus.errors import PlanError, RecipeError, UsageError
 from chorus.merge.generation import settings as generation_settings
-from chorus.merge.inputs import Inputs, check_inputs, open_inputs, sources_of, vocabulary_sizes
+from chorus.merge.inputs import Inputs, check_inputs, duplicates_of, open_inputs, sources_of, vocabulary_sizes
 from chorus.merge.method import METHODS, Method
 from chorus.merge.options import Options
 from chorus.merge.outputs import check_dtypes, output_config
-from chorus.merge.parameters import check_parameters, check_selector
+from chorus.merge.parameters import check_parameters, check_selector, is_gradient
 from chorus.merge.plan import Plan, Variant
 from chorus.merge.recipe import LoadedRecipe, Output, load_recipe
 from chorus.merge.slots import Builder, output_slices
@@ -41,6 +41,7 @@ def plan(
     stacked = bool(loaded.recipe.slices) or any(m.slices for m in (loaded.recipe.modules or {}).values())
     check_inputs(inputs, options, stacked=stacked)
     _check_tokenizer(loaded, inputs)
+    _check_gradients(loaded, inputs)
     generation, differences, problems = generation_settings(loaded.recipe.generation, inputs)
     inputs.problems += problems
     variants = []
@@ -65,6 +66,7 @@ def plan(
         seed=seed or 0,
         warnings=list(dict.fromkeys(inputs.warnings)),
         generation_differences=differences,
+        duplicates=duplicates_of(inputs),
     )
 
 
@@ -81,11 +83,11 @@ def _check_recipe(loaded: LoadedRecipe) -> list[tuple[Output, Method]]:
     if not pairs:
         raise RecipeError(list(dict.fromkeys(problems)), source=loaded.source)
     methods = list({m.name: m for _, m in pairs}.values())
-    maps: list[tuple[str, dict[str, Any], bool]] = [("parameters", recipe.parameters, False)]
-    maps += [(f"{where}.parameters", entry.parameters, True) for where, entry in sources_of(recipe)]
-    maps += [(f"modules.{n}.parameters", m.parameters, False) for n, m in (recipe.modules or {}).items()]
-    maps += [(f"slices[{i}].parameters", s.parameters, False) for i, s in enumerate(recipe.slices or [])]
-    for where, settings, under_model in maps:
+    entries = {f"{where}.parameters" for where, _ in sources_of(recipe)}
+    for where, settings in _settings(loaded):
+        if where.startswith("outputs."):
+            continue
+        under_model = where in entries
         found = [check_parameters(m, settings, where, under_model=under_model) for m in methods]
         if len(methods) == 1:
             problems += found[0]
@@ -113,6 +115,28 @@ def _check_recipe(loaded: LoadedRecipe) -> list[tuple[Output, Method]]:
     if problems:
         raise RecipeError(list(dict.fromkeys(problems)), source=loaded.source)
     return pairs
+
+
+def _settings(loaded: LoadedRecipe) -> list[tuple[str, dict[str, Any]]]:
+    """Every `parameters` map of a recipe, with its place."""
+    recipe = loaded.recipe
+    found = [("parameters", recipe.parameters)]
+    found += [(f"{where}.parameters", entry.parameters) for where, entry in sources_of(recipe)]
+    found += [(f"modules.{n}.parameters", m.parameters) for n, m in (recipe.modules or {}).items()]
+    found += [(f"slices[{i}].parameters", s.parameters) for i, s in enumerate(recipe.slices or [])]
+    return found + [(f"outputs.{o.name}.parameters", o.parameters) for o in recipe.outputs or []]
+
+
+def _check_gradients(loaded: LoadedRecipe, inputs: Inputs) -> None:
+    """A list of values runs over the layers, so there must be some."""
+    if sum(stack.count for stack in inputs.layouts[inputs.donor].stacks):
+        return
+    for where, settings in _settings(loaded):
+        for name, setting in settings.items():
+            if is_gradient(setting):
+                inputs.problems.append(
+                    f"{where}.{name}: a gradient over the layers, and {inputs.models[inputs.donor].label} has no layers"
+                )
 
 
 def _check_exclude(exclude: Any, where: str) -> list[str]:

@@ -1,0 +1,127 @@
+"""Blocks of input tensors, read once a pass: bytes, float32 arrays, or torch tensors; nothing that is not finite."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chorus.checkpoints.directory import Model
+from chorus.checkpoints.lazy_tensor import FileTensor
+from chorus.errors import CheckpointError
+from chorus.lazy import lazy
+from chorus.linalg import native
+from chorus.merge.plan import Input
+
+torch = lazy("torch")
+
+NONFINITE_HINT = "its training has diverged, or the file is damaged; --allow-nonfinite merges it all the same"
+Bytes = NDArray[np.uint8]
+Observer = Callable[[Input, int, int, Bytes], None]
+
+
+class Reader:
+    """Reads blocks of input tensors. One a thread: it reuses its buffers.
+
+    `observe(input, first value, number of values, bytes)` sees every block of the first pass over a file's tensor.
+    """
+
+    def __init__(
+        self, models: Sequence[Model], *, device: str, allow_nonfinite: bool, observe: Observer | None = None
+    ) -> None:
+        self.models, self.device, self.allow_nonfinite = models, device, allow_nonfinite
+        self.observe = observe
+        self.bytes_read = 0
+        self._seen: dict[Input, int] = {}
+        self._blocks: dict[Input, tuple[int, int, Any]] = {}
+        self._buffers: dict[Any, Any] = {}
+
+    def start(self) -> None:
+        """Begin with another output tensor."""
+        for which in self._seen:
+            release = getattr(self.tensor(which), "release", None)
+            if release is not None:
+                release()
+        self._seen.clear()
+        self._blocks.clear()
+
+    def tensor(self, which: Input) -> Any:
+        return self.models[which.model].checkpoint[which.tensor]
+
+    def bytes(self, which: Input, start: int, stop: int) -> Bytes:
+        """The bytes of a file's tensor as they are stored."""
+        raw: Bytes = self.tensor(which).bytes(start, stop)
+        self._passed(which, start, stop, raw.nbytes, raw)
+        return raw
+
+    def raw(self, which: Input, start: int, stop: int) -> Any:
+        """Values as they are stored, in torch."""
+        tensor = self.tensor(which)
+        raw = tensor.flat(start, stop)
+        self._passed(
+            which, start, stop, raw.nbytes, tensor.bytes(start, stop) if isinstance(tensor, FileTensor) else None
+        )
+        return raw
+
+    def _passed(self, which: Input, start: int, stop: int, size: int, data: Bytes | None) -> None:
+        self.bytes_read += size
+        if self._seen.get(which, 0) <= start:
+            self._seen[which] = stop
+            if self.observe is not None and data is not None:
+                self.observe(which, start, stop - start, data)
+
+    def array(self, which: Input, start: int, stop: int, key: Any) -> NDArray[np.float32]:
+        """Values in float32 without torch, in the buffer of this key; refused where one is not finite."""
+        dtype = self.tensor(which).dtype
+        raw = native.as_array(self.bytes(which, start, stop), dtype)
+        out = self.array_buffer(key, stop - start)
+        if not native.widen(raw, dtype, out) and not self.allow_nonfinite:
+            values = out if dtype == "float32" else raw.view(np.float16) if dtype == "float16" else out
+            self._refuse(which, int(np.flatnonzero(~np.isfinite(values))[0]) + start, "a value that is not finite")
+        return out
+
+    def array_buffer(self, key: Any, size: int) -> NDArray[np.float32]:
+        """Working memory that lives as long as the reader."""
+        buffer = self._buffers.get(key)
+        if buffer is None or buffer.size < size:
+            buffer = self._buffers[key] = np.empty(size, np.float32)
+        return buffer[:size]
+
+    def values(self, which: Input, start: int, stop: int) -> Any:
+        """Values in float32 (float64 where so stored), on the device; not to be written to.
+
+        Valid until other values of the same tensor are asked for; asking again for the same costs nothing.
+        """
+        known = self._blocks.get(which)
+        if known is not None and known[:2] == (start, stop):
+            return known[2]
+        unseen = self._seen.get(which, 0) <= start
+        raw = self.raw(which, start, stop)
+        dtype = torch.float64 if raw.dtype == torch.float64 else torch.float32
+        slot = list(self._blocks).index(which) if known is not None else len(self._blocks)
+        values = self.buffer(("input", slot), dtype, stop - start)
+        values.copy_(raw)
+        self._blocks[which] = (start, stop, values)
+        if unseen and not self.allow_nonfinite and not math.isfinite(float(values.sum())):
+            self._check_finite(which, values, start)
+        return values
+
+    def buffer(self, key: Any, dtype: Any, size: int) -> Any:
+        """Working memory on the device that lives as long as the reader."""
+        buffer = self._buffers.get((key, dtype))
+        if buffer is None or buffer.numel() < size:
+            buffer = self._buffers[key, dtype] = torch.empty(size, dtype=dtype, device=self.device)
+        return buffer[:size]
+
+    def _check_finite(self, which: Input, values: Any, start: int) -> None:
+        """The sum may overflow where no value is infinite: look at each."""
+        wrong = (~torch.isfinite(values)).nonzero()
+        if len(wrong):
+            self._refuse(which, start + int(wrong[0, 0]), str(float(values[wrong[0, 0]])))
+
+    def _refuse(self, which: Input, position: int, value: str) -> None:
+        label = self.models[which.model].label
+        raise CheckpointError(f"{label}: tensor {which.tensor} holds {value} at position {position:,}", NONFINITE_HINT)
