@@ -151,6 +151,15 @@ def explain(reference: Reference, error: Exception) -> CheckpointError:
             f"{path}: neither a local directory nor a model on the hub",
             "check the spelling; for a private model log in with `hf auth login`",
         )
+    cause = error.__cause__ if isinstance(error, LocalEntryNotFoundError) else error
+    if isinstance(cause, HfHubHTTPError) and not isinstance(cause, EntryNotFoundError):
+        status = cause.response.status_code if cause.response is not None else 0
+        if status in (401, 403):
+            return CheckpointError(
+                f"{path}: the hub does not let you read it ({status})",
+                "check the spelling; for a private model log in with `hf auth login`, or renew the token",
+            )
+        return CheckpointError(f"{path}: the hub answered with an error ({_line(cause)})", "try again later")
     if isinstance(error, LocalEntryNotFoundError):
         return CheckpointError(
             f"{path}: neither a local directory nor in the cache, and the hub cannot be reached",
@@ -160,8 +169,6 @@ def explain(reference: Reference, error: Exception) -> CheckpointError:
         return CheckpointError(
             f"{path}: not a model directory in safetensors ({_line(error)})", "name another repository"
         )
-    if isinstance(error, HfHubHTTPError):
-        return CheckpointError(f"{path}: the hub answered with an error ({_line(error)})", "try again later, or log in")
     return CheckpointError(
         f"{path}: cannot be fetched ({type(error).__name__}: {_line(error)})", "check the connection"
     )
