@@ -1,0 +1,167 @@
+"""Every block of the README and of docs/ runs, in the order of the page, on small local models of the same names."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+import torch
+
+import chorus
+from chorus.merge.catalogue import pages
+from chorus.merge.method import METHODS
+from models import Family, build, copy_model, load_all, make_family, write_recipe
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted([*(ROOT / "docs").glob("*.md"), ROOT / "README.md"])
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+FILE = re.compile(r"#\s*file: (\S+)\n")
+OUTSIDE = ("pip install", "git clone", "make ", "cd ", "python examples/", "python benchmarks/")
+SIDES = ("your-org/whisper-small-portuguese", "your-org/whisper-small-spanish")
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory) -> Path:
+    """A directory in which the documentation's names are small models."""
+    place = tmp_path_factory.mktemp("docs")
+    whisper = make_family(place / "family", "whisper", 3)
+    for name, source in zip(("openai/whisper-small", *SIDES), (whisper.base, *whisper.tuned), strict=False):
+        shutil.copytree(source, place / name)
+    qwen = make_family(place / "qwen", "qwen2", 2)
+    for name, source in zip(("qwen-base", "qwen-a", "qwen-b"), (qwen.base, *qwen.tuned), strict=True):
+        shutil.copytree(source, place / name)
+    adapters(place)
+    shutil.copytree(ROOT / "examples", place / "examples")
+    return place
+
+
+def adapters(place: Path) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    for i, name in enumerate(SIDES):
+        tuned = get_peft_model(build("whisper"), LoraConfig(r=2, target_modules=["q_proj", "v_proj"]))
+        torch.manual_seed(i)
+        for n, p in tuned.named_parameters():
+            if "lora_B" in n:
+                p.data.normal_(0, 0.02)
+        tuned.save_pretrained(place / f"{name}-lora")
+
+
+def test_the_pages_are_known():
+    names = ["README.md", "cli.md", "differences.md", "methods.md", "recipes.md", "whisper.md"]
+    assert sorted(p.name for p in PAGES) == names
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_every_block_runs(page, models, tmp_path):
+    place = tmp_path / "here"
+    shutil.copytree(models, place)
+    environment = {**os.environ, "PATH": f"{sysconfig.get_path('scripts')}:{os.environ['PATH']}", "HF_HUB_OFFLINE": "1"}
+    blocks = BLOCK.findall(page.read_text())
+    ran = 0
+    for language, text in blocks:
+        named = FILE.match(text)
+        if language == "console":
+            lines = [line for line in text.splitlines() if line.strip()]
+            assert all(line.startswith(OUTSIDE) for line in lines), "not to be run, and not set-up either"
+        elif named:
+            (place / named[1]).write_text(text)
+            chorus.load_recipe(place / named[1])
+        elif language in ("bash", "python"):
+            command = ["bash", "-e", "-c", text] if language == "bash" else [sys.executable, "-c", text]
+            done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, check=False)
+            assert done.returncode == 0, f"{text}\n{done.stderr}"
+        elif language == "yaml":
+            assert chorus.load_recipe(text).recipe.merge_method in METHODS
+        else:
+            assert language == "text", f"a block of an unknown kind: {language!r}"
+            continue
+        ran += 1
+    counts = {"cli.md": 3, "differences.md": 0, "methods.md": 14, "recipes.md": 4, "whisper.md": 9, "README.md": 4}
+    assert ran >= counts[page.name]
+
+
+def test_the_methods_page_is_what_the_registry_says():
+    assert (ROOT / "docs" / "methods.md").read_text() == pages(METHODS) + "\n"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_links_lead_somewhere(page):
+    targets = re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", page.read_text())
+    for target in targets:
+        if not target.startswith("http"):
+            assert (page.parent / target).exists(), target
+
+
+def share(a: torch.Tensor, b: torch.Tensor, t: float) -> torch.Tensor:
+    return (1 - t) * a.double() + t * b.double()
+
+
+def arc(a: torch.Tensor, b: torch.Tensor, t: float) -> torch.Tensor:
+    """Shoemake's slerp of the flattened tensors, in float64; linear beyond a cosine of 0.9995."""
+    x, y = a.double(), b.double()
+    cosine = float((x * y).sum() / x.norm() / y.norm())
+    if abs(cosine) > 0.9995:
+        return share(a, b, t)
+    angle = torch.arccos(torch.tensor(cosine, dtype=torch.float64))
+    return (torch.sin((1 - t) * angle) * x + torch.sin(t * angle) * y) / torch.sin(angle)
+
+
+def test_the_guides_slerp_takes_t_from_the_weights(models, out, monkeypatch):
+    monkeypatch.chdir(models)
+    chorus.merge(ROOT / "examples" / "whisper-merge-multilingual.yml", out)
+    a, b, found = (load_all(models / n) for n in (*SIDES, str(out)))
+    for name in ("model.encoder.layers.0.fc1.weight", "model.decoder.layers.2.encoder_attn.q_proj.bias"):
+        assert torch.allclose(found[name].double(), arc(a[name], b[name], 0.4), rtol=1e-3, atol=1e-7), name
+    assert {t.dtype for t in found.values()} == {torch.float16}
+
+
+def test_the_guides_slerp_over_two_adapters(models, out, monkeypatch):
+    from peft import PeftModel
+
+    monkeypatch.chdir(models)
+    chorus.merge(ROOT / "examples" / "whisper-lora-multilingual.yml", out)
+    found = load_all(out)
+    from transformers import WhisperForConditionalGeneration
+
+    sides = []
+    for name in SIDES:
+        base = WhisperForConditionalGeneration.from_pretrained(models / "openai/whisper-small")
+        sides.append(PeftModel.from_pretrained(base, models / f"{name}-lora").merge_and_unload().state_dict())
+    name = "model.decoder.layers.1.self_attn.q_proj.weight"
+    assert torch.allclose(found[name].double(), arc(sides[0][name], sides[1][name], 0.5), rtol=1e-3, atol=1e-7)
+
+
+def test_the_guides_sides(models, out, monkeypatch):
+    monkeypatch.chdir(models)
+    chorus.merge(ROOT / "examples" / "whisper-encoder-decoder-weighted.yml", out)
+    a, b, found = (load_all(models / n) for n in (*SIDES, str(out)))
+    for name, t in (
+        ("model.encoder.layers.1.fc2.weight", 0.3),
+        ("model.encoder.conv1.weight", 0.3),
+        ("model.decoder.layers.1.fc2.weight", 0.7),
+        ("model.decoder.embed_tokens.weight", 0.7),
+        ("model.decoder.layers.1.encoder_attn.v_proj.weight", 0.6 / 1.1),
+        ("model.decoder.layers.1.encoder_attn_layer_norm.weight", 0.6 / 1.1),
+    ):
+        assert torch.allclose(
+            found[name].double(), share(a[name], b[name], t), atol=6e-4 * float(a[name].abs().max())
+        ), name
+
+
+def test_the_weighted_spherical_mean_of_three(tmp_path, out, whisper: Family):
+    copies = [copy_model(p, tmp_path / f"m{i}") for i, p in enumerate(whisper.tuned)]
+    models = [{"model": str(p), "parameters": {"weight": w}} for p, w in zip(copies, (1, 2, 5), strict=True)]
+    chorus.merge(write_recipe(tmp_path / "r.yml", {"merge_method": "slerp", "models": models}), out)
+    name = "model.encoder.layers.1.fc2.weight"
+    x = [load_all(p)[name].double() for p in copies]
+    shares = torch.tensor([0.125, 0.25, 0.625], dtype=torch.float64)
+    direction = sum(s * t / t.norm() for s, t in zip(shares, x, strict=True))
+    expected = direction / direction.norm() * sum(s * t.norm() for s, t in zip(shares, x, strict=True))
+    assert torch.allclose(load_all(out)[name].double(), expected, atol=1e-8)
