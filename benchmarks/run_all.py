@@ -1,0 +1,26 @@
+"""Every benchmark, one after another; hours. Results go to benchmarks/results as JSON."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+RUNS = [
+    ["startup.py"],
+    ["parity_with_mergekit.py"],
+    ["against_machine.py"],
+    ["against_mergekit.py"],
+    ["against_mergekit.py", "--spectrum", "flat"],
+    ["against_mergekit.py", "--shape", "whisper-small"],
+    ["memory.py"],
+    ["memory.py", "--shape", "whisper-large-v3", "--models", "4", "--methods", "linear,ties"],
+]
+
+if __name__ == "__main__":
+    failed = []
+    for script, *arguments in RUNS:
+        print(f"== {script} {' '.join(arguments)}", flush=True)
+        if subprocess.run([sys.executable, Path(__file__).parent / script, *arguments], check=False).returncode:
+            failed.append(script)
+    raise SystemExit(f"failed: {', '.join(failed)}" if failed else 0)
