@@ -241,11 +241,16 @@ def dot(x: Float32, y: Float32) -> float:  # pragma: no cover - compiled
 
 
 @summing
-def two_dots(x: Float32, y: Float32, z: Float32) -> tuple[float, float]:  # pragma: no cover - compiled
-    """Inner products of x with y and with z in float64."""
-    first = second = 0.0
-    for i in range(x.size):
-        value = np.float64(x[i])
-        first += value * np.float64(y[i])
-        second += value * np.float64(z[i])
-    return first, second
+def four_dots(
+    a: Float32, b: Float32, x: Float32, y: Float32
+) -> tuple[float, float, float, float]:  # pragma: no cover - compiled
+    """Inner products ax, ay, bx, by in float64; each value is read and widened once."""
+    ax = ay = bx = by = 0.0
+    for i in range(a.size):
+        p, q = np.float64(a[i]), np.float64(b[i])
+        r, s = np.float64(x[i]), np.float64(y[i])
+        ax += p * r
+        ay += p * s
+        bx += q * r
+        by += q * s
+    return ax, ay, bx, by

@@ -74,17 +74,17 @@ def add_scaled_delta(total: Array, values: Array, base: Array, coefficient: floa
 
 def dots(rows: Sequence[Array]) -> Array:
     """Inner products of all pairs of float32 rows [n], in float64: [N, N]."""
-    found = np.empty((len(rows), len(rows)))
-    for i, x in enumerate(rows):
-        j = i
-        while j < len(rows):
-            if j + 1 < len(rows):
-                found[i, j], found[i, j + 1] = kernels.two_dots(x, rows[j], rows[j + 1])
-                found[j, i], found[j + 1, i] = found[i, j], found[i, j + 1]
-                j += 2
+    n = len(rows)
+    found = np.empty((n, n))
+    for i in range(0, n, 2):
+        pair = rows[i : i + 2]
+        for j in range(i, n, 2):
+            other = rows[j : j + 2]
+            if len(pair) == len(other) == 2:
+                found[i : i + 2, j : j + 2] = np.reshape(kernels.four_dots(*pair, *other), (2, 2))
             else:
-                found[i, j] = found[j, i] = kernels.dot(x, rows[j])
-                j += 1
+                found[i : i + 2, j : j + 2] = [[kernels.dot(x, y) for y in other] for x in pair]
+            found[j : j + 2, i : i + 2] = found[i : i + 2, j : j + 2].T
     return found
 
 
