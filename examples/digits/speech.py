@@ -136,11 +136,13 @@ def fine_tune(
     batch_size: int = 16,
     seed: int = 0,
     windows_s: Sequence[int] = (5,),
+    zero_tails: float = 0.3,
     on_step: Callable[[int, int, float], None] = lambda step, steps, loss: None,
 ) -> None:
     """AdamW with warm-up and a cosine, on augmented audio, targets with and without timestamps mixed.
 
-    Each batch is heard in a window drawn from `windows_s`.
+    Each batch is heard in a window drawn from `windows_s`. What follows the speech is silence, or, for a share of
+    `zero_tails`, features of zero, which is how faster-whisper fills the window.
     """
     rng, order = np.random.default_rng(seed), random.Random(seed)
     torch.manual_seed(seed)
@@ -164,6 +166,9 @@ def fine_tune(
             window_s = order.choice(list(windows_s))
             features = recogniser.features(audio, window_s)
             spec_augment(features, rng)
+            for i in range(len(batch)):
+                if rng.random() < zero_tails:
+                    features[i, :, len(audio[i]) * FRAMES_PER_SECOND // RATE + 1 :] = 0
             labels = [
                 recogniser.targets(u.text, end, timestamps=rng.random() < 0.5)
                 for u, end in zip(batch, ends, strict=True)
