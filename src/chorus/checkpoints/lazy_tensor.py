@@ -6,15 +6,18 @@ import math
 import mmap
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from chorus.checkpoints.dtypes import itemsize, torch_dtype
 from chorus.checkpoints.safetensors_header import Entry
 from chorus.errors import CheckpointError
 from chorus.lazy import lazy
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+else:
+    np = lazy("numpy")
 
 torch = lazy("torch")
 

@@ -7,11 +7,15 @@ So a mask does not change with block size, threads, order, device, or what else 
 from __future__ import annotations
 
 import hashlib
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from chorus.lazy import lazy
 from chorus.linalg.blocks import Tensor
+
+if TYPE_CHECKING:
+    import numpy as np
+else:
+    np = lazy("numpy")
 
 torch = lazy("torch")
 kernels = lazy("chorus.linalg.kernels")

@@ -7,17 +7,21 @@ gigabyte; so the engine's fast path works on numpy arrays with these loops. Roun
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from chorus.lazy import lazy
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Array = NDArray[Any]
+else:
+    np = lazy("numpy")
 
 kernels = lazy("chorus.linalg.kernels")
 
 DTYPES = ("bfloat16", "float16", "float32")
-Array = NDArray[Any]
 
 
 class Terms(Sequence["Terms"]):

@@ -9,11 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from chorus.lazy import lazy
 from chorus.linalg.blocks import Blocks, Tensor
+
+if TYPE_CHECKING:
+    import numpy as np
+else:
+    np = lazy("numpy")
 
 torch = lazy("torch")
 kernels = lazy("chorus.linalg.kernels")

@@ -12,11 +12,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import acos, cos, sin
+from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
+from chorus.lazy import lazy
 
-Matrix = NDArray[np.float64]
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Matrix = NDArray[np.float64]
+else:
+    np = lazy("numpy")
 
 PARALLEL = 0.9995  # cosine beyond which slerp interpolates linearly (Shoemake's remedy, mergekit's figure)
 SMALL_ANGLE = 1e-4  # radians; float64 cosines resolve it

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING
 
 from chorus.lazy import lazy
 from chorus.linalg.blocks import Blocks, chunks
 from chorus.linalg.native import dots
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+else:
+    np = lazy("numpy")
 
 torch = lazy("torch")
 

@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from chorus.lazy import lazy
 from chorus.linalg.blocks import Blocks
 from chorus.linalg.combine import linear_combination
@@ -16,9 +13,11 @@ from chorus.merge.method import PerModel, Split, method
 from chorus.merge.methods._shares import check_shares, shares
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
+    from numpy.typing import NDArray
 else:
-    torch = lazy("torch")
+    np, torch = lazy("numpy"), lazy("torch")
 
 
 def ratio(blocks: Blocks, *, filter_wise: bool) -> float | None:
