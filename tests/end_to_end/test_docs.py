@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import chorus
-from chorus.merge.catalogue import pages
+from chorus.merge.catalogue import overview, pages
 from chorus.merge.method import METHODS
 from models import Family, build, copy_model, load_all, make_family, write_recipe
 
@@ -89,6 +89,7 @@ def test_every_block_runs(page, models, tmp_path):
 
 def test_the_methods_page_is_what_the_registry_says():
     assert (ROOT / "docs" / "methods.md").read_text() == pages(METHODS) + "\n"
+    assert overview(METHODS, "docs/methods.md") in (ROOT / "README.md").read_text()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)

@@ -109,13 +109,16 @@ HEAD = """# Merge methods
 Made by `chorus methods --markdown`; do not edit. Every parameter takes a number, a gradient over the layers, a
 list with `filter` or a list with `role` (see recipes.md). "Per model" parameters may stand under each model.
 
-| method | what it does | base |
-|---|---|---|
 """
+
+
+def overview(methods: Iterable[Method], page_of: str = "") -> str:
+    """A table of methods; their names lead to their sections of the page `page_of`."""
+    rows = [f"| [{m.name}]({page_of}#{m.name}) | {m.summary} | {m.base} |" for m in methods]
+    return "\n".join(["| method | what it does | base |", "|---|---|---|", *rows])
 
 
 def pages(methods: Iterable[Method]) -> str:
     """docs/methods.md."""
     listed = list(methods)
-    rows = "".join(f"| [{m.name}](#{m.name}) | {m.summary} | {m.base} |\n" for m in listed)
-    return HEAD + rows + "\n" + "\n".join(page(m) for m in listed).rstrip()
+    return HEAD + overview(listed) + "\n\n" + "\n".join(page(m) for m in listed).rstrip()

@@ -38,6 +38,8 @@ def check(parameters: Mapping[str, Any], models: int) -> None:
         if any(w is None for w in weight):
             raise ValueError("needs t, or a weight for every model")
         shares(weight)
+    elif any(w is not None for w in weight):
+        raise ValueError("takes t, or weights, not both")
     elif models > 2:
         raise ValueError(f"t interpolates between two models, and there are {models}; give each a weight instead")
 
