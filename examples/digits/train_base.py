@@ -74,6 +74,7 @@ def whisper_tokenizer(tiktoken: Path) -> WhisperTokenizerFast:
     specials += ["<|notimestamps|>"]
     tokenizer = WhisperTokenizerFast(vocab=vocabulary, merges=merges, unk_token="<|endoftext|>")
     tokenizer.add_tokens([AddedToken(t, special=True, normalized=False) for t in specials], special_tokens=True)
+    tokenizer.add_special_tokens({"additional_special_tokens": specials})
     tokenizer.add_tokens([AddedToken(f"<|{i * 0.02:.2f}|>", normalized=False) for i in range(1501)])
     assert len(tokenizer) == 51865, len(tokenizer)
     assert tokenizer.convert_tokens_to_ids("<|startoftranscript|>") == 50258
@@ -120,6 +121,7 @@ def new_recogniser(tiktoken: Path, seed: int) -> speech.Recogniser:
         suppress_tokens=[ids("<|startofprev|>"), ids("<|startoflm|>"), ids("<|nospeech|>")],
         alignment_heads=[[0, 0], [0, 1], [0, 2], [0, 3]],
         return_timestamps=False,
+        max_initial_timestamp_index=50,
     )
     extractor = WhisperFeatureExtractor(feature_size=80)
     return speech.Recogniser(model, tokenizer, extractor)

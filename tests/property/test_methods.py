@@ -204,8 +204,7 @@ def test_zero_tensors_stay_zero(name):
 
 def test_directions_that_cancel_are_an_error_with_more_than_two():
     a = torch.randn(50, generator=torch.Generator().manual_seed(0))
-    two = merge_tensors("multislerp", [a, -a], parameters={"weight": [3, 1]})
-    close(two, 0.5 * a)
+    assert merge_tensors("multislerp", [a, -a], parameters={"weight": 1}).abs().max() == 0  # two: the mean
     with pytest.raises(ChorusError, match="cancel"):
         merge_tensors("multislerp", [a, -a, a, -a], parameters={"weight": 1})
     with pytest.raises(ChorusError, match="cancel"):
