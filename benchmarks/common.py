@@ -160,7 +160,7 @@ def measure(command: list[str | Path], **environment: str) -> Measured:
 
     def watch() -> None:
         nonlocal peak
-        while not over.wait(0.02):
+        while not over.wait(0.1):
             peak = max(peak, rss_anonymous(process.pid))
 
     watcher = threading.Thread(target=watch)

@@ -25,8 +25,8 @@ import numpy as np
 import torch
 
 from chorus.architectures.roles import Role
-from chorus.checkpoints.directory import Model
 from chorus.checkpoints.lazy_tensor import Checkpoint, FileTensor, MappedFile, MemoryTensor
+from chorus.checkpoints.model import Model
 from chorus.checkpoints.safetensors_header import Entry
 from chorus.errors import ChorusError, RecipeError
 from chorus.linalg.blocks import CHUNK

@@ -11,7 +11,8 @@ import pytest
 import torch
 
 import chorus
-from chorus.checkpoints.open import OpenOptions, open_model
+from chorus.checkpoints.model import OpenOptions
+from chorus.checkpoints.open import open_model
 from chorus.checkpoints.reference import parse_reference
 from chorus.errors import CheckpointError
 from models import load_all

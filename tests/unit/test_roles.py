@@ -8,7 +8,7 @@ import pytest
 
 from chorus.architectures import families
 from chorus.architectures.general import general_layout
-from chorus.architectures.roles import layout_of
+from chorus.architectures.layouts import layout_of
 from models import CONFIGS, build
 
 EXTRA = {

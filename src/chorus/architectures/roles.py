@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 COMPONENTS = (
     "encoder",
@@ -84,20 +82,3 @@ def layer_index(name: str, prefix: str) -> tuple[int, str] | None:
 def relative_depth(layer: int, count: int) -> float:
     """0 for the first layer, 1 for the last; 1 where there is only one."""
     return layer / (count - 1) if count > 1 else 1.0
-
-
-def layout_of(config: Mapping[str, Any], names: Iterable[str], *, general: bool = False) -> Layout:
-    """The layout of a model, by its family's own rule, else (or with `general`) by transformers' module tree.
-
-    Raises `ValueError` where neither knows the architecture.
-    """
-    from chorus.architectures.families import FAMILIES
-
-    names = list(names)
-    if not general:
-        for matches, rule in FAMILIES:
-            if matches(config):
-                return rule(config, names)
-    from chorus.architectures.general import general_layout  # imports torch and transformers
-
-    return general_layout(config, names)

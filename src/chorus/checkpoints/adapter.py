@@ -16,8 +16,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from chorus.checkpoints.directory import Model, read_json
 from chorus.checkpoints.lazy_tensor import Checkpoint, FileTensor, LazyTensor, MappedFile
+from chorus.checkpoints.model import Model, read_json
 from chorus.checkpoints.safetensors_header import read_header
 from chorus.errors import CheckpointError
 from chorus.lazy import lazy

@@ -17,9 +17,9 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils._headers import build_hf_headers
 from huggingface_hub.utils._http import get_session
 
-from chorus.checkpoints.directory import INDEX, SINGLE, Model, open_directory, read_json, refuse_quantised, shard_names
+from chorus.checkpoints.directory import open_directory, refuse_quantised
 from chorus.checkpoints.lazy_tensor import Checkpoint, HeaderTensor, LazyTensor
-from chorus.checkpoints.open import OpenOptions
+from chorus.checkpoints.model import INDEX, SINGLE, Model, OpenOptions, read_json, shard_names
 from chorus.checkpoints.reference import Reference
 from chorus.checkpoints.safetensors_header import Header, parse_header
 from chorus.errors import CheckpointError

@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
-from chorus.checkpoints.adapter import CONFIG, apply_adapter, open_adapter
-from chorus.checkpoints.directory import Model, open_directory, read_json
+from chorus.checkpoints.adapter import CONFIG, WEIGHTS, apply_adapter, open_adapter
+from chorus.checkpoints.directory import open_directory
+from chorus.checkpoints.model import Model, OpenOptions, read_json
 from chorus.checkpoints.reference import Reference, looks_local
 from chorus.errors import CheckpointError
-
-
-@dataclass(frozen=True)
-class OpenOptions:
-    """What may be done to get at a model."""
-
-    allow_pickle: bool = False
-    offline: bool = False
-    cache_dir: str | None = None
-    weights: bool = True  # False: the headers are enough, nothing large is downloaded
 
 
 def open_model(reference: Reference, options: OpenOptions | None = None) -> Model:
@@ -28,7 +18,9 @@ def open_model(reference: Reference, options: OpenOptions | None = None) -> Mode
         base = open_model(reference.without_adapter, options)
         directory, _ = locate(reference.adapter, options, "adapter")
         adapter = open_adapter(directory, reference.adapter.name)
-        return apply_adapter(base, adapter, reference.name)
+        model = apply_adapter(base, adapter, reference.name)
+        model.adapter_paths = {name: directory / name for name in (CONFIG, WEIGHTS)}
+        return model
     if not looks_local(reference.path):
         from chorus.checkpoints.hub import open_hub_model  # huggingface_hub is imported only for these
 

@@ -6,8 +6,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-from chorus.checkpoints.directory import Model, read_json, shard_names
 from chorus.checkpoints.lazy_tensor import Checkpoint, MemoryTensor
+from chorus.checkpoints.model import Model, read_json, shard_names
 from chorus.errors import CheckpointError
 from chorus.lazy import lazy
 

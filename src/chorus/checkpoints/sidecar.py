@@ -12,7 +12,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from chorus.checkpoints.directory import read_json
+from chorus.checkpoints.model import read_json
 from chorus.checkpoints.writer import explained, write_text
 
 TOKENIZER_FILES = (

@@ -106,19 +106,6 @@ def keep_random(
 
 
 @compiled
-def start_vote(work: NDArray[np.float32]) -> None:  # pragma: no cover - compiled
-    """Clear the running total and divisor of an election of signs."""
-    work[:] = 0
-
-
-@compiled
-def vote(x: Float32, weight: np.float32, total: Float32) -> None:  # pragma: no cover - compiled
-    """total += weight * x."""
-    for i in range(x.size):
-        total[i] += weight * x[i]
-
-
-@compiled
 def sum_agreeing(
     x: Float32, weight: np.float32, total: Float32, merged: Float32, divisor: Float32
 ) -> None:  # pragma: no cover - compiled

@@ -14,9 +14,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from chorus.checkpoints.directory import Model
 from chorus.checkpoints.dtypes import itemsize, torch_dtype
 from chorus.checkpoints.lazy_tensor import FileTensor
+from chorus.checkpoints.model import Model
 from chorus.errors import ChorusError
 from chorus.lazy import lazy
 from chorus.linalg import native

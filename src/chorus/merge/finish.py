@@ -9,8 +9,8 @@ from typing import Any
 import yaml
 
 from chorus._version import __version__
-from chorus.checkpoints.directory import INDEX, Model
-from chorus.checkpoints.reference import Reference, parse_reference, public_name
+from chorus.checkpoints.model import INDEX, Model
+from chorus.checkpoints.reference import parse_reference, public_name
 from chorus.checkpoints.sidecar import copy_side_files, write_json
 from chorus.checkpoints.writer import write_text
 from chorus.merge.inputs import vocabulary_sizes
@@ -65,8 +65,8 @@ def input_identities(plan: Plan, done: Done) -> list[dict[str, Any]]:
         if model.revision:
             identity["revision"] = model.revision
         identity["files"] = {name: _file_identity(plan, i, name, digests) for name in sorted(model.paths)}
-        if reference.adapter is not None:
-            identity["adapter_files"] = _adapter_identity(reference)
+        if model.adapter_paths:
+            identity["adapter_files"] = {n: _whole_file(plan, p) for n, p in sorted(model.adapter_paths.items())}
         identities.append(identity)
     return identities
 
@@ -95,15 +95,13 @@ def _file_identity(plan: Plan, index: int, name: str, digests: dict[str, str]) -
 EMPTY = "99aa06d3014798d86001c324468d497f"  # XXH3-128 of nothing: a tensor that is computed, not stored
 
 
-def _adapter_identity(reference: Reference) -> dict[str, Any]:
+def _whole_file(plan: Plan, path: Path) -> dict[str, str]:
     import xxhash
 
-    from chorus.checkpoints.adapter import WEIGHTS
-    from chorus.checkpoints.open import OpenOptions, locate
-
-    assert reference.adapter is not None
-    directory, _ = locate(reference.adapter, OpenOptions(offline=True), "adapter")
-    return {WEIGHTS: {"xxh3_file": _hash_file(directory / WEIGHTS, xxhash.xxh3_128())}}
+    identity = {"xxh3_file": _hash_file(path, xxhash.xxh3_128())}
+    if plan.options.sha256:
+        identity["sha256"] = _hash_file(path, hashlib.sha256())
+    return identity
 
 
 def _hash_file(path: Path, digest: Any) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from chorus.checkpoints.directory import Model, read_json
+from chorus.checkpoints.model import Model, read_json
 from chorus.checkpoints.reference import parse_reference
 from chorus.errors import nearest
 from chorus.merge.inputs import Inputs

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from chorus.architectures.families import architecture, is_whisper
-from chorus.architectures.roles import Layout, layout_of
-from chorus.checkpoints.directory import Model
-from chorus.checkpoints.open import OpenOptions, open_model
+from chorus.architectures.layouts import layout_of
+from chorus.architectures.roles import Layout
+from chorus.checkpoints.model import Model, OpenOptions
+from chorus.checkpoints.open import open_model
 from chorus.checkpoints.reference import Reference, parse_reference
 from chorus.errors import ChorusError
 from chorus.merge.options import Options

@@ -26,7 +26,7 @@ def fingerprint(plan: Plan) -> str:
         digest.update(json.dumps([variant.config, variant.generation], sort_keys=True).encode())
         digest.update(b"".join(shard.header for shard in variant.shards))
     for model in plan.models:
-        for name, path in sorted(model.paths.items()):
+        for name, path in sorted([*model.paths.items(), *model.adapter_paths.items()]):
             state = path.stat()
             digest.update(repr((name, state.st_size, state.st_mtime_ns)).encode())
     digest.update(repr((plan.seed, plan.options.allow_nonfinite, plan.options.device)).encode())

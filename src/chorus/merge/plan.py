@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from chorus.architectures.roles import Role
-from chorus.checkpoints.directory import Model
 from chorus.checkpoints.dtypes import itemsize
 from chorus.checkpoints.lazy_tensor import Checkpoint
+from chorus.checkpoints.model import Model
 from chorus.checkpoints.reference import Reference
 from chorus.checkpoints.safetensors_header import build_header
 from chorus.merge.options import Options

@@ -54,7 +54,7 @@ def plan(
         variant.generation = generation
         variant.lay_out(options.max_shard_bytes)
     seed = loaded.recipe.seed if options.seed is None else options.seed
-    return Plan(
+    made = Plan(
         recipe=loaded,
         options=options,
         references=inputs.references,
@@ -68,6 +68,12 @@ def plan(
         generation_differences=differences,
         duplicates=duplicates_of(inputs),
     )
+    if made.bytes_per_job > options.memory_budget_bytes:
+        made.warnings.append(
+            f"one tensor needs {made.bytes_per_job / 1e6:.0f} MB of working memory, more than the budget of "
+            f"{options.memory_budget_bytes / 1e6:.0f} MB: its method cannot take it in pieces"
+        )
+    return made
 
 
 def _check_recipe(loaded: LoadedRecipe) -> list[tuple[Output, Method]]:

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from chorus.checkpoints.directory import Model
 from chorus.checkpoints.lazy_tensor import FileTensor
+from chorus.checkpoints.model import Model
 from chorus.errors import CheckpointError
 from chorus.lazy import lazy
 from chorus.linalg import native

@@ -52,11 +52,10 @@ def _compiled(deltas: Sequence[torch.Tensor], weight: Sequence[float], normalize
 
     out = torch.empty_like(deltas[0])
     stacked = tuple(d.reshape(-1).numpy() for d in deltas)
-    work = np.empty((2, stacked[0].size), np.float32)
+    work = np.zeros((2, stacked[0].size), np.float32)
     flat = out.reshape(-1).numpy()
-    kernels.start_vote(work)
     for d, w in zip(stacked, weight, strict=True):
-        kernels.vote(d, np.float32(w), work[0])
+        kernels.add_scaled(d, np.float32(w), work[0])
     flat[:] = 0
     for d, w in zip(stacked, weight, strict=True):
         kernels.sum_agreeing(d, np.float32(w), work[0], flat, work[1])

@@ -1,0 +1,24 @@
+"""From a config and tensor names to roles: a family's own rule, or the general one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from chorus.architectures.families import FAMILIES
+from chorus.architectures.roles import Layout
+
+
+def layout_of(config: Mapping[str, Any], names: Iterable[str], *, general: bool = False) -> Layout:
+    """The layout of a model, by its family's own rule, else (or with `general`) by transformers' module tree.
+
+    Raises `ValueError` where neither knows the architecture.
+    """
+    names = list(names)
+    if not general:
+        for matches, rule in FAMILIES:
+            if matches(config):
+                return rule(config, names)
+    from chorus.architectures.general import general_layout  # imports torch and transformers
+
+    return general_layout(config, names)

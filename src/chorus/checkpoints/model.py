@@ -1,0 +1,72 @@
+"""What a model is to everything above: weights, config, files; and the small readers that all forms share."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from chorus.checkpoints.lazy_tensor import Checkpoint
+from chorus.checkpoints.safetensors_header import Header
+from chorus.errors import CheckpointError
+
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+
+
+@dataclass(frozen=True)
+class OpenOptions:
+    """What may be done to get at a model."""
+
+    allow_pickle: bool = False
+    offline: bool = False
+    cache_dir: str | None = None
+    weights: bool = True  # False: the headers are enough, nothing large is downloaded
+
+
+@dataclass
+class Model:
+    """A model as the planner sees it: weights, config, the directory of its other files, its identity.
+
+    `directory` is None where there are no side files (openai-whisper's `.pt`). `revision` is the hub's commit.
+    `files` maps each weight file's name to its header, for the identity of the inputs.
+    """
+
+    label: str
+    checkpoint: Checkpoint
+    config: dict[str, Any]
+    directory: Path | None
+    revision: str | None = None
+    files: dict[str, Header] = field(default_factory=dict)
+    paths: dict[str, Path] = field(default_factory=dict)
+    hub_hashes: dict[str, str] = field(default_factory=dict)
+    adapter_paths: dict[str, Path] = field(default_factory=dict)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from disk; `CheckpointError` where it is none."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: not readable as JSON ({error})", "save or download the model again") from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path}: not a JSON object", "save or download the model again")
+    return value
+
+
+def shard_names(index: dict[str, Any], where: Path | str, exists: Any) -> list[str]:
+    """The files that an index names, each inside the index's own directory and there."""
+    weight_map = index.get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CheckpointError(f"{where}: no weight_map", "save or download the model again")
+    names = sorted(set(map(str, weight_map.values())))
+    for name in names:
+        path = PurePosixPath(name)
+        if path.is_absolute() or ".." in path.parts or "\\" in name:
+            raise CheckpointError(
+                f"{where}: the shard {name} lies outside the model's directory", "do not use this model"
+            )
+        if not exists(name):
+            raise CheckpointError(f"{where}: the shard {name} is missing", "download the model again")
+    return names
