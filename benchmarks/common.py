@@ -118,6 +118,7 @@ def make_models(directory: Path, name: str, count: int, *, spectrum: str = "j^-0
             tensors[tensor] = value.bfloat16()
         save_file(tensors, path / "model.safetensors", metadata={"format": "pt"})
         (path / "config.json").write_text(json.dumps(config))
+    os.sync()  # what is still being written to the disk must not disturb the measurements
     return paths
 
 
