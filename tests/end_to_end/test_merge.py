@@ -110,6 +110,25 @@ def test_variants_come_from_one_read(qwen, out):
     assert json.loads((out / "mean" / "chorus.json").read_text())["resolved"]["method"] == "task_arithmetic"
 
 
+def test_variants_of_other_inputs_do_not_mix(qwen, out):
+    """One takes the base as a model among the others, one as what deltas start at, one scales nothing."""
+    outputs = [{"name": "mean", "merge_method": "linear"}, {"name": "sum", "merge_method": "task_arithmetic"}]
+    outputs += [{"name": "sphere", "merge_method": "multislerp"}]
+    models = [
+        {"model": str(p), "parameters": {"weight": w["weight"]}} for p, w in zip(qwen.tuned, WEIGHTS, strict=True)
+    ]
+    recipe = {"merge_method": "linear", "base_model": str(qwen.base), "models": models, "parameters": {"weight": 0.5}}
+    plan = chorus.plan({**recipe, "outputs": outputs})
+    result = chorus.merge(plan, out)
+    for output in outputs:
+        alone = out.parent / output["name"]
+        single = {**recipe, "merge_method": output["merge_method"]}
+        chorus.merge(single, alone)
+        expected = load_all(alone)
+        assert all(torch.equal(expected[k], v) for k, v in load_all(out / output["name"]).items()), output["name"]
+    assert result.bytes_read <= 2 * plan.bytes_to_read, "the passes are shared: one for the angles, one for the results"
+
+
 def test_shards_with_an_index(qwen, out):
     from transformers import AutoModelForCausalLM
 

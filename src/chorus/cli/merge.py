@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -66,6 +67,7 @@ def command(
     )
     started = time.monotonic()
     planned = plan(recipe, options)
+    load_kernels()
     for warning in [*planned.warnings, *(f"generation: {d}" for d in planned.generation_differences)]:
         note(f"warning: {warning}", quiet=quiet)
     with progress(quiet=quiet, label="merging") as bar:
@@ -91,3 +93,19 @@ def command(
         for name in result.variants or [""]:
             click.echo(str(result.directory / name))
         note(shown)
+
+
+def load_kernels() -> None:
+    """Import the compiled kernels, and numba with them, without all of scipy.linalg.
+
+    numba imports that (0.3 s of CPU) only to see whether its BLAS is there for code that multiplies matrices, of
+    which there is none in this process.
+    """
+    hidden = "scipy" not in sys.modules and "numba" not in sys.modules
+    if hidden:
+        sys.modules["scipy"] = None  # type: ignore[assignment]  # an import of it fails, and numba does without
+    try:
+        import chorus.linalg.kernels  # noqa: F401
+    finally:
+        if hidden:
+            del sys.modules["scipy"]

@@ -218,6 +218,30 @@ def add_scaled_delta(
         total[i] += factor * (x[i] - base[i])
 
 
+@compiled
+def add_scaled_bfloat16(raw: NDArray[np.uint16], factor: np.float32, total: Float32) -> bool:  # pragma: no cover
+    """total += factor * x, x in bfloat16 bits; whether all x are finite."""
+    bad = np.uint32(0)
+    for i in range(raw.size):
+        bits = np.uint32(np.uint32(raw[i]) << np.uint32(16))
+        bad |= np.uint32((bits & np.uint32(0x7F800000)) == np.uint32(0x7F800000))
+        total[i] += factor * bits.view(np.float32)
+    return bad == 0
+
+
+@compiled
+def add_scaled_delta_bfloat16(
+    raw: NDArray[np.uint16], base: Float32, factor: np.float32, total: Float32
+) -> bool:  # pragma: no cover - compiled
+    """total += factor * (x - base), x in bfloat16 bits; whether all x are finite."""
+    bad = np.uint32(0)
+    for i in range(raw.size):
+        bits = np.uint32(np.uint32(raw[i]) << np.uint32(16))
+        bad |= np.uint32((bits & np.uint32(0x7F800000)) == np.uint32(0x7F800000))
+        total[i] += factor * (bits.view(np.float32) - base[i])
+    return bad == 0
+
+
 @summing
 def dot(x: Float32, y: Float32) -> float:  # pragma: no cover - compiled
     """Inner product in float64."""

@@ -55,25 +55,30 @@ def widen(raw: Array, dtype: str, out: Array) -> bool:
     return bool(kernels.all_finite(out))
 
 
-def narrow(values: Array, dtype: str) -> tuple[Array, bool]:
-    """float32 values [n] in a type, as their bits, and whether none became infinite."""
+def narrow(values: Array, dtype: str, out: Array) -> bool:
+    """Write float32 values [n] in a type into `out`, as its bits; whether none became infinite."""
     if dtype == "float32":
-        return values, True
-    out = np.empty(values.size, np.uint16)
+        out[:] = values
+        return True
     if dtype == "bfloat16":
         kernels.narrow_bfloat16(values, out)
-        return out, True
-    return out, bool(kernels.narrow_float16(values, out))
+        return True
+    return bool(kernels.narrow_float16(values, out))
 
 
-def add_scaled(total: Array, values: Array, coefficient: float) -> None:
-    """total += coefficient * values, in place."""
-    kernels.add_scaled(values, np.float32(coefficient), total)
-
-
-def add_scaled_delta(total: Array, values: Array, base: Array, coefficient: float) -> None:
-    """total += coefficient * (values - base), in place."""
-    kernels.add_scaled_delta(values, base, np.float32(coefficient), total)
+def add_scaled(total: Array, raw: Array, dtype: str, coefficient: float, base: Array | None, scratch: Array) -> bool:
+    """total += c x, or c (x - base), in place; x as stored. Whether every x is finite."""
+    c = np.float32(coefficient)
+    if dtype == "bfloat16":  # without a pass of its own over widened values
+        if base is None:
+            return bool(kernels.add_scaled_bfloat16(raw, c, total))
+        return bool(kernels.add_scaled_delta_bfloat16(raw, base, c, total))
+    finite = widen(raw, dtype, scratch)
+    if base is None:
+        kernels.add_scaled(scratch, c, total)
+    else:
+        kernels.add_scaled_delta(scratch, base, c, total)
+    return finite
 
 
 def dots(rows: Sequence[Array]) -> Array:

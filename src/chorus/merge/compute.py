@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from chorus.checkpoints.dtypes import itemsize, torch_dtype
 from chorus.checkpoints.lazy_tensor import FileTensor
@@ -124,8 +125,6 @@ class Combination(_Base):
     def __init__(self, tensor: TensorPlan, reader: Reader, *, seed: int, block_values: int) -> None:
         super().__init__(tensor, reader, seed=seed, block_values=block_values)
         self._coefficients: Sequence[float] = ()
-        self._one_block = self.numel <= self.block  # then one read serves the statistics and the result
-        self._kept: tuple[list[Any], Any] | None = None
 
     def prepare(self) -> None:
         if self.method is not None:
@@ -133,63 +132,65 @@ class Combination(_Base):
             self._coefficients = self.call(self.method.function, terms, self.keywords(self))
 
     def __iter__(self) -> Iterator[tuple[int, list[Any]]]:
-        """Blocks of what the method works on, as float32 arrays."""
-        for start, stop in self.ranges():
-            rows, base = self._operands(start, stop)
-            if not self.deltas:
-                yield start, rows
-                continue
-            yield (
-                start,
-                [np.subtract(x, base, out=self.reader.array_buffer(("delta", i), x.size)) for i, x in enumerate(rows)],
-            )
-
-    def _operands(self, start: int, stop: int) -> tuple[list[Any], Any]:
-        if self._kept is not None:
-            return self._kept
-        rows = [self.reader.array(which, start, stop, ("input", i)) for i, which in enumerate(self.tensor.inputs)]
-        base = self.tensor.base
-        found = rows, None if base is None else self.reader.array(base, start, stop, "base")
-        if self._one_block:
-            self._kept = found
-        return found
+        """Chunks of what the method works on, as float32 arrays, small enough to stay in the cache."""
+        for start in range(0, self.numel, CHUNK):
+            stop = min(start + CHUNK, self.numel)
+            rows = [self.reader.array(which, start, stop, ("input", i)) for i, which in enumerate(self.tensor.inputs)]
+            if self.deltas:
+                assert self.tensor.base is not None
+                base = self.reader.array(self.tensor.base, start, stop, "base")
+                rows = [np.subtract(x, base, out=x) for x in rows]
+            yield start, rows
 
     def encoded(self, start: int, stop: int) -> Encoded:
         if self.method is None:
             return Encoded(self.reader.bytes(self.tensor.inputs[0], start, stop))
-        rows, base = self._operands(start, stop)
-        total = self.reader.array_buffer("total", stop - start)
-        for first in range(0, stop - start, CHUNK):  # pieces that stay in the cache
-            piece = slice(first, first + CHUNK)
-            self._combine(total[piece], [x[piece] for x in rows], base[piece] if base is not None else None)
-        bits, fits = native.narrow(total, self.tensor.dtype)
-        if not fits and not self.reader.allow_nonfinite:
-            _refuse_overflow(self.tensor, float(np.abs(total).max()))
-        return Encoded(bits.view(np.uint8), self._loss(total, bits, base, start))
+        raws = [self.reader.numbers(which, start, stop) for which in self.tensor.inputs]
+        base_raw = self.reader.numbers(self.tensor.base, start, stop) if self.tensor.base else None
+        data = np.empty((stop - start) * itemsize(self.tensor.dtype), np.uint8)
+        bits = native.as_array(data, self.tensor.dtype)
+        loss = np.zeros(3)
+        for first in range(0, stop - start, CHUNK):
+            piece = slice(first, min(first + CHUNK, stop - start))
+            base = None
+            if base_raw is not None:
+                base = self._widened(base_raw[piece], start + first)
+            total = self._total([raw[piece] for raw in raws], base, start + first)
+            if not native.narrow(total, self.tensor.dtype, bits[piece]) and not self.reader.allow_nonfinite:
+                _refuse_overflow(self.tensor, float(np.abs(total).max()))
+            if (start + first) // CHUNK % LOSS_SAMPLE == 0:
+                loss += self._loss(total, bits[piece], base)
+        return Encoded(data, (float(loss[0]), float(loss[1]), float(loss[2])))
 
-    def _combine(self, total: Any, rows: list[Any], base: Any) -> None:
-        """Fill a piece: terms in the models' order, then the base, each step rounded to float32."""
+    def _widened(self, raw: Any, offset: int) -> Any:
+        assert self.tensor.base is not None
+        out = self.reader.array_buffer("base", raw.size)
+        if not native.widen(raw, self.reader.tensor(self.tensor.base).dtype, out):
+            self.reader.refuse_nonfinite(self.tensor.base, offset, raw.size)
+        return out
+
+    def _total(self, raws: list[Any], base: Any, offset: int) -> Any:
+        """A chunk: terms in the models' order, then the base, each step rounded to float32."""
+        size = raws[0].size
+        total, scratch = (self.reader.array_buffer(key, size) for key in ("total", "scratch"))
         total[:] = 0
-        for x, c in zip(rows, self._coefficients, strict=True):
+        for which, raw, c in zip(self.tensor.inputs, raws, self._coefficients, strict=True):
+            dtype = self.reader.tensor(which).dtype
             if c == 0:
                 continue
-            if self.deltas:
-                native.add_scaled_delta(total, x, base, c)
-            else:
-                native.add_scaled(total, x, c)
+            if not native.add_scaled(total, raw, dtype, c, base if self.deltas else None, scratch):
+                self.reader.refuse_nonfinite(which, offset, size)
         if self.deltas:
-            native.add_scaled(total, base, 1.0)
+            native.add_scaled(total, base, "float32", 1.0, None, scratch)
+        return total
 
-    def _loss(self, total: Any, bits: Any, base: Any, start: int) -> tuple[float, float, float]:
+    def _loss(self, total: Any, bits: Any, base: Any) -> NDArray[np.float64]:
+        """Sums of squares over a chunk: the cast's error, the weights, the deltas."""
         if self.tensor.dtype == "float32":
-            return 0.0, 0.0, 0.0
-        sums = np.zeros(3)
-        for piece in _sampled(start, total.size):
-            exact = total[piece]
-            delta = exact - base[piece] if base is not None else np.zeros(1, np.float32)
-            error = native.squared_error(exact, bits[piece], self.tensor.dtype)
-            sums += error, native.dots([exact])[0, 0], native.dots([delta])[0, 0]
-        return float(sums[0]), float(sums[1]), float(sums[2])
+            return np.zeros(3)
+        error = native.squared_error(total, bits, self.tensor.dtype)
+        delta = native.dots([total - base])[0, 0] if base is not None else 0.0
+        return np.array([error, native.dots([total])[0, 0], delta])
 
 
 class Computation(_Base):

@@ -182,5 +182,5 @@ def _variant(loaded: LoadedRecipe, inputs: Inputs, options: Options, output: Out
     slices = output_slices(loaded.recipe, inputs)
     builder = Builder(loaded.recipe, inputs, options, output, method, slices)
     tensors = builder.build()
-    config = output_config(loaded.recipe, inputs, output, slices, tensors, options)
+    config = {} if inputs.problems else output_config(loaded.recipe, inputs, output, slices, tensors, options)
     return Variant(output.name, method.name, tensors, config)

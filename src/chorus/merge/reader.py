@@ -36,6 +36,7 @@ class Reader:
         self.observe = observe
         self.bytes_read = 0
         self._seen: dict[Input, int] = {}
+        self._last: dict[Input, tuple[int, int]] = {}
         self._blocks: dict[Input, tuple[int, int, Any]] = {}
         self._buffers: dict[Any, Any] = {}
 
@@ -46,6 +47,7 @@ class Reader:
             if release is not None:
                 release()
         self._seen.clear()
+        self._last.clear()
         self._blocks.clear()
 
     def tensor(self, which: Input) -> Any:
@@ -67,21 +69,29 @@ class Reader:
         return raw
 
     def _passed(self, which: Input, start: int, stop: int, size: int, data: Bytes | None) -> None:
-        self.bytes_read += size
+        if self._last.get(which) != (start, stop):  # another variant may ask again for the same block
+            self.bytes_read += size
+            self._last[which] = start, stop
         if self._seen.get(which, 0) <= start:
             self._seen[which] = stop
             if self.observe is not None and data is not None:
                 self.observe(which, start, stop - start, data)
 
+    def numbers(self, which: Input, start: int, stop: int) -> NDArray[Any]:
+        """Values without torch as they are stored (see chorus.linalg.native.as_array)."""
+        return native.as_array(self.bytes(which, start, stop), self.tensor(which).dtype)
+
     def array(self, which: Input, start: int, stop: int, key: Any) -> NDArray[np.float32]:
         """Values in float32 without torch, in the buffer of this key; refused where one is not finite."""
-        dtype = self.tensor(which).dtype
-        raw = native.as_array(self.bytes(which, start, stop), dtype)
-        out = self.array_buffer(key, stop - start)
-        if not native.widen(raw, dtype, out) and not self.allow_nonfinite:
-            values = out if dtype == "float32" else raw.view(np.float16) if dtype == "float16" else out
-            self._refuse(which, int(np.flatnonzero(~np.isfinite(values))[0]) + start, "a value that is not finite")
+        raw, out = self.numbers(which, start, stop), self.array_buffer(key, stop - start)
+        if not native.widen(raw, self.tensor(which).dtype, out):
+            self.refuse_nonfinite(which, start, stop - start)
         return out
+
+    def refuse_nonfinite(self, which: Input, start: int, count: int) -> None:
+        """Name the first value of a range that is not finite, unless such values are allowed."""
+        if not self.allow_nonfinite:
+            self._check_finite(which, self.tensor(which).flat(start, start + count).float(), start)
 
     def array_buffer(self, key: Any, size: int) -> NDArray[np.float32]:
         """Working memory that lives as long as the reader."""
