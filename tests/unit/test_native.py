@@ -19,6 +19,8 @@ def test_widens_every_finite_pattern_as_torch_does(dtype):
     assert finite.sum() in (65280, 63488)
     out = np.empty(65536, np.float32)
     assert not native.widen(ALL, dtype, out)
+    assert np.array_equal(np.isnan(out), np.isnan(expected))
+    assert np.array_equal(np.isinf(out), np.isinf(expected))
     assert np.array_equal(out[finite].view(np.uint32), expected[finite].view(np.uint32))
     assert native.widen(ALL[finite].copy(), dtype, out[: finite.sum()])
 

@@ -265,3 +265,12 @@ def four_dots(
         bx += q * r
         by += q * s
     return ax, ay, bx, by
+
+
+@summing
+def absolute_sum(x: Float32) -> float:  # pragma: no cover - compiled
+    """Sum of magnitudes in float64."""
+    total = 0.0
+    for i in range(x.size):
+        total += np.float64(abs(x[i]))
+    return total

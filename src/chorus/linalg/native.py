@@ -50,7 +50,10 @@ def widen(raw: Array, dtype: str, out: Array) -> bool:
     if dtype == "bfloat16":
         return bool(kernels.widen_bfloat16(raw, out))
     if dtype == "float16":
-        return bool(kernels.widen_float16(raw, out))
+        finite = bool(kernels.widen_float16(raw, out))
+        if not finite:  # rare, and only numpy knows what to make of them
+            out[:] = raw.view(np.float16)
+        return finite
     out[:] = raw
     return bool(kernels.all_finite(out))
 

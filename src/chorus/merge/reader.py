@@ -109,13 +109,19 @@ class Reader:
         if known is not None and known[:2] == (start, stop):
             return known[2]
         unseen = self._seen.get(which, 0) <= start
-        raw = self.raw(which, start, stop)
-        dtype = torch.float64 if raw.dtype == torch.float64 else torch.float32
         slot = list(self._blocks).index(which) if known is not None else len(self._blocks)
-        values = self.buffer(("input", slot), dtype, stop - start)
-        values.copy_(raw)
+        tensor = self.tensor(which)
+        if self.device == "cpu" and isinstance(tensor, FileTensor) and tensor.dtype in native.DTYPES:
+            values = self.buffer(("input", slot), torch.float32, stop - start)
+            finite = native.widen(self.numbers(which, start, stop), tensor.dtype, values.numpy())
+        else:
+            raw = self.raw(which, start, stop)
+            dtype = torch.float64 if raw.dtype == torch.float64 else torch.float32
+            values = self.buffer(("input", slot), dtype, stop - start)
+            values.copy_(raw)
+            finite = not unseen or self.allow_nonfinite or math.isfinite(float(values.sum()))
         self._blocks[which] = (start, stop, values)
-        if unseen and not self.allow_nonfinite and not math.isfinite(float(values.sum())):
+        if not finite and not self.allow_nonfinite:
             self._check_finite(which, values, start)
         return values
 

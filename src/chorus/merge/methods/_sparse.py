@@ -5,10 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from chorus.lazy import lazy
 from chorus.linalg.blocks import CHUNK, Blocks
 
 if TYPE_CHECKING:
     import torch
+else:
+    torch = lazy("torch")
+
+kernels = lazy("chorus.linalg.kernels")
 
 
 def kept_count(numel: int, density: float) -> int:
@@ -33,6 +38,6 @@ def rescale_factors(blocks: Blocks, sparsify: Callable[[int, torch.Tensor, int],
 
 def l1(x: torch.Tensor) -> float:
     """Sum of magnitudes in float64."""
-    import torch
-
+    if x.device.type == "cpu" and x.dtype == torch.float32 and x.is_contiguous():
+        return float(kernels.absolute_sum(x.numpy()))
     return float(x.abs().sum(dtype=torch.float64))
