@@ -106,7 +106,7 @@ def test_resume_after_any_write_gives_the_same_bytes(method, wide, out, monkeypa
         monkeypatch.setattr(_TensorWriter, "write", original)
         result = chorus.merge(recipe, target, chorus.Options(jobs=1, block_values=65_536, resume=True))
         assert files_of(target) == files_of(out.parent / "straight")
-        assert result.resumed + (result.tensors - result.resumed) == straight.tensors
+        assert result.tensors == straight.tensors
         if result.resumed:
             assert result.bytes_read < straight.bytes_read
         checked += 1

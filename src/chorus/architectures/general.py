@@ -244,7 +244,7 @@ def _call(model: Any, method: str, **arguments: Any) -> Any:
     """What a getter returns; None where it is missing, refuses, or answers with the model itself."""
     try:
         result = getattr(model, method)(**arguments)
-    except (AttributeError, NotImplementedError, TypeError, ValueError):
+    except (AttributeError, NotImplementedError, TypeError, ValueError):  # how transformers says "it has none"
         return None
     return None if result is model else result
 

@@ -9,16 +9,15 @@ from chorus.architectures.families import FAMILIES
 from chorus.architectures.roles import Layout
 
 
-def layout_of(config: Mapping[str, Any], names: Iterable[str], *, general: bool = False) -> Layout:
-    """The layout of a model, by its family's own rule, else (or with `general`) by transformers' module tree.
+def layout_of(config: Mapping[str, Any], names: Iterable[str]) -> Layout:
+    """The layout of a model, by its family's own rule, else by transformers' module tree.
 
     Raises `ValueError` where neither knows the architecture.
     """
     names = list(names)
-    if not general:
-        for matches, rule in FAMILIES:
-            if matches(config):
-                return rule(config, names)
+    for matches, rule in FAMILIES:
+        if matches(config):
+            return rule(config, names)
     from chorus.architectures.general import general_layout  # imports torch and transformers
 
     return general_layout(config, names)

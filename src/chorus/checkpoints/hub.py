@@ -55,7 +55,7 @@ def download(reference: Reference, options: OpenOptions, patterns: list[str] | N
                 local_files_only=options.offline or constants.HF_HUB_OFFLINE,
             )
         )
-    except Exception as error:
+    except Exception as error:  # the hub library raises many kinds; `explain` sorts them
         raise explain(reference, error) from error
     return directory, directory.name
 
@@ -108,7 +108,7 @@ def _open_headers(reference: Reference, options: OpenOptions) -> Model:
                 continue
     except CheckpointError:
         raise
-    except Exception as error:
+    except Exception as error:  # the hub library raises many kinds; `explain` sorts them
         raise explain(reference, error) from error
     tensors: dict[str, LazyTensor] = {}
     for name, header in headers.items():

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from chorus.cli.options import idle_note, merge_options, options_of
 from chorus.cli.output import as_json, note, progress, size
 from chorus.errors import UsageError
+
+if TYPE_CHECKING:
+    from chorus.merge.engine import Result
 
 
 @click.command("merge", short_help="Merge models by a recipe into a model directory.")
@@ -76,23 +80,18 @@ def command(
     for warning in result.warnings:
         note(f"warning: {warning}", quiet=quiet)
     if json_:
-        as_json(
-            {
-                "directory": str(result.directory),
-                "outputs": result.variants,
-                "tensors": result.tensors,
-                "resumed": result.resumed,
-                "bytes_read": result.bytes_read,
-                "bytes_written": result.bytes_written,
-                "warnings": [*planned.warnings, *result.warnings],
-            }
-        )
+        facts = asdict(result)
+        as_json({**facts, "directory": str(result.directory), "warnings": [*planned.warnings, *result.warnings]})
     elif not quiet:
-        resumed = f" ({result.resumed} from before)" if resume else ""
-        shown = f"{result.tensors} tensors{resumed}, {size(result.bytes_written)} written, {elapsed:.1f} s"
-        for name in result.variants or [""]:
-            click.echo(str(result.directory / name))
-        note(shown)
+        _print(result, elapsed)
+
+
+def _print(result: Result, elapsed_s: float) -> None:
+    """The directories on stdout, what was done on stderr."""
+    for name in result.variants or [""]:
+        click.echo(str(result.directory / name))
+    resumed = f" ({result.resumed} from before)" if result.resumed else ""
+    note(f"{result.tensors} tensors{resumed}, {size(result.bytes_written)} written, {elapsed_s:.1f} s")
 
 
 def load_kernels() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +92,6 @@ class LoadedRecipe:
     recipe: Recipe
     document: dict[str, Any]
     source: str
-    notes: tuple[str, ...] = field(default=())
 
 
 class _Loader(yaml.SafeLoader):
