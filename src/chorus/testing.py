@@ -36,6 +36,7 @@ from chorus.merge.parameters import check_parameters, convert
 from chorus.merge.plan import Input, TensorPlan
 from chorus.merge.reader import Reader
 from chorus.merge.recipe import load_recipe
+from chorus.merge.treatment import treatment_of
 
 Check = Callable[[str], None]
 SHAPES: list[tuple[int, ...]] = [(1,), (7,), (3, 5), (1, 9), (4, 1), (4, 3, 2), (CHUNK + 3,)]
@@ -82,6 +83,7 @@ def merge_tensors(
         parameters=values,
         inputs=tuple(Input(i, name) for i in range(len(tensors))),
         base=Input(len(tensors), name) if base is not None else None,
+        treatment=treatment_of(role, tensors[0].shape, values) if found.subspace else "",
     )
     reader = Reader(models, device=device, allow_nonfinite=allow_nonfinite)
     if as_files:
@@ -89,8 +91,10 @@ def merge_tensors(
         work.prepare()
         data = [work.encoded(start, stop).data.copy() for start, stop in work.ranges()]
         return torch.from_numpy(np.concatenate(data)).view(torch.float32).reshape(planned.shape)
-    computation = Computation(planned, reader, seed=seed, block_values=block_values)
+    computation = work_of(planned, reader, seed=seed, block_values=block_values)
+    assert isinstance(computation, Computation)  # tensors in memory are never combined from bytes
     with torch.inference_mode():
+        computation.prepare()
         parts = [computation.compute(start, stop).clone() for start, stop in computation.ranges()]
         return torch.cat(parts).reshape(planned.shape).cpu().clone()
 
@@ -100,7 +104,7 @@ def _stored(name: str, tensor: torch.Tensor, as_file: bool) -> Any:
         return MemoryTensor(name, tensor)
     data = tensor.contiguous().view(-1).view(torch.uint8).numpy()
     entry = Entry(name, str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape), 0, data.nbytes)
-    return FileTensor(entry, cast(MappedFile, SimpleNamespace(bytes=lambda: data)))
+    return FileTensor(entry, cast(MappedFile, SimpleNamespace(bytes=lambda: data, path=Path(str(id(data))))))
 
 
 def _values(method: Method, given: Mapping[str, Any], count: int) -> dict[str, Any]:
@@ -283,7 +287,7 @@ def refuses_nonsense(name: str) -> None:
                 problems = check_parameters(case.method, {parameter.name: wrong}, "parameters")
                 assert len(problems) == 1, f"{parameter.name}: {wrong!r} is accepted"
         if parameter.between:
-            for outside in (parameter.between.low - 1, parameter.between.high + 1):
+            for outside in (parameter.between.low - (not parameter.between.above), parameter.between.high * 2):
                 assert check_parameters(case.method, {parameter.name: outside}, "parameters")
 
 
@@ -315,11 +319,11 @@ def checks() -> list[Check]:
     ]
 
 
-def check_golden(fixture: str | Path | Mapping[str, Any], *, tolerance: float = 1e-6) -> int:
+def check_golden(fixture: str | Path | Mapping[str, Any], *, tolerance: float | None = None) -> int:
     """Compare a method with numbers from elsewhere; returns how many values were compared.
 
     The fixture, JSON: {method, source, tensors, base?, parameters, expected, sensitive}. Tensors are nested
-    lists. `sensitive` names parameters of which one percent must show.
+    lists. `sensitive` names parameters of which one percent must show. `tolerance`, of the largest value: 1e-6.
     """
     case = json.loads(Path(fixture).read_text()) if isinstance(fixture, str | Path) else fixture
     assert case["source"], "a golden fixture names the package and version that its numbers come from"
@@ -327,18 +331,19 @@ def check_golden(fixture: str | Path | Mapping[str, Any], *, tolerance: float = 
     base = golden_tensor(case["base"]) if case.get("base") is not None else None
     expected = torch.tensor(case["expected"], dtype=torch.float64).reshape(tensors[0].shape)
     role = Role(**case["role"]) if case.get("role") else ENCODER
+    limit = tolerance or float(case.get("tolerance", 1e-6))
 
     def merged(parameters: Mapping[str, Any]) -> torch.Tensor:
         return merge_tensors(
             case["method"], tensors, base=base, parameters=parameters, role=role, seed=case.get("seed", 0)
         )
 
-    close(merged(case["parameters"]), expected, tolerance)
+    close(merged(case["parameters"]), expected, limit)
     for name in case["sensitive"]:
         given = case["parameters"][name]
         changed = [v * 1.01 for v in given[:1]] + given[1:] if isinstance(given, list) else given * 1.01
         try:
-            close(merged({**case["parameters"], name: changed}), expected, tolerance)
+            close(merged({**case["parameters"], name: changed}), expected, limit)
         except AssertionError:
             continue
         raise AssertionError(f"{case['method']}: {name} changed by one percent and the golden test did not notice")

@@ -125,7 +125,7 @@ def test_plan_lists_every_problem_at_once(qwen, tmp_path, capsys):
 def test_methods_lists_and_explains(capsys):
     assert run(["methods"]) == 0
     listed = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
-    assert len(listed) == 14
+    assert len(listed) == 23
     for name in listed:
         assert run(["methods", name]) == 0
         text = capsys.readouterr().out
@@ -135,7 +135,7 @@ def test_methods_lists_and_explains(capsys):
     density = next(p for p in json.loads(capsys.readouterr().out)["parameters"] if p["name"] == "density")
     assert (density["minimum"], density["maximum"], density["default"], density["per_model"]) == (0, 1, 1.0, True)
     assert run(["methods", "--json"]) == 0
-    assert len(json.loads(capsys.readouterr().out)) == 14
+    assert len(json.loads(capsys.readouterr().out)) == 23
 
 
 def test_unknown_names_are_refused_with_the_nearest(capsys):

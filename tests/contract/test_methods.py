@@ -11,20 +11,29 @@ from chorus.merge.method import METHODS
 
 GOLDEN = sorted((Path(__file__).parents[1] / "golden" / "data").glob("*.json"))
 OWN = [
+    "boosted_tsv_m",
     "breadcrumbs",
     "breadcrumbs_ties",
+    "core_space",
     "dare_linear",
     "dare_ties",
     "encoder_decoder_weighted",
+    "iso_c",
+    "iso_cts",
     "karcher",
+    "knots",
     "linear",
     "model_stock",
     "multislerp",
     "nuslerp",
     "passthrough",
+    "pcb",
+    "sce",
     "slerp",
+    "subspace_boosting",
     "task_arithmetic",
     "ties",
+    "tsv_m",
 ]
 
 
@@ -47,7 +56,7 @@ def test_golden(path):
 def test_every_method_has_golden_numbers():
     import json
 
-    assert len(GOLDEN) == 29
+    assert len(GOLDEN) == 43
     assert {json.loads(p.read_text())["method"] for p in GOLDEN} == set(OWN)
 
 

@@ -131,6 +131,148 @@ def main() -> None:
         merged = sum(a * t for a, t in zip(w, x, strict=True)) / sum(w)
         role = {"component": component, "kind": "attention", "module": module}
         save(name, "encoder_decoder_weighted", tensors, merged, parameters=sides, role=role, sensitive=telling)
+    subspaces()
+
+
+def truncated(d: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    u, s, vh = np.linalg.svd(d, full_matrices=False)
+    return u[:, :k], s[:k], vh[:k].T
+
+
+def polar(x: np.ndarray) -> np.ndarray:
+    """The orthogonal polar factor by SVD (no null directions in these fixtures)."""
+    u, _, vh = np.linalg.svd(x, full_matrices=False)
+    return u @ vh
+
+
+def boost(s: np.ndarray, spectrum: np.ndarray, beta: float, power: int) -> np.ndarray:
+    """Step 2 of BoostedTSV-M (Carvalho et al. 2026)."""
+    share = np.cumsum(spectrum**power) / np.sum(spectrum**power)
+    return np.maximum(s, spectrum[int(np.argmax(share >= beta))])
+
+
+def tsv(
+    deltas: list[np.ndarray], w: list[float], k: int, beta: float = 1.0, power: int = 1, kept: bool = False
+) -> np.ndarray:
+    """TSV-M (Gargiulo et al. 2025, algorithm 1), with boosting."""
+    parts = [truncated(d, k) for d in deltas]
+    spectra = [np.linalg.svd(d, compute_uv=False) for d in deltas]
+    values = [
+        a * (boost(s, s if kept else full, beta, power) if beta < 1 else s)
+        for a, (_, s, _), full in zip(w, parts, spectra, strict=True)
+    ]
+    u, v = (polar(np.concatenate([p[i] for p in parts], axis=1)) for i in (0, 2))
+    return u * np.concatenate(values) @ v.T
+
+
+def newton_schulz(x: np.ndarray) -> np.ndarray:
+    """Five quintic steps from the Frobenius norm."""
+    x = x / np.linalg.norm(x)
+    for a, b, c in (
+        (4.0848, -6.8946, 2.9270),
+        (3.9505, -6.3029, 2.6377),
+        (3.7418, -5.5913, 2.3037),
+        (2.8769, -3.1427, 1.2046),
+        (2.8366, -3.0525, 1.2012),
+    ):
+        square = x @ x.T
+        x = a * x + (b * square + c * square @ square) @ x
+    return x
+
+
+def iso_cts(deltas: list[np.ndarray], fraction: float) -> np.ndarray:
+    """Iso-CTS (Marczak et al. 2025, algorithm 2)."""
+    u, s, v = truncated(sum(deltas), min(SHAPE))
+    common = int(min(SHAPE) * fraction)
+    own = int((min(SHAPE) - common) / len(deltas) + 0.5)
+    common = min(SHAPE) - own * len(deltas)
+    u, s, v = u[:, :common], s[:common], v[:, :common]
+    parts = [truncated(d - u @ (u.T @ d), own) for d in deltas]
+    left = polar(np.concatenate([u, *(p[0] for p in parts)], axis=1))
+    right = polar(np.concatenate([v, *(p[2] for p in parts)], axis=1))
+    return np.concatenate([s, *(p[1] for p in parts)]).mean() * left @ right.T
+
+
+def ties(deltas: list[np.ndarray], w: list[float], p: float) -> np.ndarray:
+    """TIES with a normalised, disjoint mean."""
+    trimmed = []
+    for d in deltas:
+        limit = np.sort(np.abs(d).ravel())[-max(1, int(p * d.size))]
+        trimmed.append(np.where(np.abs(d) >= limit, d, 0))
+    weighted = [a * d for a, d in zip(w, trimmed, strict=True)]
+    sign = np.where(sum(weighted) >= 0, 1, -1)
+    agree = [np.sign(d) == sign for d in weighted]
+    total = sum(np.where(m, d, 0) for m, d in zip(agree, weighted, strict=True))
+    weight = sum(a * m for a, m in zip(w, agree, strict=True))
+    return total / np.where(weight > 0, weight, 1)
+
+
+def pcb(deltas: list[np.ndarray], w: list[float], ratio: float) -> np.ndarray:
+    """PCB-Merging (Du et al. 2024), as its authors' code counts."""
+    n, size = len(deltas), deltas[0].size
+    low, high = int(size * 1e-4), int(size * (1 - 1e-4) - 1)
+    clipped, magnitude = [], []
+    for d in deltas:
+        ordered = np.sort(np.abs(d).ravel())
+        m = np.clip(np.abs(d), ordered[low], ordered[high])
+        clipped.append(np.sign(d) * m)
+        magnitude.append((m - m.min()) / (m.max() - m.min()))
+    scales = []
+    for d, m in zip(clipped, magnitude, strict=True):
+        b = np.exp(n * m**2) * np.tanh(d * sum(clipped))
+        b = np.maximum(b, np.sort(b.ravel())[int(size * (1 - ratio))])
+        scales.append((b - b.min()) / (b.max() - b.min()))
+    total = sum(a * s * d for a, s, d in zip(w, scales, clipped, strict=True))
+    return total / np.maximum(sum(scales), 1e-12)
+
+
+def subspaces() -> None:
+    """The subspace family and PCB, from their algorithms with full SVDs in float64."""
+    base, tensors = numbers(200, 3, 0.02)
+    shared = np.random.default_rng(8).normal(0, 0.03, SHAPE)
+    tensors = [(t + shared).astype(np.float32) for t in tensors]
+    b = base.astype(np.float64)
+    deltas = [t.astype(np.float64) - b for t in tensors]
+    w = [0.4, 0.6, 0.9]
+    weighted = [a * d for a, d in zip(w, deltas, strict=True)]
+
+    def fixture(name: str, method: str, delta: np.ndarray, sensitive: list[str], **given: object) -> None:
+        scale = float(given.get("lambda", 1.0))
+        # float32 rounding of the bases grows by their condition on the way through the polar factors
+        facts = {"parameters": given, "sensitive": sensitive, "tolerance": 1e-5 if method != "pcb" else 1e-6}
+        save(name, method, tensors, b + scale * delta, base=base, **facts)
+
+    each = ["weight", "lambda"]
+    fixture("tsv_m", "tsv_m", tsv(deltas, w, 20 // 3), each, **{"weight": w, "lambda": 0.7})
+    fixture("tsv_m_rank", "tsv_m", tsv(deltas, w, 4), each, **{"weight": w, "lambda": 0.7, "rank": 4})
+    parts = [truncated(d, 5) for d in deltas]
+    u, v = (newton_schulz(np.concatenate([p[i] for p in parts], axis=1)) for i in (0, 2))
+    merged = u * np.concatenate([a * p[1] for a, p in zip(w, parts, strict=True)]) @ v.T
+    fixture("tsv_m_paper", "tsv_m", merged, ["weight"], weight=w, rank=5, preset="paper")
+    merged = tsv(deltas, w, 20 // 3, 0.3)
+    fixture("boosted_tsv_m", "boosted_tsv_m", merged, each, **{"weight": w, "beta": 0.3, "lambda": 0.7})
+    merged = tsv(deltas, w, 6, 0.6, power=2, kept=True)
+    given = {"weight": w, "beta": 0.6, "rank": 6, "energy": "squared", "boost_on": "kept"}
+    fixture("boosted_tsv_m_kept", "boosted_tsv_m", merged, ["weight"], **given)
+    u, s, v = truncated(sum(weighted), min(SHAPE))
+    fixture("iso_c", "iso_c", s.mean() * u @ v.T, each, **{"weight": w, "lambda": 0.7})
+    merged = iso_cts(weighted, 0.6)
+    fixture("iso_cts", "iso_cts", merged, each, **{"weight": w, "common_fraction": 0.6, "lambda": 0.7})
+    merged = u * boost(s, s, 0.2, 1) @ v.T
+    fixture("subspace_boosting", "subspace_boosting", merged, each, **{"weight": w, "beta": 0.2, "lambda": 0.7})
+    voted = ties(deltas, w, 0.5)
+    u, s, v = truncated(voted, min(SHAPE))
+    given = {"inner": "ties", "weight": w, "density": 0.5, "beta": 0.1}
+    fixture("subspace_boosting_ties", "subspace_boosting", u * boost(s, s, 0.1, 1) @ v.T, ["weight"], **given)
+    u, s, vh = np.linalg.svd(np.concatenate(deltas, axis=1), full_matrices=False)
+    blocks = np.split(s[:, None] * vh, 3, axis=1)
+    merged = u @ ties(blocks, w, 0.5)
+    given = {"inner": "ties", "weight": w, "density": 0.5, "lambda": 0.7}
+    fixture("knots", "knots", merged, ["weight", "density", "lambda"], **given)
+    right = np.linalg.svd(np.concatenate(deltas, axis=0), full_matrices=False)[2].T
+    merged = u @ ties([u.T @ d @ right for d in deltas], w, 0.5) @ right.T
+    fixture("core_space", "core_space", merged, ["weight", "density", "lambda"], **given)
+    fixture("pcb", "pcb", pcb(deltas, w, 0.2), each, **{"weight": w, "ratio": 0.2, "lambda": 0.7})
 
 
 if __name__ == "__main__":

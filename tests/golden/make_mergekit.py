@@ -113,6 +113,8 @@ CASES: list[tuple[str, str, int, bool, float, dict, list[str]]] = [
         ["weight", "density", "gamma"],
     ),
     ("passthrough", "passthrough", 1, False, 0.02, {"scale": [0.3]}, ["scale"]),
+    ("sce", "sce", 3, True, 0.02, {"select_topk": 0.6}, ["select_topk"]),
+    ("sce_all", "sce", 3, True, 0.02, {}, []),
 ]
 
 

@@ -21,6 +21,7 @@ from chorus.checkpoints.model import Model, read_json
 from chorus.checkpoints.safetensors_header import read_header
 from chorus.errors import CheckpointError
 from chorus.lazy import lazy
+from chorus.linalg.low_rank import LowRank as Factored
 
 torch = lazy("torch")
 
@@ -219,7 +220,7 @@ class AdaptedTensor:
         self._matrices: tuple[Any, Any, Any] | None = None
         self._last: tuple[int, Any] | None = None
 
-    def _factors(self) -> tuple[Any, Any, Any]:
+    def factors_as_stored(self) -> tuple[Any, Any, Any]:
         """Left [rows, r], right [r, columns], magnitude [rows, 1] or None, for W in its stored orientation."""
         if self._matrices is None:
             f = self.factors
@@ -237,7 +238,7 @@ class AdaptedTensor:
             return last_group[1]
         columns = math.prod(self.shape[1:])
         first, last = index * self.group_rows, min((index + 1) * self.group_rows, self.shape[0])
-        left, right, magnitude = self._factors()
+        left, right, magnitude = self.factors_as_stored()
         weight = self.base.flat(first * columns, last * columns).float().reshape(last - first, columns)
         weight = weight + self.factors.scale * (left[first:last] @ right)
         if magnitude is not None:
@@ -262,6 +263,27 @@ class AdaptedTensor:
 
     def read(self) -> Any:
         return self.flat(0, math.prod(self.shape)).reshape(self.shape)
+
+
+def low_rank_delta(tensor: LazyTensor, base: LazyTensor) -> Factored | None:
+    """The difference of two tensors as factors, where the one is the other with an adapter on it; None elsewhere.
+
+    A tensor that the adapter does not touch gives factors of rank 0. DoRA's difference is not of low rank.
+    """
+    if same_tensor(tensor, base):
+        rows, columns = base.shape[0], math.prod(base.shape[1:])
+        return Factored(torch.zeros(rows, 0), torch.zeros(0, columns), base.shape)
+    if not isinstance(tensor, AdaptedTensor) or not same_tensor(tensor.base, base):
+        return None
+    left, right, magnitude = tensor.factors_as_stored()
+    return None if magnitude is not None else Factored(left * tensor.factors.scale, right, tensor.shape)
+
+
+def same_tensor(a: LazyTensor, b: LazyTensor) -> bool:
+    """Whether both are the same bytes of the same file."""
+    if isinstance(a, FileTensor) and isinstance(b, FileTensor):
+        return a.entry == b.entry and (a.file is b.file or a.file.path.resolve() == b.file.path.resolve())
+    return a is b
 
 
 class ShiftedTensor:

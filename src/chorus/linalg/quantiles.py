@@ -7,7 +7,7 @@ half of the float's bits, then of the lower half inside one bin), a third finds 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -31,18 +31,30 @@ class Cutoff:
     ties_before: int
 
 
-def largest(blocks: Blocks, counts: Sequence[Sequence[int]]) -> list[list[Cutoff]]:
+Counts = Sequence[Sequence[int]]
+
+
+def largest(blocks: Blocks, counts: Counts | Callable[[list[int]], Counts]) -> list[list[Cutoff]]:
     """For each tensor and each count k asked of it, the cutoff of its k largest magnitudes.
 
-    `counts[i]` lists the k of tensor i, each from 0 to numel. float64 inputs are ranked as float32.
+    `counts[i]` lists the k of tensor i, each from 0 to numel; a function gets the numbers of values that are not
+    zero and returns the counts. float64 inputs are ranked as float32.
     """
     high = np.zeros((blocks.count, 2, 32768), np.int64)
-    trivial = [[_trivial(k, blocks.numel) for k in ks] for ks in counts]
-    wanted = [i for i, row in enumerate(trivial) if any(c is None for c in row)]
+    wanted = list(range(blocks.count))
+    if not callable(counts):
+        wanted = [i for i in wanted if any(_trivial(k, blocks.numel) is None for k in counts[i])]
+    zeros = [0] * blocks.count
     if wanted:
         for _, block in blocks:
             for i in wanted:
-                kernels.count_high(_bits(block[i]), high[i])
+                magnitudes = _bits(block[i])
+                kernels.count_high(magnitudes, high[i])
+                if callable(counts):
+                    zeros[i] += int(kernels.count_equal(magnitudes, 0))
+    if callable(counts):
+        counts = counts([blocks.numel - z for z in zeros])
+    trivial = [[_trivial(k, blocks.numel) for k in ks] for ks in counts]
     bins = {}  # (tensor, bin) -> histogram of the lower bits
     places = {}  # (tensor, k) -> (bin, how many of the bin's values are kept)
     for i in wanted:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from chorus.lazy import lazy
 from chorus.linalg.blocks import Blocks, chunks
@@ -35,3 +35,12 @@ def gram_matrix(blocks: Blocks) -> NDArray[np.float64]:
             rows = torch.stack(list(chunk)).double()
             total += (rows @ rows.T).cpu().numpy()
     return total
+
+
+def squares(x: Any) -> float:
+    """Sum of the squares of one chunk, in float64."""
+    if isinstance(x, np.ndarray):
+        return float(dots([x])[0, 0])
+    if x.device.type == "cpu" and x.dtype == torch.float32 and x.is_contiguous():
+        return float(dots([x.numpy()])[0, 0])
+    return float(x.double().square().sum())

@@ -23,9 +23,10 @@ from chorus.lazy import lazy
 from chorus.linalg import native
 from chorus.linalg.blocks import CHUNK
 from chorus.linalg.draws import key_of
-from chorus.merge.method import METHODS, Method
+from chorus.merge.method import METHODS, Method, compute_now
 from chorus.merge.plan import COPY, TensorPlan, split_of
 from chorus.merge.reader import Bytes, Reader
+from chorus.merge.treatment import MATRIX, matrix_shape
 
 torch = lazy("torch")
 
@@ -59,6 +60,10 @@ def work_of(tensor: TensorPlan, reader: Reader, *, seed: int, block_values: int)
     """The way to compute a tensor: without torch where that is possible."""
     if without_torch(tensor, reader.models, reader.device):
         return Combination(tensor, reader, seed=seed, block_values=block_values)
+    if tensor.treatment == MATRIX:
+        from chorus.merge.whole import Whole
+
+        return Whole(tensor, reader, seed=seed, block_values=block_values)
     return Computation(tensor, reader, seed=seed, block_values=block_values)
 
 
@@ -100,14 +105,16 @@ class _Base:
         assert self.method is not None
         if self._keywords is None:
             keywords = dict(self.tensor.parameters)
-            if "role" in self.method.uses:
-                keywords["role"] = self.tensor.role
+            engine = {"role": self.tensor.role, "treatment": self.tensor.treatment, "memo": compute_now}
+            keywords |= {k: v for k, v in engine.items() if k in self.method.uses}
+            if "shape" in self.method.uses:
+                keywords["shape"] = matrix_shape(self.shape) if len(self.shape) > 1 else (self.numel, 1)
             keys = tuple(key_of(self.seed, self.method.name, i, self.tensor.name) for i in range(self.count))
             if "keys" in self.method.uses:
                 keywords["keys"] = keys
             if self.method.statistics is not None:
                 wanted = _keyword_names(self.method.statistics)
-                given = {k: v for k, v in {**keywords, "keys": keys}.items() if k in wanted}
+                given = {k: v for k, v in {**keywords, "keys": keys, **engine}.items() if k in wanted}
                 keywords["statistics"] = self.call(self.method.statistics, blocks, given)
             self._keywords = keywords
         return self._keywords

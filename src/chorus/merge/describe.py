@@ -62,6 +62,7 @@ def _tensor(plan: Plan, tensor: TensorPlan) -> dict[str, Any]:
         "role": {"component": role.component, "kind": role.kind, "layer": role.layer, "learned": role.learned},
         "method": tensor.method,
         "reason": tensor.reason,
+        "treatment": tensor.treatment,
         "parameters": {k.rstrip("_"): list(v) if isinstance(v, tuple) else v for k, v in tensor.parameters.items()},
         "inputs": [[plan.references[i.model].name, i.tensor] for i in tensor.inputs],
         "base": [plan.references[tensor.base.model].name, tensor.base.tensor] if tensor.base else None,

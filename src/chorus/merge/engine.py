@@ -18,6 +18,7 @@ from chorus.checkpoints.lazy_tensor import Checkpoint
 from chorus.checkpoints.writer import OutputFile, PartialDirectory
 from chorus.errors import CheckpointError, UsageError
 from chorus.lazy import lazy
+from chorus.linalg.lapack import one_blas_thread
 from chorus.merge.compute import Work, without_torch, work_of
 from chorus.merge.finish import write_side_files
 from chorus.merge.journal import NAME as JOURNAL
@@ -107,12 +108,12 @@ def check_device(device: str) -> None:
 
 
 @contextmanager
-def one_thread_each() -> Iterator[None]:
+def one_thread_each(*, decomposes: bool) -> Iterator[None]:
     """torch's own threads off: the engine works on several tensors at once, and sums must not depend on it."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        with torch.inference_mode():
+        with torch.inference_mode(), one_blas_thread() if decomposes else nullcontext():
             yield
     finally:
         torch.set_num_threads(before)
@@ -164,7 +165,8 @@ class _Work:
         jobs = self.jobs()
         total = sum(t.nbytes for group in jobs for _, t in group)
         progress(0, total)
-        with one_thread_each() if self.uses_torch else nullcontext():
+        decomposes = any(t.treatment for v in self.plan.variants for t in v.tensors.values())
+        with one_thread_each(decomposes=decomposes) if self.uses_torch else nullcontext():
             if self.plan.jobs == 1:
                 for group in jobs:
                     self._tensor(group)
@@ -313,7 +315,7 @@ class MergedTensor:
 
     def flat(self, start: int, stop: int) -> Any:
         """Values `start` to `stop`, in the output's type."""
-        with one_thread_each():
+        with one_thread_each(decomposes=bool(self.tensor.treatment)):
             size = itemsize(self.dtype)
             parts = [np.empty(0, np.uint8)]
             for first, last in self._prepared().ranges():

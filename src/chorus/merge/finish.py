@@ -186,6 +186,7 @@ def _resolved(plan: Plan, variant: Variant) -> list[dict[str, Any]]:
         facts = {
             "method": tensor.method,
             **({"reason": tensor.reason} if tensor.reason else {}),
+            **({"treatment": tensor.treatment} if tensor.treatment else {}),
             **_facts(plan, tensor),
         }
         group = groups.setdefault(repr(facts), {**facts, "tensors": 0, "first": tensor.name})

@@ -4,13 +4,16 @@
     def lerp(tensors, /, *, t: Annotated[float, Between(0, 1), "share of the second model"] = 0.5) -> Tensor: ...
 
 The function takes an ordered sequence of tensors and keyword-only, annotated parameters, and returns one tensor.
-`PerModel[float]` parameters arrive as a tuple, one value a tensor. Four keywords are not parameters but are given
+`PerModel[float]` parameters arrive as a tuple, one value a tensor. These keywords are not parameters but are given
 by the engine to a function that names them:
 
     statistics   what the method's own `statistics(blocks, **parameters)` returned for the whole tensor
     offset       the flat index of the block's first value
     keys         one random key a tensor (see chorus.linalg.draws)
     role         the tensor's role
+    treatment    of a subspace method: "matrix" (deltas [m, n], each a tensor or a LowRank) or "vector" (flat blocks)
+    shape        of a subspace method's matrix: (m, n)
+    memo         remembers what is dear to compute and does not depend on all parameters (see `Memo`)
 
 Schema, `chorus methods NAME`, the docs page, the plan and the contract tests come from here.
 """
@@ -21,12 +24,12 @@ import inspect
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
+from typing import Annotated, Any, Literal, Protocol, TypeVar, get_args, get_origin
 
 from chorus.registry import Registry
 
 T_co = TypeVar("T_co", covariant=True)
-ENGINE_KEYWORDS = ("statistics", "offset", "keys", "role")
+ENGINE_KEYWORDS = ("statistics", "offset", "keys", "role", "treatment", "shape", "memo")
 
 Space = Literal["weights", "deltas", "deltas_if_base"]
 Base = Literal["required", "optional", "input"]
@@ -37,15 +40,41 @@ class PerModel(Sequence[T_co]):
     """Marks a parameter with one value a model; a recipe may set it under each model or for all."""
 
 
+class Memo(Protocol):
+    """Computes named tensors from some of the deltas, or finds them where the same was computed before."""
+
+    def __call__(
+        self,
+        kind: str,
+        models: Sequence[int],
+        settings: Mapping[str, Any],
+        compute: Callable[[], dict[str, Any]],
+    ) -> dict[str, Any]:
+        """What `compute` returns, which may depend on nothing but the deltas of `models`, `kind` and `settings`."""
+
+
+def compute_now(
+    kind: str, models: Sequence[int], settings: Mapping[str, Any], compute: Callable[[], dict[str, Any]]
+) -> dict[str, Any]:
+    """The memo that remembers nothing."""
+    return compute()
+
+
 @dataclass(frozen=True)
 class Between:
-    """The closed interval in which a parameter's values lie."""
+    """The interval in which a parameter's values lie, closed but for `above`: then the lower end is left out."""
 
     low: float
     high: float
+    above: bool = False
+
+    def __contains__(self, value: float) -> bool:
+        return self.low <= value <= self.high and not (self.above and value == self.low)
 
     def __str__(self) -> str:
-        return f"{self.low:g} to {self.high:g}"
+        if self.high >= 1e9:
+            return f"{self.low:g} or more"
+        return f"{'above ' * self.above}{self.low:g} to {self.high:g}"
 
 
 @dataclass(frozen=True)
@@ -72,6 +101,9 @@ class Method:
     base: "required"; "optional"; or "input": a base is one model among the others.
     models: how many tensors the function takes (the base not counted unless it is an input); None: no limit.
     split: into what the tensor may be cut: single elements, rows of the first dimension, or not at all.
+    subspace: whether it decomposes matrices, which it then gets whole, and merges other tensors value by value; its
+        parameter `treat` says which is which (see chorus.merge.treatment).
+    low_rank: whether, of adapters, it takes the factors (chorus.linalg.low_rank.LowRank) and may return such.
     linear: whether, where it may be cut into elements, the result is one `linear_combination` of the tensors, with
         coefficients from parameters and statistics; the engine then combines the files' bytes without torch.
     symmetric: whether the order of the models is without effect.
@@ -95,6 +127,7 @@ class Method:
     homogeneous: bool = True
     random: bool = False
     low_rank: bool = False
+    subspace: bool = False
     uses: frozenset[str] = field(default_factory=frozenset)
     recipe: str = ""
     when: str = ""
@@ -129,6 +162,7 @@ def method(
     homogeneous: bool = True,
     random: bool = False,
     low_rank: bool = False,
+    subspace: bool = False,
     when: str = "",
     recipe: str = "",
 ) -> Callable[[F], F]:
@@ -160,6 +194,7 @@ def method(
                 homogeneous=homogeneous,
                 random=random,
                 low_rank=low_rank,
+                subspace=subspace,
                 uses=frozenset(k for k in ENGINE_KEYWORDS if k in signature.parameters),
                 recipe=inspect.cleandoc(recipe),
                 when=when,
@@ -178,15 +213,13 @@ def _parameter(keyword: str, entry: inspect.Parameter, function: Callable[..., A
     notes: list[Any] = []
     if get_origin(annotation) is Annotated:
         annotation, *notes = get_args(annotation)
+    annotation = _without_none(annotation)
     per_model = get_origin(annotation) is PerModel
     if per_model:
-        (annotation,) = get_args(annotation)
+        annotation = _without_none(*get_args(annotation))
     choices: tuple[str, ...] = ()
     if get_origin(annotation) is Literal:
         choices, annotation = get_args(annotation), str
-    options = [a for a in get_args(annotation) if a is not type(None)]
-    if options:  # X | None
-        annotation = options[0]
     required = entry.default is inspect.Parameter.empty
     return Parameter(
         name=keyword.rstrip("_"),
@@ -199,3 +232,9 @@ def _parameter(keyword: str, entry: inspect.Parameter, function: Callable[..., A
         between=next((n for n in notes if isinstance(n, Between)), None),
         choices=choices,
     )
+
+
+def _without_none(annotation: Any) -> Any:
+    """X of `X | None`, anything else as it is."""
+    options = [a for a in get_args(annotation) if a is not type(None)]
+    return options[0] if len(options) == 1 < len(get_args(annotation)) else annotation

@@ -192,7 +192,7 @@ def convert(parameter: Parameter, value: Any) -> Any:
     number = 1.0 if value is True else 0.0 if value is False else as_number(value)
     if number is None or not math.isfinite(number):
         raise ValueError(f"must be a {'whole ' if parameter.type is int else ''}number, got {value!r}")
-    if parameter.between and not parameter.between.low <= number <= parameter.between.high:
+    if parameter.between and number not in parameter.between:
         raise ValueError(f"must lie in {parameter.between}, got {value!r}")
     if parameter.type is int:
         if number != int(number):

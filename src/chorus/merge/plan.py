@@ -15,6 +15,7 @@ from chorus.checkpoints.reference import Reference
 from chorus.checkpoints.safetensors_header import build_header
 from chorus.merge.options import Options
 from chorus.merge.recipe import LoadedRecipe
+from chorus.merge.treatment import MATRIX, matrix_shape
 
 COPY = "copy"
 
@@ -32,7 +33,8 @@ class TensorPlan:
     """How one output tensor comes about.
 
     `parameters` holds every keyword of the method, `PerModel` ones as tuples in the order of `inputs`. `method`
-    is "copy" for what is taken over as it is; `reason` says why.
+    is "copy" for what is taken over as it is; `reason` says why. `treatment` is how a subspace method sees the
+    tensor: "matrix" or "vector", else empty.
     """
 
     name: str
@@ -44,6 +46,7 @@ class TensorPlan:
     inputs: tuple[Input, ...]
     base: Input | None = None
     reason: str = ""
+    treatment: str = ""
 
     @property
     def numel(self) -> int:
@@ -152,6 +155,8 @@ class Plan:
         """Bytes of a tensor that its method cannot take in blocks."""
         if tensor.method == COPY or split_of(tensor) != "tensor":
             return 0
+        if tensor.treatment:
+            return whole_matrix_bytes(tensor)
         return tensor.numel * 4 * (3 * len(tensor.all_inputs) + 2)
 
     def checkpoint(self, variant: str | None = None) -> Checkpoint:
@@ -171,10 +176,19 @@ class Plan:
         return len(self.variants[0].tensors)
 
 
+def whole_matrix_bytes(tensor: TensorPlan) -> int:
+    """Working memory of a subspace method: one delta at a time in float32 and float64, the bases of all of them."""
+    rows, columns = matrix_shape(tensor.shape)
+    bases = (rows + columns) * min(min(rows, columns) * 2, tensor.numel)
+    return 4 * (6 * tensor.numel + 3 * bases)
+
+
 def split_of(tensor: TensorPlan) -> str:
     """Into what the tensor's method lets it be cut."""
     from chorus.merge.method import METHODS
 
+    if tensor.treatment:
+        return "tensor" if tensor.treatment == MATRIX else "element"
     if len(tensor.shape) < 2:
         return "element" if METHODS.get(tensor.method).split(tensor.parameters) == "element" else "tensor"
     return METHODS.get(tensor.method).split(tensor.parameters)

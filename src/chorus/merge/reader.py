@@ -14,6 +14,7 @@ from chorus.checkpoints.model import Model
 from chorus.errors import CheckpointError
 from chorus.lazy import lazy
 from chorus.linalg import native
+from chorus.linalg.blocks import CHUNK
 from chorus.merge.plan import Input
 
 torch = lazy("torch")
@@ -124,6 +125,23 @@ class Reader:
         if not finite and not self.allow_nonfinite:
             self._check_finite(which, values, start)
         return values
+
+    def whole_delta(self, which: Input, base: Input, numel: int) -> Any:
+        """All values of a tensor less the base's, flat, in float32 (float64 where so stored)."""
+        out = None
+        for start in range(0, numel, 16 * CHUNK):
+            stop = min(start + 16 * CHUNK, numel)
+            origin, values = self.values(base, start, stop), self.values(which, start, stop)
+            if out is None:
+                dtype = torch.promote_types(values.dtype, origin.dtype)
+                out = torch.empty(numel, dtype=dtype, device=self.device)
+            torch.sub(values, origin, out=out[start:stop])
+        return torch.empty(0, device=self.device) if out is None else out
+
+    def refuse_factors(self, which: Input) -> None:
+        """Name an adapter whose factors are not finite."""
+        label = self.models[which.model].label
+        raise CheckpointError(f"{label}: the adapter's factors of {which.tensor} hold NaN or infinity", NONFINITE_HINT)
 
     def buffer(self, key: Any, dtype: Any, size: int) -> Any:
         """Working memory on the device that lives as long as the reader."""

@@ -15,6 +15,7 @@ from chorus.merge.options import Options
 from chorus.merge.parameters import MISSING, Site, convert, gradient_position, matches_role, resolve
 from chorus.merge.plan import COPY, Input, TensorPlan
 from chorus.merge.recipe import ModelEntry, Module, Output, Recipe
+from chorus.merge.treatment import treatment_of
 
 
 @dataclass(frozen=True)
@@ -301,7 +302,9 @@ class Builder:
         stored = [getattr(t, "stored_dtype", t.dtype) for t in tensors]
         natural = promote(stored)
         dtype = self.dtype if self.dtype and natural in FLOATS else natural
-        return TensorPlan(slot.name, shape, dtype, slot.site.role, method, parameters, chosen, base, reason)
+        subspace = method == self.method.name and self.method.subspace
+        treatment = treatment_of(slot.site.role, shape, parameters) if subspace else ""
+        return TensorPlan(slot.name, shape, dtype, slot.site.role, method, parameters, chosen, base, reason, treatment)
 
     def _smaller(self, slot: Slot, which: Input, mine: tuple[int, ...], theirs: tuple[int, ...]) -> tuple[int, ...]:
         vocabulary = mine[1:] == theirs[1:] and mine[0] == vocabulary_sizes(self.inputs.models[which.model])

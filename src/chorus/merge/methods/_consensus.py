@@ -32,30 +32,44 @@ def elected_sum(
     The weights multiply before the vote, a sum of zero votes plus, and zeros never count (Yadav et al. 2023,
     section 3). With `normalize` the sum is divided by the absolute weights of those that agree.
     """
+    return agreeing_sum(deltas, weight, votes=weight, normalize=normalize, lambda_=lambda_)
+
+
+def agreeing_sum(
+    deltas: Sequence[torch.Tensor],
+    weight: Sequence[float],
+    *,
+    votes: Sequence[float],
+    normalize: bool,
+    lambda_: float,
+) -> torch.Tensor:
+    """sum_i w_i D_i over those w_i D_i that have the sign of sum_i v_i D_i, value by value."""
     if deltas[0].device.type == "cpu" and deltas[0].dtype == torch.float32 and deltas[0].is_contiguous():
-        return _compiled(deltas, weight, normalize, lambda_)
-    weighted = [d * w for d, w in zip(deltas, weight, strict=True)]
-    total = linear_combination(weighted, [1.0] * len(weighted))
+        return _compiled(deltas, weight, votes, normalize, lambda_)
+    total = linear_combination([d * v for d, v in zip(deltas, votes, strict=True)], [1.0] * len(deltas))
     plus = total >= 0
     merged, divisor = torch.zeros_like(total), torch.zeros_like(total)
-    for d, w in zip(weighted, weight, strict=True):
-        agrees = torch.where(plus, d > 0, d < 0)
-        merged += torch.where(agrees, d, torch.zeros_like(d))
+    for d, w in zip(deltas, weight, strict=True):
+        weighted = d * w
+        agrees = torch.where(plus, weighted > 0, weighted < 0)
+        merged += torch.where(agrees, weighted, torch.zeros_like(d))
         divisor += agrees * abs(w)
     if normalize:
         merged = merged / torch.where(divisor > 0, divisor, torch.ones_like(divisor))
     return merged * lambda_
 
 
-def _compiled(deltas: Sequence[torch.Tensor], weight: Sequence[float], normalize: bool, lambda_: float) -> torch.Tensor:
+def _compiled(
+    deltas: Sequence[torch.Tensor], weight: Sequence[float], votes: Sequence[float], normalize: bool, lambda_: float
+) -> torch.Tensor:
     import numpy as np
 
     out = torch.empty_like(deltas[0])
     stacked = tuple(d.reshape(-1).numpy() for d in deltas)
     work = np.zeros((2, stacked[0].size), np.float32)
     flat = out.reshape(-1).numpy()
-    for d, w in zip(stacked, weight, strict=True):
-        kernels.add_scaled(d, np.float32(w), work[0])
+    for d, v in zip(stacked, votes, strict=True):
+        kernels.add_scaled(d, np.float32(v), work[0])
     flat[:] = 0
     for d, w in zip(stacked, weight, strict=True):
         kernels.sum_agreeing(d, np.float32(w), work[0], flat, work[1])

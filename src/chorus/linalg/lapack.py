@@ -1,0 +1,88 @@
+"""Eigenvalues of symmetric matrices on the CPU: all of them, with the vectors of the largest only.
+
+A full decomposition spends most of its time on vectors that nobody asks for. Reduction to tridiagonal form, all
+eigenvalues of that, inverse iteration for the wanted ones and the way back cost about half of it; where inverse
+iteration is not safe (the matrix falls into blocks, or it does not converge) everything is decomposed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from chorus.lazy import lazy
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Matrix = NDArray[Any]
+else:
+    np = lazy("numpy")
+
+linalg = lazy("scipy.linalg")
+blas, lapack = lazy("scipy.linalg.blas"), lazy("scipy.linalg.lapack")
+
+FEW = 0.4  # share of the vectors up to which the partial decomposition is the faster one
+SMALL = 64  # below this size it never is
+
+
+def gram(x: Matrix) -> Matrix:
+    """x^T x [n, n] of x [m, n], in its own precision; only the lower triangle of the result holds it.
+
+    >>> import numpy
+    >>> numpy.tril(gram(numpy.eye(2) * 3)).tolist()
+    [[9.0, 0.0], [0.0, 9.0]]
+    """
+    syrk = blas.dsyrk if x.dtype == np.float64 else blas.ssyrk
+    found: Matrix = syrk(1.0, x.T if x.flags.c_contiguous else x, trans=0 if x.flags.c_contiguous else 1, lower=1)
+    return found
+
+
+def symmetric_eigen(g: Matrix, top: int | None = None) -> tuple[Matrix, Matrix]:
+    """All eigenvalues [n], largest first, and the vectors [n, top] of the largest, from g's lower triangle.
+
+    In g's own precision, float32 or float64. `top` None: all vectors.
+    """
+    n = g.shape[0]
+    top = n if top is None else min(top, n)
+    if n > SMALL and top <= FEW * n:
+        found = _largest(g, top)
+        if found is not None:
+            return found
+    values, vectors = linalg.eigh(g, driver="evd", check_finite=False)
+    return values[::-1], vectors[:, n - top :][:, ::-1]
+
+
+def _largest(g: Matrix, top: int) -> tuple[Matrix, Matrix] | None:
+    n = g.shape[0]
+    sytrd, sterf, stein, ormqr = lapack.get_lapack_funcs(("sytrd", "sterf", "stein", "ormqr"), dtype=g.dtype)
+    reflectors, diagonal, off, tau, failed = sytrd(g, lower=1, lwork=64 * n)
+    size = float(np.abs(diagonal).max()) + float(np.abs(off).max())
+    if failed or np.abs(off).min() <= np.finfo(g.dtype).eps * size:  # it falls into blocks
+        return None
+    values, failed = sterf(diagonal.copy(), off.copy())
+    if failed:
+        return None
+    block, split = np.zeros(n, np.int32), np.zeros(n, np.int32)
+    block[:top], split[0] = 1, n
+    vectors, failed = stein(diagonal, off, np.ascontiguousarray(values[n - top :]), block, split)
+    if failed:
+        return None
+    vectors = np.asfortranarray(vectors[:, :top])
+    turned, _, failed = ormqr("L", "N", np.asfortranarray(reflectors[1:, : n - 1]), tau, vectors[1:], lwork=64 * n)
+    if failed:
+        return None
+    vectors[1:] = turned
+    return values[::-1], vectors[:, ::-1]
+
+
+@contextmanager
+def one_blas_thread() -> Iterator[None]:
+    """scipy's BLAS on one thread: the engine works on several tensors at once, and sums must not depend on it."""
+    from threadpoolctl import threadpool_limits
+
+    _ = lapack.get_lapack_funcs  # loads the library, so that the limit reaches it
+    with threadpool_limits(1, user_api="blas"):
+        yield

@@ -1,0 +1,110 @@
+"""sce: select what varies between the models, weigh models by what is selected, erase minority signs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Annotated
+
+from chorus.lazy import lazy
+from chorus.linalg.blocks import Blocks, chunks
+from chorus.linalg.quantiles import Cutoff, keep_largest, largest
+from chorus.linalg.statistics import squares
+from chorus.merge.method import Between, PerModel, method
+from chorus.merge.methods._consensus import agreeing_sum
+
+if TYPE_CHECKING:
+    import torch
+else:
+    torch = lazy("torch")
+
+
+class Variance:
+    """The variance of each value across the models, as blocks of one tensor."""
+
+    def __init__(self, deltas: Blocks) -> None:
+        self.deltas, self.count, self.numel, self.shape = deltas, 1, deltas.numel, deltas.shape
+
+    def __iter__(self) -> Iterator[tuple[int, list[torch.Tensor]]]:
+        for offset, block in self.deltas:
+            yield offset, [variance(block)]
+
+
+def variance(deltas: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Mean squared deviation from the mean of the models, value by value."""
+    mean = deltas[0].clone()
+    for d in deltas[1:]:
+        mean.add_(d)
+    mean.div_(len(deltas))
+    total = torch.zeros_like(mean)
+    for d in deltas:
+        deviation = d - mean
+        total.addcmul_(deviation, deviation)
+    return total.div_(len(deltas))
+
+
+def selection(blocks: Blocks, *, select_topk: float) -> tuple[Cutoff | None, list[float]]:
+    """The cutoff of the largest variances (None: all are selected), and each model's mean square there."""
+    cut = None
+    if select_topk < 1:
+        cut = largest(Variance(blocks), lambda nonzero: [[int(nonzero[0] * select_topk)]])[0][0]
+    sums = [0.0] * blocks.count
+    offset = 0
+    for chunk in chunks(blocks):
+        kept = selected(chunk, cut, offset)
+        sums = [a + squares(x) for a, x in zip(sums, kept, strict=True)]
+        offset += chunk[0].numel()
+    total = sum(sums)
+    return cut, [s / total for s in sums] if total > 0 else [1 / blocks.count] * blocks.count
+
+
+def selected(deltas: Sequence[torch.Tensor], cut: Cutoff | None, offset: int) -> list[torch.Tensor]:
+    """The deltas where their variance is among the largest, zero elsewhere."""
+    if cut is None:
+        return list(deltas)
+    zero = torch.zeros_like(deltas[0])
+    chosen = keep_largest(variance(deltas), cut, offset) > 0
+    return [torch.where(chosen, d, zero) for d in deltas]
+
+
+@method(
+    "sce",
+    summary="keep what varies most between the models, weighted by its energy, without minority signs",
+    paper="Wan et al. 2024, FuseChat: Knowledge Fusion of Chat Models, arXiv 2408.07990",
+    space="deltas",
+    models=(1, None),
+    statistics=selection,
+    when="When the models should weigh by how far they moved: three times the delta counts nine times.",
+    recipe="""
+        merge_method: sce
+        base_model: whisper-small
+        models:
+          - model: whisper-domain-a
+          - model: whisper-domain-b
+        parameters: {select_topk: 0.1}
+    """,
+)
+def sce(
+    deltas: Sequence[torch.Tensor],
+    /,
+    *,
+    select_topk: Annotated[float, Between(0, 1), "share of the varying values that is kept"] = 1.0,
+    weight: Annotated[PerModel[float], "factor of each model's own weight, which its energy gives"] = 1.0,  # type: ignore[assignment]
+    lambda_: Annotated[float, "factor of the merged delta"] = 1.0,
+    int8_mask: Annotated[bool, "without effect; mergekit's temporaries"] = False,
+    statistics: tuple[Cutoff | None, Sequence[float]],
+    offset: int,
+) -> torch.Tensor:
+    """Return the merged delta of SCE (section 3.3 of the paper), tensor by tensor.
+
+    1. select: the int(select_topk * n) values of largest variance across the models, n counting those that vary
+       at all, of equal ones those of lowest index;
+    2. calculate: w_i = sum D_i^2 / sum_j sum D_j^2 over the selected values;
+    3. erase: values whose sign is not that of sum_i D_i;
+    4. merge: sum w_i D_i / sum w_i over what is left of each value.
+
+    Identical models do not vary: below select_topk 1 nothing of them is selected and the base comes back.
+    """
+    cut, energies = statistics
+    kept = selected(deltas, cut, offset)
+    factors = [e * w for e, w in zip(energies, weight, strict=True)]
+    return agreeing_sum(kept, factors, votes=[1.0] * len(kept), normalize=True, lambda_=lambda_)
