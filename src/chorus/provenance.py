@@ -16,7 +16,7 @@ import yaml
 
 from chorus._version import __version__
 
-PACKAGES = ("torch", "numpy", "numba", "safetensors", "transformers")
+PACKAGES = ("torch", "numpy", "numba", "scipy", "safetensors", "transformers")
 
 
 def versions() -> dict[str, str]:
@@ -71,15 +71,17 @@ def model_card(
     pipeline_tag: str | None,
     recipe_yaml: str,
     losses: Sequence[str],
+    library: str = "transformers",
+    relation: str = "merge",
 ) -> str:
     """README.md of a merged model: front matter as the hub reads it, and what a reader asks first."""
     found = sorted({v for v in licences.values() if v})
-    front: dict[str, Any] = {"base_model": list(base_models), "base_model_relation": "merge"}
+    front: dict[str, Any] = {"base_model": list(base_models), "base_model_relation": relation}
     if len(found) == 1 and None not in licences.values():
         front["license"] = found[0]
     if languages:
         front["language"] = list(languages)
-    front["library_name"] = "transformers"
+    front["library_name"] = library
     if pipeline_tag:
         front["pipeline_tag"] = pipeline_tag
     front["tags"] = ["merge", "chorus", method]

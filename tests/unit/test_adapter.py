@@ -27,6 +27,9 @@ KINDS = {
     ),
     "dora": ("qwen2", {"target_modules": QKV, "use_dora": True}),
     "modules to save": ("qwen2", {"target_modules": ["q_proj"], "modules_to_save": ["norm", "down_proj"]}),
+    "pissa": ("qwen2", {"target_modules": QKV, "init_lora_weights": "pissa"}),
+    "olora": ("qwen2", {"target_modules": QKV, "init_lora_weights": "olora"}),
+    "pissa with dora": ("qwen2", {"target_modules": QKV, "init_lora_weights": "pissa", "use_dora": True}),
     "embeddings": ("qwen2", {"target_modules": ["embed_tokens", "q_proj"]}),
     "whisper": ("whisper", {"target_modules": ["q_proj", "v_proj", "fc1"]}),
     "whisper convolution": ("whisper", {"target_modules": ["conv1", "conv2", "q_proj"]}),
@@ -71,10 +74,11 @@ def test_equals_merge_and_unload(tmp_path, name):
     opened = open_model(parse_reference(f"{base}+{adapter}")).checkpoint
     assert set(opened) == set(expected)
     original = load_all(base)
+    allowed = 8e-6 if "pissa" in name else 2e-6  # PEFT decomposes the base in float32
     changed = 0
     for tensor, value in expected.items():
         found = opened[tensor].read().float()
-        assert (found - value).abs().max() <= 2e-6 * value.abs().max().clamp(min=1e-3), tensor
+        assert (found - value).abs().max() <= allowed * value.abs().max().clamp(min=1e-3), tensor
         changed += not torch.equal(found, original[tensor])
     assert changed >= 2
 
@@ -135,8 +139,8 @@ def test_half_a_pair_of_factors_is_an_error(tmp_path):
     ("config", "message"),
     [
         ({"peft_type": "IA3"}, "type IA3"),
-        ({"init_lora_weights": "pissa"}, "changes the base's weights"),
-        ({"init_lora_weights": "olora"}, "changes the base's weights"),
+        ({"init_lora_weights": "pissa_niter_4"}, "changes the base's weights"),
+        ({"init_lora_weights": "loftq"}, "changes the base's weights"),
         ({"layer_replication": [[0, 2]]}, "layer_replication"),
         ({"trainable_token_indices": [1]}, "trainable_token_indices"),
     ],

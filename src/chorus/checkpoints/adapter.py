@@ -3,6 +3,8 @@
     LoRA    W' = W + s B A                          s = alpha / r, or alpha / sqrt(r) with rsLoRA
     DoRA    W' = m (W + s B A) / ||W + s B A||      norm of each output row
 
+    PiSSA, OLoRA: trained on W - s B0 A0, with factors B0, A0 that W alone determines; W' = W + s (B A - B0 A0)
+
 Shapes: A [r, in], B [out, r]; convolutions are flattened to [out, in * k]. Computed in float32 over fixed groups
 of rows, so that the values do not depend on how the tensor is cut for reading.
 """
@@ -22,12 +24,14 @@ from chorus.checkpoints.safetensors_header import read_header
 from chorus.errors import CheckpointError
 from chorus.lazy import lazy
 from chorus.linalg.low_rank import LowRank as Factored
+from chorus.linalg.spectra import singular_triplets
 
 torch = lazy("torch")
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 GROUP_VALUES = 1 << 20  # values computed at a time; part of the arithmetic, do not tune by machine
-CHANGES_BASE = ("pissa", "olora", "lora_ga", "corda", "loftq")
+CONVERTED = ("pissa", "olora")  # start from factors of the base, which are computed again
+CHANGES_BASE = ("pissa_niter", "lora_ga", "corda", "loftq")  # start from what only the training knew
 FACTORS = {
     "lora_A.weight": "a",
     "lora_B.weight": "b",
@@ -51,6 +55,7 @@ class LowRank:
     bias: LazyTensor | None = None
     transposed: bool = False  # fan_in_fan_out: the weight is stored [in, out]
     embedding: bool = False
+    start: str = ""  # "pissa" or "olora"
 
 
 @dataclass
@@ -76,7 +81,9 @@ def open_adapter(directory: Path, label: str) -> Adapter:
     adapter = Adapter(label, config)
     for entry in header.entries.values():
         _sort_in(adapter, entry.name, FileTensor(entry, file))
+    start = str(config.get("init_lora_weights", "")).lower()
     for module, factors in adapter.low_rank.items():
+        factors.start = start if start in CONVERTED and not factors.embedding else ""
         if factors.a is None or factors.b is None:
             raise CheckpointError(f"{label}: module {module} has only one of its two factors", "save the adapter again")
         rank = factors.a.shape[0]
@@ -227,6 +234,10 @@ class AdaptedTensor:
             assert f.a is not None
             assert f.b is not None
             a, b = f.a.read().float().flatten(1), f.b.read().float().flatten(1)
+            if f.start:
+                weight = self.base.read().float().flatten(1)
+                a0, b0 = starting_factors(f.start, weight.T if f.transposed else weight, a.shape[0], f.scale)
+                a, b = torch.cat([a, a0]), torch.cat([b, -b0], dim=1)
             left, right = (a.T, b.T) if f.embedding or f.transposed else (b, a)
             magnitude = None if f.magnitude is None else f.magnitude.read().float().reshape(-1, 1)
             self._matrices = (left.contiguous(), right.contiguous(), magnitude)
@@ -263,6 +274,53 @@ class AdaptedTensor:
 
     def read(self) -> Any:
         return self.flat(0, math.prod(self.shape)).reshape(self.shape)
+
+
+def starting_factors(start: str, weight: Any, rank: int, scale: float) -> tuple[Any, Any]:
+    """A0 [r, in] and B0 [out, r] of which an initialisation takes s B0 A0 off the base's weight [out, in]; float32.
+
+    "pissa": the first r singular triplets over s (arXiv 2404.02948); "olora": the first r columns and rows of Q R,
+    as they are (arXiv 2406.01775).
+    The signs that the decompositions leave open cancel in the product.
+    """
+    if start == "pissa":
+        found = singular_triplets(weight, rank, whole=False)
+        return found.right.T, found.left * (found.values / scale)
+    q, r = torch.linalg.qr(weight)
+    return r[:rank], q[:, :rank]
+
+
+def row_scaled_delta(tensor: LazyTensor, base: LazyTensor) -> tuple[Any, Factored] | None:
+    """The difference of two tensors as diag(t) W + L R, exactly: t [rows] and the factors; None where it is not so.
+
+    DoRA's W' = d (W + s B A) with d = m / |W + s B A| is d - 1 times the rows of W, plus d s B A. For plain LoRA t
+    is zero.
+    """
+    found = low_rank_delta(tensor, base)
+    if found is not None:
+        return torch.zeros(found.left.shape[0]), found
+    if not isinstance(tensor, AdaptedTensor) or not same_tensor(tensor.base, base):
+        return None
+    left, right, magnitude = tensor.factors_as_stored()
+    if magnitude is None or tensor.factors.transposed or tensor.factors.embedding:
+        return None
+    plain = Factored(left * tensor.factors.scale, right, tensor.shape)
+    d = magnitude.reshape(-1) / row_norms(base, plain)
+    return d - 1, Factored(plain.left * d[:, None], right, tensor.shape)
+
+
+def row_norms(base: LazyTensor, factors: Factored, scale: Any = None) -> Any:
+    """|(1 + t) W + L R| of each row [rows], in float32, a group of rows at a time."""
+    rows, columns = factors.left.shape[0], factors.right.shape[1]
+    step = max(1, GROUP_VALUES // columns)
+    norms = []
+    for first in range(0, rows, step):
+        last = min(first + step, rows)
+        weight = base.flat(first * columns, last * columns).float().reshape(last - first, columns)
+        if scale is not None:
+            weight = weight * (1 + scale[first:last, None])
+        norms.append((weight + factors.rows(first, last)).norm(dim=1))
+    return torch.cat(norms)
 
 
 def low_rank_delta(tensor: LazyTensor, base: LazyTensor) -> Factored | None:

@@ -42,6 +42,7 @@ class Model:
     paths: dict[str, Path] = field(default_factory=dict)
     hub_hashes: dict[str, str] = field(default_factory=dict)
     adapter_paths: dict[str, Path] = field(default_factory=dict)
+    adapter_config: dict[str, Any] = field(default_factory=dict)
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -19,6 +19,7 @@ def open_model(reference: Reference, options: OpenOptions | None = None) -> Mode
         directory, _ = locate(reference.adapter, options, "adapter")
         adapter = open_adapter(directory, reference.adapter.name)
         model = apply_adapter(base, adapter, reference.name)
+        model.adapter_config = adapter.config
         model.adapter_paths = {name: directory / name for name in (CONFIG, WEIGHTS)}
         return model
     if not looks_local(reference.path):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from chorus.cli.adapters import print_adapter, rank_options, rank_rule
 from chorus.cli.options import idle_note, merge_options, options_of
 from chorus.cli.output import as_json, note, progress, size
 from chorus.errors import UsageError
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 @click.option("--copy-tokenizer/--no-copy-tokenizer", default=True, help="Copy tokenizer and processor files.")
 @click.option("--write-model-card/--no-write-model-card", default=True, help="Write README.md.")
 @click.option("--sha256", is_flag=True, help="Note the inputs' SHA-256 as well (costs more than a merge).")
+@click.option("--as", "form", type=click.Choice(["model", "adapter"]), default="model", help="What to write.")
+@rank_options
 @click.option("--json", "json_", is_flag=True, help="Print the result as JSON.")
 @click.option("-q", "--quiet/--no-quiet", help="No progress and no notes.")
 @merge_options
@@ -39,6 +42,10 @@ def command(
     copy_tokenizer: bool,
     write_model_card: bool,
     sha256: bool,
+    form: str,
+    max_rank: int | None,
+    energy: float | None,
+    budget: int | None,
     json_: bool,
     quiet: bool,
     **flags: Any,
@@ -50,7 +57,7 @@ def command(
     \b
     chorus merge recipe.yml -o merged
     """
-    from chorus.merge.api import merge
+    from chorus.merge.api import merge, merge_into_adapter
     from chorus.merge.planner import plan
 
     if out and out_flag:
@@ -58,6 +65,11 @@ def command(
     target = out or out_flag
     if not target:
         raise UsageError("no output directory", f"chorus merge {recipe} -o DIR")
+    ranks = rank_rule(max_rank, energy, budget)
+    if ranks.given and form == "model":
+        raise UsageError("a rank, an energy or a budget is for adapters", "add --as adapter")
+    if resume and form == "adapter":
+        raise UsageError("--resume is for models; an adapter is merged again from the start", "drop --resume")
     note_text = idle_note(flags)
     if note_text:
         note(note_text, quiet=quiet)
@@ -74,6 +86,11 @@ def command(
     load_kernels()
     for warning in [*planned.warnings, *(f"generation: {d}" for d in planned.generation_differences)]:
         note(f"warning: {warning}", quiet=quiet)
+    if form == "adapter":
+        with progress(quiet=quiet, label="merging") as bar:
+            made = merge_into_adapter(planned, Path(target), ranks=ranks, progress=bar)
+        print_adapter(made, json_=json_, quiet=quiet, elapsed_s=time.monotonic() - started)
+        return
     with progress(quiet=quiet, label="merging") as bar:
         result = merge(planned, Path(target), progress=bar)
     elapsed = time.monotonic() - started

@@ -67,6 +67,7 @@ def _print(facts: dict[str, Any], every_tensor: bool) -> None:
         for tensor, count in shown:
             role = tensor["role"]
             treatment = tensor["method"] + (f" ({tensor['reason']})" if tensor["reason"] else "")
+            treatment += f" on {tensor['treatment']}" if tensor["treatment"] else ""
             shape = "x".join(map(str, tensor["shape"])) or "scalar"
             rows.append(
                 [

@@ -7,7 +7,7 @@ iteration is not safe (the matrix falls into blocks, or it does not converge) ev
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,7 @@ else:
 linalg = lazy("scipy.linalg")
 blas, lapack = lazy("scipy.linalg.blas"), lazy("scipy.linalg.lapack")
 
+Top = Callable[[Any], int]  # from all eigenvalues, largest first, to how many vectors are wanted
 FEW = 0.4  # share of the vectors up to which the partial decomposition is the faster one
 SMALL = 64  # below this size it never is
 
@@ -40,22 +41,23 @@ def gram(x: Matrix) -> Matrix:
     return found
 
 
-def symmetric_eigen(g: Matrix, top: int | None = None) -> tuple[Matrix, Matrix]:
+def symmetric_eigen(g: Matrix, top: int | Top | None = None) -> tuple[Matrix, Matrix]:
     """All eigenvalues [n], largest first, and the vectors [n, top] of the largest, from g's lower triangle.
 
-    In g's own precision, float32 or float64. `top` None: all vectors.
+    In g's own precision, float32 or float64. `top` None: all vectors; a function chooses it by the values.
     """
     n = g.shape[0]
-    top = n if top is None else min(top, n)
-    if n > SMALL and top <= FEW * n:
+    if n > SMALL and (callable(top) or (top is not None and top <= FEW * n)):
         found = _largest(g, top)
         if found is not None:
             return found
     values, vectors = linalg.eigh(g, driver="evd", check_finite=False)
-    return values[::-1], vectors[:, n - top :][:, ::-1]
+    values = values[::-1]
+    k = n if top is None else min(n, top(values) if callable(top) else top)
+    return values, vectors[:, n - k :][:, ::-1]
 
 
-def _largest(g: Matrix, top: int) -> tuple[Matrix, Matrix] | None:
+def _largest(g: Matrix, wanted: int | Top) -> tuple[Matrix, Matrix] | None:
     n = g.shape[0]
     sytrd, sterf, stein, ormqr = lapack.get_lapack_funcs(("sytrd", "sterf", "stein", "ormqr"), dtype=g.dtype)
     reflectors, diagonal, off, tau, failed = sytrd(g, lower=1, lwork=64 * n)
@@ -65,8 +67,13 @@ def _largest(g: Matrix, top: int) -> tuple[Matrix, Matrix] | None:
     values, failed = sterf(diagonal.copy(), off.copy())
     if failed:
         return None
+    top = wanted(values[::-1]) if callable(wanted) else wanted
+    if top > FEW * n:
+        return None
     block, split = np.zeros(n, np.int32), np.zeros(n, np.int32)
     block[:top], split[0] = 1, n
+    if top == 0:
+        return values[::-1], np.zeros((n, 0), g.dtype)
     vectors, failed = stein(diagonal, off, np.ascontiguousarray(values[n - top :]), block, split)
     if failed:
         return None

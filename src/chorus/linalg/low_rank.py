@@ -82,7 +82,7 @@ def triangular(x: Tensor) -> tuple[Tensor, Tensor | None]:
     """
     if x.shape[0] >= x.shape[1]:
         factor, failed = torch.linalg.cholesky_ex(x.T @ x)
-        if x.device.type == "meta":
+        if x.device.type == "meta" or not x.shape[1]:
             return factor, None
         diagonal = factor.diagonal()
         if not int(failed) and bool(diagonal.min() > ILL_CONDITIONED * diagonal.max()):

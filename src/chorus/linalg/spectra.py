@@ -11,9 +11,9 @@ nothing but rounding, and dividing by it would invent directions.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from chorus.lazy import lazy
 from chorus.linalg.lapack import gram, symmetric_eigen
@@ -52,24 +52,30 @@ class Triplets:
         return int(self.values.shape[0])
 
 
-def singular_triplets(d: Tensor | LowRank, rank: int | None = None, *, whole: bool = True) -> Triplets:
+Rank = int | Callable[[Any], int] | None
+
+
+def singular_triplets(d: Tensor | LowRank, rank: Rank = None, *, whole: bool = True) -> Triplets:
     """The first `rank` (None: all) singular triplets of d [m, n], in float32 (float64 for float64 input).
 
-    Values below `NULL` of the largest are dropped, so fewer may come back, and none for a zero matrix. `whole`:
-    all singular values are wanted as well.
+    `rank` may be a function of all singular values (float64, largest first). Values below `NULL` of the largest
+    are dropped, so fewer may come back, and none for a zero matrix. `whole`: all values are wanted as well.
 
     >>> import torch
     >>> singular_triplets(torch.diag(torch.tensor([3.0, 1.0, 2.0])), 2).values.tolist()
     [3.0, 2.0]
     """
     if isinstance(d, LowRank):
-        left, spectrum, right = low_rank_svd(d, rank)
-        return _cut(left, spectrum, right, d.left.dtype)
+        left, spectrum, right = low_rank_svd(d, None if callable(rank) else rank)
+        k = rank(spectrum.numpy()) if callable(rank) else left.shape[1]
+        return _cut(left[:, :k], spectrum, right[:, :k], d.left.dtype)
     m, n = d.shape
+    if not n or not m:
+        return Triplets(d[:, :0], d.new_zeros(0), d.T[:, :0], d.new_zeros(0, dtype=torch.float64))
     if m < n:
         turned = singular_triplets(d.T, rank, whole=whole)
         return Triplets(turned.right, turned.values, turned.left, turned.spectrum)
-    k = n if rank is None else min(rank, n)
+    k = n if rank is None or callable(rank) else min(rank, n)
     route = choose_route(m, n, k, whole=whole, device=d.device.type)
     if route == "randomized":
         found = randomized(d, k)
@@ -78,8 +84,9 @@ def singular_triplets(d: Tensor | LowRank, rank: int | None = None, *, whole: bo
         route = "gram"
     if route == "svd":
         left, spectrum, vh = torch.linalg.svd(d.double(), full_matrices=False)
+        k = rank(spectrum.cpu().numpy()) if callable(rank) else k
         return _cut(left[:, :k], spectrum, vh[:k].mT, d.dtype)
-    return by_gram(d, k)
+    return by_gram(d, rank if callable(rank) else k)
 
 
 def choose_route(m: int, n: int, k: int, *, whole: bool, device: str) -> str:
@@ -103,9 +110,9 @@ def _cut(left: Tensor, spectrum: Tensor, right: Tensor, dtype: torch.dtype) -> T
     return Triplets(left[:, :k].to(dtype), spectrum[:k].to(dtype), right[:, :k].to(dtype), spectrum)
 
 
-def by_gram(d: Tensor, k: int) -> Triplets:
+def by_gram(d: Tensor, k: int | Callable[[Any], int]) -> Triplets:
     """Triplets of d [m, n], m >= n, from D^T D: right = eigenvectors, left = D right / values."""
-    if d.dtype == torch.float32 and _looks_flat(d):
+    if d.dtype == torch.float32 and not callable(k) and _looks_flat(d):
         found = _gram_triplets(d, k, torch.float32)
         if found is not None:
             return found
@@ -122,9 +129,10 @@ def _looks_flat(d: Tensor) -> bool:
     return float(d.norm() ** 2) > d.shape[1] / FLAT * float(x.norm())
 
 
-def _gram_triplets(d: Tensor, k: int, precision: torch.dtype) -> Triplets | None:
+def _gram_triplets(d: Tensor, wanted: int | Callable[[Any], int], precision: torch.dtype) -> Triplets | None:
     """None where float32 is not accurate enough for this spectrum."""
-    squares, right = _eigen(d.to(precision), k)
+    squares, right = _eigen(d.to(precision), wanted)
+    k = right.shape[1]
     spectrum = squares.double().clamp(min=0).sqrt()
     if precision == torch.float32 and not float32_suffices(spectrum, k):
         return None
@@ -133,13 +141,16 @@ def _gram_triplets(d: Tensor, k: int, precision: torch.dtype) -> Triplets | None
     return Triplets(d @ right / values, values, right, spectrum)
 
 
-def _eigen(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Eigenvalues of x^T x, largest first, and the vectors of the first k."""
+def _eigen(x: Tensor, wanted: int | Callable[[Any], int]) -> tuple[Tensor, Tensor]:
+    """Eigenvalues of x^T x, largest first, and the vectors of the first that are wanted, by singular values."""
     if x.device.type == "cpu":
-        values, vectors = symmetric_eigen(gram(x.contiguous().numpy()), k)
+        top = (lambda squares: wanted(squares.clip(0) ** 0.5)) if callable(wanted) else wanted
+        values, vectors = symmetric_eigen(gram(x.contiguous().numpy()), top)
         return torch.from_numpy(values.copy()), torch.from_numpy(vectors.copy())
     values, vectors = torch.linalg.eigh(x.T @ x)
-    return values.flip(0), vectors[:, -k:].flip(1)
+    values = values.flip(0)
+    k = wanted(values.clamp(min=0).sqrt().cpu().numpy()) if callable(wanted) else wanted
+    return values, vectors.flip(1)[:, :k]
 
 
 def float32_suffices(spectrum: Tensor, k: int) -> bool:

@@ -7,6 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from chorus.linalg.ranks import RankRule
+from chorus.merge.adapter_files import AdapterResult
 from chorus.merge.engine import Progress, Result, run
 from chorus.merge.options import Options
 from chorus.merge.plan import Plan
@@ -37,3 +39,28 @@ def merge(
     else:
         planned = make_plan(recipe, options)
     return run(planned, Path(output), progress)
+
+
+def merge_into_adapter(
+    recipe: str | Path | Mapping[str, Any] | LoadedRecipe | Plan,
+    output: str | Path,
+    options: Options | None = None,
+    *,
+    ranks: RankRule | None = None,
+    progress: Progress = lambda done, total: None,
+) -> AdapterResult:
+    """Merge into a PEFT adapter directory on the recipe's base, instead of a whole model.
+
+    Deltas of adapters stay factored; `ranks` cuts the result (by default linear and subspace merges of adapters
+    keep all their directions). The result tells the rank and the retained energy of every module.
+
+    Raises what `merge` raises, and `PlanError` for what cannot become an adapter.
+
+    >>> import chorus
+    >>> chorus.merge_into_adapter("recipe.yml", "adapter", ranks=chorus.RankRule(max_rank=32))  # doctest: +SKIP
+    AdapterResult(directory=PosixPath('adapter'), ...)
+    """
+    from chorus.merge.as_adapter import run_as_adapter
+
+    planned = recipe if isinstance(recipe, Plan) else make_plan(recipe, options)
+    return run_as_adapter(planned, Path(output), ranks or RankRule(), progress)

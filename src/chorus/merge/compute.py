@@ -56,9 +56,9 @@ class Work(Protocol):
         """The result's bytes of a range from `ranges()`."""
 
 
-def work_of(tensor: TensorPlan, reader: Reader, *, seed: int, block_values: int) -> Work:
-    """The way to compute a tensor: without torch where that is possible."""
-    if without_torch(tensor, reader.models, reader.device):
+def work_of(tensor: TensorPlan, reader: Reader, *, seed: int, block_values: int, in_torch: bool = False) -> Work:
+    """The way to compute a tensor: without torch where that is possible, unless `in_torch`."""
+    if not in_torch and without_torch(tensor, reader.models, reader.device):
         return Combination(tensor, reader, seed=seed, block_values=block_values)
     if tensor.treatment == MATRIX:
         from chorus.merge.whole import Whole

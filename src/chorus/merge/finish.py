@@ -39,7 +39,7 @@ def write_side_files(plan: Plan, directory: Path, done: Done) -> list[str]:
         losses = cast_losses(variant, done)
         shown = _loss_lines(losses)
         warnings += shown
-        write_json(out / "chorus.json", _provenance(plan, variant, identities, losses))
+        write_json(out / "chorus.json", provenance_of(plan, variant, identities, losses))
         if plan.options.model_card:
             write_text(out / "README.md", _card(plan, variant, shown))
     return list(dict.fromkeys(warnings + licence_warnings(licences(plan))))
@@ -50,8 +50,10 @@ def _index(variant: Variant) -> dict[str, Any]:
     return {"metadata": {"total_size": variant.nbytes}, "weight_map": dict(sorted(weight_map.items()))}
 
 
-def input_identities(plan: Plan, done: Done) -> list[dict[str, Any]]:
+def input_identities(plan: Plan, done: Done, *, read_files: bool = True) -> list[dict[str, Any]]:
     """For each model its name, revision, and for each file a hash: the hub's where known, else of the content.
+
+    With `read_files` False large files that the merge did not read are told by their size alone.
 
     `xxh3_tensors` is the XXH3-128 of the lines "name digest" of the file's tensors that were read, each digest the
     XXH3-128 of the tensor's bytes as stored; `xxh3_file` is that of a whole (small or pickled) file.
@@ -64,14 +66,14 @@ def input_identities(plan: Plan, done: Done) -> list[dict[str, Any]]:
         identity: dict[str, Any] = {"model": reference.name}
         if model.revision:
             identity["revision"] = model.revision
-        identity["files"] = {name: _file_identity(plan, i, name, digests) for name in sorted(model.paths)}
+        identity["files"] = {name: _file_identity(plan, i, name, digests, read_files) for name in sorted(model.paths)}
         if model.adapter_paths:
             identity["adapter_files"] = {n: _whole_file(plan, p) for n, p in sorted(model.adapter_paths.items())}
         identities.append(identity)
     return identities
 
 
-def _file_identity(plan: Plan, index: int, name: str, digests: dict[str, str]) -> dict[str, Any]:
+def _file_identity(plan: Plan, index: int, name: str, digests: dict[str, str], read_files: bool) -> dict[str, Any]:
     import xxhash
 
     model = plan.models[index]
@@ -85,6 +87,8 @@ def _file_identity(plan: Plan, index: int, name: str, digests: dict[str, str]) -
         identity["xxh3_tensors"] = xxhash.xxh3_128(text.encode()).hexdigest()
         assert header is not None
         identity["tensors"] = f"{len(read)} of {len(header.entries)}"
+    elif not identity and not read_files:
+        identity["bytes"] = model.paths[name].stat().st_size
     elif not identity:
         identity["xxh3_file"] = _hash_file(model.paths[name], xxhash.xxh3_128())
     if plan.options.sha256:
@@ -157,9 +161,10 @@ def public_document(plan: Plan, value: Any = None, key: str = "") -> Any:
     return value
 
 
-def _provenance(
+def provenance_of(
     plan: Plan, variant: Variant, identities: list[dict[str, Any]], losses: dict[str, dict[str, float]]
 ) -> dict[str, Any]:
+    """`chorus.json`: the recipe as resolved, the identity of what went in, versions, what the cast lost."""
     return {
         "chorus": __version__,
         "recipe": public_document(plan),

@@ -1,0 +1,187 @@
+"""A PEFT LoRA (or DoRA) adapter directory, written module by module as its factors come.
+
+The factors of a module are written to a file of their own as soon as they are known, and put together at the end:
+nothing is held in memory, and the order in which they come changes no byte.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+from typing import TYPE_CHECKING, Any, Literal
+
+from chorus.checkpoints.adapter import CONFIG, WEIGHTS
+from chorus.checkpoints.dtypes import itemsize, torch_dtype
+from chorus.checkpoints.lazy_tensor import LazyTensor
+from chorus.checkpoints.safetensors_header import build_header
+from chorus.checkpoints.sidecar import write_json
+from chorus.checkpoints.writer import OutputFile, explained
+from chorus.lazy import lazy
+
+if TYPE_CHECKING:
+    import torch
+else:
+    torch = lazy("torch")
+
+Layout = Literal["linear", "convolution", "embedding", "transposed"]
+PREFIX = "base_model.model."
+SPOOL = ".factors"
+
+
+@dataclass(frozen=True)
+class _Piece:
+    name: str
+    shape: tuple[int, ...]
+    file: Path
+
+
+class AdapterWriter:
+    """Collects factors under `directory` and writes the adapter there. Its methods may be called from any thread."""
+
+    def __init__(self, directory: Path, dtype: str = "float32") -> None:
+        self.directory, self.dtype = directory, dtype
+        self.ranks: dict[str, int] = {}
+        self.saved: list[str] = []  # modules_to_save
+        self.transposed = self.dora = False
+        self._pieces: dict[str, _Piece] = {}
+        self._lock = Lock()
+        with explained(directory):
+            (directory / SPOOL).mkdir(parents=True, exist_ok=True)
+
+    def add(
+        self,
+        module: str,
+        left: torch.Tensor,
+        right: torch.Tensor,
+        *,
+        layout: Layout = "linear",
+        kernel: tuple[int, ...] = (),
+        magnitude: torch.Tensor | None = None,
+    ) -> None:
+        """Factors of one module: its weight's difference is left [m, k] @ right [k, n], as the weight is stored.
+
+        `kernel` is the shape of a convolution's kernel; n is then input channels times its size.
+        """
+        a, b = right, left
+        if layout in ("embedding", "transposed"):  # stored [inputs, outputs]
+            a, b = left.T, right.T
+        rank = a.shape[0]
+        if layout == "embedding":
+            self._keep(f"{module}.lora_embedding_A", a)
+            self._keep(f"{module}.lora_embedding_B", b)
+        else:
+            if layout == "convolution":
+                a, b = a.reshape(rank, -1, *kernel), b.reshape(*b.shape, *(1 for _ in kernel))
+            self._keep(f"{module}.lora_A.weight", a)
+            self._keep(f"{module}.lora_B.weight", b)
+        if magnitude is not None:
+            self._keep(f"{module}.lora_magnitude_vector", magnitude)
+        with self._lock:
+            self.ranks[module] = int(rank)
+            self.dora |= magnitude is not None
+            self.transposed |= layout == "transposed"
+
+    def add_whole(self, name: str, value: torch.Tensor) -> None:
+        """A tensor that replaces the base's: its module goes into `modules_to_save`."""
+        self._keep(name, value)
+        with self._lock:
+            self.saved.append(name.rpartition(".")[0])
+
+    def without_magnitude(self) -> list[tuple[str, tuple[torch.Tensor, torch.Tensor]]]:
+        """Where some modules have a magnitude: the others, each with its factors (left, right)."""
+        if not self.dora:
+            return []
+        lacking = [m for m in sorted(self.ranks) if f"{PREFIX}{m}.lora_magnitude_vector" not in self._pieces]
+        return [(m, (self._read(f"{m}.lora_B.weight"), self._read(f"{m}.lora_A.weight"))) for m in lacking]
+
+    def _read(self, name: str) -> torch.Tensor:
+        piece = self._pieces[PREFIX + name]
+        dtype: Any = torch_dtype(self.dtype)
+        raw = torch.frombuffer(bytearray(piece.file.read_bytes()), dtype=dtype)
+        return raw.reshape(piece.shape).float()
+
+    def _keep(self, name: str, value: torch.Tensor) -> None:
+        file = self.directory / SPOOL / hashlib.blake2b(name.encode(), digest_size=12).hexdigest()
+        dtype: Any = torch_dtype(self.dtype)
+        cast = value.detach().to(dtype).cpu().contiguous()
+        with explained(file):
+            cast.reshape(-1).view(torch.uint8).numpy().tofile(file)
+        with self._lock:
+            self._pieces[PREFIX + name] = _Piece(PREFIX + name, tuple(cast.shape), file)
+
+    @property
+    def parameters(self) -> int:
+        """Parameters of the factors written so far."""
+        return sum(p.file.stat().st_size for p in self._pieces.values()) // itemsize(self.dtype)
+
+    def finish(self, *, base: str, task_type: str | None, every_module: list[str]) -> dict[str, Any]:
+        """Put the adapter together; returns its config.
+
+        `every_module` names all of the base's modules that PEFT could adapt: where the adapter has all of those that
+        end alike, the config names the ending.
+        """
+        pieces = [self._pieces[name] for name in sorted(self._pieces)]
+        header, starts = build_header([(p.name, self.dtype, p.shape) for p in pieces])
+        sizes = {p.name: p.file.stat().st_size for p in pieces}
+        file = OutputFile(self.directory / WEIGHTS, header, len(header) + sum(sizes.values()))
+        for piece in pieces:
+            file.write(piece.file.read_bytes(), starts[piece.name])
+        file.close()
+        shutil.rmtree(self.directory / SPOOL)
+        config = self._config(base, task_type, every_module)
+        write_json(self.directory / CONFIG, config)
+        return config
+
+    def _config(self, base: str, task_type: str | None, every_module: list[str]) -> dict[str, Any]:
+        usual = Counter(self.ranks.values()).most_common(1)[0][0] if self.ranks else 1
+        others = {m: r for m, r in sorted(self.ranks.items()) if r != usual}
+        return {
+            "peft_type": "LORA",
+            "task_type": task_type,
+            "base_model_name_or_path": base,
+            "r": usual,
+            "lora_alpha": usual,
+            "rank_pattern": others,
+            "alpha_pattern": others,
+            "target_modules": target_modules(list(self.ranks), every_module),
+            "modules_to_save": sorted(set(self.saved)) or None,
+            "use_dora": self.dora,
+            "use_rslora": False,
+            "fan_in_fan_out": self.transposed,
+            "bias": "none",
+            "lora_dropout": 0.0,
+            "init_lora_weights": True,
+            "inference_mode": True,
+        }
+
+
+def target_modules(chosen: list[str], every: list[str]) -> list[str]:
+    """The shortest names by which PEFT finds exactly the chosen modules: last parts where those suffice.
+
+    >>> target_modules(["a.0.q", "a.1.q", "a.0.v"], ["a.0.q", "a.1.q", "a.0.v", "a.1.v"])
+    ['a.0.v', 'q']
+    """
+    endings: dict[str, set[str]] = {}
+    for module in {*every, *chosen}:
+        endings.setdefault(module.rpartition(".")[2], set()).add(module)
+    wanted = set(chosen)
+    found: set[str] = set()
+    for ending, modules in endings.items():
+        found |= {ending} if modules <= wanted else modules & wanted
+    return sorted(found)
+
+
+def matrix_modules(checkpoint: Mapping[str, LazyTensor]) -> list[str]:
+    """The modules of a model that PEFT could adapt: those whose weight has two dimensions or more."""
+    return [n.removesuffix(".weight") for n, t in checkpoint.items() if n.endswith(".weight") and len(t.shape) > 1]
+
+
+def task_of(config: Mapping[str, Any]) -> str | None:
+    """PEFT's task type by the architecture; None for speech models, whose inputs its wrappers do not know."""
+    names = config.get("architectures") or [""]
+    return "CAUSAL_LM" if str(names[0]).endswith("ForCausalLM") else None

@@ -1,0 +1,110 @@
+"""Everything of a merged adapter but its factors: config, card, `chorus.json`; and what is said about it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from chorus.checkpoints.adapter_writer import AdapterWriter, matrix_modules, task_of
+from chorus.checkpoints.model import Model
+from chorus.checkpoints.sidecar import write_json
+from chorus.checkpoints.writer import write_text
+from chorus.merge.finish import input_identities, licences, provenance_of, public_document
+from chorus.merge.plan import Plan, Variant
+from chorus.provenance import licence_warnings, model_card
+
+LITTLE = 0.8  # share of a module's squared norm below which a merge warns
+
+
+@dataclass(frozen=True)
+class ModuleReport:
+    """What became of one module: its rank, the share of its squared norm that was kept, how it was computed."""
+
+    tensor: str
+    rank: int
+    energy: float
+    way: str
+
+
+@dataclass
+class AdapterResult:
+    """What a merge into an adapter did."""
+
+    directory: Path
+    variants: list[str]
+    modules: list[ModuleReport] = field(default_factory=list)
+    saved: list[str] = field(default_factory=list)
+    dropped: list[tuple[str, float]] = field(default_factory=list)
+    parameters: int = 0
+    warnings: list[str] = field(default_factory=list)
+
+
+def write_adapter_files(
+    plan: Plan, variant: Variant, base: Model, writer: AdapterWriter, result: AdapterResult
+) -> list[str]:
+    """Put the adapter together and write its side files; returns warnings."""
+    config = writer.finish(
+        base=base_name(plan), task_type=task_type(plan, base), every_module=matrix_modules(base.checkpoint)
+    )
+    document = provenance_of(plan, variant, input_identities(plan, {}, read_files=False), {})
+    document["adapter"] = {
+        "modules": [vars(m) for m in result.modules],
+        "modules_to_save": result.saved,
+        "dropped": [{"tensor": name, "norm": size} for name, size in result.dropped],
+    }
+    write_json(writer.directory / "chorus.json", document)
+    warnings = notes(result)
+    if plan.options.model_card:
+        card = model_card(
+            title=variant.name or f"{variant.method} of {len(plan.references) - 1} adapters",
+            method=variant.method,
+            base_models=[str(config["base_model_name_or_path"])],
+            licences=licences(plan),
+            languages=[],
+            pipeline_tag=None,
+            recipe_yaml=yaml.safe_dump(public_document(plan), sort_keys=False, allow_unicode=True),
+            losses=warnings,
+            library="peft",
+            relation="adapter",
+        )
+        write_text(writer.directory / "README.md", card)
+    return warnings + licence_warnings(licences(plan))
+
+
+def notes(result: AdapterResult) -> list[str]:
+    """What a reader must know: modules of which little was kept, tensors that were dropped."""
+    lines = []
+    poor = sorted((m.energy, m.tensor) for m in result.modules if m.energy < LITTLE)
+    if poor:
+        energy, worst = poor[0]
+        lines.append(
+            f"{len(poor)} of {len(result.modules)} modules keep less than {100 * LITTLE:.0f} % of their energy, "
+            f"{worst} keeps {100 * energy:.1f} %: raise --max-rank, or merge into a model"
+        )
+    if result.dropped:
+        name, size = max(result.dropped, key=lambda pair: pair[1])
+        lines.append(
+            f"{len(result.dropped)} tensors changed and cannot be in an adapter, so they are left out; "
+            f"the largest change is that of {name} (norm {size:.3g})"
+        )
+    return lines
+
+
+def base_name(plan: Plan) -> str:
+    """The base as the merged adapters call it, where they agree; else a hub id, or the directory's name."""
+    named = {str(m.adapter_config.get("base_model_name_or_path") or "") for m in plan.models if m.adapter_config}
+    if len(named) == 1 and "" not in named:
+        return named.pop()
+    return plan.references[0 if plan.base is None else plan.base].without_adapter.name
+
+
+def task_type(plan: Plan, base: Model) -> str | None:
+    """PEFT's task type, as the merged adapters state it, else by the architecture; None for speech models."""
+    named = {m.adapter_config.get("task_type") for m in plan.models if m.adapter_config}
+    if len(named) == 1:
+        found: Any = named.pop()
+        return found
+    return task_of(base.config)
