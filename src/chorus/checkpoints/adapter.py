@@ -243,6 +243,20 @@ class AdaptedTensor:
             self._matrices = (left.contiguous(), right.contiguous(), magnitude)
         return self._matrices
 
+    def difference(self, start: int, stop: int) -> Any:
+        """What the adapter adds, values `start` to `stop`; None for DoRA, which changes the base's share too."""
+        left, right, magnitude = self.factors_as_stored()
+        if magnitude is not None:
+            return None
+        columns = right.shape[1]
+        size = self.group_rows * columns
+        parts = []
+        for index in range(start // size, -(-stop // size)):
+            rows = slice(index * self.group_rows, (index + 1) * self.group_rows)
+            values = (self.factors.scale * (left[rows] @ right)).reshape(-1)
+            parts.append(values[max(0, start - index * size) : stop - index * size])
+        return torch.cat(parts) if len(parts) != 1 else parts[0]
+
     def _group(self, index: int) -> Any:
         last_group = self._last
         if last_group is not None and last_group[0] == index:

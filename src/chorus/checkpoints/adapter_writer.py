@@ -10,7 +10,7 @@ import hashlib
 import shutil
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Literal
@@ -31,6 +31,7 @@ else:
 Layout = Literal["linear", "convolution", "embedding", "transposed"]
 PREFIX = "base_model.model."
 SPOOL = ".factors"
+BIAS = "bias of a matrix"  # stands in a name until its module is known
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class AdapterWriter:
         self.directory, self.dtype = directory, dtype
         self.ranks: dict[str, int] = {}
         self.saved: list[str] = []  # modules_to_save
-        self.transposed = self.dora = False
+        self.transposed = self.dora = self.biases = False
         self._pieces: dict[str, _Piece] = {}
         self._lock = Lock()
         with explained(directory):
@@ -86,11 +87,23 @@ class AdapterWriter:
             self.dora |= magnitude is not None
             self.transposed |= layout == "transposed"
 
-    def add_whole(self, name: str, value: torch.Tensor) -> None:
-        """A tensor that replaces the base's: its module goes into `modules_to_save`."""
+    def add_whole(self, name: str, value: torch.Tensor, *, matrix: bool) -> bool:
+        """A tensor that replaces the base's; whether PEFT can carry it.
+
+        Of a module with a matrix (`matrix`) a bias goes under PEFT's `bias`, the matrix itself and everything of
+        other modules, such as norms, into `modules_to_save`; what is neither a weight nor a bias finds no place.
+        """
+        module, _, last = name.rpartition(".")
+        if last not in ("weight", "bias"):
+            return False
+        if matrix and last == "bias":
+            self._keep(f"{module}.{BIAS}", value)
+            self.biases = True
+            return True
         self._keep(name, value)
         with self._lock:
-            self.saved.append(name.rpartition(".")[0])
+            self.saved.append(module)
+        return True
 
     def without_magnitude(self) -> list[tuple[str, tuple[torch.Tensor, torch.Tensor]]]:
         """Where some modules have a magnitude: the others, each with its factors (left, right)."""
@@ -125,6 +138,7 @@ class AdapterWriter:
         `every_module` names all of the base's modules that PEFT could adapt: where the adapter has all of those that
         end alike, the config names the ending.
         """
+        self._name_biases()
         pieces = [self._pieces[name] for name in sorted(self._pieces)]
         header, starts = build_header([(p.name, self.dtype, p.shape) for p in pieces])
         sizes = {p.name: p.file.stat().st_size for p in pieces}
@@ -136,6 +150,15 @@ class AdapterWriter:
         config = self._config(base, task_type, every_module)
         write_json(self.directory / CONFIG, config)
         return config
+
+    def _name_biases(self) -> None:
+        """Only now it is known which modules have factors, where PEFT looks for the bias below `base_layer`."""
+        for key, piece in list(self._pieces.items()):
+            if key.endswith(f".{BIAS}"):
+                module = key.removeprefix(PREFIX).removesuffix(f".{BIAS}")
+                name = PREFIX + module + (".base_layer.bias" if module in self.ranks else ".bias")
+                del self._pieces[key]
+                self._pieces[name] = replace(piece, name=name)
 
     def _config(self, base: str, task_type: str | None, every_module: list[str]) -> dict[str, Any]:
         usual = Counter(self.ranks.values()).most_common(1)[0][0] if self.ranks else 1
@@ -153,7 +176,7 @@ class AdapterWriter:
             "use_dora": self.dora,
             "use_rslora": False,
             "fan_in_fan_out": self.transposed,
-            "bias": "none",
+            "bias": "all" if self.biases else "none",
             "lora_dropout": 0.0,
             "init_lora_weights": True,
             "inference_mode": True,

@@ -8,6 +8,7 @@ from chorus.checkpoints.adapter import CONFIG, WEIGHTS, apply_adapter, open_adap
 from chorus.checkpoints.directory import open_directory
 from chorus.checkpoints.model import Model, OpenOptions, read_json
 from chorus.checkpoints.reference import Reference, looks_local
+from chorus.checkpoints.task_vector import TASK_VECTOR, apply_task_vector
 from chorus.errors import CheckpointError
 
 
@@ -17,6 +18,8 @@ def open_model(reference: Reference, options: OpenOptions | None = None) -> Mode
     if reference.adapter is not None:
         base = open_model(reference.without_adapter, options)
         directory, _ = locate(reference.adapter, options, "adapter")
+        if (directory / TASK_VECTOR).exists() and not (directory / CONFIG).exists():
+            return apply_task_vector(base, directory, reference.name)
         adapter = open_adapter(directory, reference.adapter.name)
         model = apply_adapter(base, adapter, reference.name)
         model.adapter_config = adapter.config

@@ -12,7 +12,7 @@ from chorus.errors import UsageError
 from chorus.linalg.ranks import RankRule
 
 if TYPE_CHECKING:
-    from chorus.merge.adapter_files import AdapterResult
+    from chorus.checkpoints.adapter_report import AdapterResult
 
 F = TypeVar("F", bound=Callable[..., Any])
 

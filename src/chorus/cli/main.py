@@ -15,6 +15,9 @@ from chorus.errors import ChorusError, nearest
 COMMANDS = {  # in the order of use: name -> (module, what it is for)
     "merge": ("chorus.cli.merge", "Merge models by a recipe into a model directory."),
     "plan": ("chorus.cli.plan", "Show what a recipe would do, without reading a weight."),
+    "extract": ("chorus.cli.extract", "Take an adapter or a task vector out of a fine-tune."),
+    "apply": ("chorus.cli.apply", "Add adapters or task vectors to a model, at a weight."),
+    "extract-whisper-lora": ("chorus.cli.extract_whisper", "extract lora, with the flags of the Whisper guide."),
     "methods": ("chorus.cli.methods", "List the merge methods, or explain one."),
     "doctor": ("chorus.cli.doctor", "Show versions, devices, extras and caches."),
     "completion": ("chorus.cli.completion", "Print the shell completion script."),

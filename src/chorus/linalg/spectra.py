@@ -51,6 +51,10 @@ class Triplets:
     def rank(self) -> int:
         return int(self.values.shape[0])
 
+    def first(self, k: int) -> Triplets:
+        """The first k of them."""
+        return Triplets(self.left[:, :k], self.values[:k], self.right[:, :k], self.spectrum)
+
 
 Rank = int | Callable[[Any], int] | None
 
@@ -92,12 +96,12 @@ def singular_triplets(d: Tensor | LowRank, rank: Rank = None, *, whole: bool = T
 def choose_route(m: int, n: int, k: int, *, whole: bool, device: str) -> str:
     """The cheapest route for k triplets of [m, n], m >= n, by operations: squares and two thirds of n^3, or passes.
 
-    >>> choose_route(4096, 4096, 8, whole=False, device="cpu"), choose_route(768, 768, 76, whole=True, device="cpu")
+    >>> choose_route(8192, 8192, 8, whole=False, device="cpu"), choose_route(768, 768, 76, whole=True, device="cpu")
     ('randomized', 'gram')
     """
     if n <= TINY or device == "meta":
         return "svd"
-    passes = 4.0 * m * n * (k + OVERSAMPLE) * (ITERATIONS + 1)
+    passes = 12.0 * m * n * (k + OVERSAMPLE) * (ITERATIONS + 1)  # thin products and their QR: a third of the speed
     squares = m * n * n + 3.0 * n**3  # a tridiagonal reduction runs at half the speed of a product
     return "randomized" if not whole and passes < squares else "gram"
 

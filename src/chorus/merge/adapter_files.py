@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import yaml
 
+from chorus.checkpoints.adapter_report import AdapterResult, notes
 from chorus.checkpoints.adapter_writer import AdapterWriter, matrix_modules, task_of
 from chorus.checkpoints.model import Model
 from chorus.checkpoints.sidecar import write_json
@@ -15,31 +14,6 @@ from chorus.checkpoints.writer import write_text
 from chorus.merge.finish import input_identities, licences, provenance_of, public_document
 from chorus.merge.plan import Plan, Variant
 from chorus.provenance import licence_warnings, model_card
-
-LITTLE = 0.8  # share of a module's squared norm below which a merge warns
-
-
-@dataclass(frozen=True)
-class ModuleReport:
-    """What became of one module: its rank, the share of its squared norm that was kept, how it was computed."""
-
-    tensor: str
-    rank: int
-    energy: float
-    way: str
-
-
-@dataclass
-class AdapterResult:
-    """What a merge into an adapter did."""
-
-    directory: Path
-    variants: list[str]
-    modules: list[ModuleReport] = field(default_factory=list)
-    saved: list[str] = field(default_factory=list)
-    dropped: list[tuple[str, float]] = field(default_factory=list)
-    parameters: int = 0
-    warnings: list[str] = field(default_factory=list)
 
 
 def write_adapter_files(
@@ -72,25 +46,6 @@ def write_adapter_files(
         )
         write_text(writer.directory / "README.md", card)
     return warnings + licence_warnings(licences(plan))
-
-
-def notes(result: AdapterResult) -> list[str]:
-    """What a reader must know: modules of which little was kept, tensors that were dropped."""
-    lines = []
-    poor = sorted((m.energy, m.tensor) for m in result.modules if m.energy < LITTLE)
-    if poor:
-        energy, worst = poor[0]
-        lines.append(
-            f"{len(poor)} of {len(result.modules)} modules keep less than {100 * LITTLE:.0f} % of their energy, "
-            f"{worst} keeps {100 * energy:.1f} %: raise --max-rank, or merge into a model"
-        )
-    if result.dropped:
-        name, size = max(result.dropped, key=lambda pair: pair[1])
-        lines.append(
-            f"{len(result.dropped)} tensors changed and cannot be in an adapter, so they are left out; "
-            f"the largest change is that of {name} (norm {size:.3g})"
-        )
-    return lines
 
 
 def base_name(plan: Plan) -> str:

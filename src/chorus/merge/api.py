@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from chorus.checkpoints.adapter_report import AdapterResult
 from chorus.linalg.ranks import RankRule
-from chorus.merge.adapter_files import AdapterResult
 from chorus.merge.engine import Progress, Result, run
 from chorus.merge.options import Options
 from chorus.merge.plan import Plan

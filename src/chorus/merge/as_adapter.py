@@ -18,6 +18,7 @@ from threading import Lock, local
 from typing import TYPE_CHECKING, Any
 
 from chorus.checkpoints.adapter import AdaptedTensor, row_norms, row_scaled_delta, same_tensor
+from chorus.checkpoints.adapter_report import AdapterResult, ModuleReport
 from chorus.checkpoints.adapter_writer import AdapterWriter, Layout
 from chorus.checkpoints.lazy_tensor import Checkpoint, FileTensor
 from chorus.checkpoints.model import Model, OpenOptions
@@ -29,7 +30,7 @@ from chorus.linalg import native
 from chorus.linalg.low_rank import LowRank, low_rank_sum, recompress, svd
 from chorus.linalg.ranks import RankRule
 from chorus.linalg.spectra import singular_triplets
-from chorus.merge.adapter_files import AdapterResult, ModuleReport, write_adapter_files
+from chorus.merge.adapter_files import write_adapter_files
 from chorus.merge.compute import Computation, work_of
 from chorus.merge.engine import check_device, one_thread_each
 from chorus.merge.method import METHODS
@@ -44,6 +45,7 @@ else:
     torch = lazy("torch")
 
 Progress = Callable[[int, int], None]
+NOT_DECOMPOSED = ("norm", "bias", "position", "embedding")
 
 
 @dataclass(frozen=True)
@@ -121,10 +123,8 @@ def _way(plan: Plan, tensor: TensorPlan, stands: Checkpoint) -> str:
     if tensor.method == COPY or all(same_tensor(t, base) for t in stored):
         return "none" if same_tensor(stored[0], base) else "whole"
     adapted = [isinstance(t, AdaptedTensor) and same_tensor(t.base, base) for t in stored]
-    if len(tensor.shape) < 2 or (
-        not any(isinstance(t, AdaptedTensor) for t in stored)
-        and tensor.role.kind in ("norm", "bias", "position", "embedding")
-    ):
+    tuned = any(isinstance(t, AdaptedTensor) for t in stored)
+    if len(tensor.shape) < 2 or (not tuned and tensor.role.kind in NOT_DECOMPOSED):
         return "whole"
     if not all(a or same_tensor(t, base) for a, t in zip(adapted, stored, strict=True)):
         return "dense"
@@ -342,18 +342,17 @@ class _Run:
             return "embedding"
         return "convolution" if len(tensor.shape) > 2 else "linear"
 
+    def _in_matrix_module(self, name: str) -> bool:
+        weight = self.base.get(f"{name.rpartition('.')[0]}.weight")
+        return weight is not None and len(weight.shape) > 1
+
     def _whole(self, tensor: TensorPlan) -> None:
         """A tensor without factors: kept whole where PEFT can keep it so, else dropped and its size told."""
         values = self._dense(tensor, self._work(tensor))
         size = float(values.double().norm())
         if not size:
             return
-        stored = [self.plan.models[i.model].checkpoint[i.tensor] for i in tensor.inputs]
-        replaced = any(not same_tensor(t, self.base[tensor.name]) for t in stored)
-        savable = tensor.name.endswith(".weight") and tensor.role.kind in ("norm", "embedding", "position", "linear")
-        if replaced and savable:
-            merged = self.base[tensor.name].read().float() + values.reshape(tensor.shape)
-            self.writer.add_whole(tensor.name, merged)
-        else:
+        merged = self.base[tensor.name].read().float() + values.reshape(tensor.shape)
+        if not self.writer.add_whole(tensor.name, merged, matrix=self._in_matrix_module(tensor.name)):
             with self.lock:
                 self.result.dropped.append((tensor.name, size))

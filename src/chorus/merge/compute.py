@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from chorus.checkpoints.adapter import same_tensor
 from chorus.checkpoints.dtypes import itemsize, torch_dtype
 from chorus.checkpoints.lazy_tensor import FileTensor
 from chorus.checkpoints.model import Model
@@ -24,7 +25,7 @@ from chorus.linalg import native
 from chorus.linalg.blocks import CHUNK
 from chorus.linalg.draws import key_of
 from chorus.merge.method import METHODS, Method, compute_now
-from chorus.merge.plan import COPY, TensorPlan, split_of
+from chorus.merge.plan import COPY, Input, TensorPlan, split_of
 from chorus.merge.reader import Bytes, Reader
 from chorus.merge.treatment import MATRIX, matrix_shape
 
@@ -219,17 +220,26 @@ class Computation(_Base):
 
     def operands(self, start: int, stop: int) -> list[Any]:
         """The method's operands for a range of values."""
-        values = [self.reader.values(i, start, stop) for i in self.tensor.inputs]
         if self.tensor.base is None:
             self.base = None
-            return values
+            return [self.reader.values(which, start, stop) for which in self.tensor.inputs]
         self.base = self.reader.values(self.tensor.base, start, stop)
         if not self.deltas:
-            return values
-        return [
-            torch.sub(x, self.base, out=self.reader.buffer(("delta", i), _wider(x, self.base), stop - start))
-            for i, x in enumerate(values)
-        ]
+            return [self.reader.values(which, start, stop) for which in self.tensor.inputs]
+        return [self._delta(i, which, start, stop) for i, which in enumerate(self.tensor.inputs)]
+
+    def _delta(self, index: int, which: Input, start: int, stop: int) -> Any:
+        """A model's difference to the base; of adapters and task vectors on this very base what they add, exactly."""
+        assert self.tensor.base is not None
+        stored, base = self.reader.tensor(which), self.reader.tensor(self.tensor.base)
+        if hasattr(stored, "difference") and same_tensor(stored.base, base):
+            exact = stored.difference(start, stop)
+            if exact is not None:
+                return self.reader.checked(which, exact)
+        values = self.reader.values(which, start, stop)
+        return torch.sub(
+            values, self.base, out=self.reader.buffer(("delta", index), _wider(values, self.base), stop - start)
+        )
 
     def ranges(self) -> Iterator[tuple[int, int]]:
         if self.split == "element":

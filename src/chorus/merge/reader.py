@@ -138,10 +138,16 @@ class Reader:
             torch.sub(values, origin, out=out[start:stop])
         return torch.empty(0, device=self.device) if out is None else out
 
+    def checked(self, which: Input, values: Any) -> Any:
+        """Values that were not read here, on the device; refused where one is not finite."""
+        if not self.allow_nonfinite and not bool(torch.isfinite(values).all()):
+            self.refuse_factors(which)
+        return values.to(self.device)
+
     def refuse_factors(self, which: Input) -> None:
         """Name an adapter whose factors are not finite."""
         label = self.models[which.model].label
-        raise CheckpointError(f"{label}: the adapter's factors of {which.tensor} hold NaN or infinity", NONFINITE_HINT)
+        raise CheckpointError(f"{label}: what it adds to {which.tensor} holds NaN or infinity", NONFINITE_HINT)
 
     def buffer(self, key: Any, dtype: Any, size: int) -> Any:
         """Working memory on the device that lives as long as the reader."""

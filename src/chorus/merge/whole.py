@@ -62,12 +62,8 @@ class Whole(Computation):
 
     def _checked(self, factors: LowRank, index: int) -> LowRank:
         """Factors on the device, finite."""
-        if not self.reader.allow_nonfinite:
-            finite = torch.isfinite(factors.left).all() and torch.isfinite(factors.right).all()
-            if not bool(finite):
-                self.reader.refuse_factors(self.tensor.inputs[index])
-        device = self.reader.device
-        return LowRank(factors.left.to(device), factors.right.to(device), factors.shape)
+        left, right = (self.reader.checked(self.tensor.inputs[index], x) for x in (factors.left, factors.right))
+        return LowRank(left, right, factors.shape)
 
     def ranges(self) -> Iterator[tuple[int, int]]:
         """Whole rows, about a chunk of values at a time: part of the arithmetic, the same for any block size."""

@@ -1,0 +1,67 @@
+"""A task vector on disk: a fine-tune's differences to its base, and a model with them added.
+
+DIR/task_vector.safetensors   one float tensor a parameter, theta - theta_0
+DIR/chorus.json               what it was taken from
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from chorus.checkpoints.adapter import canonical
+from chorus.checkpoints.lazy_tensor import Checkpoint, FileTensor, LazyTensor, MappedFile
+from chorus.checkpoints.model import Model
+from chorus.checkpoints.safetensors_header import read_header
+from chorus.errors import CheckpointError
+
+TASK_VECTOR = "task_vector.safetensors"
+
+
+def open_task_vector(directory: Path) -> dict[str, LazyTensor]:
+    """The differences by tensor name, unread."""
+    header = read_header(directory / TASK_VECTOR)
+    file = MappedFile(directory / TASK_VECTOR)
+    return {entry.name: FileTensor(entry, file) for entry in header.entries.values()}
+
+
+def apply_task_vector(base: Model, directory: Path, label: str) -> Model:
+    """The base with a task vector added. Every difference must find its tensor, of the same shape."""
+    places = {canonical(name): name for name in base.checkpoint}
+    tensors: dict[str, LazyTensor] = dict(base.checkpoint.items())
+    for name, difference in open_task_vector(directory).items():
+        target = name if name in base.checkpoint else places.get(canonical(name))
+        if target is None:
+            raise CheckpointError(f"{label}: {base.label} has no tensor {name}", "apply it to a model like its base")
+        if base.checkpoint[target].shape != difference.shape:
+            raise CheckpointError(
+                f"{label}: {name} is of shape {list(difference.shape)}, {base.label} has "
+                f"{list(base.checkpoint[target].shape)}",
+                "apply it to a model like its base",
+            )
+        tensors[target] = ShiftedByFile(tensors[target], difference)
+    model = replace(base, label=label, checkpoint=Checkpoint(tensors, label))
+    model.adapter_paths = {TASK_VECTOR: directory / TASK_VECTOR}
+    return model
+
+
+class ShiftedByFile:
+    """A tensor plus a difference from a file, in float32."""
+
+    dtype = "float32"
+
+    def __init__(self, base: LazyTensor, shift: LazyTensor) -> None:
+        self.name, self.shape, self.base, self.shift = base.name, base.shape, base, shift
+        self.stored_dtype = base.dtype
+
+    def difference(self, start: int, stop: int) -> Any:
+        """The difference itself, values `start` to `stop`, in float32."""
+        return self.shift.flat(start, stop).float()
+
+    def flat(self, start: int, stop: int) -> Any:
+        return self.base.flat(start, stop).float() + self.difference(start, stop)
+
+    def read(self) -> Any:
+        return self.flat(0, math.prod(self.shape)).reshape(self.shape)

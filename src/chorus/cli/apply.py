@@ -1,0 +1,74 @@
+"""`chorus apply`."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from chorus.cli.options import idle_note, merge_options, options_of
+from chorus.cli.output import note, progress, size
+from chorus.errors import UsageError
+
+
+@click.command("apply", short_help="Add adapters or task vectors to a model, at a weight.")
+@click.argument("model")
+@click.argument("deltas", nargs=-1, required=True)
+@click.option("-w", "--weight", "weights", type=float, multiple=True, help="For each, or one for all; may be negative.")
+@click.option("-o", "--out", required=True, type=click.Path(), metavar="DIR", help="The result's directory.")
+@click.option("--out-dtype", type=click.Choice(["float32", "float16", "bfloat16"]), help="[default: the model's]")
+@click.option("--resume", is_flag=True, help="Go on with one that was killed.")
+@click.option("--overwrite", is_flag=True, help="Replace what is at DIR once the new result is whole.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress and no notes.")
+@merge_options
+def command(
+    model: str,
+    deltas: tuple[str, ...],
+    weights: tuple[float, ...],
+    out: str,
+    out_dtype: str | None,
+    resume: bool,
+    overwrite: bool,
+    quiet: bool,
+    **flags: Any,
+) -> None:
+    """Write MODEL + sum of weight times delta, each of DELTAS an adapter or a task vector directory.
+
+    A negative weight takes away what the delta taught.
+
+    \b
+    chorus apply whisper-small vector --weight 0.5 -o model
+    chorus apply whisper-small noisy clean --weight 1 --weight -1 -o model
+    """
+    from chorus.merge.api import merge
+    from chorus.merge.planner import plan
+
+    if len(weights) not in (0, 1, len(deltas)):
+        raise UsageError(
+            f"{len(weights)} weights for {len(deltas)} deltas", "give one --weight for all, or one for each"
+        )
+    each = list(weights) * len(deltas) if len(weights) == 1 else list(weights) or [1.0] * len(deltas)
+    recipe: dict[str, Any] = {
+        "merge_method": "task_arithmetic",
+        "base_model": model,
+        "models": [
+            {"model": model, "lora": delta, "parameters": {"weight": weight}}
+            for delta, weight in zip(deltas, each, strict=True)
+        ],
+    }
+    if out_dtype:
+        recipe["out_dtype"] = out_dtype
+    note_text = idle_note(flags)
+    if note_text:
+        note(note_text, quiet=quiet)
+    started = time.monotonic()
+    planned = plan(recipe, options_of(flags, resume=resume, overwrite=overwrite))
+    with progress(quiet=quiet, label="applying") as bar:
+        result = merge(planned, Path(out), progress=bar)
+    for warning in [*planned.warnings, *result.warnings]:
+        note(f"warning: {warning}", quiet=quiet)
+    click.echo(str(result.directory))
+    elapsed = time.monotonic() - started
+    note(f"{result.tensors} tensors, {size(result.bytes_written)} written, {elapsed:.1f} s", quiet=quiet)

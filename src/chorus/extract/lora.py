@@ -1,0 +1,236 @@
+"""An adapter from a full fine-tune: the best low-rank approximation of each matrix's difference to the base."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Lock
+from typing import TYPE_CHECKING, Any
+
+from chorus.architectures.roles import Role
+from chorus.checkpoints.adapter_report import AdapterResult, ModuleReport, notes
+from chorus.checkpoints.adapter_writer import AdapterWriter, matrix_modules, task_of
+from chorus.checkpoints.lazy_tensor import LazyTensor
+from chorus.checkpoints.model import OpenOptions
+from chorus.checkpoints.sidecar import write_json
+from chorus.checkpoints.writer import PartialDirectory, write_text
+from chorus.errors import CheckpointError
+from chorus.extract.pair import Pair, Selection, difference, open_pair
+from chorus.lazy import lazy
+from chorus.linalg.lapack import one_blas_thread
+from chorus.linalg.low_rank import LowRank, norm
+from chorus.linalg.ranks import RankRule
+from chorus.linalg.spectra import Triplets, singular_triplets
+from chorus.provenance import licence_of, model_card
+
+if TYPE_CHECKING:
+    import torch
+else:
+    torch = lazy("torch")
+
+Progress = Callable[[int, int], None]
+Job = tuple[LazyTensor, LazyTensor, Role]
+DEFAULT_RANK = 32
+NOT_DECOMPOSED = ("norm", "bias", "position", "statistics")
+TRANSPOSED = ("gpt2", "gpt_bigcode", "imagegpt", "decision_transformer")  # their linear weights are [in, out]
+
+
+def extract_lora(
+    model: str | Path,
+    base: str | Path,
+    output: str | Path,
+    *,
+    ranks: RankRule | None = None,
+    selection: Selection | None = None,
+    embeddings: bool = False,
+    save_vectors: bool = False,
+    distribute_scale: bool = True,
+    smallest: float = 0.0,
+    dtype: str = "float32",
+    jobs: int | None = None,
+    overwrite: bool = False,
+    options: OpenOptions | None = None,
+    progress: Progress = lambda done, total: None,
+) -> AdapterResult:
+    """Write a PEFT adapter whose merge into `base` is as near to `model` as its ranks allow.
+
+    `ranks` defaults to rank 32. Matrices of attention, MLPs and convolutions are decomposed, embeddings and heads
+    with `embeddings`; norms and biases are left out, or kept whole with `save_vectors`. With `distribute_scale` the
+    singular values are split evenly over both factors, else they stay in A; those up to `smallest` are dropped.
+    Raises `CheckpointError` for models that do not fit each other.
+
+    >>> import chorus
+    >>> chorus.extract_lora("tuned", "whisper-small", "adapter")  # doctest: +SKIP
+    AdapterResult(directory=PosixPath('adapter'), ...)
+    """
+    pair = open_pair(model, base, options)
+    if pair.base.config.get("model_type") in TRANSPOSED:
+        raise CheckpointError(
+            f"{pair.base.label}: {pair.base.config['model_type']} stores its matrices transposed, not supported yet",
+            "take a task vector instead: chorus extract task-vector",
+        )
+    directory = Path(output)
+    partial = PartialDirectory(directory, resume=False, overwrite=overwrite)
+    finished = False
+    try:
+        rule = ranks or RankRule(max_rank=DEFAULT_RANK)
+        run = _Extraction(pair, AdapterWriter(partial.path, dtype), rule, distribute_scale, smallest)
+        result = run.run(directory, selection or Selection(), embeddings, save_vectors, jobs, progress)
+        partial.finish(())
+        finished = True
+    finally:
+        if not finished:
+            partial.release()
+    return result
+
+
+class _Extraction:
+    """The state of one extraction, shared by its threads."""
+
+    def __init__(self, pair: Pair, writer: AdapterWriter, rule: RankRule, distribute: bool, smallest: float) -> None:
+        self.pair, self.writer, self.rule, self.distribute, self.smallest = pair, writer, rule, distribute, smallest
+        self.ranks: dict[str, int] = {}
+        self.dropped: list[tuple[str, float]] = []
+        self.lock = Lock()
+
+    def run(
+        self,
+        directory: Path,
+        selection: Selection,
+        embeddings: bool,
+        save_vectors: bool,
+        jobs: int | None,
+        progress: Progress,
+    ) -> AdapterResult:
+        matrices: list[Job] = []
+        vectors: list[Job] = []
+        for job in self.pair.tensors(selection):
+            shape, role = job[1].shape, job[2]
+            dense = len(shape) > 1 and min(shape[:2]) > 1 and role.kind not in NOT_DECOMPOSED
+            embedding = role.component in ("embeddings", "lm_head") or role.kind == "embedding"
+            (matrices if dense and (embeddings or not embedding) else vectors).append(job)
+        matrices.sort(key=lambda job: -job[1].shape[0] * job[1].shape[1])
+        modules = self._decompose(matrices, jobs or min(8, len(os.sched_getaffinity(0))), progress)
+        for job in vectors:
+            self._vector(job, save_vectors)
+        every = matrix_modules(self.pair.base.checkpoint)
+        base_name = self.pair.references[1].name
+        self.writer.finish(base=base_name, task_type=task_of(self.pair.base.config), every_module=every)
+        result = AdapterResult(directory, [], modules, sorted(self.writer.saved), sorted(self.dropped))
+        result.parameters = sum(m.rank * sum(_matrix(self.pair.base.checkpoint[m.tensor].shape)) for m in modules)
+        result.warnings = notes(result)
+        self._write_side_files(result, selection)
+        return result
+
+    def _decompose(self, matrices: list[Job], jobs: int, progress: Progress) -> list[ModuleReport]:
+        total, done = sum(_bytes(job) for job in matrices), 0
+        before = torch.get_num_threads()
+        torch.set_num_threads(1)
+        reports = []
+        try:
+            with one_blas_thread(), ThreadPoolExecutor(jobs, thread_name_prefix="extract") as pool:
+                if self.rule.budget is not None:
+                    spectra = dict(zip((j[1].name for j in matrices), pool.map(self._spectrum, matrices), strict=True))
+                    self.ranks = self.rule.ranks(spectra, {j[1].name: _matrix(j[1].shape) for j in matrices})
+                for job, report in zip(matrices, pool.map(self._module, matrices), strict=True):
+                    done += _bytes(job)
+                    progress(done, total)
+                    reports.append(report)
+        finally:
+            torch.set_num_threads(before)
+        return sorted(reports, key=lambda r: r.tensor)
+
+    def _spectrum(self, job: Job) -> list[float]:
+        """All singular values of one difference, for the budget."""
+        with torch.inference_mode():
+            found = singular_triplets(self._difference(job), lambda values: 0)
+            assert found.spectrum is not None
+            return [float(v) for v in found.spectrum]
+
+    def _difference(self, job: Job) -> Any:
+        delta = difference(job[0], job[1], self.pair.model.label)
+        return delta.matrix() if isinstance(delta, LowRank) else delta.reshape(_matrix(delta.shape))
+
+    def _module(self, job: Job) -> ModuleReport:
+        tensor, role = job[1], job[2]
+        with torch.inference_mode():
+            torch.set_num_threads(1)
+            delta = self._difference(job)
+            squares = norm(delta) ** 2 if isinstance(delta, LowRank) else float(delta.double().square().sum())
+            found = self._cut(delta, tensor.name)
+            if not found.rank:
+                return ModuleReport(tensor.name, 0, 1.0 if not squares else 0.0, "svd")
+            root = found.values.sqrt() if self.distribute else torch.ones_like(found.values)
+            layout = "convolution" if len(tensor.shape) > 2 else "embedding" if role.kind == "embedding" else "linear"
+            self.writer.add(
+                tensor.name.removesuffix(".weight"),
+                found.left * root,
+                (found.right * (found.values / root)).T,
+                layout=layout,  # type: ignore[arg-type]
+                kernel=tensor.shape[2:],
+            )
+            energy = float(found.values.double().square().sum()) / squares
+        return ModuleReport(tensor.name, found.rank, min(1.0, energy), "svd")
+
+    def _cut(self, delta: Any, name: str) -> Triplets:
+        """The triplets that the rule keeps."""
+        if self.rule.budget is not None:
+            return singular_triplets(delta, self.ranks[name], whole=False)
+        if self.rule.energy is not None:
+            return singular_triplets(delta, self.rule.rank_of)
+        found = singular_triplets(delta, self.rule.max_rank, whole=False)
+        return found.first(int((found.values > self.smallest).sum())) if self.smallest else found
+
+    def _vector(self, job: Job, save: bool) -> None:
+        """A tensor that is not decomposed: kept whole, or dropped with the size of its change."""
+        delta = difference(job[0], job[1], self.pair.model.label)
+        size = norm(delta) if isinstance(delta, LowRank) else float(delta.double().norm())
+        if not size:
+            return
+        name = job[1].name
+        weight = self.pair.base.checkpoint.get(f"{name.rpartition('.')[0]}.weight")
+        matrix = weight is not None and len(weight.shape) > 1
+        vector = job[2].kind != "embedding" and len(job[1].shape) < 2
+        if save and vector and self.writer.add_whole(name, job[0].read().float(), matrix=matrix):
+            return
+        self.dropped.append((name, size))
+
+    def _write_side_files(self, result: AdapterResult, selection: Selection) -> None:
+        facts = {
+            "settings": {"ranks": vars(self.rule), "selection": vars(selection)},
+            "modules": [vars(m) for m in result.modules],
+            "modules_to_save": result.saved,
+            "dropped": [{"tensor": name, "norm": size} for name, size in result.dropped],
+        }
+        directory = self.writer.directory
+        write_json(directory / "chorus.json", self.pair.provenance("lora", **facts))
+        names = [r.name for r in self.pair.references]
+        models = (self.pair.model, self.pair.base)
+        licences = {name: licence_of(model.directory) for name, model in zip(names, models, strict=True)}
+        card = model_card(
+            title=f"Adapter of {names[0]}",
+            method="extract lora",
+            base_models=[names[1]],
+            licences=licences,
+            languages=[],
+            pipeline_tag=None,
+            recipe_yaml=f"extracted from: {names[0]}\nbase_model: {names[1]}",
+            losses=result.warnings,
+            library="peft",
+            relation="adapter",
+        )
+        write_text(directory / "README.md", card)
+
+
+def _matrix(shape: tuple[int, ...]) -> tuple[int, int]:
+    columns = 1
+    for size in shape[1:]:
+        columns *= size
+    return shape[0], columns
+
+
+def _bytes(job: Job) -> int:
+    rows, columns = _matrix(job[1].shape)
+    return 4 * rows * columns

@@ -1,0 +1,152 @@
+"""A fine-tune and its base, side by side: which tensors are taken, and their differences."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from chorus._version import __version__
+from chorus.architectures.families import architecture
+from chorus.architectures.layouts import layout_of
+from chorus.architectures.roles import Layout, Role
+from chorus.checkpoints.adapter import low_rank_delta
+from chorus.checkpoints.dtypes import FLOATS
+from chorus.checkpoints.lazy_tensor import LazyTensor
+from chorus.checkpoints.model import Model, OpenOptions
+from chorus.checkpoints.open import open_model
+from chorus.checkpoints.reference import Reference, parse_reference
+from chorus.errors import CheckpointError, UsageError
+from chorus.lazy import lazy
+from chorus.provenance import licence_of, versions
+
+if TYPE_CHECKING:
+    import torch
+else:
+    torch = lazy("torch")
+
+BLOCK = 1 << 20
+PARTS = {"all": None, "encoder": ("encoder",), "decoder": ("decoder", "cross_attention", "language_model")}
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which tensors are taken: of a part ("encoder", "decoder", "all"), by regular expressions on their names."""
+
+    part: str = "all"
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.part not in PARTS:
+            raise UsageError(f"no part is called {self.part}", f"one of {', '.join(PARTS)}")
+        for pattern in (*self.include, *self.exclude):
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise UsageError(f"{pattern!r} is not a regular expression ({error})", "see Python's re") from None
+
+    def takes(self, name: str, role: Role) -> bool:
+        components = PARTS[self.part]
+        if components is not None and role.component not in components and role.module not in components:
+            return False
+        if self.include and not any(re.search(p, name) for p in self.include):
+            return False
+        return not any(re.search(p, name) for p in self.exclude)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A fine-tune and its base, which fit each other."""
+
+    model: Model
+    base: Model
+    references: tuple[Reference, Reference]
+    layout: Layout
+
+    def tensors(self, selection: Selection) -> Iterator[tuple[LazyTensor, LazyTensor, Role]]:
+        """The tensors that training can have changed: of the fine-tune, of the base, and their role."""
+        for name, role in self.layout.roles.items():
+            copy = self.layout.tied.get(name) in self.layout.roles
+            origin = self.base.checkpoint[name]
+            if role.learned and not copy and origin.dtype in FLOATS and selection.takes(name, role):
+                yield self.model.checkpoint[name], origin, role
+
+    def provenance(self, kind: str, **facts: Any) -> dict[str, Any]:
+        """`chorus.json` of what was taken."""
+        models = zip((self.model, self.base), self.references, ("model", "base_model"), strict=True)
+        return {
+            "chorus": __version__,
+            "kind": kind,
+            **{
+                part: {
+                    "model": reference.name,
+                    **({"revision": model.revision} if model.revision else {}),
+                    "files": {n: p.stat().st_size for n, p in sorted(model.paths.items())},
+                    "licence": licence_of(model.directory),
+                }
+                for model, reference, part in models
+            },
+            **facts,
+            "versions": versions(),
+        }
+
+
+def open_pair(model: str | Path, base: str | Path, options: OpenOptions | None = None) -> Pair:
+    """Open both; `CheckpointError` where they are not of one architecture and the same shapes."""
+    references = (_reference(model), _reference(base))
+    opened, origin = (open_model(r, options) for r in references)
+    mine, theirs = architecture(opened.config), architecture(origin.config)
+    if mine != theirs:
+        raise CheckpointError(
+            f"{opened.label} is a {mine or '?'}, its base {origin.label} a {theirs or '?'}", "name the model's own base"
+        )
+    missing = sorted(set(origin.checkpoint) - set(opened.checkpoint))
+    layout = layout_of(origin.config, origin.checkpoint)
+    missing = [n for n in missing if n not in layout.tied]
+    if missing:
+        raise CheckpointError(f"{opened.label} has no tensor {missing[0]}, its base has", "name the model's own base")
+    for name, tensor in origin.checkpoint.items():
+        other = opened.checkpoint.get(name)
+        if other is not None and other.shape != tensor.shape:
+            raise CheckpointError(
+                f"{name}: {opened.label} has the shape {list(other.shape)}, {origin.label} {list(tensor.shape)}",
+                "both must have the same shapes; a vocabulary that was extended has to be cut first",
+            )
+    return Pair(opened, origin, references, layout)
+
+
+def _reference(name: str | Path) -> Reference:
+    try:
+        return parse_reference(str(name))
+    except ValueError as error:
+        raise UsageError(str(error), "name a directory or a hub id") from None
+
+
+def difference(tensor: LazyTensor, base: LazyTensor, label: str) -> Any:
+    """tensor - base: a LowRank where the one is the other with an adapter on it, else float32 in the shape of both."""
+    factors = low_rank_delta(tensor, base)
+    if factors is not None:
+        return factors
+    numel = math.prod(base.shape)
+    out = torch.empty(numel)
+    for start, values in blocks(tensor, base, label):
+        out[start : start + values.numel()] = values
+    return out.reshape(base.shape)
+
+
+def blocks(tensor: LazyTensor, base: LazyTensor, label: str) -> Iterator[tuple[int, Any]]:
+    """The difference a block at a time, in float32; `CheckpointError` where a value is not finite."""
+    numel = math.prod(base.shape)
+    for start in range(0, numel, BLOCK):
+        stop = min(start + BLOCK, numel)
+        values = tensor.flat(start, stop).float() - base.flat(start, stop).float()
+        if not bool(torch.isfinite(values.sum())) and not bool(torch.isfinite(values).all()):
+            raise CheckpointError(
+                f"{label}: tensor {tensor.name} (or its base) holds NaN or infinity near position {start:,}",
+                "its training has diverged, or the file is damaged",
+            )
+        yield start, values

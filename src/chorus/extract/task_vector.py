@@ -1,0 +1,90 @@
+"""A task vector: every difference of a fine-tune to its base, as safetensors with where it comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from chorus.checkpoints.dtypes import itemsize, torch_dtype
+from chorus.checkpoints.model import OpenOptions
+from chorus.checkpoints.safetensors_header import build_header
+from chorus.checkpoints.sidecar import write_json
+from chorus.checkpoints.task_vector import TASK_VECTOR
+from chorus.checkpoints.writer import OutputFile, PartialDirectory
+from chorus.errors import UsageError
+from chorus.extract.pair import Selection, blocks, open_pair
+from chorus.lazy import lazy
+
+torch = lazy("torch")
+
+
+@dataclass(frozen=True)
+class TaskVectorResult:
+    """What was written: tensors, bytes, and the norm of the whole difference."""
+
+    directory: Path
+    tensors: int
+    bytes_written: int
+    norm: float
+
+
+def extract_task_vector(
+    model: str | Path,
+    base: str | Path,
+    output: str | Path,
+    *,
+    selection: Selection | None = None,
+    dtype: str = "float32",
+    overwrite: bool = False,
+    options: OpenOptions | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> TaskVectorResult:
+    """Write theta - theta_0, tensor by tensor, in `dtype`. `chorus apply` adds it to any model of these shapes.
+
+    Raises `CheckpointError` for models that do not fit each other, `UsageError` where nothing is selected.
+
+    >>> import chorus
+    >>> chorus.extract_task_vector("tuned", "whisper-small", "vector")  # doctest: +SKIP
+    TaskVectorResult(directory=PosixPath('vector'), ...)
+    """
+    pair = open_pair(model, base, options)
+    chosen = selection or Selection()
+    jobs = sorted(pair.tensors(chosen), key=lambda job: job[1].name)
+    if not jobs:
+        raise UsageError("no tensor is selected", "widen --include, or drop --encoder-only and the like")
+    header, starts = build_header([(job[1].name, dtype, job[1].shape) for job in jobs])
+    size = itemsize(dtype)
+    total = len(header) + sum(_numel(job[1]) * size for job in jobs)
+    directory = Path(output)
+    partial = PartialDirectory(directory, resume=False, overwrite=overwrite)
+    finished, squares, done = False, 0.0, 0
+    wanted: Any = torch_dtype(dtype)
+    try:
+        partial.check_space(total)
+        file = OutputFile(partial.path / TASK_VECTOR, header, total)
+        with torch.inference_mode():
+            for tensor, origin, _ in jobs:
+                for start, values in blocks(tensor, origin, pair.model.label):
+                    squares += float(values.double().square().sum())
+                    raw = values.to(wanted).contiguous().view(torch.uint8).numpy()
+                    file.write(raw, starts[origin.name] + start * size)
+                    done += raw.nbytes
+                    progress(done, total)
+        file.close()
+        facts = {"dtype": dtype, "norm": squares**0.5, "tensors": len(jobs), "selection": vars(chosen)}
+        write_json(partial.path / "chorus.json", pair.provenance("task_vector", **facts))
+        partial.finish(())
+        finished = True
+    finally:
+        if not finished:
+            partial.release()
+    return TaskVectorResult(directory, len(jobs), total, squares**0.5)
+
+
+def _numel(tensor: Any) -> int:
+    count = 1
+    for n in tensor.shape:
+        count *= n
+    return count
