@@ -26,9 +26,7 @@ def deltas_of(kind: str, shape: tuple[int, int], count: int, seed: int) -> list[
     if kind == "overlapping":
         made = [3 * shared + d for d in made]
     if kind == "low rank":
-        made = [
-            torch.randn(shape[0], 3, generator=numbers) @ torch.randn(3, shape[1], generator=numbers) for _ in made
-        ]
+        made = [torch.randn(shape[0], 3, generator=numbers) @ torch.randn(3, shape[1], generator=numbers) for _ in made]
     if kind == "identical":
         made = [shared.clone() for _ in made]
     if kind == "with zeros":

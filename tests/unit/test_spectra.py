@@ -115,7 +115,12 @@ def test_matrices_that_fall_into_blocks_are_decomposed_whole():
 
 
 def test_a_zero_matrix_has_no_directions():
-    for d in (torch.zeros(70, 80), torch.zeros(3, 4), torch.zeros(5, 0), LowRank(torch.zeros(9, 2), torch.zeros(2, 8), (9, 8))):
+    for d in (
+        torch.zeros(70, 80),
+        torch.zeros(3, 4),
+        torch.zeros(5, 0),
+        LowRank(torch.zeros(9, 2), torch.zeros(2, 8), (9, 8)),
+    ):
         assert singular_triplets(d, 3).rank == 0
 
 
@@ -131,7 +136,9 @@ def test_the_polar_factor_is_a_partial_isometry(m, k, rank, seed):
 
 
 def test_newton_schulz_converges_to_it_with_polish():
-    bases = torch.cat([torch.linalg.qr(torch.randn(120, 20, generator=torch.Generator().manual_seed(i)))[0] for i in range(4)], 1)
+    bases = torch.cat(
+        [torch.linalg.qr(torch.randn(120, 20, generator=torch.Generator().manual_seed(i)))[0] for i in range(4)], 1
+    )
     exact = polar_factor(bases)
     polished = newton_schulz(bases.double(), blocks=4, polish=6)
     close(polished, exact, 1e-5)
@@ -151,9 +158,7 @@ def test_newton_schulz_converges_to_it_with_polish():
 )
 def test_low_rank_algebra_equals_dense_algebra(m, n, ranks, copies, seed):
     numbers = torch.Generator().manual_seed(seed)
-    terms = [
-        LowRank(torch.randn(m, r, generator=numbers), torch.randn(r, n, generator=numbers), (m, n)) for r in ranks
-    ]
+    terms = [LowRank(torch.randn(m, r, generator=numbers), torch.randn(r, n, generator=numbers), (m, n)) for r in ranks]
     if copies:
         terms.append(terms[0])  # dependent columns
     c = [0.5 - 0.3 * i for i in range(len(terms))]
@@ -175,7 +180,10 @@ def test_low_rank_algebra_equals_dense_algebra(m, n, ranks, copies, seed):
 
 def test_many_columns_take_the_short_way_and_are_as_exact():
     numbers = torch.Generator().manual_seed(0)
-    terms = [LowRank(torch.randn(300, 16, generator=numbers), torch.randn(16, 200, generator=numbers), (300, 200)) for _ in range(8)]
+    terms = [
+        LowRank(torch.randn(300, 16, generator=numbers), torch.randn(16, 200, generator=numbers), (300, 200))
+        for _ in range(8)
+    ]
     total = low_rank_sum(terms, [1.0] * 8)
     kept, rest = recompress(total, 16)
     dense = total.dense().double()

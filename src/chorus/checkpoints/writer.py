@@ -78,6 +78,13 @@ class PartialDirectory:
                 "make room",
             )
 
+    def discard(self) -> None:
+        """Take away what cannot be resumed."""
+        self._clear()
+        with explained(self.path):
+            self.path.rmdir()
+        self.release()
+
     def release(self) -> None:
         os.close(self._lock)
 

@@ -82,7 +82,7 @@ def extract_lora(
         finished = True
     finally:
         if not finished:
-            partial.release()
+            partial.discard()
     return result
 
 

@@ -79,7 +79,7 @@ def extract_task_vector(
         finished = True
     finally:
         if not finished:
-            partial.release()
+            partial.discard()
     return TaskVectorResult(directory, len(jobs), total, squares**0.5)
 
 

@@ -74,7 +74,7 @@ def run_as_adapter(
         finished = True
     finally:
         if not finished:
-            partial.release()
+            partial.discard()
     return result
 
 
@@ -263,6 +263,8 @@ class _Run:
             found = row_scaled_delta(work.reader.tensor(which), self.base[tensor.name])
             assert found is not None
             scale, delta = found
+            for x in (delta.left, delta.right):
+                work.reader.checked(which, x)
             rows = scale * c if rows is None else rows + scale * c
             factors.append(delta.matrix().scaled(c))
         if not work.deltas:
