@@ -33,6 +33,15 @@ def whisper(tmp_path_factory: pytest.TempPathFactory) -> Family:
     return make_family(tmp_path_factory.mktemp("whisper"), "whisper", 3)
 
 
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache of spectra of this test's own, empty."""
+    place = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("CHORUS_CACHE", str(place))
+    monkeypatch.delenv("CHORUS_CACHE_LIMIT", raising=False)
+    return place
+
+
 @pytest.fixture
 def out(tmp_path: Path) -> Path:
     """Where a merge may write."""

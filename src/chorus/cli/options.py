@@ -73,6 +73,7 @@ def merge_options(command: F) -> F:
             is_flag=True,
             help="Cut unequal vocabularies to their common first rows.",
         ),
+        click.option("--no-cache", is_flag=True, help="Neither use nor fill the cache of spectra."),
         click.option("--offline", is_flag=True, help="Use only what is on disk or in the hub's cache."),
         click.option("--cache-dir", "--transformers-cache", metavar="DIR", help="The hub's cache."),
         click.option("--cuda", is_flag=True, hidden=True, help="As --device cuda."),
@@ -108,6 +109,7 @@ def options_of(flags: dict[str, Any], **more: Any) -> Options:
         truncate_vocabulary=flags["truncate_vocabulary"],
         offline=flags["offline"],
         cache_dir=flags["cache_dir"],
+        reuse=not flags["no_cache"],
         **block,
         **more,
     )

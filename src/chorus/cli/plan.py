@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from chorus.cache import limit_bytes
 from chorus.cli.options import idle_note, merge_options, options_of
 from chorus.cli.output import as_json, note, size, table
 from chorus.errors import RecipeError
@@ -86,6 +87,10 @@ def _print(facts: dict[str, Any], every_tensor: bool) -> None:
         f"{sum(len(o['files']) for o in facts['outputs'])} file(s); {facts['jobs']} thread(s), "
         f"working memory {size(facts['memory_bytes'])} besides the runtime's own"
     )
+    if facts["cache_bytes"]:
+        click.echo(f"cache: up to {size(facts['cache_bytes'])} of spectra and bases for the next run (--no-cache)")
+        if facts["cache_bytes"] > limit_bytes():
+            click.echo(f"warning: the cache is limited to {size(limit_bytes())} (CHORUS_CACHE_LIMIT), so a part is kept")
     for line in facts["warnings"]:
         click.echo(f"warning: {line}")
     for line in facts["generation_differences"]:

@@ -141,8 +141,14 @@ def _gram_triplets(d: Tensor, wanted: int | Callable[[Any], int], precision: tor
     if precision == torch.float32 and not float32_suffices(spectrum, k):
         return None
     k = int((spectrum[:k] > NULL * spectrum[0]).sum())
-    right, values = right[:, :k].to(d.dtype), spectrum[:k].to(d.dtype)
-    return Triplets(d @ right / values, values, right, spectrum)
+    return complete(d, right[:, :k].to(d.dtype), spectrum[:k].to(d.dtype), spectrum)
+
+
+def complete(d: Tensor, vectors: Tensor, values: Tensor, spectrum: Tensor | None) -> Triplets:
+    """Triplets from the vectors of the smaller side [min(m, n), k] and the values: the others are D v / s."""
+    if d.shape[0] < d.shape[1]:
+        return Triplets(vectors, values, d.T @ vectors / values, spectrum)
+    return Triplets(d @ vectors / values, values, vectors, spectrum)
 
 
 def _eigen(x: Tensor, wanted: int | Callable[[Any], int]) -> tuple[Tensor, Tensor]:

@@ -32,7 +32,7 @@ from chorus.linalg.ranks import RankRule
 from chorus.linalg.spectra import singular_triplets
 from chorus.merge.adapter_files import write_adapter_files
 from chorus.merge.compute import Computation, work_of
-from chorus.merge.engine import check_device, one_thread_each
+from chorus.merge.engine import cache_for, check_device, one_thread_each
 from chorus.merge.method import METHODS
 from chorus.merge.plan import COPY, Plan, TensorPlan, Variant, split_of
 from chorus.merge.reader import Reader
@@ -170,6 +170,7 @@ class _Run:
         self.writer = AdapterWriter(directory, dtype)
         self.lock, self.thread = Lock(), local()
         self.ranks: dict[str, int] = {}
+        self.cache = cache_for(plan)
         self.tensors = [(t, _way(plan, t, self.base)) for t in variant.tensors.values()]
 
     def run(self, progress: Progress) -> None:
@@ -230,7 +231,7 @@ class _Run:
         if not hasattr(self.thread, "reader"):
             options = self.plan.options
             self.thread.reader = Reader(
-                self.plan.models, device=options.device, allow_nonfinite=options.allow_nonfinite
+                self.plan.models, device=options.device, allow_nonfinite=options.allow_nonfinite, cache=self.cache
             )
         reader: Reader = self.thread.reader
         reader.start()

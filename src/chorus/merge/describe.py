@@ -46,6 +46,7 @@ def describe(plan: Plan) -> dict[str, Any]:
         "bytes_to_read": plan.bytes_to_read,
         "bytes_to_write": plan.bytes_to_write,
         "jobs": plan.jobs,
+        "cache_bytes": plan.cache_bytes if plan.options.reuse else 0,
         "memory_bytes": plan.jobs * plan.bytes_per_job,
         "warnings": plan.warnings,
         "generation_differences": plan.generation_differences,

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from chorus.cache import Cache
 from chorus.checkpoints.dtypes import itemsize, torch_dtype
 from chorus.checkpoints.lazy_tensor import Checkpoint
 from chorus.checkpoints.writer import OutputFile, PartialDirectory
@@ -140,6 +141,7 @@ class _Work:
             without_torch(t, plan.models, device) for v in plan.variants for t in v.tensors.values()
         )
         self.readers: list[Reader] = []
+        self.cache = cache_for(plan)
         self.lock, self.stop, self.thread = Lock(), Event(), local()
 
     def drop_damaged(self) -> None:
@@ -239,7 +241,11 @@ class _Work:
 
             options = self.plan.options
             reader = Reader(
-                self.plan.models, device=options.device, allow_nonfinite=options.allow_nonfinite, observe=observe
+                self.plan.models,
+                device=options.device,
+                allow_nonfinite=options.allow_nonfinite,
+                observe=observe,
+                cache=self.cache,
             )
             self.thread.reader, self.thread.digests = reader, digests
             self.readers.append(reader)
@@ -297,6 +303,12 @@ def _pieces(size: int, step: int = 1 << 24) -> Iterator[tuple[int, int]]:
         yield start, min(start + step, size)
 
 
+def cache_for(plan: Plan) -> Cache | None:
+    """The cache, where the plan has a use for it and it is not turned off."""
+    cache = Cache(needed=plan.cache_bytes) if plan.options.reuse and plan.cache_bytes else None
+    return cache if cache is not None and cache.limit else None
+
+
 class MergedTensor:
     """A tensor of a planned merge, computed when it is read; the bytes are those that a merge writes."""
 
@@ -308,7 +320,12 @@ class MergedTensor:
     def _prepared(self) -> Work:
         if self._work is None:
             options = self.plan.options
-            reader = Reader(self.plan.models, device=options.device, allow_nonfinite=options.allow_nonfinite)
+            reader = Reader(
+                self.plan.models,
+                device=options.device,
+                allow_nonfinite=options.allow_nonfinite,
+                cache=cache_for(self.plan),
+            )
             self._work = work_of(self.tensor, reader, seed=self.plan.seed, block_values=options.block_values)
             self._work.prepare()
         return self._work

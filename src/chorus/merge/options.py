@@ -31,6 +31,7 @@ class Options:
     copy_tokenizer: bool = True
     model_card: bool = True
     seed: int | None = None
+    reuse: bool = True  # spectra and bases from the cache, and into it
 
 
 def parse_size(text: str) -> int:

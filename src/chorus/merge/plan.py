@@ -151,6 +151,24 @@ class Plan:
         block = self.options.block_values * 4 * (2 * widest + 4)
         return max([block, *(self._whole(t, v) for v in self.variants for t in v.tensors.values())])
 
+    @property
+    def cache_bytes(self) -> int:
+        """What the merge would like to keep in the cache: bases and spectra, at most."""
+        return sum(self._remembered(t) for v in self.variants for t in v.tensors.values())
+
+    def _remembered(self, tensor: TensorPlan) -> int:
+        from chorus.merge.method import METHODS
+
+        if tensor.treatment != MATRIX or "memo" not in METHODS.get(tensor.method).uses:
+            return 0
+        shape, count = matrix_shape(tensor.shape), len(tensor.inputs)
+        kept = [kept_directions(tensor, shape, count)] * count
+        for i, which in enumerate(tensor.inputs):
+            factors = getattr(self.models[which.model].checkpoint[which.tensor], "factors", None)
+            if factors is not None:
+                kept[i] = min(kept[i], factors.a.shape[0])
+        return 4 * (sum(shape) * sum(kept) + min(shape) * sum(kept) + 2 * count * min(shape))
+
     def _whole(self, tensor: TensorPlan, variant: Variant) -> int:
         """Bytes of a tensor that its method cannot take in blocks."""
         if tensor.method == COPY or split_of(tensor) != "tensor":
@@ -181,6 +199,14 @@ def whole_matrix_bytes(tensor: TensorPlan) -> int:
     rows, columns = matrix_shape(tensor.shape)
     bases = (rows + columns) * min(min(rows, columns) * 2, tensor.numel)
     return 4 * (6 * tensor.numel + 3 * bases)
+
+
+def kept_directions(tensor: TensorPlan, shape: tuple[int, int], count: int) -> int:
+    """How many singular directions of each model a subspace method keeps of this matrix."""
+    rank, share = tensor.parameters.get("rank"), tensor.parameters.get("rank_fraction")
+    if rank is not None:
+        return min(int(rank), min(shape))
+    return max(1, int(min(shape) * (1 / count if share is None else share)))
 
 
 def split_of(tensor: TensorPlan) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from chorus.cache import Cache
 from chorus.checkpoints.lazy_tensor import FileTensor
 from chorus.checkpoints.model import Model
 from chorus.errors import CheckpointError
@@ -18,6 +19,7 @@ from chorus.linalg.blocks import CHUNK
 from chorus.merge.plan import Input
 
 torch = lazy("torch")
+xxhash = lazy("xxhash")
 
 NONFINITE_HINT = "its training has diverged, or the file is damaged; --allow-nonfinite merges it all the same"
 Bytes = NDArray[np.uint8]
@@ -31,10 +33,16 @@ class Reader:
     """
 
     def __init__(
-        self, models: Sequence[Model], *, device: str, allow_nonfinite: bool, observe: Observer | None = None
+        self,
+        models: Sequence[Model],
+        *,
+        device: str,
+        allow_nonfinite: bool,
+        observe: Observer | None = None,
+        cache: Cache | None = None,
     ) -> None:
         self.models, self.device, self.allow_nonfinite = models, device, allow_nonfinite
-        self.observe = observe
+        self.observe, self.cache = observe, cache
         self.bytes_read = 0
         self._seen: dict[Input, int] = {}
         self._last: dict[Input, tuple[int, int]] = {}
@@ -143,6 +151,18 @@ class Reader:
         if not self.allow_nonfinite and not bool(torch.isfinite(values).all()):
             self.refuse_factors(which)
         return values.to(self.device)
+
+    def digest(self, which: Input) -> str:
+        """XXH3-128 of a tensor's values: of the bytes as stored, where it lies in a file."""
+        tensor = self.tensor(which)
+        found, numel = xxhash.xxh3_128(), math.prod(tensor.shape)
+        for start in range(0, numel, 16 * CHUNK):
+            stop = min(start + 16 * CHUNK, numel)
+            if isinstance(tensor, FileTensor):
+                found.update(self.bytes(which, start, stop))
+            else:
+                found.update(tensor.flat(start, stop).contiguous().view(torch.uint8).numpy())
+        return f"{tensor.dtype} {found.hexdigest()}"
 
     def refuse_factors(self, which: Input) -> None:
         """Name an adapter whose factors are not finite."""

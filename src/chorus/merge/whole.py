@@ -11,12 +11,16 @@ from chorus.lazy import lazy
 from chorus.linalg.blocks import CHUNK
 from chorus.linalg.low_rank import LowRank
 from chorus.merge.compute import Computation, Encoded
+from chorus.merge.memo import CachedMemo
+from chorus.merge.plan import Input, TensorPlan
+from chorus.merge.reader import Reader
 from chorus.merge.treatment import matrix_shape
 
 if TYPE_CHECKING:
     import torch
 else:
     torch = lazy("torch")
+xxhash = lazy("xxhash")
 
 
 class Deltas(Sequence[Any]):
@@ -32,8 +36,18 @@ class Deltas(Sequence[Any]):
         return self.owner.delta(range(len(self))[index])
 
 
+def content(x: Any) -> str:
+    """Shape and XXH3-128 of a tensor in memory."""
+    values = x.contiguous().cpu()
+    return f"{tuple(x.shape)} {xxhash.xxh3_128(values.view(torch.uint8).numpy()).hexdigest()}"
+
+
 class Whole(Computation):
     """A subspace method on one matrix. The merged delta is computed at once, the base added in fixed blocks."""
+
+    def __init__(self, tensor: TensorPlan, reader: Reader, *, seed: int, block_values: int) -> None:
+        super().__init__(tensor, reader, seed=seed, block_values=block_values)
+        self._digests: dict[Input, str] = {}
 
     _merged: Any = None
 
@@ -48,6 +62,26 @@ class Whole(Computation):
         """The merged delta: a LowRank, or values in the tensor's flat order."""
         self.prepare()
         return self._merged
+
+    def keywords(self, blocks: Any) -> dict[str, Any]:
+        found = super().keywords(blocks)
+        if self.reader.cache is not None and "memo" in found and not self.reader.allow_nonfinite:
+            found["memo"] = CachedMemo(self, self.reader.cache)
+        return found
+
+    def identity(self, index: int) -> str:
+        """What a model's delta is computed from, by content."""
+        which, base = self.tensor.inputs[index], self.tensor.base
+        assert base is not None
+        factors = low_rank_delta(self.reader.tensor(which), self.reader.tensor(base))
+        if factors is not None:
+            return " ".join(content(x) for x in (factors.left, factors.right))
+        return f"{self._digest(which)} less {self._digest(base)}"
+
+    def _digest(self, which: Input) -> str:
+        if which not in self._digests:
+            self._digests[which] = self.reader.digest(which)
+        return self._digests[which]
 
     def delta(self, index: int) -> Any:
         """The delta of one model."""

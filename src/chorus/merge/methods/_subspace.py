@@ -10,7 +10,7 @@ from chorus.lazy import lazy
 from chorus.linalg.combine import linear_combination
 from chorus.linalg.low_rank import LowRank, low_rank_sum
 from chorus.linalg.polar import SCHEDULES, newton_schulz, polar_factor
-from chorus.linalg.spectra import NULL, Triplets, singular_triplets
+from chorus.linalg.spectra import NULL, Triplets, complete, singular_triplets
 
 if TYPE_CHECKING:
     import torch
@@ -140,8 +140,13 @@ def merge_bases(
     wanted = {"rank": rank, **vars(orthogonalise), "spectrum": raise_values is not None}
 
     def bases() -> dict[str, Tensor]:
-        parts = [_triplets(deltas, i, rank, memo, whole=raise_values is not None) for i in range(count)]
+        parts, low_rank = [], []
+        for i in range(count):
+            delta = deltas[i]
+            low_rank.append(isinstance(delta, LowRank))
+            parts.append(_triplets(delta, i, rank, memo, whole=raise_values is not None))
         found = {
+            "low_rank": torch.tensor(low_rank),
             "left": orthogonalise(torch.cat([p.left for p in parts], dim=1), count),
             "right": orthogonalise(torch.cat([p.right for p in parts], dim=1), count),
         }
@@ -159,22 +164,25 @@ def merge_bases(
         values.append((s if raise_values is None else raise_values(s, found[f"spectrum.{i}"])) * w)
     left, right = found["left"] * torch.cat(values), found["right"].T
     factors = LowRank(left, right, (left.shape[0], right.shape[1]))
-    return factors if all(isinstance(deltas[i], LowRank) for i in range(count)) else factors.dense()
+    return factors if bool(found["low_rank"].all()) else factors.dense()
 
 
-def _triplets(deltas: Sequence[Delta], i: int, rank: int, memo: Memo, *, whole: bool) -> Triplets:
-    """A task's triplets; of a dense one the right vectors and values are remembered, the left follow from them."""
-    d = None
+def _triplets(delta: Delta, i: int, rank: int, memo: Memo, *, whole: bool) -> Triplets:
+    """A task's triplets. Of a dense one the smaller side's vectors are remembered, of factors nothing: they are quick.
+
+    Vectors are computed for the next of fixed ranks (an eighth, a quarter, a half of all, all), so that other ranks
+    up to it find them, and get the same bytes as without the cache.
+    """
+    if isinstance(delta, LowRank):
+        return singular_triplets(delta, rank, whole=whole)
+    size = min(delta.shape)
+    wanted = next((s for s in (size // 8, size // 4, size // 2) if rank <= s), size)
 
     def decompose() -> dict[str, Tensor]:
-        nonlocal d
-        d = singular_triplets(deltas[i], rank, whole=whole)
-        spectrum = {} if d.spectrum is None else {"spectrum": d.spectrum}
-        return {"right": d.right, "values": d.values, **spectrum}
+        found = singular_triplets(delta, wanted, whole=whole)
+        vectors = found.left if delta.shape[0] < delta.shape[1] else found.right
+        spectrum = {} if found.spectrum is None else {"spectrum": found.spectrum}
+        return {"vectors": vectors, "values": found.values, **spectrum}
 
-    found = memo("triplets", [i], {"rank": rank, "whole": whole}, decompose)
-    if d is not None:
-        return d
-    delta = deltas[i]
-    left = (delta.left @ (delta.right @ found["right"])) if isinstance(delta, LowRank) else delta @ found["right"]
-    return Triplets(left / found["values"], found["values"], found["right"], found.get("spectrum"))
+    found = memo("triplets", [i], {"rank": wanted, "whole": whole}, decompose)
+    return complete(delta, found["vectors"], found["values"], found.get("spectrum")).first(rank)

@@ -1,0 +1,169 @@
+"""A bounded cache of computed tensors on disk, keyed by the content of what they were computed from.
+
+    CHORUS_CACHE         its directory (default: chorus in XDG_CACHE_HOME or ~/.cache)
+    CHORUS_CACHE_LIMIT   its size, as 20GB (the default); 0 turns it off
+
+Entries are safetensors files. What was not used for longest goes first, but never what this very run has used or
+made; and a merge that needs more than the whole cache takes only the room that is free, so that no run chases out
+what the last one kept.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+from typing import TYPE_CHECKING, Any
+
+from chorus.errors import UsageError
+from chorus.lazy import lazy
+
+if TYPE_CHECKING:
+    from torch import Tensor
+safetensors = lazy("safetensors.torch")
+
+DEFAULT_LIMIT = 20_000_000_000
+SUFFIX = ".safetensors"
+FORMAT = 1  # of keys and entries; another number forgets everything
+
+
+@dataclass(frozen=True)
+class Usage:
+    """How full a cache is."""
+
+    directory: Path
+    entries: int
+    bytes: int
+    limit_bytes: int
+
+
+def directory() -> Path:
+    """Where the cache is."""
+    named = os.environ.get("CHORUS_CACHE")
+    if named:
+        return Path(named).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "chorus"
+
+
+def limit_bytes() -> int:
+    """How large it may grow; 0 is off."""
+    written = os.environ.get("CHORUS_CACHE_LIMIT")
+    if not written:
+        return DEFAULT_LIMIT
+    try:
+        return parse_bytes(written)
+    except ValueError:
+        raise UsageError(f"CHORUS_CACHE_LIMIT={written} is not a size", "write 20GB, or 0 to turn it off") from None
+
+
+def parse_bytes(text: str) -> int:
+    """Bytes of `20GB`, `500MB`, `1000`.
+
+    >>> parse_bytes("20GB"), parse_bytes("0")
+    (20000000000, 0)
+    """
+    bare = text.strip().upper().removesuffix("B").removesuffix("I")
+    scale = {"K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}.get(bare[-1:], 0)
+    return round(float(bare[:-1]) * scale) if scale else int(bare)
+
+
+def key_of(**facts: Any) -> str:
+    """The key of everything that an entry depends on."""
+    text = json.dumps({"format": FORMAT, **facts}, sort_keys=True, default=str)
+    return hashlib.blake2b(text.encode(), digest_size=20).hexdigest()
+
+
+class Cache:
+    """The cache as one run uses it; safe for threads, and for several processes at once."""
+
+    def __init__(self, place: Path | None = None, limit: int | None = None, *, needed: int = 0) -> None:
+        """`needed`: the bytes that this run would like to keep; where they exceed the limit, nothing makes room."""
+        self.place = directory() if place is None else place
+        self.limit = limit_bytes() if limit is None else limit
+        self.evicts = needed <= self.limit
+        self.hits = self.misses = self.refused = 0
+        self._mine: set[Path] = set()
+        self._lock = Lock()
+        self._sizes: dict[Path, tuple[float, int]] | None = None  # path -> (last use, bytes)
+
+    def get(self, key: str) -> dict[str, Tensor] | None:
+        """The entry's tensors; None where there is none, or it cannot be read."""
+        path = self._path(key)
+        try:
+            found: dict[str, Tensor] = safetensors.load_file(path)
+            os.utime(path)
+        except Exception:  # absent, cut off, or taken away by another process: computed again
+            self.misses += 1
+            return None
+        with self._lock:
+            self.hits += 1
+            self._mine.add(path)
+        return found
+
+    def put(self, key: str, tensors: Mapping[str, Tensor]) -> None:
+        """Keep tensors, if there is room for them or can be made; a full disk is no error."""
+        path = self._path(key)
+        size = sum(t.numel() * t.element_size() for t in tensors.values()) + 1024
+        with self._lock:
+            if not self._make_room(size):
+                self.refused += 1
+                return
+            self._mine.add(path)
+            assert self._sizes is not None
+            self._sizes[path] = (float("inf"), size)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle, draft = tempfile.mkstemp(dir=path.parent, suffix=".part")
+            os.close(handle)
+            safetensors.save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, draft)
+            os.replace(draft, path)
+        except OSError:
+            with self._lock:
+                self._sizes.pop(path, None)
+
+    def _path(self, key: str) -> Path:
+        return self.place / key[:2] / f"{key}{SUFFIX}"
+
+    def _make_room(self, size: int) -> bool:
+        if self._sizes is None:
+            self._sizes = {p: (s.st_mtime, s.st_size) for p, s in self._files()}
+        used = sum(n for _, n in self._sizes.values())
+        if used + size <= self.limit:
+            return True
+        old = sorted((when, path) for path, (when, _) in self._sizes.items() if path not in self._mine)
+        if not self.evicts or used - sum(self._sizes[p][1] for _, p in old) + size > self.limit:
+            return False
+        for _, path in old:
+            used -= self._sizes.pop(path)[1]
+            path.unlink(missing_ok=True)
+            if used + size <= self.limit:
+                break
+        return True
+
+    def _files(self) -> list[tuple[Path, os.stat_result]]:
+        found = []
+        for path in self.place.glob(f"??/*{SUFFIX}"):
+            try:
+                found.append((path, path.stat()))
+            except OSError:  # another process has taken it away
+                continue
+        return found
+
+    def usage(self) -> Usage:
+        files = self._files()
+        return Usage(self.place, len(files), sum(s.st_size for _, s in files), self.limit)
+
+    def clear(self) -> int:
+        """Take all entries away; returns how many bytes that were."""
+        freed = 0
+        for path, status in self._files():
+            path.unlink(missing_ok=True)
+            freed += status.st_size
+        for part in self.place.glob("??/*.part"):
+            part.unlink(missing_ok=True)
+        return freed
