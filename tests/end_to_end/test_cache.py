@@ -94,7 +94,9 @@ def test_a_bound_too_small_for_the_merge_is_not_thrashed(qwen, tmp_path, cache, 
     kept = set(cache.rglob("*.safetensors"))
     assert 0 < sum(p.stat().st_size for p in kept) <= whole // 2
     merge(qwen.recipe("tsv_m", parameters={"lambda": 2.0}), tmp_path / "second")
-    assert set(cache.rglob("*.safetensors")) == kept
+    after = set(cache.rglob("*.safetensors"))
+    assert kept <= after  # free room may be filled, but nothing makes room
+    assert sum(p.stat().st_size for p in after) <= whole // 2
     assert count["polar"] < 4 * 28  # what was kept was found
 
 

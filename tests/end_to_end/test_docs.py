@@ -54,7 +54,16 @@ def adapters(place: Path) -> None:
 
 
 def test_the_pages_are_known():
-    names = ["README.md", "cli.md", "differences.md", "methods.md", "recipes.md", "whisper.md"]
+    names = [
+        "README.md",
+        "adapters.md",
+        "cli.md",
+        "differences.md",
+        "methods.md",
+        "recipes.md",
+        "subspace.md",
+        "whisper.md",
+    ]
     assert sorted(p.name for p in PAGES) == names
 
 
@@ -83,7 +92,8 @@ def test_every_block_runs(page, models, tmp_path):
             assert language == "text", f"a block of an unknown kind: {language!r}"
             continue
         ran += 1
-    counts = {"cli.md": 3, "differences.md": 0, "methods.md": 14, "recipes.md": 4, "whisper.md": 9, "README.md": 4}
+    counts = {"cli.md": 3, "differences.md": 0, "methods.md": 23, "recipes.md": 4, "whisper.md": 9, "README.md": 4}
+    counts |= {"adapters.md": 6, "subspace.md": 2}
     assert ran >= counts[page.name]
 
 
