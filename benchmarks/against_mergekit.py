@@ -23,6 +23,7 @@ METHODS: dict[str, tuple[bool, dict, dict, int, float]] = {
     "dare_linear": (True, {"weight": 0.3, "density": 0.5}, {}, 4, 5.0),
     "karcher": (False, {}, {}, 4, 8.0),
     "breadcrumbs": (True, {"weight": 0.3, "density": 0.5, "gamma": 0.01}, {}, 4, 8.0),
+    "sce": (True, {}, {"select_topk": 0.1}, 4, 8.0),
     "ties": (True, {"weight": 0.3, "density": 0.5}, {}, 4, 8.0),
 }
 

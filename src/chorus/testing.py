@@ -129,7 +129,7 @@ def example_parameters(method: Method, count: int) -> dict[str, Any]:
     telling = {"density": 0.6, "gamma": 0.05, "t": 0.3}
     chosen: dict[str, Any] = {}
     for p in method.parameters.values():
-        if p.name == "weight" and p.required:
+        if p.name == "weight" and p.per_model and p.default in (None, 1.0):
             chosen[p.name] = [0.2 + 0.1 * i for i in range(count)]
         elif p.name in telling:
             chosen[p.name] = [telling[p.name]] * count if p.per_model else telling[p.name]

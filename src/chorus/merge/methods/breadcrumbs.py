@@ -37,7 +37,7 @@ def breadcrumbs(
     deltas: Sequence[torch.Tensor],
     /,
     *,
-    weight: Annotated[PerModel[float], "factor of each delta"],
+    weight: Annotated[PerModel[float], "factor of each delta"] = 1.0,  # type: ignore[assignment]
     density: Annotated[PerModel[float], Between(0, 1), "share of values kept below the largest"] = 1.0,  # type: ignore[assignment]
     gamma: Annotated[PerModel[float], Between(0, 1), "share of the largest values that is dropped"] = 0.01,  # type: ignore[assignment]
     normalize: Annotated[bool, "divide by the sum of the weights"] = False,

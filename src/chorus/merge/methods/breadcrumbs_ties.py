@@ -35,7 +35,7 @@ def breadcrumbs_ties(
     deltas: Sequence[torch.Tensor],
     /,
     *,
-    weight: Annotated[PerModel[float], "weight of each model in the vote and in the sum"],
+    weight: Annotated[PerModel[float], "weight of each model in the vote and in the sum"] = 1.0,  # type: ignore[assignment]
     density: Annotated[PerModel[float], Between(0, 1), "share of values kept below the largest"] = 1.0,  # type: ignore[assignment]
     gamma: Annotated[PerModel[float], Between(0, 1), "share of the largest values that is dropped"] = 0.01,  # type: ignore[assignment]
     normalize: Annotated[bool, "divide by the weights of the models that agree"] = False,

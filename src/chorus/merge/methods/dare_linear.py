@@ -39,7 +39,7 @@ def dare_linear(
     deltas: Sequence[torch.Tensor],
     /,
     *,
-    weight: Annotated[PerModel[float], "factor of each delta"],
+    weight: Annotated[PerModel[float], "factor of each delta"] = 1.0,  # type: ignore[assignment]
     density: Annotated[PerModel[float], Between(0, 1), "probability that a value is kept"] = 1.0,  # type: ignore[assignment]
     normalize: Annotated[bool, "divide by the sum of the weights"] = False,
     rescale: Annotated[

@@ -37,7 +37,7 @@ def dare_ties(
     deltas: Sequence[torch.Tensor],
     /,
     *,
-    weight: Annotated[PerModel[float], "weight of each model in the vote and in the sum"],
+    weight: Annotated[PerModel[float], "weight of each model in the vote and in the sum"] = 1.0,  # type: ignore[assignment]
     density: Annotated[PerModel[float], Between(0, 1), "probability that a value is kept"] = 1.0,  # type: ignore[assignment]
     normalize: Annotated[bool, "divide by the weights of the models that agree"] = False,
     rescale: Annotated[

@@ -35,7 +35,7 @@ def task_arithmetic(
     deltas: Sequence[torch.Tensor],
     /,
     *,
-    weight: Annotated[PerModel[float], "factor of each delta; negative ones subtract"],
+    weight: Annotated[PerModel[float], "factor of each delta; negative ones subtract"] = 1.0,  # type: ignore[assignment]
     normalize: Annotated[bool, "divide by the sum of the weights"] = False,
     lambda_: Annotated[float, "factor of the merged delta"] = 1.0,
     density: Annotated[PerModel[float], Between(0, 1), "without effect here; mergekit accepts it"] = 1.0,  # type: ignore[assignment]

@@ -46,7 +46,7 @@ def ties(
     deltas: Sequence[torch.Tensor],
     /,
     *,
-    weight: Annotated[PerModel[float], "weight of each model in the vote and in the mean"],
+    weight: Annotated[PerModel[float], "weight of each model in the vote and in the mean"] = 1.0,  # type: ignore[assignment]
     density: Annotated[PerModel[float], Between(0, 1), "share of each delta's values that is kept"] = 1.0,  # type: ignore[assignment]
     normalize: Annotated[bool, "divide by the weights of the models that agree"] = True,
     rescale: Annotated[bool, "give each trimmed delta back its L1 norm"] = False,
