@@ -8,6 +8,7 @@ from __future__ import annotations
 import platform
 import re
 from collections.abc import Mapping, Sequence
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from chorus._version import __version__
 PACKAGES = ("torch", "numpy", "numba", "scipy", "safetensors", "transformers")
 
 
+@cache
 def versions() -> dict[str, str]:
     """Versions of what the result's bytes may depend on."""
     found = {"chorus-merge": __version__, "python": platform.python_version()}

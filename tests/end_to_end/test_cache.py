@@ -30,7 +30,8 @@ def count(monkeypatch):
 
         return wrapped
 
-    monkeypatch.setattr(_subspace, "singular_triplets", counting("triplets", spectra.singular_triplets))
+    for name in ("singular_triplets", "smaller_side"):
+        monkeypatch.setattr(_subspace, name, counting("triplets", getattr(spectra, name)))
     monkeypatch.setattr(_subspace, "polar_factor", counting("polar", polar.polar_factor))
     return calls
 

@@ -90,7 +90,9 @@ def _print(facts: dict[str, Any], every_tensor: bool) -> None:
     if facts["cache_bytes"]:
         click.echo(f"cache: up to {size(facts['cache_bytes'])} of spectra and bases for the next run (--no-cache)")
         if facts["cache_bytes"] > limit_bytes():
-            click.echo(f"warning: the cache is limited to {size(limit_bytes())} (CHORUS_CACHE_LIMIT), so a part is kept")
+            click.echo(
+                f"warning: the cache is limited to {size(limit_bytes())} (CHORUS_CACHE_LIMIT), so a part is kept"
+            )
     for line in facts["warnings"]:
         click.echo(f"warning: {line}")
     for line in facts["generation_differences"]:

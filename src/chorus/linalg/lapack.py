@@ -26,19 +26,36 @@ blas, lapack = lazy("scipy.linalg.blas"), lazy("scipy.linalg.lapack")
 
 Top = Callable[[Any], int]  # from all eigenvalues, largest first, to how many vectors are wanted
 FEW = 0.4  # share of the vectors up to which the partial decomposition is the faster one
+WIDENED = 1 << 18  # values that are widened at a time
 SMALL = 64  # below this size it never is
 
 
-def gram(x: Matrix) -> Matrix:
-    """x^T x [n, n] of x [m, n], in its own precision; only the lower triangle of the result holds it.
+def gram(x: Matrix, dtype: Any = None) -> Matrix:
+    """x^T x [n, n] of x [m, n]; only the lower triangle of the result holds it.
+
+    In its own precision, or in float64 for float32 input where `dtype` says so: then some rows are widened at a
+    time, in one small buffer. x may lie in memory by rows or by columns.
 
     >>> import numpy
     >>> numpy.tril(gram(numpy.eye(2) * 3)).tolist()
     [[9.0, 0.0], [0.0, 9.0]]
     """
-    syrk = blas.dsyrk if x.dtype == np.float64 else blas.ssyrk
-    found: Matrix = syrk(1.0, x.T if x.flags.c_contiguous else x, trans=0 if x.flags.c_contiguous else 1, lower=1)
-    return found
+    by_rows = bool(x.flags.c_contiguous)
+    if dtype is None or x.dtype == dtype:
+        syrk = blas.dsyrk if x.dtype == np.float64 else blas.ssyrk
+        found: Matrix = syrk(1.0, x.T if by_rows else x, trans=int(not by_rows), lower=1)
+        return found
+    m, n = x.shape
+    step = max(1, min(m, WIDENED // max(1, n)))
+    buffer = np.empty((step, n) if by_rows else (n, step), dtype)
+    total = np.zeros((n, n), dtype, order="F")
+    for start in range(0, m, step):
+        rows = x[start : start + step]
+        piece = buffer[: len(rows)] if by_rows else buffer[:, : len(rows)].T
+        np.copyto(piece, rows)
+        turned = piece.T if by_rows else np.asfortranarray(piece)
+        total = blas.dsyrk(1.0, turned, beta=1.0, c=total, trans=int(not by_rows), lower=1, overwrite_c=1)
+    return total
 
 
 def symmetric_eigen(g: Matrix, top: int | Top | None = None) -> tuple[Matrix, Matrix]:

@@ -17,11 +17,14 @@ from chorus.linalg.low_rank import LowRank
 from chorus.linalg.spectra import NULL, singular_triplets
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
     from torch import Tensor
 else:
-    torch = lazy("torch")
+    np, torch = lazy("numpy"), lazy("torch")
 
+THIN = 0.6  # columns to rows up to which bases may be well conditioned
+STRONG = 0.01  # smallest to largest squared singular value above which they are
 Schedule = Literal["quintic", "muon"]
 Scale = Literal["sqrt_n", "frobenius"]
 # a, b, c of X <- a X + b (X X^T) X + c (X X^T)^2 X, one row a step. "quintic" is what the package
@@ -50,15 +53,26 @@ def polar_factor(x: Tensor) -> Tensor:
     """
     if x.shape[0] < x.shape[1]:
         return polar_factor(x.T).T
-    if x.device.type == "cpu":
-        found, turned = symmetric_eigen(gram(x.double().contiguous().numpy()))
-        squares, vectors = torch.from_numpy(found.copy()), torch.from_numpy(turned.copy())
-    else:
-        squares, vectors = torch.linalg.eigh(x.double().T @ x.double())
+    if x.dtype == torch.float32 and x.shape[1] <= THIN * x.shape[0] and x.device.type != "meta":
+        squares, vectors = _eigen(x)  # products in float32: as good where no direction is weak
+        if x.shape[1] and bool(squares.amin() > STRONG * squares.amax()):
+            return x @ ((vectors * squares.rsqrt()) @ vectors.T).to(x.dtype)
+    squares, vectors = _eigen(x, widened=True)
     limit = NULL**2 * squares.amax() if squares.numel() else 0
     roots = torch.where(squares > limit, squares.clamp(min=1e-300).rsqrt(), torch.zeros_like(squares))
     vectors = vectors.to(x.dtype)
     return (x @ vectors * roots.to(x.dtype)) @ vectors.T  # x Q first: its columns are as long as the roots are large
+
+
+def _eigen(x: Tensor, *, widened: bool = False) -> tuple[Tensor, Tensor]:
+    """Eigenvalues and vectors of x^T x, decomposed in float64; the product in x's type, unless `widened`."""
+    if x.device.type == "cpu":
+        laid = x if x.is_contiguous() or x.T.is_contiguous() else x.contiguous()
+        products = gram(laid.numpy(), np.float64 if widened else None)
+        values, vectors = symmetric_eigen(products.astype(np.float64, copy=False))
+        return torch.from_numpy(values.copy()), torch.from_numpy(vectors.copy())
+    wide = x.double() if widened else x
+    return torch.linalg.eigh((wide.T @ wide).double())
 
 
 def newton_schulz(

@@ -21,10 +21,11 @@ from chorus.linalg.low_rank import LowRank, triangular
 from chorus.linalg.low_rank import svd as low_rank_svd
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
     from torch import Tensor
 else:
-    torch = lazy("torch")
+    np, torch = lazy("numpy"), lazy("torch")
 
 NULL = 1e-5
 TINY = 48  # smaller sides up to this are decomposed by SVD in float64: it costs nothing there
@@ -116,6 +117,21 @@ def _cut(left: Tensor, spectrum: Tensor, right: Tensor, dtype: torch.dtype) -> T
 
 def by_gram(d: Tensor, k: int | Callable[[Any], int]) -> Triplets:
     """Triplets of d [m, n], m >= n, from D^T D: right = eigenvectors, left = D right / values."""
+    right, values, spectrum = _by_gram(d, k)
+    return complete(d, right, values, spectrum)
+
+
+def smaller_side(d: Tensor, rank: int, *, whole: bool = True) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The vectors of the smaller side [min(m, n), k], the values and the spectrum: what `complete` needs besides d."""
+    wide = d if d.shape[0] >= d.shape[1] else d.T
+    k = min(rank, wide.shape[1])
+    if choose_route(wide.shape[0], wide.shape[1], k, whole=whole, device=d.device.type) == "gram":
+        return _by_gram(wide, k)
+    found = singular_triplets(wide, k, whole=whole)
+    return found.right, found.values, found.spectrum
+
+
+def _by_gram(d: Tensor, k: int | Callable[[Any], int]) -> tuple[Tensor, Tensor, Tensor]:
     if d.dtype == torch.float32 and not callable(k) and _looks_flat(d):
         found = _gram_triplets(d, k, torch.float32)
         if found is not None:
@@ -133,15 +149,17 @@ def _looks_flat(d: Tensor) -> bool:
     return float(d.norm() ** 2) > d.shape[1] / FLAT * float(x.norm())
 
 
-def _gram_triplets(d: Tensor, wanted: int | Callable[[Any], int], precision: torch.dtype) -> Triplets | None:
-    """None where float32 is not accurate enough for this spectrum."""
-    squares, right = _eigen(d.to(precision), wanted)
+def _gram_triplets(
+    d: Tensor, wanted: int | Callable[[Any], int], precision: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor] | None:
+    """Right vectors, values, spectrum; None where float32 is not accurate enough for this spectrum."""
+    squares, right = _eigen(d, wanted, precision)
     k = right.shape[1]
     spectrum = squares.double().clamp(min=0).sqrt()
     if precision == torch.float32 and not float32_suffices(spectrum, k):
         return None
     k = int((spectrum[:k] > NULL * spectrum[0]).sum())
-    return complete(d, right[:, :k].to(d.dtype), spectrum[:k].to(d.dtype), spectrum)
+    return right[:, :k].to(d.dtype), spectrum[:k].to(d.dtype), spectrum
 
 
 def complete(d: Tensor, vectors: Tensor, values: Tensor, spectrum: Tensor | None) -> Triplets:
@@ -151,13 +169,16 @@ def complete(d: Tensor, vectors: Tensor, values: Tensor, spectrum: Tensor | None
     return Triplets(d @ vectors / values, values, vectors, spectrum)
 
 
-def _eigen(x: Tensor, wanted: int | Callable[[Any], int]) -> tuple[Tensor, Tensor]:
+def _eigen(x: Tensor, wanted: int | Callable[[Any], int], precision: torch.dtype) -> tuple[Tensor, Tensor]:
     """Eigenvalues of x^T x, largest first, and the vectors of the first that are wanted, by singular values."""
     if x.device.type == "cpu":
         top = (lambda squares: wanted(squares.clip(0) ** 0.5)) if callable(wanted) else wanted
-        values, vectors = symmetric_eigen(gram(x.contiguous().numpy()), top)
+        laid = x if x.is_contiguous() or x.T.is_contiguous() else x.contiguous()
+        products = gram(laid.numpy(), np.float64 if precision == torch.float64 else None)
+        values, vectors = symmetric_eigen(products, top)
         return torch.from_numpy(values.copy()), torch.from_numpy(vectors.copy())
-    values, vectors = torch.linalg.eigh(x.T @ x)
+    wide = x.to(precision)
+    values, vectors = torch.linalg.eigh(wide.T @ wide)
     values = values.flip(0)
     k = wanted(values.clamp(min=0).sqrt().cpu().numpy()) if callable(wanted) else wanted
     return values, vectors.flip(1)[:, :k]

@@ -10,7 +10,7 @@ from chorus.lazy import lazy
 from chorus.linalg.combine import linear_combination
 from chorus.linalg.low_rank import LowRank, low_rank_sum
 from chorus.linalg.polar import SCHEDULES, newton_schulz, polar_factor
-from chorus.linalg.spectra import NULL, Triplets, complete, singular_triplets
+from chorus.linalg.spectra import NULL, Triplets, complete, singular_triplets, smaller_side
 
 if TYPE_CHECKING:
     import torch
@@ -179,10 +179,8 @@ def _triplets(delta: Delta, i: int, rank: int, memo: Memo, *, whole: bool) -> Tr
     wanted = next((s for s in (size // 8, size // 4, size // 2) if rank <= s), size)
 
     def decompose() -> dict[str, Tensor]:
-        found = singular_triplets(delta, wanted, whole=whole)
-        vectors = found.left if delta.shape[0] < delta.shape[1] else found.right
-        spectrum = {} if found.spectrum is None else {"spectrum": found.spectrum}
-        return {"vectors": vectors, "values": found.values, **spectrum}
+        vectors, values, spectrum = smaller_side(delta, wanted, whole=whole)
+        return {"vectors": vectors, "values": values, **({} if spectrum is None else {"spectrum": spectrum})}
 
     found = memo("triplets", [i], {"rank": wanted, "whole": whole}, decompose)
     return complete(delta, found["vectors"], found["values"], found.get("spectrum")).first(rank)
