@@ -138,12 +138,12 @@ def against_peft(shape_name: str, place: Path, rows: list[dict[str, object]]) ->
     theirs = time.process_time() - started
     found = load_file(out / "adapter_model.safetensors")
     state = {n: p for n, p in tuned.named_parameters() if ".merged." in n}
+    inputs = [load_file(p / "adapter_model.safetensors") for p in adapters]
     worst = best = 0.0
     for name in linear_shapes(config):
         module = f"base_model.model.{name.removesuffix('.weight')}"
         b, a = found[f"{module}.lora_B.weight"].double(), found[f"{module}.lora_A.weight"].double()
         peft = state[f"{module}.lora_B.merged.weight"].double() @ state[f"{module}.lora_A.merged.weight"].double()
-        inputs = [load_file(p / "adapter_model.safetensors") for p in adapters] if not worst else inputs
         exact = sum(0.1 * t[f"{module}.lora_B.weight"].double() @ t[f"{module}.lora_A.weight"].double() for t in inputs)
         u, s, vh = torch.linalg.svd(exact, full_matrices=False)
         truth = (u[:, :RANK] * s[:RANK]) @ vh[:RANK]

@@ -30,8 +30,9 @@ from chorus.checkpoints.model import Model
 from chorus.checkpoints.safetensors_header import Entry
 from chorus.errors import ChorusError, RecipeError
 from chorus.linalg.blocks import CHUNK
+from chorus.linalg.low_rank import LowRank
 from chorus.merge.compute import Computation, work_of
-from chorus.merge.method import METHODS, Method, Parameter
+from chorus.merge.method import METHODS, Method, Parameter, compute_now
 from chorus.merge.parameters import check_parameters, convert
 from chorus.merge.plan import Input, TensorPlan
 from chorus.merge.reader import Reader
@@ -269,6 +270,26 @@ def is_precise(name: str) -> None:
     close(case.merge(), exact, 1e-6)
 
 
+def takes_factors(name: str) -> None:
+    """A method that takes low-rank deltas makes of factors what it makes of their products."""
+    case = Case(name, (40, 30))
+    method = case.method
+    if not method.low_rank:
+        return
+    numbers = torch.Generator().manual_seed(1)
+    deltas = [
+        LowRank(torch.randn(40, 4, generator=numbers), torch.randn(4, 30, generator=numbers), (40, 30))
+        for _ in range(case.count)
+    ]
+    values = _values(method, case.parameters, case.count)
+    engine = {"treatment": "matrix", "shape": (40, 30), "memo": compute_now, "keys": (1,) * case.count}
+    engine |= {"statistics": None, "offset": 0, "role": ENCODER}
+    given = {**values, **{k: v for k, v in engine.items() if k in method.uses}}
+    thin = method.function(deltas, **given)
+    dense = method.function([d.dense() for d in deltas], **given)
+    close(thin.dense() if isinstance(thin, LowRank) else thin, dense, 1e-5)
+
+
 def refuses_nonfinite(name: str) -> None:
     """NaN and infinity are refused, with the model and the tensor named."""
     for value in (float("nan"), float("inf"), float("-inf")):
@@ -314,6 +335,7 @@ def checks() -> list[Check]:
         ignores_order,
         scales,
         is_precise,
+        takes_factors,
         refuses_nonfinite,
         refuses_nonsense,
     ]

@@ -39,7 +39,7 @@ OWN = [
 
 def test_the_registry_holds_exactly_these_methods():
     assert METHODS.names() == OWN
-    assert len(chorus.testing.checks()) == 11
+    assert len(chorus.testing.checks()) == 12
 
 
 @pytest.mark.parametrize("check", chorus.testing.checks(), ids=lambda c: c.__name__)

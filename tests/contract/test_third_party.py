@@ -119,4 +119,4 @@ def test_it_keeps_the_contract(package):
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(package / "test_lerp.py")]
     done = subprocess.run(command, env=environment, cwd=package, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
-    assert "12 passed" in done.stdout
+    assert "13 passed" in done.stdout

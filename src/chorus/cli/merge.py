@@ -16,7 +16,9 @@ from chorus.cli.output import as_json, note, progress, size
 from chorus.errors import UsageError
 
 if TYPE_CHECKING:
+    from chorus.linalg.ranks import RankRule
     from chorus.merge.engine import Result
+    from chorus.merge.plan import Plan
 
 
 @click.command("merge", short_help="Merge models by a recipe into a model directory.")
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
 @click.option("--resume", is_flag=True, help="Go on with a merge that was killed.")
 @click.option("--overwrite", is_flag=True, help="Replace what is at DIR once the new result is whole.")
 @click.option("--copy-tokenizer/--no-copy-tokenizer", default=True, help="Copy tokenizer and processor files.")
-@click.option("--write-model-card/--no-write-model-card", default=True, help="Write README.md.")
+@click.option("--write-model-card/--no-write-model-card", "model_card", default=True, help="Write README.md.")
 @click.option("--sha256", is_flag=True, help="Note the inputs' SHA-256 as well (costs more than a merge).")
 @click.option("--as", "form", type=click.Choice(["model", "adapter"]), default="model", help="What to write.")
 @rank_options
@@ -39,13 +41,7 @@ def command(
     out_flag: str | None,
     resume: bool,
     overwrite: bool,
-    copy_tokenizer: bool,
-    write_model_card: bool,
-    sha256: bool,
     form: str,
-    max_rank: int | None,
-    energy: float | None,
-    budget: int | None,
     json_: bool,
     quiet: bool,
     **flags: Any,
@@ -53,46 +49,32 @@ def command(
     """Merge the models of RECIPE (mergekit's YAML works as it is) into the directory DIR.
 
     The directory appears when it is whole. Until then the work lies in DIR.partial, from where --resume goes on.
+    With --as adapter it holds a PEFT adapter on the recipe's base instead of a whole model.
 
     \b
     chorus merge recipe.yml -o merged
+    chorus merge recipe.yml -o adapter --as adapter --max-rank 32
     """
-    from chorus.merge.api import merge, merge_into_adapter
+    from chorus.merge.api import merge
     from chorus.merge.planner import plan
 
-    if out and out_flag:
-        raise UsageError("the output directory is given twice", "chorus merge RECIPE -o DIR")
-    target = out or out_flag
-    if not target:
-        raise UsageError("no output directory", f"chorus merge {recipe} -o DIR")
-    ranks = rank_rule(max_rank, energy, budget)
-    if ranks.given and form == "model":
-        raise UsageError("a rank, an energy or a budget is for adapters", "add --as adapter")
-    if resume and form == "adapter":
-        raise UsageError("--resume is for models; an adapter is merged again from the start", "drop --resume")
+    target = _target(recipe, out, out_flag)
+    ranks = _ranks(form, resume, flags)
     note_text = idle_note(flags)
     if note_text:
         note(note_text, quiet=quiet)
-    options = options_of(
-        flags,
-        resume=resume,
-        overwrite=overwrite,
-        copy_tokenizer=copy_tokenizer,
-        model_card=write_model_card,
-        sha256=sha256,
-    )
+    more = {name: flags.pop(name) for name in ("copy_tokenizer", "model_card", "sha256")}
+    options = options_of(flags, resume=resume, overwrite=overwrite, **more)
     started = time.monotonic()
     planned = plan(recipe, options)
     load_kernels()
     for warning in [*planned.warnings, *(f"generation: {d}" for d in planned.generation_differences)]:
         note(f"warning: {warning}", quiet=quiet)
-    if form == "adapter":
-        with progress(quiet=quiet, label="merging") as bar:
-            made = merge_into_adapter(planned, Path(target), ranks=ranks, progress=bar)
-        print_adapter(made, json_=json_, quiet=quiet, elapsed_s=time.monotonic() - started)
+    if ranks is not None:
+        _adapter(planned, target, ranks, json_, quiet)
         return
     with progress(quiet=quiet, label="merging") as bar:
-        result = merge(planned, Path(target), progress=bar)
+        result = merge(planned, target, progress=bar)
     elapsed = time.monotonic() - started
     for warning in result.warnings:
         note(f"warning: {warning}", quiet=quiet)
@@ -101,6 +83,34 @@ def command(
         as_json({**facts, "directory": str(result.directory), "warnings": [*planned.warnings, *result.warnings]})
     elif not quiet:
         _print(result, elapsed)
+
+
+def _target(recipe: str, out: str | None, out_flag: str | None) -> Path:
+    if out and out_flag:
+        raise UsageError("the output directory is given twice", "chorus merge RECIPE -o DIR")
+    target = out or out_flag
+    if not target:
+        raise UsageError("no output directory", f"chorus merge {recipe} -o DIR")
+    return Path(target)
+
+
+def _ranks(form: str, resume: bool, flags: dict[str, Any]) -> RankRule | None:
+    """The rule for an adapter's ranks; None where a model is written."""
+    ranks = rank_rule(*(flags.pop(name) for name in ("max_rank", "energy", "budget")))
+    if form == "adapter" and resume:
+        raise UsageError("--resume is for models; an adapter is merged again from the start", "drop --resume")
+    if form == "model" and ranks.given:
+        raise UsageError("a rank, an energy or a budget is for adapters", "add --as adapter")
+    return ranks if form == "adapter" else None
+
+
+def _adapter(planned: Plan, target: Path, ranks: RankRule, json_: bool, quiet: bool) -> None:
+    from chorus.merge.api import merge_into_adapter
+
+    started = time.monotonic()
+    with progress(quiet=quiet, label="merging") as bar:
+        made = merge_into_adapter(planned, target, ranks=ranks, progress=bar)
+    print_adapter(made, json_=json_, quiet=quiet, elapsed_s=time.monotonic() - started)
 
 
 def _print(result: Result, elapsed_s: float) -> None:

@@ -69,3 +69,35 @@ def run_inner(
     operands = [d.reshape(-1) for d in deltas] if flat else list(deltas)
     merged = method.function(operands, **parameters, **{k: v for k, v in engine.items() if k in method.uses})
     return merged.reshape(deltas[0].shape) if flat else merged
+
+
+def check_inner(parameters: Mapping[str, Any], models: int) -> None:
+    """Refuse an inner method that does not exist, needs more than can be given here, or refuses what it is given."""
+    found, values = inner_method(parameters["inner"], parameters)
+    if found.subspace:
+        raise ValueError(f"inner: {found.name} is a subspace method itself; choose one that works value by value")
+    if found.check is not None:
+        found.check(values, models)
+
+
+def inner_statistics(
+    blocks: Blocks,
+    *,
+    inner: str,
+    weight: Sequence[float],
+    density: Sequence[float] | None,
+    gamma: Sequence[float] | None,
+    normalize: bool | None,
+    treatment: str,
+    keys: Sequence[int],
+) -> Any:
+    """The inner method's own statistics where a tensor is only merged; a matrix is in memory whole."""
+    if treatment == "matrix":
+        return None
+    found, values = inner_method(inner, given_values(weight, density, gamma, normalize))
+    return statistics_of(found, values, blocks, keys)
+
+
+def given_values(weight: Sequence[float], density: Any, gamma: Any, normalize: bool | None) -> dict[str, Any]:
+    each = {k: v if v is None or v[0] is not None else None for k, v in (("density", density), ("gamma", gamma))}
+    return {"weight": weight, **each, "normalize": normalize}

@@ -2,55 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from chorus.lazy import lazy
-from chorus.linalg.blocks import Blocks
 from chorus.linalg.low_rank import LowRank
 from chorus.linalg.spectra import singular_triplets
 from chorus.merge.method import Between, PerModel, method
-from chorus.merge.methods._inner import inner_method, run_inner, statistics_of
+from chorus.merge.methods._inner import check_inner, given_values, inner_method, inner_statistics, run_inner
 from chorus.merge.methods._subspace import Treat, boosted, weighted_total
 
 if TYPE_CHECKING:
     import torch
 else:
     torch = lazy("torch")
-
-OWN = ("inner", "beta", "energy", "treat")
-
-
-def check_inner(parameters: Mapping[str, Any], models: int) -> None:
-    """Refuse an inner method that does not exist, needs more than can be given here, or refuses what it is given."""
-    found, values = inner_method(parameters["inner"], parameters)
-    if found.subspace:
-        raise ValueError(f"inner: {found.name} is a subspace method itself; choose one that works value by value")
-    if found.check is not None:
-        found.check(values, models)
-
-
-def inner_statistics(
-    blocks: Blocks,
-    *,
-    inner: str,
-    weight: Sequence[float],
-    density: Sequence[float] | None,
-    gamma: Sequence[float] | None,
-    normalize: bool | None,
-    treatment: str,
-    keys: Sequence[int],
-) -> Any:
-    """The inner method's own statistics where a tensor is only merged; a matrix is in memory whole."""
-    if treatment == "matrix":
-        return None
-    found, values = inner_method(inner, _given(weight, density, gamma, normalize))
-    return statistics_of(found, values, blocks, keys)
-
-
-def _given(weight: Sequence[float], density: Any, gamma: Any, normalize: bool | None) -> dict[str, Any]:
-    each = {k: v if v is None or v[0] is not None else None for k, v in (("density", density), ("gamma", gamma))}
-    return {"weight": weight, **each, "normalize": normalize}
 
 
 @method(
@@ -101,7 +66,7 @@ def subspace_boosting(
     s' raises every singular value below the one at which the cumulative share of s first reaches beta to it.
     beta 1 changes nothing. Tensors that are not decomposed are the inner method's.
     """
-    found, values = inner_method(inner, _given(weight, density, gamma, normalize))
+    found, values = inner_method(inner, given_values(weight, density, gamma, normalize))
     if treatment == "vector":
         merged = run_inner(found, values, deltas, keys=keys, statistics=statistics, offset=offset, treatment="vector")
         return merged * lambda_
