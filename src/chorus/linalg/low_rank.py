@@ -81,7 +81,7 @@ def triangular(x: Tensor) -> tuple[Tensor, Tensor | None]:
     Without Q, a product Q y is x solve(C^T, y).
     """
     if x.shape[0] >= x.shape[1]:
-        factor, failed = torch.linalg.cholesky_ex(x.T @ x)
+        factor, failed = torch.linalg.cholesky_ex(_squares(x))
         if x.device.type == "meta" or not x.shape[1]:
             return factor, None
         diagonal = factor.diagonal()
@@ -91,11 +91,22 @@ def triangular(x: Tensor) -> tuple[Tensor, Tensor | None]:
     return r.T, q
 
 
+def _squares(x: Tensor) -> Tensor:
+    """x^T x of a float64 matrix; perhaps its lower triangle only, which is all that Cholesky reads."""
+    laid = x.is_contiguous() or x.T.is_contiguous()
+    return torch.from_numpy(gram(x.numpy())) if x.device.type == "cpu" and laid and x.shape[1] else x.T @ x
+
+
 def restore(x: Tensor, factor: Tensor, q: Tensor | None, y: Tensor) -> Tensor:
     """Q y, with what `triangular` gave for x."""
     if q is not None:
         return q @ y
-    return x @ torch.linalg.solve_triangular(factor.T, y, upper=True)
+    return thin_product(x, torch.linalg.solve_triangular(factor.T, y, upper=True))
+
+
+def thin_product(x: Tensor, y: Tensor) -> Tensor:
+    """x y for a y of few columns; where x lies by columns it is computed from the other side, several times as fast."""
+    return x @ y if x.is_contiguous() else (y.T.contiguous() @ x.T).T
 
 
 def svd(d: LowRank, rank: int | None = None) -> tuple[Tensor, Tensor, Tensor]:

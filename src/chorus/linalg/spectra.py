@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from chorus.lazy import lazy
 from chorus.linalg.lapack import gram, symmetric_eigen
-from chorus.linalg.low_rank import LowRank, triangular
+from chorus.linalg.low_rank import LowRank, thin_product, triangular
 from chorus.linalg.low_rank import svd as low_rank_svd
 
 if TYPE_CHECKING:
@@ -165,8 +165,8 @@ def _gram_triplets(
 def complete(d: Tensor, vectors: Tensor, values: Tensor, spectrum: Tensor | None) -> Triplets:
     """Triplets from the vectors of the smaller side [min(m, n), k] and the values: the others are D v / s."""
     if d.shape[0] < d.shape[1]:
-        return Triplets(vectors, values, d.T @ vectors / values, spectrum)
-    return Triplets(d @ vectors / values, values, vectors, spectrum)
+        return Triplets(vectors, values, thin_product(d.T, vectors) / values, spectrum)
+    return Triplets(thin_product(d, vectors) / values, values, vectors, spectrum)
 
 
 def _eigen(x: Tensor, wanted: int | Callable[[Any], int], precision: torch.dtype) -> tuple[Tensor, Tensor]:
