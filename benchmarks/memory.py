@@ -10,6 +10,8 @@ import argparse
 import common
 from against_mergekit import METHODS
 
+OWN = {name: (True, {}, {}, 10, 0.0) for name in ("pcb", "tsv_m", "boosted_tsv_m", "iso_c", "iso_cts")}
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
@@ -24,16 +26,18 @@ def main() -> None:
         for method in args.methods.split(","):
             row: dict[str, object] = {"shape": args.shape, "method": method}
             for count in counts:
-                base, each, shared, _, _ = METHODS[method]
+                base, each, shared, _, _ = (METHODS | OWN)[method]
                 models = [{"model": str(p), "parameters": each} for p in paths[1 : count + 1]]
                 recipe = {"merge_method": method, "models": models, "parameters": shared}
                 if base:
                     recipe["base_model"] = str(paths[0])
                 file = common.write_recipe(place / "r.yml", recipe)
                 common.clean(place / "merged")
-                measured = common.measure([common.CHORUS, "merge", file, "-o", place / "merged", "-q"])
+                command = [common.CHORUS, "merge", file, "-o", place / "merged", "-q", "--no-cache"]
+                measured = common.measure(command)
                 row[f"MB of {count}"] = round(measured.anonymous_bytes / 1e6)
                 row[f"wall_s of {count}"] = measured.wall_s
+                row[f"cpu_s of {count}"] = measured.cpu_s
                 common.clean(place / "merged")
             rows.append(row)
             print(row, flush=True)

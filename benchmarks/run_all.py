@@ -13,7 +13,12 @@ RUNS = [
     ["against_mergekit.py"],
     ["against_mergekit.py", "--spectrum", "flat"],
     ["against_mergekit.py", "--shape", "whisper-small"],
+    ["subspace.py"],
+    ["subspace.py", "--spectrum", "flat"],
+    ["adapters.py"],
+    ["extract.py"],
     ["memory.py"],
+    ["memory.py", "--methods", "sce,pcb,boosted_tsv_m", "--models", "10"],
     ["memory.py", "--shape", "whisper-large-v3", "--models", "4", "--methods", "linear,ties"],
 ]
 

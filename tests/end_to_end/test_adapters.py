@@ -155,6 +155,31 @@ def test_what_cannot_be_an_adapter_is_refused_with_the_reason(tmp_path):
     assert not (tmp_path / "x").exists()
 
 
+@pytest.mark.parametrize("settings", [{}, {"use_dora": True}, {"init_lora_weights": "pissa"}], ids=str)
+@pytest.mark.parametrize("method", ["task_arithmetic", "boosted_tsv_m", "iso_c"])
+def test_no_delta_of_the_matrixs_size_is_ever_formed(tmp_path, monkeypatch, method, settings):
+    from chorus.checkpoints.adapter import AdaptedTensor
+    from chorus.linalg.low_rank import LowRank
+
+    if settings.get("use_dora") and method != "task_arithmetic":
+        pytest.skip("subspace merges of DoRA adapters go through one dense delta a module, as documented")
+
+    def refuse(*_):
+        raise AssertionError("a dense delta was formed")
+
+    base, adapters = make_adapters(tmp_path, "whisper", 3, **settings)
+    recipe = recipe_of(method, base, adapters, weight=method == "task_arithmetic")
+    for owner, name in (
+        (LowRank, "dense"),
+        (AdaptedTensor, "flat"),
+        (AdaptedTensor, "read"),
+        (AdaptedTensor, "difference"),
+    ):
+        monkeypatch.setattr(owner, name, refuse)
+    result = chorus.merge_into_adapter(recipe, tmp_path / "merged", ranks=chorus.RankRule(max_rank=5))
+    assert len(result.modules) == 2 * 2 + 3 * 4 + 5  # q and v of self- and cross-attention, fc1
+
+
 @pytest.mark.parametrize("method", ["tsv_m", "task_arithmetic"])
 @pytest.mark.parametrize("form", ["model", "adapter"])
 def test_factors_that_are_not_finite_are_refused_by_name(tmp_path, method, form):

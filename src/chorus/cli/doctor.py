@@ -96,7 +96,10 @@ def _devices() -> dict[str, str]:
 def _caches() -> dict[str, dict[str, Any]]:
     from huggingface_hub import constants
 
+    from chorus.cache import directory
+
     places = {
+        "spectra": directory(),
         "hub": Path(constants.HF_HUB_CACHE),
         "compiled kernels": Path(__file__).parents[1] / "linalg" / "__pycache__",
     }

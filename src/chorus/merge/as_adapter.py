@@ -345,6 +345,15 @@ class _Run:
             return "embedding"
         return "convolution" if len(tensor.shape) > 2 else "linear"
 
+    def _saved_by_adapter(self, tensor: TensorPlan) -> bool:
+        """Whether an adapter holds this tensor whole; embeddings of full fine-tunes would make an adapter large."""
+        for which in tensor.inputs:
+            model = self.plan.models[which.model]
+            stored = model.checkpoint[which.tensor]
+            if isinstance(stored, FileTensor) and stored.file.path in model.adapter_paths.values():
+                return True
+        return False
+
     def _in_matrix_module(self, name: str) -> bool:
         weight = self.base.get(f"{name.rpartition('.')[0]}.weight")
         return weight is not None and len(weight.shape) > 1
@@ -356,6 +365,7 @@ class _Run:
         if not size:
             return
         merged = self.base[tensor.name].read().float() + values.reshape(tensor.shape)
-        if not self.writer.add_whole(tensor.name, merged, matrix=self._in_matrix_module(tensor.name)):
+        large = len(tensor.shape) > 1 and not self._saved_by_adapter(tensor)
+        if large or not self.writer.add_whole(tensor.name, merged, matrix=self._in_matrix_module(tensor.name)):
             with self.lock:
                 self.result.dropped.append((tensor.name, size))
