@@ -247,6 +247,7 @@ class _Work:
                 observe=observe,
                 cache=self.cache,
             )
+            reader.digests = digests
             self.thread.reader, self.thread.digests = reader, digests
             self.readers.append(reader)
         return self.thread.reader, self.thread.digests

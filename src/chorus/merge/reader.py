@@ -43,6 +43,7 @@ class Reader:
     ) -> None:
         self.models, self.device, self.allow_nonfinite = models, device, allow_nonfinite
         self.observe, self.cache = observe, cache
+        self.digests: dict[Input, Any] = {}  # of the bytes that passed, where an observer keeps them
         self.bytes_read = 0
         self._seen: dict[Input, int] = {}
         self._last: dict[Input, tuple[int, int]] = {}
@@ -156,13 +157,13 @@ class Reader:
         """XXH3-128 of a tensor's values: of the bytes as stored, where it lies in a file."""
         tensor = self.tensor(which)
         found, numel = xxhash.xxh3_128(), math.prod(tensor.shape)
+        stored = isinstance(tensor, FileTensor)
         for start in range(0, numel, 16 * CHUNK):
             stop = min(start + 16 * CHUNK, numel)
-            if isinstance(tensor, FileTensor):
-                found.update(self.bytes(which, start, stop))
-            else:
-                found.update(tensor.flat(start, stop).contiguous().view(torch.uint8).numpy())
-        return f"{tensor.dtype} {found.hexdigest()}"
+            data = self.bytes(which, start, stop) if stored else None
+            if which not in self.digests:
+                found.update(tensor.flat(start, stop).contiguous().view(torch.uint8).numpy() if data is None else data)
+        return f"{tensor.dtype} {self.digests.get(which, found).hexdigest()}"
 
     def refuse_factors(self, which: Input) -> None:
         """Name an adapter whose factors are not finite."""

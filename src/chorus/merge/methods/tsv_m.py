@@ -13,7 +13,6 @@ from chorus.merge.methods._subspace import (
     kept_rank,
     merge_bases,
     orthogonaliser,
-    scaled,
     vector_merge,
 )
 
@@ -71,12 +70,11 @@ def tsv_m(
     if treatment == "vector":
         return vector_merge(deltas, weight, vectors, lambda_)
     rows, columns = shape
-    merged = merge_bases(
+    return merge_bases(
         deltas,
-        weight=weight,
+        weight=[w * lambda_ for w in weight],
         rank=kept_rank(shape, len(deltas), rank, rank_fraction),
         orthogonalise=orthogonaliser(preset, orth, ns_schedule, ns_scale, ns_polish),
         shape=(rows, columns),
         memo=memo,
     )
-    return scaled(merged, lambda_)
