@@ -11,12 +11,11 @@ from chorus.linalg.combine import linear_combination
 from chorus.linalg.low_rank import LowRank, low_rank_sum
 from chorus.linalg.polar import SCHEDULES, newton_schulz, polar_factor
 from chorus.linalg.spectra import NULL, Triplets, complete, singular_triplets, smaller_side
+from chorus.merge.method import Between, Memo
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
-
-    from chorus.merge.method import Memo
 else:
     torch = lazy("torch")
 
@@ -25,6 +24,13 @@ Treat = Annotated[
     "what is decomposed; auto: every matrix but embeddings, positions, heads and convolutions",
 ]
 Vectors = Annotated[Literal["mean", "sum", "base"], "what the other tensors get: mean or sum of the deltas, or none"]
+KeptRank = Annotated[int | None, Between(1, 1e9), "directions kept of each task; more than there are: all"]
+RankFraction = Annotated[float | None, Between(0, 1, above=True), "or their share; default 1 / models"]
+Orth = Annotated[Literal["exact", "ns"], "exact partial isometry, or Newton-Schulz iterations"]
+NsSchedule = Annotated[Literal["quintic", "muon"], "coefficients of the iterations"]
+NsScale = Annotated[Literal["sqrt_n", "frobenius"], "what divides the bases before the iterations"]
+NsPolish = Annotated[int, Between(0, 100), "exact iterations after the tuned ones"]
+Preset = Annotated[Literal["none", "paper"], "paper: ns, frobenius, no polish (arXiv 2603.05354)"]
 Delta = Any  # torch.Tensor [m, n] or LowRank
 
 

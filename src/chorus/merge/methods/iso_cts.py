@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 from chorus.lazy import lazy
 from chorus.linalg.low_rank import LowRank
 from chorus.linalg.spectra import singular_triplets
 from chorus.merge.method import Between, PerModel, method
-from chorus.merge.methods._subspace import Treat, Vectors, orthogonaliser, scaled, vector_merge, weighted_total
+from chorus.merge.methods._subspace import Orth, Treat, Vectors, orthogonaliser, scaled, vector_merge, weighted_total
 
 if TYPE_CHECKING:
     import torch
@@ -60,7 +60,7 @@ def iso_cts(
     *,
     common_fraction: Annotated[float, Between(0, 1), "share of the directions that is common to all tasks"] = 0.8,
     weight: Annotated[PerModel[float], "factor of each delta"] = 1.0,  # type: ignore[assignment]
-    orth: Annotated[Literal["exact", "ns"], "exact partial isometry, or Newton-Schulz iterations"] = "exact",
+    orth: Orth = "exact",
     lambda_: Annotated[float, "factor of the merged delta"] = 1.0,
     treat: Treat = "auto",
     vectors: Vectors = "mean",

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
-from chorus.merge.method import Between, Memo, PerModel, method
+from chorus.merge.method import Memo, PerModel, method
 from chorus.merge.methods._subspace import (
+    KeptRank,
+    NsPolish,
+    NsScale,
+    NsSchedule,
+    Orth,
+    Preset,
+    RankFraction,
     Treat,
     Vectors,
     check_subspace,
@@ -44,13 +51,13 @@ def tsv_m(
     /,
     *,
     weight: Annotated[PerModel[float], "factor of each model's singular values"] = 1.0,  # type: ignore[assignment]
-    rank: Annotated[int | None, Between(1, 1e9), "directions kept of each task; more than there are: all"] = None,
-    rank_fraction: Annotated[float | None, Between(0, 1, above=True), "or their share; default 1 / models"] = None,
-    orth: Annotated[Literal["exact", "ns"], "exact partial isometry, or Newton-Schulz iterations"] = "exact",
-    ns_schedule: Annotated[Literal["quintic", "muon"], "coefficients of the iterations"] = "quintic",
-    ns_scale: Annotated[Literal["sqrt_n", "frobenius"], "what divides the bases before the iterations"] = "sqrt_n",
-    ns_polish: Annotated[int, Between(0, 100), "exact iterations after the tuned ones"] = 4,
-    preset: Annotated[Literal["none", "paper"], "paper: ns, frobenius, no polish (arXiv 2603.05354)"] = "none",
+    rank: KeptRank = None,
+    rank_fraction: RankFraction = None,
+    orth: Orth = "exact",
+    ns_schedule: NsSchedule = "quintic",
+    ns_scale: NsScale = "sqrt_n",
+    ns_polish: NsPolish = 4,
+    preset: Preset = "none",
     lambda_: Annotated[float, "factor of the merged delta"] = 1.0,
     treat: Treat = "auto",
     vectors: Vectors = "mean",
