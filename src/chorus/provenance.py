@@ -73,26 +73,30 @@ def model_card(
     pipeline_tag: str | None,
     recipe_yaml: str,
     losses: Sequence[str],
-    library: str = "transformers",
-    relation: str = "merge",
+    adapter: bool = False,
+    intro: str | None = None,
 ) -> str:
-    """README.md of a merged model: front matter as the hub reads it, and what a reader asks first."""
+    """README.md of a merged model or adapter: front matter as the hub reads it, and what a reader asks first.
+
+    `losses` are the notes at its end: what the cast lost, or what an adapter could not hold.
+    """
     found = sorted({v for v in licences.values() if v})
-    front: dict[str, Any] = {"base_model": list(base_models), "base_model_relation": relation}
+    front: dict[str, Any] = {"base_model": list(base_models), "base_model_relation": "adapter" if adapter else "merge"}
     if len(found) == 1 and None not in licences.values():
         front["license"] = found[0]
     if languages:
         front["language"] = list(languages)
-    front["library_name"] = library
+    front["library_name"] = "peft" if adapter else "transformers"
     if pipeline_tag:
         front["pipeline_tag"] = pipeline_tag
-    front["tags"] = ["merge", "chorus", method]
+    front["tags"] = ["merge", "chorus", method] if method != "extract lora" else ["lora", "chorus"]
     lines = ["---", yaml.safe_dump(front, sort_keys=False, allow_unicode=True).rstrip(), "---", "", f"# {title}", ""]
-    lines += [f"A merge of {len(base_models)} models by `{method}`, made with Chorus {__version__}.", ""]
+    intro = intro or f"A merge of {len(base_models)} models by `{method}`"
+    lines += [f"{intro}, made with Chorus {__version__}.", ""]
     lines += ["| model | licence |", "|---|---|"]
     lines += [f"| {name} | {licence or 'not stated'} |" for name, licence in licences.items()]
     lines += ["", "## Recipe", "", "```yaml", recipe_yaml.rstrip(), "```", ""]
     lines += ["`chorus.json` holds the recipe as resolved, the identity of every input file and the versions.", ""]
     if losses:
-        lines += ["## Rounding", "", *(f"- {line}" for line in losses), ""]
+        lines += ["## What it does not hold" if adapter else "## Rounding", "", *(f"- {line}" for line in losses), ""]
     return "\n".join(lines)

@@ -218,8 +218,8 @@ class _Extraction:
             pipeline_tag=None,
             recipe_yaml=f"extracted from: {names[0]}\nbase_model: {names[1]}",
             losses=result.warnings,
-            library="peft",
-            relation="adapter",
+            adapter=True,
+            intro=f"The low-rank part of what {names[0]} learnt beyond {names[1]}",
         )
         write_text(directory / "README.md", card)
 

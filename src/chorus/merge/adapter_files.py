@@ -31,9 +31,11 @@ def write_adapter_files(
     }
     write_json(writer.directory / "chorus.json", document)
     warnings = notes(result)
+    count = sum(r.adapter is not None for r in plan.references)
+    merged = f"{count} adapters" if count else f"{len(plan.references) - 1} models"
     if plan.options.model_card:
         card = model_card(
-            title=variant.name or f"{variant.method} of {len(plan.references) - 1} adapters",
+            title=variant.name or f"{variant.method} of {merged}",
             method=variant.method,
             base_models=[str(config["base_model_name_or_path"])],
             licences=licences(plan),
@@ -41,8 +43,8 @@ def write_adapter_files(
             pipeline_tag=None,
             recipe_yaml=yaml.safe_dump(public_document(plan), sort_keys=False, allow_unicode=True),
             losses=warnings,
-            library="peft",
-            relation="adapter",
+            adapter=True,
+            intro=f"A merge of {merged} by `{variant.method}`",
         )
         write_text(writer.directory / "README.md", card)
     return warnings + licence_warnings(licences(plan))
