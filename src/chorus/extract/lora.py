@@ -17,7 +17,7 @@ from chorus.checkpoints.model import OpenOptions
 from chorus.checkpoints.sidecar import write_json
 from chorus.checkpoints.writer import PartialDirectory, write_text
 from chorus.errors import CheckpointError
-from chorus.extract.pair import Pair, Selection, difference, open_pair
+from chorus.extract.pair import Pair, Selection, change, difference, open_pair
 from chorus.lazy import lazy
 from chorus.linalg.lapack import one_blas_thread
 from chorus.linalg.low_rank import LowRank, norm
@@ -177,16 +177,15 @@ class _Extraction:
     def _cut(self, delta: Any, name: str) -> Triplets:
         """The triplets that the rule keeps."""
         if self.rule.budget is not None:
-            return singular_triplets(delta, self.ranks[name], whole=False)
+            return singular_triplets(delta, self.ranks[name], whole=False, projection=True)
         if self.rule.energy is not None:
             return singular_triplets(delta, self.rule.rank_of)
-        found = singular_triplets(delta, self.rule.max_rank, whole=False)
+        found = singular_triplets(delta, self.rule.max_rank, whole=False, projection=True)
         return found.first(int((found.values > self.smallest).sum())) if self.smallest else found
 
     def _vector(self, job: Job, save: bool) -> None:
         """A tensor that is not decomposed: kept whole, or dropped with the size of its change."""
-        delta = difference(job[0], job[1], self.pair.model.label)
-        size = norm(delta) if isinstance(delta, LowRank) else float(delta.double().norm())
+        size = change(job[0], job[1], self.pair.model.label)
         if not size:
             return
         name = job[1].name

@@ -13,7 +13,7 @@ from chorus._version import __version__
 from chorus.architectures.families import architecture
 from chorus.architectures.layouts import layout_of
 from chorus.architectures.roles import Layout, Role
-from chorus.checkpoints.adapter import low_rank_delta
+from chorus.checkpoints.adapter import low_rank_delta, same_tensor
 from chorus.checkpoints.dtypes import FLOATS
 from chorus.checkpoints.lazy_tensor import LazyTensor
 from chorus.checkpoints.model import Model, OpenOptions
@@ -136,6 +136,13 @@ def difference(tensor: LazyTensor, base: LazyTensor, label: str) -> Any:
     for start, values in blocks(tensor, base, label):
         out[start : start + values.numel()] = values
     return out.reshape(base.shape)
+
+
+def change(tensor: LazyTensor, base: LazyTensor, label: str) -> float:
+    """The norm of the difference, a block at a time."""
+    if same_tensor(tensor, base):
+        return 0.0
+    return math.sqrt(sum(float(values.double().square().sum()) for _, values in blocks(tensor, base, label)))
 
 
 def blocks(tensor: LazyTensor, base: LazyTensor, label: str) -> Iterator[tuple[int, Any]]:

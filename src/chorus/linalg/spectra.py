@@ -32,6 +32,7 @@ TINY = 48  # smaller sides up to this are decomposed by SVD in float64: it costs
 FLAT = 8  # float32 is tried where the stable rank |D|^2 / s_1^2 is above n / FLAT
 SMALLEST = 0.05  # and accepted where the last kept value is above this share of the first,
 BOUNDARY = 3e-5  # and the kept vectors mix with the first dropped ones by no more than this
+PROJECTS = 5e-3  # last kept to first value above which float32 vectors do for a projection
 FLOAT32 = 2e-7  # relative error of a float32 Gram matrix
 ITERATIONS, OVERSAMPLE, RESIDUAL = 6, 16, 1e-5
 
@@ -60,11 +61,15 @@ class Triplets:
 Rank = int | Callable[[Any], int] | None
 
 
-def singular_triplets(d: Tensor | LowRank, rank: Rank = None, *, whole: bool = True) -> Triplets:
+def singular_triplets(
+    d: Tensor | LowRank, rank: Rank = None, *, whole: bool = True, projection: bool = False
+) -> Triplets:
     """The first `rank` (None: all) singular triplets of d [m, n], in float32 (float64 for float64 input).
 
     `rank` may be a function of all singular values (float64, largest first). Values below `NULL` of the largest
     are dropped, so fewer may come back, and none for a zero matrix. `whole`: all values are wanted as well.
+    `projection`: only left * values @ right^T matters, d on the space of its right vectors, whose energy hardly
+    depends on their last digits: float32 then suffices for nearly every spectrum.
 
     >>> import torch
     >>> singular_triplets(torch.diag(torch.tensor([3.0, 1.0, 2.0])), 2).values.tolist()
@@ -78,7 +83,7 @@ def singular_triplets(d: Tensor | LowRank, rank: Rank = None, *, whole: bool = T
     if not n or not m:
         return Triplets(d[:, :0], d.new_zeros(0), d.T[:, :0], d.new_zeros(0, dtype=torch.float64))
     if m < n:
-        turned = singular_triplets(d.T, rank, whole=whole)
+        turned = singular_triplets(d.T, rank, whole=whole, projection=projection)
         return Triplets(turned.right, turned.values, turned.left, turned.spectrum)
     k = n if rank is None or callable(rank) else min(rank, n)
     route = choose_route(m, n, k, whole=whole, device=d.device.type)
@@ -91,7 +96,7 @@ def singular_triplets(d: Tensor | LowRank, rank: Rank = None, *, whole: bool = T
         left, spectrum, vh = torch.linalg.svd(d.double(), full_matrices=False)
         k = rank(spectrum.cpu().numpy()) if callable(rank) else k
         return _cut(left[:, :k], spectrum, vh[:k].mT, d.dtype)
-    return by_gram(d, rank if callable(rank) else k)
+    return by_gram(d, rank if callable(rank) else k, projection=projection)
 
 
 def choose_route(m: int, n: int, k: int, *, whole: bool, device: str) -> str:
@@ -115,9 +120,9 @@ def _cut(left: Tensor, spectrum: Tensor, right: Tensor, dtype: torch.dtype) -> T
     return Triplets(left[:, :k].to(dtype), spectrum[:k].to(dtype), right[:, :k].to(dtype), spectrum)
 
 
-def by_gram(d: Tensor, k: int | Callable[[Any], int]) -> Triplets:
+def by_gram(d: Tensor, k: int | Callable[[Any], int], *, projection: bool = False) -> Triplets:
     """Triplets of d [m, n], m >= n, from D^T D: right = eigenvectors, left = D right / values."""
-    right, values, spectrum = _by_gram(d, k)
+    right, values, spectrum = _by_gram(d, k, projection=projection)
     return complete(d, right, values, spectrum)
 
 
@@ -131,9 +136,9 @@ def smaller_side(d: Tensor, rank: int, *, whole: bool = True) -> tuple[Tensor, T
     return found.right, found.values, found.spectrum
 
 
-def _by_gram(d: Tensor, k: int | Callable[[Any], int]) -> tuple[Tensor, Tensor, Tensor]:
-    if d.dtype == torch.float32 and not callable(k) and _looks_flat(d):
-        found = _gram_triplets(d, k, torch.float32)
+def _by_gram(d: Tensor, k: int | Callable[[Any], int], *, projection: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+    if d.dtype == torch.float32 and not callable(k) and (projection or _looks_flat(d)):
+        found = _gram_triplets(d, k, torch.float32, float32_projects if projection else float32_suffices)
         if found is not None:
             return found
     found = _gram_triplets(d, k, torch.float64)
@@ -150,13 +155,16 @@ def _looks_flat(d: Tensor) -> bool:
 
 
 def _gram_triplets(
-    d: Tensor, wanted: int | Callable[[Any], int], precision: torch.dtype
+    d: Tensor,
+    wanted: int | Callable[[Any], int],
+    precision: torch.dtype,
+    suffices: Callable[[Tensor, int], bool] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor] | None:
-    """Right vectors, values, spectrum; None where float32 is not accurate enough for this spectrum."""
+    """Right vectors, values, spectrum; None where the precision does not suffice for this spectrum."""
     squares, right = _eigen(d, wanted, precision)
     k = right.shape[1]
     spectrum = squares.double().clamp(min=0).sqrt()
-    if precision == torch.float32 and not float32_suffices(spectrum, k):
+    if suffices is not None and not suffices(spectrum, k):
         return None
     k = int((spectrum[:k] > NULL * spectrum[0]).sum())
     return right[:, :k].to(d.dtype), spectrum[:k].to(d.dtype), spectrum
@@ -193,6 +201,11 @@ def float32_suffices(spectrum: Tensor, k: int) -> bool:
         return True
     gap = float(spectrum[k - 1] ** 2 - spectrum[k] ** 2)
     return FLOAT32 * first**2 < BOUNDARY * k**0.5 * gap
+
+
+def float32_projects(spectrum: Tensor, k: int) -> bool:
+    """Whether the first k vectors of a float32 Gram matrix span a space that holds as much energy as the best one."""
+    return k > 0 and float(spectrum[k - 1]) > PROJECTS * float(spectrum[0])
 
 
 def randomized(d: Tensor, k: int) -> Triplets | None:

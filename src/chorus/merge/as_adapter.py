@@ -10,7 +10,8 @@ a time, which is cut to the stated rank.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -273,16 +274,21 @@ class _Run:
         still = rows is None or float(rows.abs().max()) < 1e-6
         return _Delta(None if still else rows, low_rank_sum(factors, [1.0] * len(factors)), None, "linear")
 
-    def _dense(self, tensor: TensorPlan, work: Computation) -> Any:
-        """The merged delta of one tensor, whole."""
+    def _blocks(self, tensor: TensorPlan, work: Computation) -> Iterator[tuple[int, int, Any]]:
+        """The merged delta of one tensor a range at a time: start, stop, values."""
         work.prepare()
-        out = torch.empty(tensor.numel)
         for start, stop in work.ranges():
             merged = work.compute(start, stop)
             origin = work.base
             if origin is None:
                 origin = self.base[tensor.name].flat(start, stop).float()
-            out[start:stop] = (merged - origin).float().cpu()
+            yield start, stop, (merged - origin).float().cpu()
+
+    def _dense(self, tensor: TensorPlan, work: Computation) -> Any:
+        """The merged delta of one tensor, whole."""
+        out = torch.empty(tensor.numel)
+        for start, stop, values in self._blocks(tensor, work):
+            out[start:stop] = values
         return out
 
     def _module(self, tensor: TensorPlan, delta: _Delta) -> ModuleReport | None:
@@ -293,7 +299,7 @@ class _Run:
         else:
             matrix = delta.values.reshape(shape)
             squares = float(matrix.double().square().sum())
-            found = singular_triplets(matrix, self._limit(tensor))
+            found = singular_triplets(matrix, self._limit(tensor), projection=True)
             root = found.values.sqrt()
             left, right = found.left * root, (found.right * root).T
             energy = float(found.values.double().square().sum()) / squares if squares else 1.0
@@ -360,12 +366,13 @@ class _Run:
 
     def _whole(self, tensor: TensorPlan) -> None:
         """A tensor without factors: kept whole where PEFT can keep it so, else dropped and its size told."""
-        values = self._dense(tensor, self._work(tensor))
-        size = float(values.double().norm())
+        work = self._work(tensor)
+        size = math.sqrt(sum(float(v.double().square().sum()) for _, _, v in self._blocks(tensor, work)))
         if not size:
             return
-        merged = self.base[tensor.name].read().float() + values.reshape(tensor.shape)
-        large = len(tensor.shape) > 1 and not self._saved_by_adapter(tensor)
-        if large or not self.writer.add_whole(tensor.name, merged, matrix=self._in_matrix_module(tensor.name)):
-            with self.lock:
-                self.result.dropped.append((tensor.name, size))
+        if len(tensor.shape) < 2 or self._saved_by_adapter(tensor):
+            merged = self.base[tensor.name].read().float() + self._dense(tensor, work).reshape(tensor.shape)
+            if self.writer.add_whole(tensor.name, merged, matrix=self._in_matrix_module(tensor.name)):
+                return
+        with self.lock:
+            self.result.dropped.append((tensor.name, size))
