@@ -68,19 +68,23 @@ def index_of_equal(bits: Bits, value: int, nth: int) -> int:  # pragma: no cover
 @compiled
 def keep_largest(x: Float32, threshold: np.float32, ties: int, out: Float32) -> None:  # pragma: no cover - compiled
     """x where |x| > threshold, or equal to it at an index below `ties`; 0 elsewhere."""
-    for i in range(min(ties, x.size)):
+    first = min(max(ties, 0), x.size)
+    for i in range(first):
         out[i] = x[i] if abs(x[i]) >= threshold else np.float32(0)
-    for i in range(max(ties, 0), x.size):
-        out[i] = x[i] if abs(x[i]) > threshold else np.float32(0)
+    rest, found = x[first:], out[first:]  # from 0, so that the loop can be vectorised
+    for i in range(rest.size):
+        found[i] = rest[i] if abs(rest[i]) > threshold else np.float32(0)
 
 
 @compiled
 def drop_largest(x: Float32, threshold: np.float32, ties: int, out: Float32) -> None:  # pragma: no cover - compiled
     """The complement of `keep_largest`: 0 where that keeps."""
-    for i in range(min(ties, x.size)):
+    first = min(max(ties, 0), x.size)
+    for i in range(first):
         out[i] = np.float32(0) if abs(x[i]) >= threshold else x[i]
-    for i in range(max(ties, 0), x.size):
-        out[i] = np.float32(0) if abs(x[i]) > threshold else x[i]
+    rest, found = x[first:], out[first:]
+    for i in range(rest.size):
+        found[i] = np.float32(0) if abs(rest[i]) > threshold else rest[i]
 
 
 @compiled
@@ -274,3 +278,24 @@ def absolute_sum(x: Float32) -> float:  # pragma: no cover - compiled
     for i in range(x.size):
         total += np.float64(abs(x[i]))
     return total
+
+
+@compiled
+def add_squared_deviation(x: Float32, mean: Float32, total: Float32) -> None:  # pragma: no cover - compiled
+    """total += (x - mean)^2."""
+    for i in range(x.size):
+        deviation = x[i] - mean[i]
+        total[i] += deviation * deviation
+
+
+@compiled
+def where_largest(
+    x: Float32, rank_by: Float32, threshold: np.float32, ties: int, out: Float32
+) -> None:  # pragma: no cover - compiled
+    """x where `rank_by` is above the threshold, or equal to it at an index below `ties`; 0 elsewhere."""
+    zero, first = np.float32(0), min(max(ties, 0), x.size)
+    for i in range(first):
+        out[i] = x[i] if rank_by[i] >= threshold else zero
+    rest, by, found = x[first:], rank_by[first:], out[first:]
+    for i in range(rest.size):
+        found[i] = rest[i] if by[i] > threshold else zero

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
+from chorus.lazy import lazy
+from chorus.linalg.blocks import CHUNK
 from chorus.linalg.quantiles import Cutoff
 from chorus.merge.method import Between, PerModel, method
 from chorus.merge.methods._consensus import agreeing_sum
@@ -12,6 +14,8 @@ from chorus.merge.methods._selection import selected, selection
 
 if TYPE_CHECKING:
     import torch
+else:
+    torch = lazy("torch")
 
 
 @method(
@@ -53,6 +57,10 @@ def sce(
     Identical models do not vary: below select_topk 1 nothing of them is selected and the base comes back.
     """
     cut, energies = statistics
-    kept = selected(deltas, cut, offset)
-    factors = [e * w for e, w in zip(energies, weight, strict=True)]
-    return agreeing_sum(kept, factors, votes=[1.0] * len(kept), normalize=True, lambda_=lambda_)
+    factors, votes = [e * w for e, w in zip(energies, weight, strict=True)], [1.0] * len(deltas)
+    rows = [d.reshape(-1) for d in deltas]
+    out = torch.empty_like(rows[0])
+    for start in range(0, out.numel(), CHUNK):  # so that what is made on the way stays in the cache
+        kept = selected([d[start : start + CHUNK] for d in rows], cut, offset + start)
+        out[start : start + CHUNK] = agreeing_sum(kept, factors, votes=votes, normalize=True, lambda_=lambda_)
+    return out.reshape(deltas[0].shape)
