@@ -316,6 +316,7 @@ def row_scaled_delta(tensor: LazyTensor, base: LazyTensor) -> tuple[Any, Factore
     if not isinstance(tensor, AdaptedTensor) or not same_tensor(tensor.base, base):
         return None
     left, right, magnitude = tensor.factors_as_stored()
+    tensor.release()
     if magnitude is None or tensor.factors.transposed or tensor.factors.embedding:
         return None
     plain = Factored(left * tensor.factors.scale, right, tensor.shape)
@@ -348,6 +349,7 @@ def low_rank_delta(tensor: LazyTensor, base: LazyTensor) -> Factored | None:
     if not isinstance(tensor, AdaptedTensor) or not same_tensor(tensor.base, base):
         return None
     left, right, magnitude = tensor.factors_as_stored()
+    tensor.release()
     return None if magnitude is not None else Factored(left * tensor.factors.scale, right, tensor.shape)
 
 
