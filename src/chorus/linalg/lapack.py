@@ -3,12 +3,18 @@
 A full decomposition spends most of its time on vectors that nobody asks for. Reduction to tridiagonal form, all
 eigenvalues of that, inverse iteration for the wanted ones and the way back cost about half of it; where inverse
 iteration is not safe (the matrix falls into blocks, or it does not converge) everything is decomposed.
+
+The routines are those that scipy brings (its `cython_blas` and `cython_lapack`), called through ctypes: unlike
+scipy's own wrappers that releases the interpreter's lock, so that several tensors are decomposed at once.
 """
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from chorus.lazy import lazy
@@ -21,13 +27,51 @@ if TYPE_CHECKING:
 else:
     np = lazy("numpy")
 
-linalg = lazy("scipy.linalg")
-blas, lapack = lazy("scipy.linalg.blas"), lazy("scipy.linalg.lapack")
-
 Top = Callable[[Any], int]  # from all eigenvalues, largest first, to how many vectors are wanted
 FEW = 0.4  # share of the vectors up to which the partial decomposition is the faster one
 WIDENED = 1 << 18  # values that are widened at a time
 SMALL = 64  # below this size it never is
+
+
+@cache
+def _routine(name: str) -> Callable[..., None]:
+    """A Fortran routine of scipy's BLAS or LAPACK as a C function of pointers."""
+    api = ctypes.pythonapi
+    api.PyCapsule_GetName.restype, api.PyCapsule_GetName.argtypes = ctypes.c_char_p, [ctypes.py_object]
+    api.PyCapsule_GetPointer.restype = ctypes.c_void_p
+    api.PyCapsule_GetPointer.argtypes = [ctypes.py_object, ctypes.c_char_p]
+    library = "cython_blas" if name[1:] == "syrk" else "cython_lapack"
+    capsule = import_module(f"scipy.linalg.{library}").__pyx_capi__[name]
+    signature = api.PyCapsule_GetName(capsule)
+    count = signature.count(b",") + 1
+    made: Callable[..., None] = ctypes.CFUNCTYPE(None, *[ctypes.c_void_p] * count)(
+        api.PyCapsule_GetPointer(capsule, signature)
+    )
+    return made
+
+
+def _call(name: str, dtype: Any, *arguments: Any) -> int:
+    """Call a routine in the precision of `dtype`; returns its `info`, which is the last argument of LAPACK's.
+
+    bytes are characters, int and float scalars, arrays Fortran's own memory.
+    """
+    double = dtype == np.float64
+    scalar: Any = ctypes.c_double if double else ctypes.c_float
+    given: list[Any] = []
+    info = ctypes.c_int(0)
+    for x in arguments:
+        if isinstance(x, bytes):
+            given.append(x)
+        elif isinstance(x, int):
+            given.append(ctypes.byref(ctypes.c_int(x)))
+        elif isinstance(x, float):
+            given.append(ctypes.byref(scalar(x)))
+        else:
+            given.append(x.ctypes.data)
+    if name != "syrk":
+        given.append(ctypes.byref(info))
+    _routine(("d" if double else "s") + name)(*given)
+    return info.value
 
 
 def gram(x: Matrix, dtype: Any = None) -> Matrix:
@@ -41,21 +85,32 @@ def gram(x: Matrix, dtype: Any = None) -> Matrix:
     [[9.0, 0.0], [0.0, 9.0]]
     """
     by_rows = bool(x.flags.c_contiguous)
-    if dtype is None or x.dtype == dtype:
-        syrk = blas.dsyrk if x.dtype == np.float64 else blas.ssyrk
-        found: Matrix = syrk(1.0, x.T if by_rows else x, trans=int(not by_rows), lower=1)
-        return found
+    if not by_rows and not x.flags.f_contiguous:
+        x, by_rows = np.ascontiguousarray(x), True
     m, n = x.shape
-    step = max(1, min(m, WIDENED // max(1, n)))
-    buffer = np.empty((step, n) if by_rows else (n, step), dtype)
+    dtype = np.dtype(x.dtype if dtype is None else dtype)
     total = np.zeros((n, n), dtype, order="F")
+    if not m or not n:
+        return total
+    if x.dtype == dtype:
+        _add_products(x, by_rows, total)
+        return total
+    step = max(1, min(m, WIDENED // n))
+    buffer = np.empty((step, n), dtype, order="C" if by_rows else "F")
     for start in range(0, m, step):
         rows = x[start : start + step]
-        piece = buffer[: len(rows)] if by_rows else buffer[:, : len(rows)].T
+        piece = buffer[: len(rows)]
         np.copyto(piece, rows)
-        turned = piece.T if by_rows else np.asfortranarray(piece)
-        total = blas.dsyrk(1.0, turned, beta=1.0, c=total, trans=int(not by_rows), lower=1, overwrite_c=1)
+        _add_products(piece, by_rows, total)
     return total
+
+
+def _add_products(x: Matrix, by_rows: bool, total: Matrix) -> None:
+    """total += x^T x, in the lower triangle; x [m, n] by rows, or by columns perhaps apart."""
+    m, n = x.shape
+    apart = n if by_rows else x.strides[1] // x.itemsize
+    trans = b"N" if by_rows else b"T"
+    _call("syrk", x.dtype, b"L", trans, n, m, 1.0, x, apart, 1.0, total, n)
 
 
 def symmetric_eigen(g: Matrix, top: int | Top | None = None) -> tuple[Matrix, Matrix]:
@@ -68,37 +123,50 @@ def symmetric_eigen(g: Matrix, top: int | Top | None = None) -> tuple[Matrix, Ma
         found = _largest(g, top)
         if found is not None:
             return found
-    values, vectors = linalg.eigh(g, driver="evd", check_finite=False)
+    values, vectors = _all(g)
     values = values[::-1]
     k = n if top is None else min(n, top(values) if callable(top) else top)
     return values, vectors[:, n - k :][:, ::-1]
 
 
+def _all(g: Matrix) -> tuple[Matrix, Matrix]:
+    """Every value, smallest first, with its vector, by divide and conquer."""
+    n, dtype = g.shape[0], g.dtype
+    vectors, values = np.array(g, order="F"), np.empty(n, dtype)
+    if not n:
+        return values, vectors
+    work, whole = np.empty(1 + 6 * n + 2 * n * n, dtype), np.empty(3 + 5 * n, np.int32)
+    if _call("syevd", dtype, b"V", b"L", n, vectors, n, values, work, work.size, whole, whole.size):
+        exact, turned = np.linalg.eigh(np.tril(g) + np.tril(g, -1).T)
+        return exact.astype(dtype), turned.astype(dtype)
+    return values, vectors
+
+
 def _largest(g: Matrix, wanted: int | Top) -> tuple[Matrix, Matrix] | None:
-    n = g.shape[0]
-    sytrd, sterf, stein, ormqr = lapack.get_lapack_funcs(("sytrd", "sterf", "stein", "ormqr"), dtype=g.dtype)
-    reflectors, diagonal, off, tau, failed = sytrd(g, lower=1, lwork=64 * n)
-    size = float(np.abs(diagonal).max()) + float(np.abs(off).max())
-    if failed or np.abs(off).min() <= np.finfo(g.dtype).eps * size:  # it falls into blocks
+    n, dtype = g.shape[0], g.dtype
+    reflectors, tau = np.array(g, order="F"), np.empty(n - 1, dtype)
+    diagonal, off, work = np.empty(n, dtype), np.empty(n - 1, dtype), np.empty(64 * n, dtype)
+    if _call("sytrd", dtype, b"L", n, reflectors, n, diagonal, off, tau, work, work.size):
         return None
-    values, failed = sterf(diagonal.copy(), off.copy())
-    if failed:
+    size = float(np.abs(diagonal).max()) + float(np.abs(off).max())
+    if np.abs(off).min() <= np.finfo(dtype).eps * size:  # it falls into blocks
+        return None
+    values, spent = diagonal.copy(), off.copy()
+    if _call("sterf", dtype, n, values, spent):
         return None
     top = wanted(values[::-1]) if callable(wanted) else wanted
     if top > FEW * n:
         return None
-    block, split = np.zeros(n, np.int32), np.zeros(n, np.int32)
-    block[:top], split[0] = 1, n
+    vectors = np.empty((n, top), dtype, order="F")
     if top == 0:
-        return values[::-1], np.zeros((n, 0), g.dtype)
-    vectors, failed = stein(diagonal, off, np.ascontiguousarray(values[n - top :]), block, split)
-    if failed:
+        return values[::-1], vectors
+    block, split = np.ones(top, np.int32), np.full(1, n, np.int32)
+    chosen, whole, failures = values[n - top :].copy(), np.empty(n, np.int32), np.empty(top, np.int32)
+    work = np.empty(max(5 * n, 64 * top), dtype)
+    if _call("stein", dtype, n, diagonal, off, top, chosen, block, split, vectors, n, work, whole, failures):
         return None
-    vectors = np.asfortranarray(vectors[:, :top])
-    turned, _, failed = ormqr("L", "N", np.asfortranarray(reflectors[1:, : n - 1]), tau, vectors[1:], lwork=64 * n)
-    if failed:
+    if _call("ormtr", dtype, b"L", b"L", b"N", n, top, reflectors, n, tau, vectors, n, work, work.size):
         return None
-    vectors[1:] = turned
     return values[::-1], vectors[:, ::-1]
 
 
@@ -107,6 +175,6 @@ def one_blas_thread() -> Iterator[None]:
     """scipy's BLAS on one thread: the engine works on several tensors at once, and sums must not depend on it."""
     from threadpoolctl import threadpool_limits
 
-    _ = lapack.get_lapack_funcs  # loads the library, so that the limit reaches it
+    import_module("scipy.linalg.cython_lapack")  # loads the library, so that the limit reaches it
     with threadpool_limits(1, user_api="blas"):
         yield
