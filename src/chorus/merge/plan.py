@@ -161,20 +161,37 @@ class Plan:
 
         if tensor.treatment != MATRIX or "memo" not in METHODS.get(tensor.method).uses:
             return 0
-        shape, count = matrix_shape(tensor.shape), len(tensor.inputs)
-        kept = [kept_directions(tensor, shape, count)] * count
-        for i, which in enumerate(tensor.inputs):
-            factors = getattr(self.models[which.model].checkpoint[which.tensor], "factors", None)
+        shape, kept = matrix_shape(tensor.shape), self._directions(tensor)
+        return 4 * (sum(shape) * sum(kept) + min(shape) * sum(kept) + 2 * len(kept) * min(shape))
+
+    def _directions(self, tensor: TensorPlan) -> list[int]:
+        """How many singular directions a subspace method keeps of each model, at most."""
+        shape = matrix_shape(tensor.shape)
+        kept = [kept_directions(tensor, shape, len(tensor.inputs))] * len(tensor.inputs)
+        for i, factors in enumerate(self._factors(tensor)):
             if factors is not None:
-                kept[i] = min(kept[i], factors.a.shape[0])
-        return 4 * (sum(shape) * sum(kept) + min(shape) * sum(kept) + 2 * count * min(shape))
+                kept[i] = min(kept[i], factors.a.shape[0] * (2 if factors.start else 1))
+        return kept
+
+    def _factors(self, tensor: TensorPlan) -> list[Any]:
+        """The adapters' factors of a tensor, model by model; None where a model has none."""
+        stored = (self.models[i.model].checkpoint[i.tensor] for i in tensor.inputs)
+        return [getattr(t, "factors", None) for t in stored]
+
+    def _matrix_bytes(self, tensor: TensorPlan) -> int:
+        """Working memory of a subspace method: a delta and the result, Gram matrices in float64, all tasks' bases."""
+        rows, columns = matrix_shape(tensor.shape)
+        width = min(sum(self._directions(tensor)), 2 * min(rows, columns))
+        adapters = all(f is not None and f.magnitude is None for f in self._factors(tensor))
+        dense = 0 if adapters else 12 * rows * columns + 32 * min(rows, columns) ** 2
+        return dense + 12 * (rows + columns) * width + 40 * min(width, rows, columns) ** 2
 
     def _whole(self, tensor: TensorPlan, variant: Variant) -> int:
         """Bytes of a tensor that its method cannot take in blocks."""
         if tensor.method == COPY or split_of(tensor) != "tensor":
             return 0
         if tensor.treatment:
-            return whole_matrix_bytes(tensor)
+            return self._matrix_bytes(tensor)
         return tensor.numel * 4 * (3 * len(tensor.all_inputs) + 2)
 
     def checkpoint(self, variant: str | None = None) -> Checkpoint:
@@ -192,13 +209,6 @@ class Plan:
 
     def __len__(self) -> int:
         return len(self.variants[0].tensors)
-
-
-def whole_matrix_bytes(tensor: TensorPlan) -> int:
-    """Working memory of a subspace method: one delta at a time in float32 and float64, the bases of all of them."""
-    rows, columns = matrix_shape(tensor.shape)
-    bases = (rows + columns) * min(min(rows, columns) * 2, tensor.numel)
-    return 4 * (6 * tensor.numel + 3 * bases)
 
 
 def kept_directions(tensor: TensorPlan, shape: tuple[int, int], count: int) -> int:
