@@ -17,7 +17,7 @@ else:
     np, torch = lazy("numpy"), lazy("torch")
 kernels = lazy("chorus.linalg.kernels")
 
-PIECE = 16_384  # values at a time: all models' and two more lie in the second cache
+PIECE = 32_768  # values at a time: all models' and two more lie in the second cache
 
 
 class Variance:
