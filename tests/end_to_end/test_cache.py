@@ -19,7 +19,7 @@ from models import files_of, load_all, write_model
 def count(monkeypatch):
     """How often something was decomposed, and how often bases were made orthogonal."""
     from chorus.linalg import polar, spectra
-    from chorus.merge.methods import _subspace
+    from chorus.merge.methods import _bases
 
     calls = {"triplets": 0, "polar": 0}
 
@@ -31,8 +31,8 @@ def count(monkeypatch):
         return wrapped
 
     for name in ("singular_triplets", "smaller_side"):
-        monkeypatch.setattr(_subspace, name, counting("triplets", getattr(spectra, name)))
-    monkeypatch.setattr(_subspace, "polar_factor", counting("polar", polar.polar_factor))
+        monkeypatch.setattr(_bases, name, counting("triplets", getattr(spectra, name)))
+    monkeypatch.setattr(_bases, "polar_factor", counting("polar", polar.polar_factor))
     return calls
 
 

@@ -32,13 +32,14 @@ from chorus.linalg.low_rank import LowRank, low_rank_sum, recompress, svd
 from chorus.linalg.ranks import RankRule
 from chorus.linalg.spectra import singular_triplets
 from chorus.merge.adapter_files import write_adapter_files
-from chorus.merge.compute import Computation, work_of
+from chorus.merge.compute import Computation
 from chorus.merge.engine import cache_for, check_device, one_thread_each
 from chorus.merge.method import METHODS
 from chorus.merge.plan import COPY, Plan, TensorPlan, Variant, split_of
 from chorus.merge.reader import Reader
 from chorus.merge.treatment import matrix_shape
 from chorus.merge.whole import Whole
+from chorus.merge.work import work_of
 
 if TYPE_CHECKING:
     import torch

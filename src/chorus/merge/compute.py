@@ -27,7 +27,7 @@ from chorus.linalg.draws import key_of
 from chorus.merge.method import METHODS, Method, compute_now
 from chorus.merge.plan import COPY, Input, TensorPlan, split_of
 from chorus.merge.reader import Bytes, Reader
-from chorus.merge.treatment import MATRIX, matrix_shape
+from chorus.merge.treatment import matrix_shape
 
 torch = lazy("torch")
 
@@ -55,17 +55,6 @@ class Work(Protocol):
 
     def encoded(self, start: int, stop: int) -> Encoded:
         """The result's bytes of a range from `ranges()`."""
-
-
-def work_of(tensor: TensorPlan, reader: Reader, *, seed: int, block_values: int, in_torch: bool = False) -> Work:
-    """The way to compute a tensor: without torch where that is possible, unless `in_torch`."""
-    if not in_torch and without_torch(tensor, reader.models, reader.device):
-        return Combination(tensor, reader, seed=seed, block_values=block_values)
-    if tensor.treatment == MATRIX:
-        from chorus.merge.whole import Whole
-
-        return Whole(tensor, reader, seed=seed, block_values=block_values)
-    return Computation(tensor, reader, seed=seed, block_values=block_values)
 
 
 def without_torch(tensor: TensorPlan, models: Sequence[Model], device: str) -> bool:

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from chorus.cache import Cache, key_of
 from chorus.provenance import versions
-
-if TYPE_CHECKING:
-    from chorus.merge.whole import Whole
 
 
 class CachedMemo:
     """The memo of one tensor's merge. Keys hold the bytes of base and models (of adapters: of their factors)."""
 
-    def __init__(self, owner: Whole, cache: Cache) -> None:
-        self.owner, self.cache = owner, cache
+    def __init__(self, cache: Cache, shape: tuple[int, ...], device: str, identity: Callable[[int], str]) -> None:
+        """`identity(i)` says by content what the delta of model i is computed from."""
+        self.cache, self.shape, self.device, self.identity = cache, shape, device, identity
 
     def __call__(
         self, kind: str, models: Sequence[int], settings: Mapping[str, Any], compute: Callable[[], dict[str, Any]]
@@ -24,14 +22,14 @@ class CachedMemo:
         key = key_of(
             kind=kind,
             settings=dict(settings),
-            shape=self.owner.shape,
-            deltas=[self.owner.identity(i) for i in models],
-            device=str(self.owner.reader.device).split(":")[0],
+            shape=self.shape,
+            deltas=[self.identity(i) for i in models],
+            device=self.device.split(":")[0],
             versions={k: v for k, v in versions().items() if k in ("torch", "numpy", "scipy")},
         )
         found = self.cache.get(key)
         if found is not None:
-            return {name: tensor.to(self.owner.reader.device) for name, tensor in found.items()}
+            return {name: tensor.to(self.device) for name, tensor in found.items()}
         made = compute()
         self.cache.put(key, made)
         return made

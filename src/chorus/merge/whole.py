@@ -66,7 +66,7 @@ class Whole(Computation):
     def keywords(self, blocks: Any) -> dict[str, Any]:
         found = super().keywords(blocks)
         if self.reader.cache is not None and "memo" in found and not self.reader.allow_nonfinite:
-            found["memo"] = CachedMemo(self, self.reader.cache)
+            found["memo"] = CachedMemo(self.reader.cache, self.shape, self.reader.device, self.identity)
         return found
 
     def identity(self, index: int) -> str:

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from chorus.lazy import lazy
 from chorus.linalg.combine import linear_combination
 from chorus.linalg.low_rank import LowRank, low_rank_sum
-from chorus.linalg.polar import SCHEDULES, newton_schulz, polar_factor
-from chorus.linalg.spectra import NULL, Triplets, complete, singular_triplets, smaller_side
-from chorus.merge.method import Between, Memo
+from chorus.linalg.polar import SCHEDULES
+from chorus.linalg.spectra import NULL
+from chorus.merge.method import Between
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
-else:
-    torch = lazy("torch")
 
 Treat = Annotated[
     Literal["auto", "matrix", "vector"],
@@ -61,34 +56,6 @@ def scaled(d: Delta, c: float) -> Delta:
     return d.scaled(c) if isinstance(d, LowRank) else d * c
 
 
-@dataclass(frozen=True)
-class Orthogonaliser:
-    """How bases of several tasks are made one: exactly, or by the published iteration."""
-
-    orth: str
-    ns_schedule: str
-    ns_scale: str
-    ns_polish: int
-
-    def __call__(self, bases: Tensor, blocks: int) -> Tensor:
-        if bases.shape[1] == 0 or self.orth == "exact":
-            return polar_factor(bases) if bases.shape[1] else bases
-        return newton_schulz(
-            bases,
-            blocks=blocks,
-            schedule=self.ns_schedule,  # type: ignore[arg-type]
-            scale=self.ns_scale,  # type: ignore[arg-type]
-            polish=self.ns_polish,
-        )
-
-
-def orthogonaliser(preset: str, orth: str, ns_schedule: str, ns_scale: str, ns_polish: int) -> Orthogonaliser:
-    """The setting that holds: `preset: paper` is five unpolished steps after division by the norm."""
-    if preset == "paper":
-        return Orthogonaliser("ns", ns_schedule, "frobenius", 0)
-    return Orthogonaliser(orth, ns_schedule, ns_scale, ns_polish)
-
-
 def check_subspace(parameters: Mapping[str, Any], models: int) -> None:
     """Refuse settings that contradict each other."""
     if parameters.get("rank") is not None and parameters.get("rank_fraction") is not None:
@@ -125,68 +92,3 @@ def boosted(
     first = int((share < beta * share[-1]).sum())
     raised = values.clamp(min=float(s[min(first, len(s) - 1)]))
     return raised * (values.norm() / raised.norm()) if renorm == "frobenius" else raised
-
-
-def merge_bases(
-    deltas: Sequence[Delta],
-    *,
-    weight: Sequence[float],
-    rank: int,
-    orthogonalise: Orthogonaliser,
-    shape: tuple[int, int],
-    memo: Memo,
-    raise_values: Callable[[Tensor, Tensor], Tensor] | None = None,
-) -> Delta:
-    """U_o diag(S) V_o^T with U_o, V_o the orthogonalised singular bases of all tasks, S their (raised) values.
-
-    `raise_values(kept, spectrum)` is BoostedTSV-M's step. The bases do not depend on it, nor on the weights, and
-    are remembered without them.
-    """
-    count = len(deltas)
-    wanted = {"rank": rank, **vars(orthogonalise), "spectrum": raise_values is not None}
-
-    def bases() -> dict[str, Tensor]:
-        parts, low_rank = [], []
-        for i in range(count):
-            delta = deltas[i]
-            low_rank.append(isinstance(delta, LowRank))
-            parts.append(_triplets(delta, i, rank, memo, whole=raise_values is not None))
-        found = {
-            "low_rank": torch.tensor(low_rank),
-            "left": orthogonalise(torch.cat([p.left for p in parts], dim=1), count),
-            "right": orthogonalise(torch.cat([p.right for p in parts], dim=1), count),
-        }
-        for i, p in enumerate(parts):
-            found[f"values.{i}"] = p.values
-            if raise_values is not None:
-                assert p.spectrum is not None
-                found[f"spectrum.{i}"] = p.spectrum
-        return found
-
-    found = memo("bases", range(count), wanted, bases)
-    values = []
-    for i, w in enumerate(weight):
-        s = found[f"values.{i}"]
-        values.append((s if raise_values is None else raise_values(s, found[f"spectrum.{i}"])) * w)
-    left, right = found["left"] * torch.cat(values), found["right"].T
-    factors = LowRank(left, right, (left.shape[0], right.shape[1]))
-    return factors if bool(found["low_rank"].all()) else factors.dense()
-
-
-def _triplets(delta: Delta, i: int, rank: int, memo: Memo, *, whole: bool) -> Triplets:
-    """A task's triplets. Of a dense one the smaller side's vectors are remembered, of factors nothing: they are quick.
-
-    Vectors are computed for the next of fixed ranks (an eighth, a quarter, a half of all, all), so that other ranks
-    up to it find them, and get the same bytes as without the cache.
-    """
-    if isinstance(delta, LowRank):
-        return singular_triplets(delta, rank, whole=whole)
-    size = min(delta.shape)
-    wanted = next((s for s in (size // 8, size // 4, size // 2) if rank <= s), size)
-
-    def decompose() -> dict[str, Tensor]:
-        vectors, values, spectrum = smaller_side(delta, wanted, whole=whole)
-        return {"vectors": vectors, "values": values, **({} if spectrum is None else {"spectrum": spectrum})}
-
-    found = memo("triplets", [i], {"rank": wanted, "whole": whole}, decompose)
-    return complete(delta, found["vectors"], found["values"], found.get("spectrum")).first(rank)

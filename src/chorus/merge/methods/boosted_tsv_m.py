@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from chorus.merge.method import Between, Memo, PerModel, method
+from chorus.merge.methods._bases import merge_bases, orthogonaliser
 from chorus.merge.methods._subspace import (
     KeptRank,
     NsPolish,
@@ -19,8 +20,6 @@ from chorus.merge.methods._subspace import (
     boosted,
     check_subspace,
     kept_rank,
-    merge_bases,
-    orthogonaliser,
     vector_merge,
 )
 

@@ -9,7 +9,8 @@ from chorus.lazy import lazy
 from chorus.linalg.low_rank import LowRank
 from chorus.linalg.spectra import singular_triplets
 from chorus.merge.method import Between, PerModel, method
-from chorus.merge.methods._subspace import Orth, Treat, Vectors, orthogonaliser, scaled, vector_merge, weighted_total
+from chorus.merge.methods._bases import orthogonaliser
+from chorus.merge.methods._subspace import Orth, Treat, Vectors, scaled, vector_merge, weighted_total
 
 if TYPE_CHECKING:
     import torch
