@@ -77,7 +77,7 @@ def singular_triplets(
     """
     if isinstance(d, LowRank):
         left, spectrum, right = low_rank_svd(d, None if callable(rank) else rank)
-        k = rank(spectrum.numpy()) if callable(rank) else left.shape[1]
+        k = rank(spectrum.cpu().numpy()) if callable(rank) else left.shape[1]
         return _cut(left[:, :k], spectrum, right[:, :k], d.left.dtype)
     m, n = d.shape
     if not n or not m:
