@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from chorus.errors import UsageError
 from chorus.lazy import lazy
+from chorus.sizes import parse_size
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -56,20 +57,9 @@ def limit_bytes() -> int:
     if not written:
         return DEFAULT_LIMIT
     try:
-        return parse_bytes(written)
+        return parse_size(written)
     except ValueError:
         raise UsageError(f"CHORUS_CACHE_LIMIT={written} is not a size", "write 20GB, or 0 to turn it off") from None
-
-
-def parse_bytes(text: str) -> int:
-    """Bytes of `20GB`, `500MB`, `1000`.
-
-    >>> parse_bytes("20GB"), parse_bytes("0")
-    (20000000000, 0)
-    """
-    bare = text.strip().upper().removesuffix("B").removesuffix("I")
-    scale = {"K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}.get(bare[-1:], 0)
-    return round(float(bare[:-1]) * scale) if scale else int(bare)
 
 
 def key_of(**facts: Any) -> str:

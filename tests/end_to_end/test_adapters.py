@@ -115,10 +115,28 @@ def test_variants_of_one_recipe_become_adapters_side_by_side(tmp_path):
     recipe["outputs"] = [{"name": "a"}, {"name": "b", "parameters": {"lambda": 0.5}}]
     result = chorus.merge_into_adapter(recipe, tmp_path / "merged")
     assert result.variants == ["a", "b"]
+    assert len(result.modules) == 24
+    for name in "ab":
+        facts = json.loads((tmp_path / "merged" / name / "chorus.json").read_text())
+        assert len(facts["adapter"]["modules"]) == 12  # its own, not the other's too
     a, b = (loaded_by_peft("qwen2", base, tmp_path / "merged" / name) for name in "ab")
     origin = load_all(base)
     name = "model.layers.0.self_attn.q_proj.weight"
     assert torch.allclose((a[name] - origin[name]) / 2, b[name] - origin[name], atol=1e-6)
+
+
+def test_dora_beside_adapted_convolutions_is_refused_with_a_way_out(tmp_path):
+    base, dora = make_adapters(tmp_path / "a", "whisper", 1, use_dora=True)
+    _, plain = make_adapters(tmp_path / "b", "whisper", 1, target_modules=["conv1", "q_proj"])
+    recipe = recipe_of("task_arithmetic", base, [*dora, *plain])
+    with pytest.raises(ChorusError, match=r"model.encoder.conv1.*convolution"):
+        chorus.merge_into_adapter(recipe, tmp_path / "merged")
+    assert not list(tmp_path.glob("merged*"))
+    recipe["exclude"] = [{"name": "conv1"}]
+    chorus.merge_into_adapter(recipe, tmp_path / "merged")
+    chorus.merge(recipe, tmp_path / "model")
+    found = loaded_by_peft("whisper", base, tmp_path / "merged")
+    assert worst_error(found, load_all(tmp_path / "model"), load_all(base)) < 2e-6
 
 
 def test_full_fine_tunes_become_an_adapter_too(tmp_path, qwen):

@@ -9,7 +9,7 @@ import torch
 
 import chorus
 from adapters import make_adapters, recipe_of
-from chorus.cache import Cache, key_of, parse_bytes
+from chorus.cache import Cache, key_of
 from chorus.cli.main import run
 from chorus.errors import UsageError
 from models import files_of, load_all, write_model
@@ -134,10 +134,6 @@ def test_the_oldest_go_first_but_never_ones_own(tmp_path):
     assert new.usage().entries == 4
     assert new.clear() > 16_000
     assert new.usage().bytes == 0
-
-
-def test_sizes():
-    assert [parse_bytes(t) for t in ("20GB", "1.5M", "7k", "12", "0", "1GiB")] == [20e9, 1.5e6, 7e3, 12, 0, 1e9]
 
 
 def test_the_command_shows_and_clears_it(qwen, tmp_path, cache, capsys):

@@ -6,7 +6,7 @@ import json
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import chorus
 from adapters import loaded_by_peft, make_adapters
@@ -132,6 +132,23 @@ def test_models_that_do_not_fit_are_refused(whisper, qwen, out, tmp_path):
     chorus.extract_lora(qwen.tuned[0], qwen.base, out)
     with pytest.raises(OutputError, match="exists"):
         chorus.extract_lora(qwen.tuned[0], qwen.base, out)
+
+
+def test_an_adapter_that_is_not_finite_is_refused(tmp_path, out):
+    base, (adapter,) = make_adapters(tmp_path, "qwen2", 1)
+    tensors = load_file(adapter / "adapter_model.safetensors")
+    next(t for n, t in tensors.items() if "layers.1" in n and "lora_A" in n)[0, 0] = float("nan")
+    save_file(tensors, adapter / "adapter_model.safetensors")
+    with pytest.raises(CheckpointError, match=r"layers.1.*NaN or infinity"):
+        chorus.extract_lora(f"{base}+{adapter}", base, out)
+
+
+def test_values_below_a_limit_are_dropped_whatever_chooses_the_rank(qwen, tmp_path):
+    for i, rule in enumerate(({"max_rank": 8}, {"energy": 0.9}, {"budget": 4000})):
+        result = chorus.extract_lora(
+            qwen.tuned[0], qwen.base, tmp_path / str(i), ranks=chorus.RankRule(**rule), smallest=1e9
+        )
+        assert {m.rank for m in result.modules} == {0}
 
 
 def test_a_model_that_did_not_change_gives_an_empty_adapter(qwen, out, tmp_path):

@@ -14,8 +14,8 @@ import chorus
 from chorus.checkpoints.dtypes import parse_dtype, promote
 from chorus.checkpoints.reference import parse_reference
 from chorus.errors import MissingExtraError, RecipeError, UsageError, install_hint, nearest
-from chorus.merge.options import parse_size
 from chorus.registry import Registry
+from chorus.sizes import parse_size
 
 ROOT = Path(__file__).parents[2]
 

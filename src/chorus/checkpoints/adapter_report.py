@@ -30,6 +30,14 @@ class AdapterResult:
     parameters: int = 0
     warnings: list[str] = field(default_factory=list)
 
+    def add(self, other: AdapterResult) -> None:
+        """Join what became of another variant."""
+        self.modules += other.modules
+        self.saved = list(dict.fromkeys([*self.saved, *other.saved]))
+        self.dropped = list(dict.fromkeys([*self.dropped, *other.dropped]))
+        self.parameters += other.parameters
+        self.warnings = list(dict.fromkeys([*self.warnings, *other.warnings]))
+
 
 def notes(result: AdapterResult) -> list[str]:
     """What a reader must know: modules of which little was kept, tensors that were dropped."""

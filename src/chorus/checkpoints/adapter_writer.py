@@ -47,6 +47,7 @@ class AdapterWriter:
     def __init__(self, directory: Path, dtype: str = "float32") -> None:
         self.directory, self.dtype = directory, dtype
         self.ranks: dict[str, int] = {}
+        self.layouts: dict[str, Layout] = {}
         self.saved: list[str] = []  # modules_to_save
         self.transposed = self.dora = self.biases = False
         self._pieces: dict[str, _Piece] = {}
@@ -83,7 +84,7 @@ class AdapterWriter:
         if magnitude is not None:
             self._keep(f"{module}.lora_magnitude_vector", magnitude)
         with self._lock:
-            self.ranks[module] = int(rank)
+            self.ranks[module], self.layouts[module] = int(rank), layout
             self.dora |= magnitude is not None
             self.transposed |= layout == "transposed"
 
@@ -105,12 +106,16 @@ class AdapterWriter:
             self.saved.append(module)
         return True
 
-    def without_magnitude(self) -> list[tuple[str, tuple[torch.Tensor, torch.Tensor]]]:
-        """Where some modules have a magnitude: the others, each with its factors (left, right)."""
+    def without_magnitude(self) -> list[tuple[str, Layout]]:
+        """Where some modules have a magnitude: the others, each with its layout."""
         if not self.dora:
             return []
         lacking = [m for m in sorted(self.ranks) if f"{PREFIX}{m}.lora_magnitude_vector" not in self._pieces]
-        return [(m, (self._read(f"{m}.lora_B.weight"), self._read(f"{m}.lora_A.weight"))) for m in lacking]
+        return [(m, self.layouts[m]) for m in lacking]
+
+    def factors(self, module: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """The factors (left, right) that were written for a linear module, in float32."""
+        return self._read(f"{module}.lora_B.weight"), self._read(f"{module}.lora_A.weight")
 
     def _read(self, name: str) -> torch.Tensor:
         piece = self._pieces[PREFIX + name]

@@ -105,6 +105,18 @@ class PartialDirectory:
         self.release()
 
 
+@contextmanager
+def appearing_whole(final: Path, *, overwrite: bool) -> Iterator[PartialDirectory]:
+    """A partial directory for work that cannot be resumed: it gets its final name at the end, or goes."""
+    partial = PartialDirectory(final, resume=False, overwrite=overwrite)
+    try:
+        yield partial
+    except BaseException:
+        partial.discard()
+        raise
+    partial.finish(())
+
+
 class OutputFile:
     """A file of known size, written by offset from any thread."""
 

@@ -8,7 +8,8 @@ from typing import Any, TypeVar
 import click
 
 from chorus.errors import UsageError
-from chorus.merge.options import DEFAULT_BUDGET_BYTES, DEFAULT_SHARD_BYTES, Options, parse_size
+from chorus.merge.options import DEFAULT_BUDGET_BYTES, DEFAULT_SHARD_BYTES, Options
+from chorus.sizes import parse_size
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from chorus.architectures.roles import Role
@@ -15,7 +15,7 @@ from chorus.checkpoints.adapter_writer import AdapterWriter, matrix_modules, tas
 from chorus.checkpoints.lazy_tensor import LazyTensor
 from chorus.checkpoints.model import OpenOptions
 from chorus.checkpoints.sidecar import write_json
-from chorus.checkpoints.writer import PartialDirectory, write_text
+from chorus.checkpoints.writer import appearing_whole, write_text
 from chorus.errors import CheckpointError
 from chorus.extract.pair import Pair, Selection, change, difference, open_pair
 from chorus.lazy import lazy
@@ -71,19 +71,10 @@ def extract_lora(
             f"{pair.base.label}: {pair.base.config['model_type']} stores its matrices transposed, not supported yet",
             "take a task vector instead: chorus extract task-vector",
         )
-    directory = Path(output)
-    partial = PartialDirectory(directory, resume=False, overwrite=overwrite)
-    finished = False
-    try:
-        rule = ranks or RankRule(max_rank=DEFAULT_RANK)
+    directory, rule = Path(output), ranks or RankRule(max_rank=DEFAULT_RANK)
+    with appearing_whole(directory, overwrite=overwrite) as partial:
         run = _Extraction(pair, AdapterWriter(partial.path, dtype), rule, distribute_scale, smallest)
-        result = run.run(directory, selection or Selection(), embeddings, save_vectors, jobs, progress)
-        partial.finish(())
-        finished = True
-    finally:
-        if not finished:
-            partial.discard()
-    return result
+        return run.run(directory, selection or Selection(), embeddings, save_vectors, jobs, progress)
 
 
 class _Extraction:
@@ -93,7 +84,6 @@ class _Extraction:
         self.pair, self.writer, self.rule, self.distribute, self.smallest = pair, writer, rule, distribute, smallest
         self.ranks: dict[str, int] = {}
         self.dropped: list[tuple[str, float]] = []
-        self.lock = Lock()
 
     def run(
         self,
@@ -176,11 +166,11 @@ class _Extraction:
 
     def _cut(self, delta: Any, name: str) -> Triplets:
         """The triplets that the rule keeps."""
-        if self.rule.budget is not None:
-            return singular_triplets(delta, self.ranks[name], whole=False, projection=True)
+        limit = self.rule.max_rank if self.rule.budget is None else self.ranks[name]
         if self.rule.energy is not None:
-            return singular_triplets(delta, self.rule.rank_of)
-        found = singular_triplets(delta, self.rule.max_rank, whole=False, projection=True)
+            found = singular_triplets(delta, self.rule.rank_of)
+        else:
+            found = singular_triplets(delta, limit, whole=False, projection=True)
         return found.first(int((found.values > self.smallest).sum())) if self.smallest else found
 
     def _vector(self, job: Job, save: bool) -> None:
@@ -224,12 +214,8 @@ class _Extraction:
 
 
 def _matrix(shape: tuple[int, ...]) -> tuple[int, int]:
-    columns = 1
-    for size in shape[1:]:
-        columns *= size
-    return shape[0], columns
+    return shape[0], math.prod(shape[1:])
 
 
 def _bytes(job: Job) -> int:
-    rows, columns = _matrix(job[1].shape)
-    return 4 * rows * columns
+    return 4 * math.prod(job[1].shape)

@@ -130,6 +130,8 @@ def difference(tensor: LazyTensor, base: LazyTensor, label: str) -> Any:
     """tensor - base: a LowRank where the one is the other with an adapter on it, else float32 in the shape of both."""
     factors = low_rank_delta(tensor, base)
     if factors is not None:
+        if not bool(torch.isfinite(factors.left).all() and torch.isfinite(factors.right).all()):
+            raise _not_finite(label, tensor.name)
         return factors
     numel = math.prod(base.shape)
     out = torch.empty(numel)
@@ -152,8 +154,12 @@ def blocks(tensor: LazyTensor, base: LazyTensor, label: str) -> Iterator[tuple[i
         stop = min(start + BLOCK, numel)
         values = tensor.flat(start, stop).float() - base.flat(start, stop).float()
         if not bool(torch.isfinite(values.sum())) and not bool(torch.isfinite(values).all()):
-            raise CheckpointError(
-                f"{label}: tensor {tensor.name} (or its base) holds NaN or infinity near position {start:,}",
-                "its training has diverged, or the file is damaged",
-            )
+            raise _not_finite(label, tensor.name)
         yield start, values
+
+
+def _not_finite(label: str, name: str) -> CheckpointError:
+    return CheckpointError(
+        f"{label}: tensor {name} (or its base) holds NaN or infinity",
+        "its training has diverged, or the file is damaged",
+    )

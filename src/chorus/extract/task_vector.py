@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from chorus.checkpoints.model import OpenOptions
 from chorus.checkpoints.safetensors_header import build_header
 from chorus.checkpoints.sidecar import write_json
 from chorus.checkpoints.task_vector import TASK_VECTOR
-from chorus.checkpoints.writer import OutputFile, PartialDirectory
+from chorus.checkpoints.writer import OutputFile, appearing_whole
 from chorus.errors import UsageError
 from chorus.extract.pair import Selection, blocks, open_pair
 from chorus.lazy import lazy
@@ -56,12 +57,11 @@ def extract_task_vector(
         raise UsageError("no tensor is selected", "widen --include, or drop --encoder-only and the like")
     header, starts = build_header([(job[1].name, dtype, job[1].shape) for job in jobs])
     size = itemsize(dtype)
-    total = len(header) + sum(_numel(job[1]) * size for job in jobs)
+    total = len(header) + sum(math.prod(job[1].shape) * size for job in jobs)
     directory = Path(output)
-    partial = PartialDirectory(directory, resume=False, overwrite=overwrite)
-    finished, squares, done = False, 0.0, 0
+    squares, done = 0.0, 0
     wanted: Any = torch_dtype(dtype)
-    try:
+    with appearing_whole(directory, overwrite=overwrite) as partial:
         partial.check_space(total)
         file = OutputFile(partial.path / TASK_VECTOR, header, total)
         with torch.inference_mode():
@@ -75,16 +75,4 @@ def extract_task_vector(
         file.close()
         facts = {"dtype": dtype, "norm": squares**0.5, "tensors": len(jobs), "selection": vars(chosen)}
         write_json(partial.path / "chorus.json", pair.provenance("task_vector", **facts))
-        partial.finish(())
-        finished = True
-    finally:
-        if not finished:
-            partial.discard()
     return TaskVectorResult(directory, len(jobs), total, squares**0.5)
-
-
-def _numel(tensor: Any) -> int:
-    count = 1
-    for n in tensor.shape:
-        count *= n
-    return count

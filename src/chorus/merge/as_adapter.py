@@ -24,8 +24,8 @@ from chorus.checkpoints.adapter_writer import AdapterWriter, Layout
 from chorus.checkpoints.lazy_tensor import Checkpoint, FileTensor
 from chorus.checkpoints.model import Model, OpenOptions
 from chorus.checkpoints.open import open_model
-from chorus.checkpoints.writer import PartialDirectory
-from chorus.errors import PlanError
+from chorus.checkpoints.writer import appearing_whole
+from chorus.errors import PlanError, UsageError
 from chorus.lazy import lazy
 from chorus.linalg import native
 from chorus.linalg.low_rank import LowRank, low_rank_sum, recompress, svd
@@ -66,18 +66,11 @@ def run_as_adapter(
     """Carry out a plan into adapter directories, one a variant. Raises `PlanError` where that cannot be."""
     check_device(plan.options.device)
     check_adapter_plan(plan, rule)
-    partial = PartialDirectory(output, resume=False, overwrite=plan.options.overwrite)
-    finished = False
-    result = AdapterResult(output, [v.name for v in plan.variants if v.name])
-    try:
+    whole = AdapterResult(output, [v.name for v in plan.variants if v.name])
+    with appearing_whole(output, overwrite=plan.options.overwrite) as partial:
         for variant in plan.variants:
-            _Run(plan, variant, partial.path / variant.name, rule, result).run(progress)
-        partial.finish(())
-        finished = True
-    finally:
-        if not finished:
-            partial.discard()
-    return result
+            whole.add(_Run(plan, variant, partial.path / variant.name, rule).run(progress))
+    return whole
 
 
 def check_adapter_plan(plan: Plan, rule: RankRule) -> None:
@@ -142,7 +135,8 @@ def row_form(tensor: Any, base: Any) -> bool:
     """Whether a tensor is the base's with rows scaled plus low rank (DoRA on transposed weights scales columns)."""
     if not isinstance(tensor, AdaptedTensor) or not same_tensor(tensor.base, base):
         return False
-    return tensor.factors.magnitude is None or not (tensor.factors.transposed or tensor.factors.embedding)
+    plain = len(tensor.shape) == 2 and not (tensor.factors.transposed or tensor.factors.embedding)
+    return tensor.factors.magnitude is None or plain
 
 
 def _stands_on(tensor: AdaptedTensor, model: Model, stands: Checkpoint) -> bool:
@@ -160,11 +154,22 @@ def _scales_base(plan: Plan, variant: Variant) -> bool:
     return False
 
 
+def _must_be_linear(module: str, layout: Layout) -> None:
+    """Row scaling, which is DoRA's form, is exact for linear modules only, and holds for a whole adapter."""
+    if layout != "linear":
+        raise UsageError(
+            f"{module}: the result scales rows (DoRA, or a mean on the sphere), which of a module of its kind "
+            f"({layout}) has no exact form in an adapter",
+            f"leave it out (exclude: [{{name: {module}}}]), or merge into a model",
+        )
+
+
 class _Run:
     """One variant's way into an adapter directory."""
 
-    def __init__(self, plan: Plan, variant: Variant, directory: Path, rule: RankRule, result: AdapterResult) -> None:
-        self.plan, self.variant, self.rule, self.result = plan, variant, rule, result
+    def __init__(self, plan: Plan, variant: Variant, directory: Path, rule: RankRule) -> None:
+        self.plan, self.variant, self.rule = plan, variant, rule
+        self.result = AdapterResult(directory, [])
         self.model = base_of(plan)
         self.base = self.model.checkpoint
         written = plan.recipe.recipe.out_dtype or plan.recipe.recipe.dtype
@@ -175,7 +180,7 @@ class _Run:
         self.cache = cache_for(plan)
         self.tensors = [(t, _way(plan, t, self.base)) for t in variant.tensors.values()]
 
-    def run(self, progress: Progress) -> None:
+    def run(self, progress: Progress) -> AdapterResult:
         work = [(t, way) for t, way in self.tensors if way != "none"]
         work.sort(key=lambda pair: (-pair[0].numel, pair[0].name))
         total = sum(t.nbytes for t, _ in work)
@@ -193,12 +198,15 @@ class _Run:
         self.result.modules.sort(key=lambda r: r.tensor)
         self.result.dropped.sort()
         self.result.saved = sorted(self.writer.saved)
-        self.result.parameters += self.writer.parameters
-        self.result.warnings += write_adapter_files(self.plan, self.variant, self.model, self.writer, self.result)
+        self.result.parameters = self.writer.parameters
+        self.result.warnings = write_adapter_files(self.plan, self.variant, self.model, self.writer, self.result)
+        return self.result
 
     def _complete_dora(self) -> None:
         """DoRA holds for all modules of an adapter: the plain ones get the magnitudes that change nothing."""
-        for module, (left, right) in self.writer.without_magnitude():
+        for module, layout in self.writer.without_magnitude():
+            _must_be_linear(module, layout)
+            left, right = self.writer.factors(module)
             tensor = self.base[f"{module}.weight"]
             magnitude = row_norms(tensor, LowRank(left, right, tensor.shape))
             self.writer.add(module, left, right, magnitude=magnitude)
@@ -306,6 +314,7 @@ class _Run:
             energy = float(found.values.double().square().sum()) / squares if squares else 1.0
         magnitude = None
         if delta.rows is not None:
+            _must_be_linear(tensor.name.removesuffix(".weight"), self._layout(tensor))
             factors = LowRank(left, right, tensor.shape)
             scale = 1 + delta.rows
             magnitude = row_norms(self.base[tensor.name], factors, delta.rows) * scale.sign()

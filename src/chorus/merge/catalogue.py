@@ -43,7 +43,8 @@ def _schema(parameter: Parameter) -> dict[str, Any]:
         "description": parameter.doc,
     }
     if parameter.between:
-        schema["minimum"], schema["maximum"] = parameter.between.low, parameter.between.high
+        lowest = "exclusiveMinimum" if parameter.between.above else "minimum"
+        schema[lowest], schema["maximum"] = parameter.between.low, parameter.between.high
     if parameter.choices:
         schema["choices"] = list(parameter.choices)
     return schema

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 from chorus.linalg.blocks import CHUNK
@@ -32,19 +31,3 @@ class Options:
     model_card: bool = True
     seed: int | None = None
     reuse: bool = True  # spectra and bases from the cache, and into it
-
-
-def parse_size(text: str) -> int:
-    """Bytes of `500MB`, `5GB`, `1GiB`, or mergekit's `5B` (billions), `500M`; `ValueError` otherwise.
-
-    >>> parse_size("5B"), parse_size("1GiB"), parse_size("20MB")
-    (5000000000, 1073741824, 20000000)
-    """
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGTB]?)(I?B)?\s*", text.upper())
-    if not match:
-        raise ValueError(f'"{text}" is not a size; write 500MB, 5GB or 1GiB')
-    number, unit, suffix = float(match[1]), match[2], match[3] or ""
-    if unit == "B" and not suffix:
-        return round(number * 1e9)
-    step = 1024 if suffix == "IB" else 1000
-    return round(number * step ** ["", "K", "M", "G", "T"].index(unit)) if unit != "B" else round(number)

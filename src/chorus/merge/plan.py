@@ -166,8 +166,10 @@ class Plan:
 
     def _directions(self, tensor: TensorPlan) -> list[int]:
         """How many singular directions a subspace method keeps of each model, at most."""
-        shape = matrix_shape(tensor.shape)
-        kept = [kept_directions(tensor, shape, len(tensor.inputs))] * len(tensor.inputs)
+        from chorus.merge.methods._subspace import kept_rank
+
+        shape, count, given = matrix_shape(tensor.shape), len(tensor.inputs), tensor.parameters
+        kept = [kept_rank(shape, count, given.get("rank"), given.get("rank_fraction"))] * count
         for i, factors in enumerate(self._factors(tensor)):
             if factors is not None:
                 kept[i] = min(kept[i], factors.a.shape[0] * (2 if factors.start else 1))
@@ -209,14 +211,6 @@ class Plan:
 
     def __len__(self) -> int:
         return len(self.variants[0].tensors)
-
-
-def kept_directions(tensor: TensorPlan, shape: tuple[int, int], count: int) -> int:
-    """How many singular directions of each model a subspace method keeps of this matrix."""
-    rank, share = tensor.parameters.get("rank"), tensor.parameters.get("rank_fraction")
-    if rank is not None:
-        return min(int(rank), min(shape))
-    return max(1, int(min(shape) * (1 / count if share is None else share)))
 
 
 def split_of(tensor: TensorPlan) -> str:

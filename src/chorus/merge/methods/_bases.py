@@ -55,7 +55,6 @@ def merge_bases(
     weight: Sequence[float],
     rank: int,
     orthogonalise: Orthogonaliser,
-    shape: tuple[int, int],
     memo: Memo,
     raise_values: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> Delta:

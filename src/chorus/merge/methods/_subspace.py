@@ -1,4 +1,4 @@
-"""What the subspace methods share: vectors beside matrices, kept ranks, boosting, the merge of singular bases."""
+"""What the subspace methods share: their common parameters, vectors beside matrices, kept ranks, boosting."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from chorus.linalg.combine import linear_combination
 from chorus.linalg.low_rank import LowRank, low_rank_sum
-from chorus.linalg.polar import SCHEDULES
 from chorus.linalg.spectra import NULL
 from chorus.merge.method import Between
 
@@ -63,7 +62,6 @@ def check_subspace(parameters: Mapping[str, Any], models: int) -> None:
     chosen = {k: parameters[k] for k in ("orth", "ns_scale", "ns_polish") if k in parameters}
     if parameters.get("preset") == "paper" and chosen != {"orth": "exact", "ns_scale": "sqrt_n", "ns_polish": 4}:
         raise ValueError("preset: paper fixes orth, ns_scale and ns_polish; leave them out")
-    assert parameters.get("ns_schedule", "quintic") in SCHEDULES
 
 
 def kept_rank(shape: Sequence[int], models: int, rank: int | None, rank_fraction: float | None) -> int:

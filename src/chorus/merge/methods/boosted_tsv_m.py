@@ -81,13 +81,11 @@ def boosted_tsv_m(
     """
     if treatment == "vector":
         return vector_merge(deltas, weight, vectors, lambda_)
-    rows, columns = shape
     return merge_bases(
         deltas,
         weight=[w * lambda_ for w in weight],
         rank=kept_rank(shape, len(deltas), rank, rank_fraction),
         orthogonalise=orthogonaliser(preset, orth, ns_schedule, ns_scale, ns_polish),
-        shape=(rows, columns),
         memo=memo,
         raise_values=lambda kept, spectrum: boosted(
             kept, spectrum, beta=beta, energy=energy, boost_on=boost_on, renorm=renorm

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     linear=True,
     low_rank=True,
     subspace=True,
-    random=False,
     when="For LoRA adapters, which agree less than full fine-tunes value by value. Tune lambda from 0.3 up.",
     recipe="""
         merge_method: knots

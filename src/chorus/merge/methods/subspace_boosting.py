@@ -27,8 +27,6 @@ else:
     statistics=inner_statistics,
     low_rank=True,
     subspace=True,
-    symmetric=True,
-    homogeneous=True,
     when="After task arithmetic or ties of many models, whose merged delta collapses to few directions.",
     recipe="""
         merge_method: subspace_boosting
