@@ -59,6 +59,10 @@ class CheckpointError(ChorusError):
     """A model's files are missing, damaged, or not what they say they are."""
 
 
+class DataError(ChorusError):
+    """A manifest, a recording or a text is missing, damaged, or not fit for what was asked."""
+
+
 class OutputError(ChorusError):
     """The result cannot be written: no room, no permission, or something is in the way."""
 

@@ -21,10 +21,10 @@ PACKAGES = ("torch", "numpy", "numba", "scipy", "safetensors", "transformers")
 
 
 @cache
-def versions() -> dict[str, str]:
-    """Versions of what the result's bytes may depend on."""
+def versions(more: tuple[str, ...] = ()) -> dict[str, str]:
+    """Versions of what the result's bytes may depend on; `more` packages where they are installed."""
     found = {"chorus-merge": __version__, "python": platform.python_version()}
-    for name in PACKAGES:
+    for name in (*PACKAGES, *more):
         try:
             found[name] = version(name)
         except PackageNotFoundError:

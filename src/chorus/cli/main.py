@@ -13,6 +13,8 @@ from chorus._version import __version__
 from chorus.errors import ChorusError, nearest
 
 COMMANDS = {  # in the order of use: name -> (module, what it is for)
+    "data": ("chorus.cli.data", "Manifests: make, check, split, describe; synthetic speech."),
+    "train": ("chorus.cli.train", "Fine-tune a model into a specialist, or one for each domain."),
     "merge": ("chorus.cli.merge", "Merge models by a recipe into a model directory."),
     "plan": ("chorus.cli.plan", "Show what a recipe would do, without reading a weight."),
     "extract": ("chorus.cli.extract", "Take an adapter or a task vector out of a fine-tune."),

@@ -63,10 +63,10 @@ def as_json(value: Any) -> None:
 
 
 class Bar:
-    """Progress in bytes: a bar on a terminal, else a line every few seconds."""
+    """Progress in bytes, or in so many of `unit`: a bar on a terminal, else a line every few seconds."""
 
-    def __init__(self, *, quiet: bool, label: str) -> None:
-        self.label, self.quiet = label, quiet
+    def __init__(self, *, quiet: bool, label: str, unit: str = "") -> None:
+        self.label, self.quiet, self.unit = label, quiet, unit
         self.started = self.last = time.monotonic()
         self._rich: Any = None
         self._task: Any = None
@@ -81,17 +81,21 @@ class Bar:
             elapsed = self.last - self.started
             left = elapsed / done * (total - done) if done else 0
             share = 100 * done / max(1, total)
-            click.echo(
-                f"{self.label}: {share:.0f} % of {size(total)}, {size(done / elapsed)}/s, {left:.0f} s left", err=True
+            of, rate = (
+                (f"{total} {self.unit}", f"{done / elapsed:.0f}") if self.unit else (size(total), size(done / elapsed))
             )
+            click.echo(f"{self.label}: {share:.0f} % of {of}, {rate}/s, {left:.0f} s left", err=True)
 
     def _show_bar(self, done: int, total: int) -> None:
         if self._rich is None:
             columns = [
                 rich_progress.TextColumn("{task.description}"),
                 rich_progress.BarColumn(),
-                rich_progress.DownloadColumn(),
-                rich_progress.TransferSpeedColumn(),
+                *(
+                    [rich_progress.MofNCompleteColumn()]
+                    if self.unit
+                    else [rich_progress.DownloadColumn(), rich_progress.TransferSpeedColumn()]
+                ),
                 rich_progress.TimeRemainingColumn(),
             ]
             self._rich = rich_progress.Progress(*columns, console=rich_console.Console(stderr=True), transient=True)
@@ -105,9 +109,9 @@ class Bar:
 
 
 @contextmanager
-def progress(*, quiet: bool, label: str) -> Iterator[Bar]:
+def progress(*, quiet: bool, label: str, unit: str = "") -> Iterator[Bar]:
     """A progress display that is taken away whatever happens."""
-    bar = Bar(quiet=quiet, label=label)
+    bar = Bar(quiet=quiet, label=label, unit=unit)
     try:
         yield bar
     finally:

@@ -11,8 +11,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from chorus.errors import RecipeError, nearest
+from chorus.settings import Loader
 
-MAX_NODES, MAX_DEPTH, MAX_ALIASES = 200_000, 40, 200
 LATER = {
     "chat_template": "chat templates are copied from the donor; building one comes with a later version",
     "tokenizer": "building a tokenizer comes with a later version; write tokenizer_source: base",
@@ -94,34 +94,6 @@ class LoadedRecipe:
     source: str
 
 
-class _Loader(yaml.SafeLoader):
-    """SafeLoader that refuses repeated keys and documents that unfold without end."""
-
-    nodes = depth = aliases = 0
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
-            self.aliases += 1
-        self.nodes += 1
-        self.depth += 1
-        if self.nodes > MAX_NODES or self.depth > MAX_DEPTH or self.aliases > MAX_ALIASES:
-            raise yaml.YAMLError(
-                f"the document is too large, too deep or too much aliased (limits: {MAX_NODES} nodes, "
-                f"depth {MAX_DEPTH}, {MAX_ALIASES} aliases)"
-            )
-        try:
-            return super().compose_node(parent, index)
-        finally:
-            self.depth -= 1
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.YAMLError(f"line {node.start_mark.line + 1}: the key {key!r} stands twice in one map")
-        return super().construct_mapping(node, deep)
-
-
 def load_recipe(source: str | Path | Mapping[str, Any]) -> LoadedRecipe:
     """Read a recipe from a file, from YAML text (with a line break in it), or from a dictionary.
 
@@ -160,7 +132,7 @@ def _read(source: str | Path) -> tuple[str, str]:
 
 def _parse(text: str, name: str) -> dict[str, Any]:
     try:
-        documents = list(yaml.load_all(text, Loader=_Loader))  # a SafeLoader
+        documents = list(yaml.load_all(text, Loader=Loader))  # a SafeLoader
     except (yaml.YAMLError, RecursionError) as error:
         raise RecipeError([f"not readable as YAML: {error}"], source=name) from None
     if len(documents) > 1:

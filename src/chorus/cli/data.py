@@ -1,0 +1,321 @@
+"""`chorus data`: manifest, check, split, describe, synth."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from chorus.cli.output import as_json, note, progress, table
+from chorus.errors import UsageError
+
+F = TypeVar("F", bound=Callable[..., Any])
+SHOWN = 5  # rows of a finding that the table spells out
+
+
+@click.group("data", short_help="Manifests: make, check, split, describe; synthetic speech.")
+def command() -> None:
+    """From recordings to a checked manifest."""
+
+
+def columns_option(function: F) -> F:
+    return click.option(
+        "--columns", multiple=True, metavar="OURS=THEIRS", help="What the file calls a column: text=sentence."
+    )(function)
+
+
+def mapping(pairs: tuple[str, ...]) -> dict[str, str]:
+    """`text=sentence` and so on, also several behind commas."""
+    found = {}
+    for pair in (one for group in pairs for one in group.split(",")):
+        ours, equals, theirs = pair.partition("=")
+        if not equals or not ours or not theirs:
+            raise UsageError(f"--columns {pair}: write OURS=THEIRS, as in text=sentence")
+        found[ours] = theirs
+    return found
+
+
+def read_all(manifests: tuple[str, ...], columns: tuple[str, ...], *, quiet: bool, needs: tuple[str, ...]) -> list[Any]:
+    """The rows of several manifests; columns that were taken for others are told once."""
+    from chorus.data.manifest import read_manifest
+    from chorus.errors import DataError
+
+    rows = []
+    for name in manifests:
+        found = read_manifest(name, columns=mapping(columns), needs=needs)
+        for ours, theirs in found.renamed.items():
+            note(f"{name}: column {theirs} is read as {ours}", quiet=quiet)
+        rows += found.rows
+    if not rows:
+        raise DataError(f"{', '.join(manifests)}: no rows", "is it the right file?")
+    return rows
+
+
+@command.command("manifest", short_help="Pair recordings with transcripts.")
+@click.argument("audio_dir", required=False, type=click.Path())
+@click.option("-o", "--out", type=click.Path(), help="The manifest.  [default: AUDIO_DIR/manifest.csv]")
+@click.option(
+    "--rule",
+    type=click.Choice(["auto", "table", "kaldi", "librispeech", "sidecar", "token"]),
+    default="auto",
+    help="How transcripts are found.  [default: the first that fits]",
+)
+@click.option("--table", "table_file", type=click.Path(), help="One file with names and texts.")
+@click.option("--texts", "--texts-root", type=click.Path(), help="Folder of f01.txt, f02.txt: tokens in file names.")
+@click.option("--language", default="", help="Language of every row, as ISO 639-1.")
+@click.option("--domain", default="", help="Domain of every row.")
+@click.option(
+    "--speaker-from",
+    type=click.Choice(["none", "folder", "prefix"]),
+    default="none",
+    help="First folder, or the name up to - or _.",
+)
+@click.option(
+    "--extensions", multiple=True, metavar="EXT", help="Audio files' endings.  [default: all that can be read]"
+)
+@click.option("--audio-root", type=click.Path(), help="As AUDIO_DIR.")
+@click.option("--outdir", type=click.Path(), help="Write train.csv and val.csv here, split by folder.")
+@click.option(
+    "--val-fraction", type=click.FloatRange(0, 1, max_open=True), default=0.1, help="Share of val.csv.  [default: 0.1]"
+)
+@click.option("--seed", default=13, help="Of the split.  [default: 13]")
+@click.option("--json", "json_", is_flag=True, help="Print what was matched as JSON.")
+@click.option("-q", "--quiet", is_flag=True, help="No notes.")
+def manifest(**flags: Any) -> None:
+    """Write a manifest of the recordings below AUDIO_DIR; say what matched by which rule, and what was skipped.
+
+    \b
+    chorus data manifest recordings --language pt -o recordings/manifest.csv
+    """
+    from dataclasses import replace
+
+    from chorus.data.audio import SUFFIXES
+    from chorus.data.manifest import write_manifest
+    from chorus.data.pairing import pair
+    from chorus.errors import DataError
+
+    folder = flags["audio_dir"] or flags["audio_root"]
+    if not folder or (flags["audio_dir"] and flags["audio_root"]):
+        raise UsageError("name the folder of the recordings once: AUDIO_DIR or --audio-root")
+    extensions = tuple(e for group in flags["extensions"] for e in group.replace(",", " ").split()) or SUFFIXES
+    found = pair(
+        Path(folder),
+        rule=flags["rule"],
+        table=Path(flags["table_file"]) if flags["table_file"] else None,
+        texts_dir=Path(flags["texts"]) if flags["texts"] else None,
+        extensions=extensions,
+        language=flags["language"],
+        speaker_from=flags["speaker_from"],
+    )
+    if flags["domain"]:
+        found.rows = [replace(row, domain=flags["domain"]) for row in found.rows]
+    written = []
+    if found.rows and flags["outdir"]:
+        written = _write_train_and_val(found.rows, Path(flags["outdir"]), flags["val_fraction"], flags["seed"])
+    elif found.rows:
+        written = [write_manifest(found.rows, flags["out"] or Path(folder) / "manifest.csv")]
+    facts = {
+        "rows": len(found.rows),
+        "matched": dict(found.matched),
+        "classes": dict(sorted(found.classes.items())),
+        "skipped": found.skipped,
+        "written": [str(path) for path in written],
+    }
+    if flags["json_"]:
+        as_json(facts)
+    else:
+        _print_pairing(facts, quiet=flags["quiet"])
+    if not found.rows:
+        raise DataError(f"{folder}: no recording has a transcript", "see what was skipped; name a --rule or a --table")
+
+
+def _write_train_and_val(rows: list[Any], outdir: Path, fraction: float, seed: int) -> list[Path]:
+    """train.csv and val.csv by whole folders; by the names' prefixes where there is one folder only."""
+    import re
+    from dataclasses import replace
+
+    from chorus.data.manifest import write_manifest
+    from chorus.data.split import split_rows
+
+    several = len({row.audio.parent for row in rows}) > 1
+
+    def group(row: Any) -> str:
+        return str(row.audio.parent) if several else re.split(r"[-_. ]", row.audio.stem)[0]
+
+    named = [replace(row, extra={**row.extra, "group": group(row)}) for row in rows]
+    divided = split_rows(named, dev=fraction, test=0, by="group", seed=seed)
+    written = []
+    for split, name in (("train", "train.csv"), ("dev", "val.csv")):
+        part = [
+            replace(r, extra={k: v for k, v in r.extra.items() if k != "group"}) for r in divided if r.split == split
+        ]
+        written.append(write_manifest(part, outdir / name))
+    return written
+
+
+def _print_pairing(facts: dict[str, Any], *, quiet: bool) -> None:
+    for rule, count in facts["matched"].items():
+        click.echo(f"matched by {rule}: {count}")
+    for name, count in facts["classes"].items():
+        click.echo(f"  {name}: {count}")
+    for reason, names in facts["skipped"].items():
+        shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+        click.echo(f"skipped, {reason}: {len(names)} ({shown})")
+    for path in facts["written"]:
+        click.echo(path)
+    if facts["written"]:
+        note(f"next: chorus data check {facts['written'][0]}", quiet=quiet)
+
+
+@command.command("check", short_help="Find what would spoil a training.")
+@click.argument("manifests", nargs=-1, required=True, type=click.Path())
+@click.option("--model", help="Check texts against this model's tokenizer, decoder and languages.")
+@click.option("--strict", is_flag=True, help="Exit 1 on warnings too.")
+@click.option("-j", "--jobs", type=click.IntRange(1), help="Files at once.  [default: the cores, up to 8]")
+@columns_option
+@click.option("--json", "json_", is_flag=True, help="Print the report as JSON, every row named.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress and no notes.")
+def check_(
+    manifests: tuple[str, ...], model: str | None, strict: bool, jobs: int | None, columns: tuple[str, ...],
+    json_: bool, quiet: bool,
+) -> None:  # fmt: skip
+    """Decode every recording and look at audio, texts and splits. Leaves with 1 where training would be spoilt."""
+    from chorus.data.check import check
+    from chorus.data.limits import limits_of
+
+    rows = read_all(manifests, columns, quiet=quiet, needs=("path", "text"))
+    limits = limits_of(model) if model else None
+    with progress(quiet=quiet, label="checking", unit="rows") as bar:
+        report = check(rows, limits=limits, jobs=jobs, progress=bar)
+    if json_:
+        as_json(report.as_dict())
+    else:
+        _print_report(report, model)
+    if report.errors or (strict and report.warnings):
+        raise click.exceptions.Exit(1)
+
+
+def _print_report(report: Any, model: str | None) -> None:
+    click.echo(f"{report.rows} rows, {report.hours:.3f} h, {_rates(report.rates)}")
+    for column, hours in report.hours_by.items():
+        items = [f"{name} {value:.3f}" for name, value in list(hours.items())[:12]]
+        more = f", and {len(hours) - 12} more" if len(hours) > 12 else ""
+        click.echo(f"hours by {column}: {', '.join(items)}{more}")
+    click.echo("")
+    if not report.findings:
+        click.echo("nothing found" + ("" if model else " (texts were not checked against a model: --model)"))
+        return
+    rows = []
+    for finding in report.findings:
+        for i, text in enumerate(finding.rows[:SHOWN]):
+            first = (
+                ("error" if finding.error else "warning", finding.kind, str(len(finding.rows)))
+                if i == 0
+                else ("", "", "")
+            )
+            rows.append((*first, text))
+        if len(finding.rows) > SHOWN:
+            rows.append(("", "", "", f"... {len(finding.rows) - SHOWN} more (--json names all)"))
+    table("", ["", "finding", "rows", "which"], rows)
+    click.echo(f"\n{report.errors} errors, {report.warnings} warnings")
+
+
+def _rates(rates: dict[int, int]) -> str:
+    return ", ".join(f"{count} at {rate / 1000:g} kHz" for rate, count in sorted(rates.items())) or "no readable audio"
+
+
+@command.command("split", short_help="Divide into train, dev and test by speaker or group.")
+@click.argument("manifest_file", metavar="MANIFEST", type=click.Path())
+@click.option("-o", "--out", type=click.Path(), required=True, help="The manifest with a column split.")
+@click.option("--by", default="speaker", help="Column that stays whole, or folder, or row.  [default: speaker]")
+@click.option("--stratify", default="", help="Column within whose values the shares hold, such as domain.")
+@click.option("--dev", default=0.1, help="Share of dev.  [default: 0.1]")
+@click.option("--test", default=0.1, help="Share of test.  [default: 0.1]")
+@click.option("--seed", default=0, help="Another division.  [default: 0]")
+@columns_option
+@click.option("-q", "--quiet", is_flag=True, help="No notes.")
+def split(
+    manifest_file: str, out: str, by: str, stratify: str, dev: float, test: float, seed: int, columns: tuple[str, ...],
+    quiet: bool,
+) -> None:  # fmt: skip
+    """Write the manifest again with a split for every row; no group stands on two sides."""
+    from chorus.data.manifest import groups, write_manifest
+    from chorus.data.split import SPLITS, split_rows
+
+    rows = read_all((manifest_file,), columns, quiet=quiet, needs=("path",))
+    divided = split_rows(rows, dev=dev, test=test, by=by, stratify=stratify, seed=seed)
+    click.echo(str(write_manifest(divided, out)))
+    found = groups(divided, "split")
+    total = sum(row.length_s or 1.0 for row in divided)
+    lines = []
+    for name in SPLITS:
+        part = found.get(name, [])
+        lines.append(
+            (
+                name,
+                str(len(part)),
+                f"{100 * sum(r.length_s or 1.0 for r in part) / total:.1f} %",
+                str(len(groups(part, by))),
+            )
+        )
+    table("", ["split", "rows", "share", by if by != "row" else "rows apart"], lines)
+
+
+@command.command("describe", short_help="Durations, domains, languages, speakers.")
+@click.argument("manifests", nargs=-1, required=True, type=click.Path())
+@click.option("--plot", "plot_file", type=click.Path(), help="Draw durations and hours by domain (PNG, SVG, PDF).")
+@columns_option
+@click.option("--json", "json_", is_flag=True, help="Print as JSON.")
+@click.option("-q", "--quiet", is_flag=True, help="No notes.")
+def describe_(
+    manifests: tuple[str, ...], plot_file: str | None, columns: tuple[str, ...], json_: bool, quiet: bool
+) -> None:
+    """Say what manifests hold."""
+    from chorus.data.describe import describe, plot
+
+    facts = describe(read_all(manifests, columns, quiet=quiet, needs=("path",)))
+    if plot_file:
+        plot(facts, Path(plot_file), ", ".join(Path(m).parent.name or Path(m).name for m in manifests))
+    if json_:
+        as_json({k: v for k, v in facts.items() if k != "durations"})
+        return
+    seconds = facts["duration_s"]
+    click.echo(f"{facts['rows']} rows, {facts['hours']:.3f} h; {facts['distinct_texts']} distinct texts, "
+               f"{facts['words_per_row']:g} words a row, {facts['characters']} characters")  # fmt: skip
+    click.echo(
+        f"seconds: shortest {seconds['min']:g}, median {seconds['median']:g}, 95 % {seconds['p95']:g}, "
+        f"longest {seconds['max']:g}"
+    )
+    for column, values in facts["by"].items():
+        click.echo("")
+        table(
+            "",
+            [column, "rows", "hours"],
+            [(k, str(v["rows"]), f"{v['hours']:.3f}") for k, v in list(values.items())[:20]],
+        )
+    if plot_file:
+        click.echo(f"\n{plot_file}")
+
+
+@command.command("synth", short_help="Synthetic speech from a recipe.")
+@click.argument("recipe", type=click.Path())
+@click.option("-o", "--out", required=True, type=click.Path(), metavar="DIR", help="Recordings and manifest.csv.")
+@click.option("--overwrite", is_flag=True, help="Replace what is at DIR.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress and no notes.")
+def synth(recipe: str, out: str, overwrite: bool, quiet: bool) -> None:
+    """Speak a recipe: domains by texts, voices, speed, pitch and line. The same recipe gives the same bytes."""
+    from chorus.checkpoints.writer import appearing_whole
+    from chorus.data.synth import synthesise
+
+    started = time.monotonic()
+    with (
+        progress(quiet=quiet, label="speaking", unit="utterances") as bar,
+        appearing_whole(Path(out), overwrite=overwrite) as partial,
+    ):
+        rows = synthesise(recipe, partial.path, progress=bar)
+    seconds = sum(row.duration or 0 for row in rows)
+    click.echo(str(Path(out) / "manifest.csv"))
+    note(f"{len(rows)} utterances, {seconds / 60:.1f} min of speech in {time.monotonic() - started:.1f} s", quiet=quiet)

@@ -1,0 +1,111 @@
+"""`chorus train`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from chorus.cli.output import as_json, note, table
+from chorus.errors import UsageError
+
+
+@click.command("train", short_help="Fine-tune a model into a specialist, or one for each domain.")
+@click.argument("arguments", nargs=-1, metavar="[CONFIG]... [KEY=VALUE]...")
+@click.option(
+    "--config", "configs", multiple=True, type=click.Path(), help="A configuration; later ones lie over earlier."
+)
+@click.option(
+    "--task", type=click.Choice(["asr", "translate", "lm"]), help="Lay the configuration over the base.yaml beside it."
+)
+@click.option("--print-config", is_flag=True, help="Show what holds after layering, and end.")
+@click.option("--device", help="auto, cuda, cuda:1, xpu, mps, cpu.  [default: auto]")
+@click.option("--joint", is_flag=True, help="One model on all domains at once.")
+@click.option(
+    "--continual",
+    metavar="[COLUMN]",
+    is_flag=False,
+    flag_value="domain",
+    help="One model, taught one domain after another.",
+)
+@click.option("--each", metavar="COLUMN", help="One specialist for each value of a column, such as domain.")
+@click.option(
+    "--only", multiple=True, metavar="VALUE", help="With --each and --continual: these values, in this order."
+)
+@click.option("--parallel", type=click.IntRange(1), help="Trainings at once.  [default: one for each GPU, else one]")
+@click.option("--merge", is_flag=True, help="Write an adapter's merged model too.")
+@click.option("--skip-bad", is_flag=True, help="Leave out rows that cannot be used, and count them.")
+@click.option("--allow-leakage", is_flag=True, help="Train although dev or test recordings are in the training data.")
+@click.option("--restart", is_flag=True, help="Begin again, whatever checkpoints are there.")
+@click.option("--overwrite", is_flag=True, help="Replace what is at the output.")
+@click.option("--json", "json_", is_flag=True, help="Print the result as JSON.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress and no notes.")
+def command(arguments: tuple[str, ...], configs: tuple[str, ...], **flags: Any) -> None:
+    """Fine-tune as the configuration says; give the same command again after a kill, and it goes on.
+
+    \b
+    chorus train model.base=openai/whisper-small data.train=speech/manifest.csv
+    chorus train lora.yaml train.learning_rate=1e-4 --each domain
+    """
+    from chorus.train.layers import as_yaml, load_train_config
+
+    files = [a for a in arguments if "=" not in a] + list(configs)
+    overrides = [a for a in arguments if "=" in a]
+    if not files and not overrides:
+        raise UsageError(
+            "no configuration", "chorus train CONFIG, or KEY=VALUE settings: model.base=... data.train=..."
+        )
+    if flags["device"]:
+        overrides.append(f"device={flags['device']}")
+    if flags["merge"]:
+        overrides.append("adapter.merge=true")
+    config = load_train_config(*files, overrides=overrides, task=flags["task"])
+    if flags["print_config"]:
+        click.echo(as_yaml(config), nl=False)
+        return
+    settings = {k: flags[k] for k in ("skip_bad", "allow_leakage", "restart", "overwrite", "quiet")}
+    if flags["joint"] or flags["continual"] or flags["each"]:
+        _campaign(config, flags, settings)
+        return
+    if flags["only"] or flags["parallel"]:
+        raise UsageError("--only and --parallel go with --each and --continual", "name the column: --each domain")
+    from chorus.train.run import train
+
+    result = train(config, **settings, note=lambda text: note(text, quiet=flags["quiet"]))
+    if flags["json_"]:
+        as_json(result.as_dict())
+        return
+    click.echo(str(result.directory))
+    if result.merged:
+        click.echo(str(result.merged))
+    note(_told(result), quiet=flags["quiet"])
+    adapter = config.adapter is not None or config.model.adapter is not None
+    specialist = f'"{config.model.base}+{result.directory}"' if adapter else str(result.directory)
+    note(f"next: name {specialist} under models: in a recipe, and chorus merge it", quiet=flags["quiet"])
+
+
+def _told(result: Any) -> str:
+    if result.best is None:
+        return f"{result.steps} steps"
+    unit = "" if result.metric == "loss" else " %"
+    before = f", before {result.before:.2f}{unit}" if result.before is not None else ""
+    return f"dev {result.metric} {result.best:.2f}{unit}{before}; step {result.best_step} of {result.steps} is kept"
+
+
+def _campaign(config: Any, flags: dict[str, Any], settings: dict[str, Any]) -> None:
+    from chorus.train.campaign import plan_jobs, run_jobs
+
+    jobs = plan_jobs(
+        config, joint=flags["joint"], continual=flags["continual"], each=flags["each"], only=list(flags["only"])
+    )
+    results = run_jobs(
+        jobs, parallel=flags["parallel"], settings=settings, note=lambda t: note(t, quiet=flags["quiet"])
+    )
+    if flags["json_"]:
+        as_json([{"job": job.name, **result} for job, result in zip(jobs, results, strict=True)])
+        return
+    rows = []
+    for job, result in zip(jobs, results, strict=True):
+        numbers = [f"{result[k]:.2f}" if result.get(k) is not None else "-" for k in ("before", "best")]
+        rows.append((job.name, *numbers, str(result["steps"]), result["directory"]))
+    table("", ["", f"dev {config.metric} before", "after", "steps", "directory"], rows)

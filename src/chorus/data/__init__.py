@@ -1,0 +1,1 @@
+"""From recordings to rows: manifests, audio, features, checks, synthetic speech."""

@@ -1,0 +1,360 @@
+"""What would spoil a training, found before it: in the audio, in the texts, between the splits.
+
+Files are decoded one at a time (a few at once on several cores), in blocks, so that a corpus of any size takes the
+memory of a few utterances. Every finding names its rows; errors spoil a training, warnings are worth a look.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+from chorus.data.audio import opened
+from chorus.data.manifest import Row
+from chorus.errors import DataError
+from chorus.lazy import lazy
+
+numpy = lazy("numpy")
+xxhash = lazy("xxhash")
+
+BLOCK_FRAMES = 1 << 20
+FULL_SCALE = 32_767
+CLIPPED_RUN, CLIPPED_SHARE = 3, 0.001  # so many full samples in a row; so much of the samples
+SILENT_DBFS = -60.0
+SHORTEST_S = 0.1
+OUTLIER, LEAST_SPREAD = 4.0, 0.25  # robust deviations on the logarithm; a spread below which nothing stands out
+FASTEST = 40.0  # characters a second; nobody speaks so fast
+ERRORS = (
+    "missing audio",
+    "unreadable audio",
+    "empty audio",
+    "silent audio",
+    "not finite",
+    "empty text",
+    "unwritable text",
+    "text too long",
+    "audio too long",
+    "unknown language",
+    "same audio in two splits",
+)
+WARNINGS = (
+    "clipped audio",
+    "very short audio",
+    "duration differs",
+    "duration outlier",
+    "speaking rate outlier",
+    "duplicate audio",
+    "duplicate text and audio length",
+    "same text in two splits",
+    "speaker in two splits",
+)
+
+
+@dataclass
+class Measured:
+    """One row's audio in numbers."""
+
+    row: Row
+    duration_s: float = 0.0
+    rate: int = 0
+    channels: int = 0
+    rms_dbfs: float = -math.inf
+    clipped: float = 0.0  # share of samples in runs at full scale
+    digest: str = ""
+    problem: str = ""  # one of ERRORS
+    detail: str = ""
+
+
+@dataclass
+class Finding:
+    """One kind of problem and the rows that have it."""
+
+    kind: str
+    rows: list[str] = field(default_factory=list)
+
+    @property
+    def error(self) -> bool:
+        return self.kind in ERRORS
+
+
+@dataclass
+class Report:
+    """Everything `chorus data check` prints."""
+
+    rows: int
+    hours: float
+    findings: list[Finding]
+    hours_by: dict[str, dict[str, float]]
+    rates: dict[int, int]
+    measured: list[Measured] = field(repr=False, default_factory=list)
+
+    @property
+    def errors(self) -> int:
+        return sum(len(f.rows) for f in self.findings if f.error)
+
+    @property
+    def warnings(self) -> int:
+        return sum(len(f.rows) for f in self.findings if not f.error)
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "rows": self.rows,
+            "hours": round(self.hours, 4),
+            "errors": self.errors,
+            "warnings": self.warnings,
+            "findings": [{"kind": f.kind, "error": f.error, "rows": f.rows} for f in self.findings],
+            "hours_by": self.hours_by,
+            "sample_rates": {str(k): v for k, v in sorted(self.rates.items())},
+        }
+
+
+class TextLimits:
+    """What a model can write: by its tokenizer, its decoder's length, its window, its languages."""
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        *,
+        max_tokens: int | None = None,
+        max_audio_s: float | None = None,
+        languages: Iterable[str] = (),
+        bare: Callable[[str], str] = lambda text: text,
+    ) -> None:
+        self.tokenizer, self.max_tokens, self.max_audio_s = tokenizer, max_tokens, max_audio_s
+        self.languages, self.bare = set(languages), bare
+        unknown = getattr(tokenizer, "unk_token_id", None)
+        self.unknown = None if unknown == getattr(tokenizer, "eos_token_id", None) else unknown
+
+    def problems(self, rows: Sequence[Row]) -> Iterator[tuple[Row, str, str]]:
+        """Rows whose text or language the model cannot take: (row, kind, detail)."""
+        encoded = self.tokenizer([self.bare(row.text) for row in rows], add_special_tokens=False)["input_ids"]
+        for row, ids in zip(rows, encoded, strict=True):
+            if self.unknown is not None and self.unknown in ids:
+                yield row, "unwritable text", self._unwritable(self.bare(row.text))
+            if self.max_tokens is not None and len(ids) > self.max_tokens:
+                yield row, "text too long", f"{len(ids)} tokens, the decoder takes {self.max_tokens}"
+            if self.languages and row.language and row.language.lower() not in self.languages:
+                yield row, "unknown language", row.language
+
+    def _unwritable(self, text: str) -> str:
+        bad = sorted({c for c in text if not c.isspace() and self.unknown in self._ids(c)})
+        return " ".join(f"{c!r}" for c in bad[:8]) or "unknown token"
+
+    def _ids(self, text: str) -> list[int]:
+        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids
+
+
+def check(
+    rows: Sequence[Row],
+    *,
+    limits: TextLimits | None = None,
+    jobs: int | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Report:
+    """Decode every row's audio once, and look at rows, texts and splits together."""
+    found: dict[str, list[str]] = {}
+
+    def add(kind: str, row: Row, detail: str = "") -> None:
+        found.setdefault(kind, []).append(f"{row}: {detail}" if detail else str(row))
+
+    measured = []
+    for result in measure_all(rows, jobs=jobs):
+        measured.append(result)
+        progress(len(measured), len(rows))
+        if result.problem:
+            add(result.problem, result.row, result.detail)
+    for row in rows:
+        if not row.text.strip():
+            add("empty text", row)
+    good = [m for m in measured if not m.problem]
+    _audio_findings(good, limits, add)
+    _outliers(good, add)
+    _duplicates(good, add)
+    _across_splits(rows, add)
+    if limits is not None:
+        for start in range(0, len(rows), 1000):
+            for row, kind, detail in limits.problems(rows[start : start + 1000]):
+                add(kind, row, detail)
+    order = (*ERRORS, *WARNINGS)
+    findings = [Finding(kind, found[kind]) for kind in order if kind in found]
+    rates: dict[int, int] = {}
+    for one in good:
+        rates[one.rate] = rates.get(one.rate, 0) + 1
+    hours = sum(m.duration_s for m in good) / 3600
+    return Report(len(rows), hours, findings, hours_by(good), rates, measured)
+
+
+def measure_all(rows: Sequence[Row], *, jobs: int | None = None) -> Iterator[Measured]:
+    """`measure` for every row, in order, a few at a time."""
+    count = jobs or min(8, os.cpu_count() or 1)
+    if count == 1:
+        yield from map(measure, rows)
+        return
+    left = iter(rows)
+    with ThreadPoolExecutor(count) as pool:
+        while chunk := list(islice(left, 64 * count)):
+            yield from pool.map(measure, chunk)
+
+
+def measure(row: Row) -> Measured:
+    """Decode one row's audio in blocks."""
+    result = Measured(row)
+    try:
+        with opened(row.audio) as file:
+            _measure_file(file, row, result)
+    except DataError as error:
+        result.problem = "unreadable audio" if row.audio.exists() else "missing audio"
+        result.detail = "" if result.problem == "missing audio" else error.message.partition(": ")[2]
+    return result
+
+
+def _measure_file(file: Any, row: Row, result: Measured) -> None:
+    result.rate, result.channels = file.samplerate, file.channels
+    first = round((row.start or 0.0) * file.samplerate)
+    last = file.frames if row.end is None else min(file.frames, round(row.end * file.samplerate))
+    wanted = last - first
+    if wanted <= 0:
+        result.problem, result.detail = (
+            "empty audio",
+            "no samples" if row.start is None else "the cut lies behind the end",
+        )
+        return
+    if first:
+        file.seek(first)
+    digest, power, clipped, count = xxhash.xxh3_128(), 0.0, 0, 0
+    floating = file.subtype in ("FLOAT", "DOUBLE")
+    while count < wanted:
+        samples = file.read(min(BLOCK_FRAMES, wanted - count), dtype="float32" if floating else "int16", always_2d=True)
+        if not len(samples):
+            break
+        count += len(samples)
+        digest.update(samples.tobytes())
+        if floating and not numpy.isfinite(samples).all():
+            result.problem = "not finite"
+            return
+        scale = 1.0 if floating else FULL_SCALE
+        flat = samples.astype(numpy.float32).ravel()
+        power += float(numpy.dot(flat, flat)) / scale**2 / samples.shape[1]
+        clipped += _clipped(flat, scale)
+    if count < wanted - file.samplerate // 10:
+        result.problem, result.detail = "unreadable audio", f"{count} of {wanted} samples"
+        return
+    result.duration_s = count / file.samplerate
+    result.rms_dbfs = 10 * math.log10(power / count) if power > 0 else -math.inf
+    result.clipped = clipped / (count * file.channels)
+    result.digest = digest.hexdigest()
+    if result.rms_dbfs < SILENT_DBFS:
+        level = "digital silence" if result.rms_dbfs == -math.inf else f"{result.rms_dbfs:.0f} dBFS"
+        result.problem, result.detail = "silent audio", level
+
+
+def _clipped(samples: Any, scale: float) -> int:
+    """Samples in runs at full scale: single peaks are loud, runs are cut off."""
+    if max(float(samples.max()), -float(samples.min())) < scale * 0.9999:
+        return 0
+    full = numpy.abs(samples) >= scale * 0.9999
+    edges = numpy.flatnonzero(numpy.diff(numpy.concatenate(([False], full, [False])).astype(numpy.int8)))
+    lengths = edges[1::2] - edges[::2]
+    return int(lengths[lengths >= CLIPPED_RUN].sum())
+
+
+Add = Callable[[str, Row, str], None]
+
+
+def _audio_findings(good: Sequence[Measured], limits: TextLimits | None, add: Any) -> None:
+    longest = limits.max_audio_s if limits else None
+    for one in good:
+        if longest is not None and one.duration_s > longest + 0.05:
+            add("audio too long", one.row, f"{one.duration_s:.1f} s, the model hears {longest:g}")
+        if one.clipped > CLIPPED_SHARE:
+            add("clipped audio", one.row, f"{100 * one.clipped:.1f} % of samples")
+        if one.duration_s < SHORTEST_S:
+            add("very short audio", one.row, f"{one.duration_s:.3f} s")
+        told = one.row.length_s
+        if told is not None and abs(told - one.duration_s) > max(0.1, 0.02 * one.duration_s):
+            add("duration differs", one.row, f"{one.duration_s:.2f} s, the manifest says {told:.2f}")
+
+
+def _outliers(good: Sequence[Measured], add: Any) -> None:
+    """Durations, and characters a second within a language, far from the median on a logarithmic scale."""
+    spoken = [m for m in good if m.row.text and m.duration_s > 0]
+    for one, times in _far([m for m in good if m.duration_s > 0], lambda m: m.duration_s):
+        add("duration outlier", one.row, f"{one.duration_s:.2f} s, {times:.1f} times the median")
+    by_language: dict[str, list[Measured]] = {}
+    for one in spoken:
+        by_language.setdefault(one.row.language, []).append(one)
+    flagged = set()
+    for members in by_language.values():
+        for one, times in _far(members, _speaking_rate):
+            flagged.add(id(one))
+            add(
+                "speaking rate outlier",
+                one.row,
+                f"{_speaking_rate(one):.1f} characters/s, {times:.2g} times the median",
+            )
+    for one in spoken:
+        if _speaking_rate(one) > FASTEST and id(one) not in flagged:
+            add("speaking rate outlier", one.row, f"{_speaking_rate(one):.1f} characters/s")
+
+
+def _speaking_rate(one: Measured) -> float:
+    return len(one.row.text) / one.duration_s
+
+
+def _far(members: Sequence[Measured], value: Callable[[Measured], float]) -> list[tuple[Measured, float]]:
+    """Those far from the median, and how many times it they are; groups under ten tell nothing."""
+    if len(members) < 10:
+        return []
+    logs = numpy.log([value(m) for m in members])
+    middle = float(numpy.median(logs))
+    spread = max(LEAST_SPREAD, 1.4826 * float(numpy.median(numpy.abs(logs - middle))))
+    far = numpy.flatnonzero(numpy.abs(logs - middle) > OUTLIER * spread)
+    return [(members[i], math.exp(float(logs[i]) - middle)) for i in far]
+
+
+def _duplicates(good: Sequence[Measured], add: Any) -> None:
+    first: dict[str, Row] = {}
+    for one in good:
+        seen = first.setdefault(one.digest, one.row)
+        if seen is one.row:
+            continue
+        if seen.split != one.row.split and seen.split and one.row.split:
+            add("same audio in two splits", one.row, f"{one.row.split}; {seen} is {seen.split}")
+        else:
+            add("duplicate audio", one.row, f"the same as {seen}")
+
+
+def _across_splits(rows: Sequence[Row], add: Any) -> None:
+    """Texts and speakers that stand in train and in a held-out split: counted once for each text or speaker."""
+    for column, kind in (("text", "same text in two splits"), ("speaker", "speaker in two splits")):
+        splits: dict[str, set[str]] = {}
+        example: dict[str, Row] = {}
+        for row in rows:
+            value = row.get(column)
+            if value and row.split:
+                splits.setdefault(value, set()).add(row.split)
+                example.setdefault(value, row)
+        for value, where in splits.items():
+            if "train" in where and len(where) > 1:
+                shown = value if len(value) <= 40 else value[:37] + "..."
+                add(kind, example[value], f"{shown!r} in {', '.join(sorted(where))}")
+
+
+def hours_by(good: Sequence[Measured]) -> dict[str, dict[str, float]]:
+    """Hours by language, speaker, domain and split, for those that the manifest names."""
+    table: dict[str, dict[str, float]] = {}
+    for column in ("language", "domain", "speaker", "split"):
+        hours: dict[str, float] = {}
+        for one in good:
+            value = one.row.get(column)
+            if value:
+                hours[value] = hours.get(value, 0.0) + one.duration_s / 3600
+        if hours:
+            table[column] = {k: round(v, 4) for k, v in sorted(hours.items(), key=lambda item: -item[1])}
+    return table

@@ -1,0 +1,90 @@
+"""What a manifest holds, in numbers and pictures: durations, domains, languages, speakers, characters."""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from chorus.data.audio import info
+from chorus.data.manifest import Row
+from chorus.errors import MissingExtraError
+
+SHOWN = 20  # bars of a plot, columns of a table
+INK, BAR, GRID = "#1f2937", "#1d4ed8", "#e5e7eb"
+
+
+def describe(rows: Sequence[Row]) -> dict[str, Any]:
+    """Counts, hours and quantiles; durations come from the manifest, else from the files' headers."""
+    lengths = [_length_s(row) for row in rows]
+    ordered = sorted(lengths)
+
+    def quantile(q: float) -> float:
+        return round(ordered[min(len(ordered) - 1, int(q * len(ordered)))], 3) if ordered else 0.0
+
+    tables: dict[str, dict[str, dict[str, float]]] = {}
+    for column in ("language", "domain", "speaker", "split"):
+        counts: Counter[str] = Counter()
+        hours: Counter[str] = Counter()
+        for row, length in zip(rows, lengths, strict=True):
+            value = row.get(column)
+            if value:
+                counts[value] += 1
+                hours[value] += length / 3600  # type: ignore[assignment]
+        if counts:
+            tables[column] = {v: {"rows": n, "hours": round(hours[v], 4)} for v, n in counts.most_common()}
+    words = [len(row.text.split()) for row in rows]
+    characters = Counter("".join(row.text for row in rows))
+    return {
+        "rows": len(rows),
+        "hours": round(sum(lengths) / 3600, 4),
+        "duration_s": {"min": quantile(0), "median": quantile(0.5), "p95": quantile(0.95), "max": quantile(1)},
+        "words_per_row": round(statistics.fmean(words), 2) if words else 0.0,
+        "distinct_texts": len({row.text for row in rows}),
+        "characters": len(characters),
+        "rarest_characters": [c for c, _ in characters.most_common()[:-11:-1]],
+        "by": tables,
+        "durations": lengths,
+    }
+
+
+def _length_s(row: Row) -> float:
+    known = row.length_s
+    return known if known is not None else info(row.audio).duration_s
+
+
+def plot(facts: dict[str, Any], target: Path, title: str) -> Path:
+    """A picture of durations and of hours by domain, language and speaker, as the suffix says (PNG, SVG, PDF)."""
+    try:
+        import matplotlib
+    except ImportError:
+        raise MissingExtraError("audio", "drawing plots") from None
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    panels = [c for c in ("domain", "language", "speaker") if len(facts["by"].get(c, {})) > 1] or ["split"]
+    panels = [c for c in panels if c in facts["by"]]
+    rows = max([1, *(min(SHOWN, len(facts["by"][c])) for c in panels)])
+    figure, axes = pyplot.subplots(
+        1, 1 + len(panels), figsize=(5 * (1 + len(panels)), max(3.2, 1.2 + 0.24 * rows)), layout="constrained"
+    )
+    axes = [axes] if not panels else list(axes)
+    figure.suptitle(f"{title}: {facts['rows']} rows, {facts['hours']:.2f} h", color=INK)
+    axes[0].hist(facts["durations"], bins=min(60, max(10, facts["rows"] // 20)), color=BAR)
+    axes[0].set(xlabel="duration, s", ylabel="rows")
+    for axis, column in zip(axes[1:], panels, strict=True):
+        items = sorted(facts["by"][column].items(), key=lambda item: item[1]["hours"])[-SHOWN:]
+        axis.barh([name for name, _ in items], [v["hours"] for _, v in items], color=BAR)
+        axis.set(
+            xlabel="hours", title=column if len(items) == len(facts["by"][column]) else f"{column} (largest {SHOWN})"
+        )
+    for axis in axes:
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid(axis="x", color=GRID, zorder=0)
+        axis.set_axisbelow(True)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(target, dpi=120, metadata={"Software": None} if target.suffix == ".png" else None)
+    pyplot.close(figure)
+    return target

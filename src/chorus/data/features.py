@@ -1,0 +1,95 @@
+"""Log-mel features by the model's own extractor, computed for the speech alone, and cached by content.
+
+Whisper's extractor pads to thirty seconds before it transforms. Beyond the speech every column is the same, so that
+only the columns of the speech and one of silence are computed and kept: a tenth of the work and of the disk.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from chorus.cache import Cache, key_of
+from chorus.data.audio import RATE
+from chorus.lazy import lazy
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from chorus.data.audio import Audio
+numpy = lazy("numpy")
+torch = lazy("torch")
+xxhash = lazy("xxhash")
+
+MARGIN = 3  # columns that the last samples still reach (half a window), and one of pure silence
+_hashes: dict[tuple[str, int, int], str] = {}
+_hash_lock = threading.Lock()
+
+
+class LogMel:
+    """A `WhisperFeatureExtractor` as a function from audio to [mels, columns], the last column being silence."""
+
+    def __init__(self, extractor: Any, cache: Cache | None = None) -> None:
+        self.extractor, self.cache = extractor, cache
+        self.hop = int(extractor.hop_length)
+        settings = extractor.to_dict()
+        settings.pop("mel_filters", None)
+        self.settings = json.dumps(settings, sort_keys=True, default=str)
+        self.columns = int(extractor.n_samples) // self.hop  # of the whole window
+
+    def __call__(self, audio: Audio) -> NDArray[np.float32]:
+        """Features [mels, columns of the speech + silence]; longer audio than the window is cut."""
+        audio = audio[: self.columns * self.hop]
+        columns = min(self.columns, -(-len(audio) // self.hop) + MARGIN)
+        padded = (columns + MARGIN) * self.hop  # the transform's mirror at the end must see silence
+        features = self.extractor(audio, sampling_rate=RATE, return_tensors="np", max_length=padded)["input_features"]
+        found: NDArray[np.float32] = numpy.ascontiguousarray(features[0][:, :columns], dtype=numpy.float32)
+        return found
+
+    def cached(self, key: str, load: Any) -> NDArray[np.float32]:
+        """The features kept under `key`, else those of what `load()` returns."""
+        if self.cache is None or not self.cache.limit:
+            return self(load())
+        name = key_of(features=self.settings, audio=key)
+        found = self.cache.get(name)
+        if found is None:
+            features = self(load())
+            self.cache.put(name, {"features": torch.from_numpy(features)})
+            return features
+        array: NDArray[np.float32] = found["features"].numpy()
+        return array
+
+    def window(self, features: Sequence[NDArray[np.float32]], columns: int, zeros: Sequence[bool] = ()) -> Any:
+        """One tensor [batch, mels, columns]: silence after the speech, or zeros where asked."""
+        batch = numpy.empty((len(features), features[0].shape[0], columns), numpy.float32)
+        for i, one in enumerate(features):
+            n = min(columns, one.shape[1])
+            batch[i, :, :n] = one[:, :n]
+            batch[i, :, n:] = 0.0 if i < len(zeros) and zeros[i] else one[:, -1:]
+        return torch.from_numpy(batch)
+
+
+def content_key(path: Path, start_s: float | None, end_s: float | None) -> str:
+    """What an utterance's audio is, whatever its file is called: the file's hash, and the cut."""
+    status = path.stat()
+    memo = (str(path), status.st_size, status.st_mtime_ns)
+    with _hash_lock:
+        found = _hashes.get(memo)
+    if found is None:
+        found = file_hash(path)
+        with _hash_lock:
+            _hashes[memo] = found
+    return f"{found}:{start_s}:{end_s}"
+
+
+def file_hash(path: Path) -> str:
+    """The hash of a file's bytes, in blocks."""
+    digest = xxhash.xxh3_128()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return str(digest.hexdigest())

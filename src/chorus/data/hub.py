@@ -1,0 +1,88 @@
+"""Hugging Face datasets as rows: on the hub or on disk, streamed if asked, audio decoded by soundfile."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from chorus.data.audio import RATE, read_audio
+from chorus.data.manifest import COLUMNS, OTHER_NAMES, Row
+from chorus.errors import DataError, MissingExtraError, nearest
+
+if TYPE_CHECKING:
+    from chorus.data.audio import Audio
+
+
+def open_dataset(source: str, *, name: str | None, split: str, revision: str | None, streaming: bool) -> Any:
+    """A split of a dataset, audio left encoded. A folder may hold `save_to_disk`'s files or plain data files."""
+    try:
+        import datasets
+    except ImportError:
+        raise MissingExtraError("train", "reading Hugging Face datasets") from None
+    try:
+        if (Path(source) / "dataset_dict.json").exists() or (Path(source) / "dataset_info.json").exists():
+            found = datasets.load_from_disk(source)
+            dataset = found[split] if isinstance(found, datasets.DatasetDict) else found
+        else:
+            dataset = datasets.load_dataset(source, name, split=split, revision=revision, streaming=streaming)
+    except Exception as error:  # whatever datasets, its builders and the network find wrong
+        raise DataError(f"dataset {source}: {error}", "check its name, configuration and split") from None
+    features = getattr(dataset, "features", None) or {}
+    for column, feature in features.items():
+        if type(feature).__name__ == "Audio":
+            dataset = dataset.cast_column(column, datasets.Audio(decode=False))
+    return dataset
+
+
+class DatasetRows:
+    """The rows of a dataset, with columns named as a manifest's; `audio(row)` decodes what the row carries."""
+
+    def __init__(self, dataset: Any, columns: Mapping[str, str], source: str) -> None:
+        self.dataset, self.source = dataset, source
+        header = list(getattr(dataset, "features", None) or next(iter(dataset)).keys())
+        self.names: dict[str, str] = dict(columns)
+        for ours, theirs in columns.items():
+            if ours not in COLUMNS:
+                raise DataError(f'columns: "{ours}" is no column of a manifest{nearest(ours, COLUMNS)}')
+            if theirs not in header:
+                raise DataError(f'dataset {source}: no column "{theirs}"{nearest(theirs, header)}')
+        for ours in COLUMNS:
+            options = [n for n in (ours, *OTHER_NAMES.get(ours, ())) if n in header]
+            if ours not in self.names and options:
+                self.names[ours] = options[0]
+        if "text" not in self.names:
+            raise DataError(
+                f"dataset {source}: no column for the text; it has {', '.join(header)}", "map it: columns: {text: NAME}"
+            )
+
+    def __iter__(self) -> Iterator[tuple[Row, Any]]:
+        """Rows, each with what its audio column holds."""
+        for line, record in enumerate(self.dataset, 1):
+            yield self._row(record, line)
+
+    def _row(self, record: Mapping[str, Any], line: int) -> tuple[Row, Any]:
+        value = record.get(self.names.get("path", ""))
+        name = (value.get("path") if isinstance(value, Mapping) else value) or f"{self.source}#{line}"
+        texts = {c: str(record.get(self.names[c]) or "") for c in COLUMNS[1:6] if c in self.names}
+        used = set(self.names.values())
+        extra = {k: v for k, v in record.items() if k not in used and isinstance(v, str | int | float | bool)}
+        number = record.get(self.names.get("duration", ""))
+        duration = float(number) if isinstance(number, int | float) else None
+        return replace(Row(str(name), **texts), duration=duration, extra=extra, line=line), value  # type: ignore[arg-type]
+
+
+def decode(value: Any, rate: int = RATE) -> Audio:
+    """The audio of a dataset's cell: encoded bytes, a path, or a decoded array with its rate."""
+    from chorus.data.audio import numpy, resample
+
+    if isinstance(value, Mapping):
+        if value.get("bytes"):
+            return read_audio(bytes(value["bytes"]), rate=rate)
+        if value.get("array") is not None:
+            return resample(numpy.asarray(value["array"], dtype=numpy.float32), value["sampling_rate"], rate)
+        value = value.get("path")
+    if not value:
+        raise DataError("a row of the dataset has no audio", "map the audio: columns: {path: NAME}")
+    return read_audio(Path(value), rate=rate)

@@ -1,0 +1,252 @@
+"""Which transcript belongs to which recording: five rules, tried in order, each match and each skip counted.
+
+table         one file with names and texts (CSV, TSV, or lines of "name text" or "name|text")
+kaldi         a folder with wav.scp and text (segments, utt2spk, spk2gender where there)
+librispeech   SPEAKER-CHAPTER.trans.txt beside the recordings
+sidecar       NAME.txt (or .lab, .normalized.txt) beside NAME.wav
+token         a token of the file's name (f01) that names one of several texts (f01.txt)
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+from chorus.data.audio import SUFFIXES
+from chorus.data.manifest import Row
+from chorus.errors import DataError, UsageError
+
+Rule = Literal["auto", "table", "kaldi", "librispeech", "sidecar", "token"]
+SIDECARS = (".txt", ".lab", ".normalized.txt", ".original.txt")
+
+
+@dataclass
+class Pairing:
+    """What was found: rows, how many each rule matched, and what was skipped and why."""
+
+    rows: list[Row] = field(default_factory=list)
+    matched: Counter[str] = field(default_factory=Counter)
+    skipped: dict[str, list[str]] = field(default_factory=dict)  # reason -> files
+    classes: Counter[str] = field(default_factory=Counter)  # of the token rule
+
+    def skip(self, reason: str, name: str) -> None:
+        self.skipped.setdefault(reason, []).append(name)
+
+
+def pair(
+    audio_dir: Path,
+    *,
+    rule: Rule = "auto",
+    table: Path | None = None,
+    texts_dir: Path | None = None,
+    extensions: Sequence[str] = SUFFIXES,
+    language: str = "",
+    speaker_from: Literal["none", "folder", "prefix"] = "none",
+) -> Pairing:
+    """Pair the recordings below a folder with transcripts, by one rule or by the first that fits each.
+
+    `table` and `texts_dir` feed the rules of these names. Raises `DataError` where there is no audio at all.
+    """
+    if not audio_dir.is_dir():
+        raise DataError(f"{audio_dir}: no such folder", "name the folder of the recordings")
+    if rule == "table" and table is None:
+        raise UsageError("the rule table needs --table FILE")
+    if rule == "token" and texts_dir is None:
+        raise UsageError("the rule token needs --texts DIR")
+    found = Pairing()
+    wanted = {e.lower() if e.startswith(".") else f".{e.lower()}" for e in extensions}
+    if rule in ("auto", "kaldi") and (audio_dir / "wav.scp").exists():
+        _kaldi(audio_dir, found)
+    elif rule == "kaldi":
+        raise DataError(f"{audio_dir}: no wav.scp", "name a Kaldi data folder, or another --rule")
+    else:
+        files = sorted(p for p in audio_dir.rglob("*") if p.suffix.lower() in wanted and p.is_file())
+        if not files:
+            raise DataError(
+                f"{audio_dir}: no audio files ({', '.join(sorted(wanted))})", "check the folder, or give --extensions"
+            )
+        texts = _Texts(rule, table, texts_dir, audio_dir)
+        for path in files:
+            _pair_one(path, audio_dir, texts, found, speaker_from)
+    found.rows = [replace(row, language=row.language or language) for row in found.rows]
+    return found
+
+
+def _pair_one(path: Path, audio_dir: Path, texts: _Texts, found: Pairing, speaker_from: str) -> None:
+    name = str(path.relative_to(audio_dir))
+    match = texts.find(path)
+    if isinstance(match, str):
+        found.skip(match, name)
+        return
+    text, how, extra = match
+    if not text.strip():
+        found.skip("the transcript is empty", name)
+        return
+    found.matched[how] += 1
+    if how == "token":
+        found.classes[str(extra["class"])] += 1
+    speaker = extra.pop("speaker", "")
+    if not speaker and speaker_from == "folder" and path.parent != audio_dir:
+        speaker = path.relative_to(audio_dir).parts[0]
+    if not speaker and speaker_from == "prefix":
+        speaker = re.split(r"[-_. ]", path.stem)[0]
+    language, domain = extra.pop("language", ""), extra.pop("domain", "")
+    found.rows.append(
+        Row(
+            name, " ".join(text.split()), language=language, speaker=speaker, domain=domain, extra=extra, root=audio_dir
+        )
+    )
+
+
+Match = tuple[str, str, dict[str, str]]  # text, rule, other columns
+
+
+class _Texts:
+    """The transcripts of a folder, by every rule that is asked for."""
+
+    def __init__(self, rule: Rule, table: Path | None, texts_dir: Path | None, audio_dir: Path) -> None:
+        self.rule = rule
+        self.table = read_table(table) if table else {}
+        self.tokens = read_token_texts(texts_dir) if texts_dir else {}
+        self._trans: dict[Path, dict[str, str]] = {}
+        self.audio_dir = audio_dir
+
+    def find(self, path: Path) -> Match | str:
+        """The transcript of a recording, or why there is none."""
+        reasons = []
+        for name, look in (
+            ("table", self._in_table),
+            ("librispeech", self._librispeech),
+            ("sidecar", self._sidecar),
+            ("token", self._token),
+        ):
+            if self.rule in ("auto", name):
+                match = look(path)
+                if isinstance(match, tuple):
+                    return match
+                reasons.append(match)
+        told = [r for r in reasons if r]
+        return told[-1] if told else "no transcript by any rule"
+
+    def _in_table(self, path: Path) -> Match | str:
+        if not self.table:
+            return ""
+        keys = (str(path.relative_to(self.audio_dir)), path.name, path.stem)
+        for key in keys:
+            if key in self.table:
+                record = dict(self.table[key])
+                return record.pop("text"), "table", record
+        return "not in the table"
+
+    def _librispeech(self, path: Path) -> Match | str:
+        folder = path.parent
+        if folder not in self._trans:
+            lines = [
+                line.split(maxsplit=1)
+                for file in sorted(folder.glob("*.trans.txt"))
+                for line in file.read_text(encoding="utf-8").splitlines()
+            ]
+            self._trans[folder] = {parts[0]: parts[1] if len(parts) > 1 else "" for parts in lines if parts}
+        texts = self._trans[folder]
+        if path.stem in texts:
+            return texts[path.stem], "librispeech", {"speaker": path.stem.split("-")[0]}
+        return "not in the folder's .trans.txt" if texts else ""
+
+    def _sidecar(self, path: Path) -> Match | str:
+        for suffix in SIDECARS:
+            beside = path.with_name(path.stem + suffix)
+            if beside.is_file():
+                try:
+                    return beside.read_text(encoding="utf-8-sig"), "sidecar", {}
+                except UnicodeDecodeError:
+                    return "the transcript is not UTF-8"
+        return "no transcript beside it" if self.rule == "sidecar" else ""
+
+    def _token(self, path: Path) -> Match | str:
+        """One token of the file's name, letters and digits between other characters, in any case."""
+        if not self.tokens:
+            return ""
+        stem = path.stem.lower()
+        hits = [t for t in self.tokens if re.search(rf"(?<![a-z0-9]){re.escape(t)}(?![0-9])", stem)]
+        if len(hits) > 1:
+            return f"several tokens in the name ({', '.join(hits)})"
+        if not hits:
+            return "no token in the name"
+        return self.tokens[hits[0]], "token", {"class": hits[0]}
+
+
+def read_table(path: Path) -> dict[str, dict[str, str]]:
+    """Texts by file name, stem or path, from CSV, TSV, or lines of `name text` or `name|text`."""
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read ({error})", "give a UTF-8 text file") from None
+    if path.suffix in (".csv", ".tsv"):
+        from chorus.data.manifest import read_manifest
+
+        rows = read_manifest(path).rows
+        return {
+            row.path: {"text": row.text, "language": row.language, "speaker": row.speaker, "domain": row.domain}
+            for row in rows
+        }
+    table = {}
+    for line in lines:
+        if not line.strip():
+            continue
+        parts = (
+            next(csv.reader([line], delimiter="|", quoting=csv.QUOTE_NONE)) if "|" in line else line.split(maxsplit=1)
+        )
+        if len(parts) >= 2:  # LJSpeech has a third column, the normalised text
+            table[parts[0].strip()] = {"text": parts[1].strip()}
+    if not table:
+        raise DataError(f"{path}: no line of the form NAME TEXT", "give a table of names and texts")
+    return table
+
+
+def read_token_texts(folder: Path) -> dict[str, str]:
+    """The texts that tokens stand for: f01.txt holds what every recording with f01 in its name says."""
+    texts = {p.stem.lower(): p.read_text(encoding="utf-8-sig").strip() for p in sorted(folder.glob("*.txt"))}
+    if not texts:
+        raise DataError(f"{folder}: no .txt files", "name the folder of the texts")
+    empty = [name for name, text in texts.items() if not text]
+    if empty:
+        raise DataError(f"{folder}: empty text: {', '.join(f'{n}.txt' for n in empty)}", "write the text into it")
+    return texts
+
+
+def _kaldi(folder: Path, found: Pairing) -> None:
+    """wav.scp, text, and where there: segments, utt2spk, utt2lang. Pipes in wav.scp are never run."""
+    wavs, texts = _kaldi_map(folder / "wav.scp"), _kaldi_map(folder / "text")
+    speakers, languages = _kaldi_map(folder / "utt2spk"), _kaldi_map(folder / "utt2lang")
+    segments = _kaldi_map(folder / "segments")
+    utterances: Mapping[str, str] = segments or {name: name for name in wavs}
+    for name, value in utterances.items():
+        recording, *times = value.split()
+        source = wavs.get(recording, "")
+        if not source:
+            found.skip("no entry in wav.scp", name)
+        elif source.endswith("|"):
+            found.skip("wav.scp holds a command (never run)", name)
+        elif not texts.get(name, "").strip():
+            found.skip("no transcript in text", name)
+        else:
+            found.matched["kaldi"] += 1
+            start, end = (float(times[0]), float(times[1])) if len(times) >= 2 else (None, None)
+            found.rows.append(
+                Row(source, texts[name], languages.get(name, ""), speakers.get(name, ""), start=start, end=end,
+                    root=folder)
+            )  # fmt: skip
+    if not wavs:
+        raise DataError(f"{folder}/wav.scp: empty", "name a Kaldi data folder")
+
+
+def _kaldi_map(path: Path) -> dict[str, str]:
+    if not path.exists():
+        return {}
+    lines: Iterable[list[str]] = (line.split(maxsplit=1) for line in path.read_text(encoding="utf-8").splitlines())
+    return {parts[0]: parts[1] if len(parts) > 1 else "" for parts in lines if parts}

@@ -1,0 +1,114 @@
+"""Settings files: YAML or JSON read safely, and pydantic's errors in the words of the file."""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from chorus.errors import RecipeError, nearest
+
+MAX_NODES, MAX_DEPTH, MAX_ALIASES = 200_000, 40, 200
+
+
+class Loader(yaml.SafeLoader):
+    """SafeLoader that refuses repeated keys and documents that unfold without end."""
+
+    nodes = depth = aliases = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            self.aliases += 1
+        self.nodes += 1
+        self.depth += 1
+        if self.nodes > MAX_NODES or self.depth > MAX_DEPTH or self.aliases > MAX_ALIASES:
+            raise yaml.YAMLError(
+                f"the document is too large, too deep or too much aliased (limits: {MAX_NODES} nodes, "
+                f"depth {MAX_DEPTH}, {MAX_ALIASES} aliases)"
+            )
+        try:
+            return super().compose_node(parent, index)
+        finally:
+            self.depth -= 1
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.YAMLError(f"line {node.start_mark.line + 1}: the key {key!r} stands twice in one map")
+        return super().construct_mapping(node, deep)
+
+
+def read_document(source: str | Path | Mapping[str, Any]) -> tuple[dict[str, Any], str, Path]:
+    """A map from a YAML or JSON file (or a map as it is), what to call it, and where its paths start."""
+    if isinstance(source, Mapping):
+        return dict(source), "settings", Path()
+    path = Path(source).expanduser()
+    try:
+        documents = list(yaml.load_all(path.read_text(encoding="utf-8"), Loader=Loader))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not a text file"
+        raise RecipeError([f"cannot be read ({reason})"], "give the path of a YAML or JSON file", str(path)) from None
+    except (yaml.YAMLError, RecursionError) as error:
+        raise RecipeError([f"not readable as YAML: {error}"], source=str(path)) from None
+    if len(documents) != 1 or not isinstance(documents[0], dict):
+        raise RecipeError(["one map of settings is expected"], source=str(path))
+    return documents[0], str(path), path.parent
+
+
+def explain(error: ValidationError, model: type[BaseModel]) -> list[str]:
+    """Each problem: where, what, and the nearest known key."""
+    problems = []
+    for one in error.errors():
+        where = dotted(one["loc"])
+        if one["type"] == "extra_forbidden":
+            known = sorted(keys_at(model, one["loc"][:-1]))
+            problems.append(f"{where}: unknown key{nearest(str(one['loc'][-1]), known)}")
+        elif one["type"] == "missing":
+            problems.append(f"{where}: missing")
+        else:
+            message = one["msg"].removeprefix("Value error, ")
+            problems.append(f"{where}: {message[0].lower()}{message[1:]}")
+    return list(dict.fromkeys(problems))
+
+
+def dotted(location: tuple[Any, ...]) -> str:
+    """A place in a document: `data.train[0].where`; pydantic's own marks of alternatives are left out."""
+    parts = [p for p in location if isinstance(p, int) or not ("[" in str(p) or str(p) in ("str", "int", "float"))]
+    return "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in parts).lstrip(".")
+
+
+def keys_at(model: type[BaseModel], location: tuple[Any, ...]) -> set[str]:
+    """The keys that are known at a place of a model."""
+    models = [model]
+    for part in location:
+        found: list[type[BaseModel]] = []
+        for one in models:
+            if part in one.model_fields:
+                found += _models_in(one.model_fields[part].annotation)
+        models = found or models
+    return {field.alias or name for one in models for name, field in one.model_fields.items()}
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    if get_origin(annotation) in (Union, types.UnionType, list, dict, tuple):
+        return [m for argument in get_args(annotation) for m in _models_in(argument)]
+    return []
+
+
+def leaves(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """Every dotted key of a model: `train.learning_rate`."""
+    for name, field in model.model_fields.items():
+        key = f"{prefix}{field.alias or name}"
+        inner = _models_in(field.annotation)
+        if inner and get_origin(field.annotation) not in (list, dict):
+            for one in inner:
+                yield from leaves(one, f"{key}.")
+        else:
+            yield key

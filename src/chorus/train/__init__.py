@@ -1,0 +1,1 @@
+"""Fine-tuning: full and adapters, one or many specialists, resumable."""

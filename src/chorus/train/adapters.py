@@ -1,0 +1,233 @@
+"""PEFT adapters placed by role: which modules get factors, how they start, how they end as plain LoRA.
+
+PiSSA and OLoRA start from factors of the base and train on what is left of it. They are saved as the difference to
+their start, an adapter of the original base of twice the rank: W' = W + s (B A - B0 A0).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from chorus.architectures.layouts import layout_of
+from chorus.architectures.roles import COMPONENTS, Role
+from chorus.checkpoints.adapter import pattern_value
+from chorus.errors import CheckpointError, MissingExtraError, RecipeError, nearest
+from chorus.train.config import Adapter, TrainConfig
+
+ATTENTION_KINDS, LINEAR_KINDS = ("attention",), ("attention", "mlp", "linear")
+CONVERTED = ("pissa", "olora")
+INITIAL = "initial-adapter"
+
+
+def roles_of(model: Any) -> dict[str, Role]:
+    """The role of every parameter, by its name in the loaded model."""
+    config = {**model.config.to_dict(), "architectures": [type(model).__name__]}
+    return layout_of(config, [name for name, _ in model.named_parameters()]).roles
+
+
+def freeze_unlearned(model: Any) -> None:
+    """Keep what no training may change, such as Whisper's sinusoidal positions.
+
+    Their classes say so when they are built, but transformers 5 forgets it in `from_pretrained` (seen in 5.23).
+    """
+    roles = roles_of(model)
+    for name, parameter in model.named_parameters():
+        if not roles[name].learned:
+            parameter.requires_grad_(False)
+
+
+def freeze(model: Any, names: Sequence[str]) -> int:
+    """Stop these components (or kinds, such as convolution) from learning; returns how many values that are."""
+    roles = roles_of(model)
+    known = {r.component for r in roles.values()} | {r.kind for r in roles.values()}
+    for name in names:
+        if name not in known:
+            raise RecipeError([f'model.freeze: the model has no "{name}"{nearest(name, known)}'])
+    frozen = 0
+    for name, parameter in model.named_parameters():
+        if {roles[name].component, roles[name].kind} & set(names):
+            parameter.requires_grad_(False)
+            frozen += parameter.numel()
+    return frozen
+
+
+def places(model: Any, settings: Adapter, default_roles: Sequence[str]) -> list[str]:
+    """The modules that get factors: linear maps of the asked roles, whole names in the model's order.
+
+    Raises `RecipeError` where a role or a module matches nothing.
+    """
+    import torch
+
+    roles = roles_of(model)
+    present = {r.component for r in roles.values()}
+    asked = settings.roles or [r for r in default_roles if r in present]
+    unknown = [r for r in asked if r not in COMPONENTS and r not in present]
+    absent = [r for r in asked if r not in present]
+    if unknown or absent:
+        name = (unknown or absent)[0]
+        raise RecipeError([f'adapter.roles: the model has no "{name}"{nearest(name, present)}'])
+    linear = {n for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)}
+    candidates = {
+        name.removesuffix(".weight"): role
+        for name, role in roles.items()
+        if name.endswith(".weight") and name.removesuffix(".weight") in linear and role.component in asked
+    }
+    if isinstance(settings.modules, list):
+        return _named(candidates, settings.modules, asked)
+    kinds = ATTENTION_KINDS if settings.modules == "attention" else LINEAR_KINDS
+    found = [name for name, role in candidates.items() if role.kind in kinds]
+    if not found:
+        raise RecipeError([f"adapter.modules: no {settings.modules} module in {', '.join(asked)}"])
+    return found
+
+
+def _named(candidates: Iterable[str], endings: Sequence[str], asked: Sequence[str]) -> list[str]:
+    names = list(candidates)
+    for ending in endings:
+        if not any(n == ending or n.endswith(f".{ending}") for n in names):
+            leaves = {n.rsplit(".", 1)[-1] for n in names}
+            raise RecipeError(
+                [f'adapter.modules: "{ending}" matches no module of {", ".join(asked)}{nearest(ending, leaves)}']
+            )
+    return [n for n in names if any(n == e or n.endswith(f".{e}") for e in endings)]
+
+
+def check_ranks(model: Any, modules: Sequence[str], settings: Adapter) -> None:
+    """Refuse a rank above what a module can have, and patterns that match nothing."""
+    sizes = {n: tuple(m.weight.shape) for n, m in model.named_modules() if n in set(modules)}
+    problems = []
+    for name, shape in sizes.items():
+        rank = int(pattern_value(settings.rank_pattern, name, settings.rank))
+        if rank > min(shape):
+            problems.append(f"rank {rank} is above what {name} can have ({shape[0]} x {shape[1]}: {min(shape)})")
+    for section in ("rank_pattern", "alpha_pattern"):
+        for pattern in getattr(settings, section):
+            if not any(re.match(rf"(.*\.)?({pattern})$", name) for name in sizes):
+                problems.append(f'adapter.{section}: "{pattern}" matches no module')
+    if problems:
+        more = [f"... and {len(problems) - 4} more"] if len(problems) > 4 else []
+        raise RecipeError(problems[:4] + more, "lower adapter.rank, or give adapter.rank_pattern")
+
+
+def attach(
+    model: Any,
+    config: TrainConfig,
+    default_roles: Sequence[str],
+    *,
+    logs: Path,
+    batches: Any,
+    forward: Any,
+    resumed: Path | None,
+) -> Any:
+    """The model with a new adapter, or with the one that is trained further.
+
+    `batches()` yields inputs for EVA's start and `forward(model, inputs)` runs them. `resumed` is a checkpoint whose
+    adapter will be loaded over this one.
+    """
+    try:
+        import peft
+    except ImportError:
+        raise MissingExtraError("train", "training adapters") from None
+    settings = config.adapter
+    if config.model.adapter:
+        return _further(model, config.model.adapter)
+    assert settings is not None
+    modules = places(model, settings, default_roles)
+    check_ranks(model, modules, settings)
+    eva = settings.type == "eva"
+    if eva and resumed:  # the ranks that EVA gave out stand in the checkpoint
+        wrapped = peft.get_peft_model(model, _plain(peft.LoraConfig.from_pretrained(str(resumed))))
+    else:
+        wrapped = peft.get_peft_model(model, _peft_config(settings, modules))
+    if eva and not resumed:
+        _start_eva(wrapped, batches, forward)
+    if settings.type in CONVERTED and not (logs / INITIAL).exists():
+        _save_start(wrapped, logs / INITIAL)
+    return wrapped
+
+
+def _plain(config: Any) -> Any:
+    config.init_lora_weights = True
+    config.eva_config = None
+    return config
+
+
+def _further(model: Any, adapter: str) -> Any:
+    import peft
+
+    if not (Path(adapter) / "adapter_config.json").exists() and Path(adapter).exists():
+        raise CheckpointError(f"{adapter}: not an adapter (no adapter_config.json)", "check model.adapter")
+    try:
+        return peft.PeftModel.from_pretrained(model, adapter, is_trainable=True)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{adapter}: does not fit the base ({error})", "check model.adapter") from None
+
+
+def _peft_config(settings: Adapter, modules: Sequence[str]) -> Any:
+    import peft
+
+    start: Any = True if settings.init == "default" else settings.init
+    if settings.type in (*CONVERTED, "eva"):
+        start = settings.type
+    more: dict[str, Any] = {}
+    if settings.type == "eva":
+        more["eva_config"] = peft.EvaConfig(rho=2.0)
+    if settings.runtime:
+        more["runtime_config"] = peft.LoraRuntimeConfig(**settings.runtime)
+    return peft.LoraConfig(
+        r=settings.rank,
+        lora_alpha=settings.alpha if settings.alpha is not None else 2 * settings.rank,
+        lora_dropout=settings.dropout,
+        target_modules=list(modules),
+        rank_pattern=dict(settings.rank_pattern),
+        alpha_pattern=dict(settings.alpha_pattern),
+        modules_to_save=list(settings.save_modules) or None,
+        bias=settings.bias,
+        use_rslora=settings.type == "rslora",
+        use_dora=settings.type == "dora",
+        init_lora_weights=start,
+        **more,
+    )
+
+
+def _start_eva(wrapped: Any, batches: Any, forward: Any) -> None:
+    """Explained-variance start (Paischer et al. 2024): the inputs of each module, as they come, are its directions."""
+    from peft import initialize_lora_eva_weights
+
+    def rows(layer_input: Any, model_input: Any, layer_name: str) -> Any:
+        values = layer_input[0] if isinstance(layer_input, tuple) else layer_input
+        return values.reshape(-1, values.shape[-1])
+
+    initialize_lora_eva_weights(
+        wrapped,
+        batches(),
+        forward_fn=forward,
+        prepare_model_inputs_fn=None,
+        prepare_layer_inputs_fn=rows,
+        show_progress_bar=False,
+    )
+
+
+def _save_start(wrapped: Any, directory: Path) -> None:
+    """The factors before training, as PEFT's conversion asks for them."""
+    config = wrapped.peft_config["default"]
+    start, config.init_lora_weights = config.init_lora_weights, True
+    wrapped.save_pretrained(directory)
+    config.init_lora_weights = start
+
+
+def save_adapter(wrapped: Any, settings: Adapter | None, directory: Path, *, base: str, logs: Path) -> None:
+    """Write the adapter as one of the original base, named by what it was loaded from."""
+    config = wrapped.peft_config["default"]
+    config.base_model_name_or_path = base
+    converted = settings is not None and settings.type in CONVERTED
+    more = {"path_initial_model_for_weight_conversion": str(logs / INITIAL)} if converted else {}
+    wrapped.save_pretrained(directory, **more)
+
+
+def merged_model(wrapped: Any) -> Any:
+    """The base with the adapter in its weights."""
+    return wrapped.merge_and_unload()

@@ -1,0 +1,201 @@
+"""Many trainings from one command: a specialist for each value of a column, one for all, one after the other.
+
+Each is a process of its own with a configuration of its own under `logs`; what is finished is not trained again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from queue import Queue
+from typing import Any
+
+from chorus.errors import ChorusError, DataError, UsageError, nearest
+from chorus.train.config import TrainConfig
+from chorus.train.layers import as_yaml
+
+Note = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training; `after` names the job that must be finished first."""
+
+    name: str
+    config: TrainConfig
+    after: str | None = None
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+def plan_jobs(
+    config: TrainConfig, *, joint: bool = False, continual: str | None = None, each: str | None = None,
+    only: Sequence[str] = (),
+) -> list[Job]:  # fmt: skip
+    """The trainings that are asked for. `DataError` where the column has no values, `UsageError` for unknown ones."""
+    jobs = []
+    if each:
+        for value in _values(config, each, only):
+            jobs.append(Job(value, _part(config, value, {each: value})))
+    if joint:
+        where = {each or continual or "domain": list(only)} if only else {}
+        jobs.append(Job("joint", _part(config, "joint", where)))
+    if continual:
+        jobs += _one_after_another(config, continual, only)
+    names = [job.name for job in jobs]
+    twice = {n for n in names if names.count(n) > 1}
+    if twice:
+        raise UsageError(
+            f"two trainings would be called {', '.join(sorted(twice))}", "rename the value in the manifest"
+        )
+    return jobs
+
+
+def _one_after_another(config: TrainConfig, column: str, only: Sequence[str]) -> list[Job]:
+    """Each value's training starts from what the last one left: its model, or its adapter."""
+    jobs: list[Job] = []
+    values = _values(config, column, only)
+    for number, value in enumerate(values, 1):
+        name = "continual" if number == len(values) else f"continual-{number}-{value}"
+        part = _part(config, name, {column: value})
+        if jobs:
+            last = jobs[-1].config
+            if config.adapter is not None or config.model.adapter:
+                part = part.model_copy(update={"model": part.model.model_copy(update={"adapter": last.output_dir})})
+            else:
+                part = part.model_copy(
+                    update={"model": part.model.model_copy(update={"base": last.output_dir, "revision": None})}
+                )
+        jobs.append(Job(name, part, after=jobs[-1].name if jobs else None))
+    return jobs
+
+
+def _values(config: TrainConfig, column: str, only: Sequence[str]) -> list[str]:
+    from chorus.data.manifest import groups
+    from chorus.train.backbones.choose import hears_audio
+    from chorus.train.rows import gather
+
+    rows = gather(config, longest_s=None, needs_audio=hears_audio(config), skip_bad=True, allow_leakage=True)
+    found = [v for v in groups([u.row for u in rows.train], column) if v]
+    if not found:
+        known = {k for u in rows.train for k in ("speaker", "domain", "language", *u.row.extra) if u.row.get(k)}
+        raise DataError(f'no training row has the column "{column}"{nearest(column, known)}')
+    for value in only:
+        if value not in found:
+            raise UsageError(f'--only {value}: no training row has {column} "{value}"{nearest(value, found)}')
+    return list(only) or found
+
+
+def _part(config: TrainConfig, name: str, where: dict[str, Any]) -> TrainConfig:
+    """The configuration of one job: rows of its value, results and logs in a folder of its own."""
+    safe = "".join(c if c.isalnum() or c in "-_." else "_" for c in name).lstrip(".") or "_"
+
+    def narrowed(sources: Any) -> Any:
+        if sources is None:
+            return None
+        return [s.model_copy(update={"where": {**s.where, **where}}) for s in sources]
+
+    data = config.data.model_copy(
+        update={"train": narrowed(config.data.train), "dev": narrowed(config.data.dev), "test": config.data.test}
+    )
+    return config.model_copy(
+        update={
+            "data": data,
+            "output": f"{config.output_dir}/{safe}",
+            "logs": f"{config.logs_dir}/{safe}",
+        }
+    )
+
+
+def run_jobs(
+    jobs: Sequence[Job], *, parallel: int | None = None, settings: dict[str, Any] | None = None,
+    note: Note = lambda text: None,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """Run the trainings, some at once, each GPU taking one at a time. Results in the order of the jobs.
+
+    A training that fails does not stop the others; at the end `ChorusError` names all that failed.
+    """
+    devices = _devices()
+    count = parallel or max(1, len(devices))
+    free: Queue[str | None] = Queue()
+    for i in range(count):
+        free.put(devices[i % len(devices)] if devices else None)
+    results: dict[str, dict[str, Any]] = {}
+    failures: dict[str, str] = {}
+    threads = max(1, (os.cpu_count() or 1) // count)
+
+    def run(job: Job) -> None:
+        while job.after and job.after not in results:
+            if job.after in failures:
+                failures[job.name] = f"{job.after} before it failed"
+                return
+            time.sleep(0.05)
+        device = free.get()
+        try:
+            results[job.name] = _run_one(job, device, threads, settings or {}, note)
+        except ChorusError as error:
+            failures[job.name] = error.message
+            note(f"{job.name}: {error.message}")
+        finally:
+            free.put(device)
+
+    with ThreadPoolExecutor(max(1, len(jobs))) as pool:  # those that wait cost nothing
+        list(pool.map(run, jobs))
+    if failures:
+        told = "\n".join(f"  {name}: {why}" for name, why in failures.items())
+        raise ChorusError(
+            f"{len(failures)} of {len(jobs)} trainings failed\n{told}",
+            "mend it and give the same command: the others are kept",
+        )
+    return [results[job.name] for job in jobs]
+
+
+def _devices() -> list[str]:
+    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return []
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return visible.split(",") if visible else [str(i) for i in range(torch.cuda.device_count())]
+
+
+def _run_one(job: Job, device: str | None, threads: int, settings: dict[str, Any], note: Note) -> dict[str, Any]:
+    """One child process: `chorus train` on the job's own configuration."""
+    logs = Path(job.config.logs_dir)
+    logs.mkdir(parents=True, exist_ok=True)
+    path = logs.with_name(logs.name + ".yaml")
+    path.write_text(as_yaml(job.config), encoding="utf-8")
+    command = [sys.executable, "-m", "chorus", "train", str(path), "--json"]
+    for name in ("skip_bad", "allow_leakage", "restart", "overwrite", "quiet"):
+        if settings.get(name):
+            command.append(f"--{name.replace('_', '-')}")
+    environment = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads))}
+    if device is not None:
+        environment["CUDA_VISIBLE_DEVICES"] = device
+    told: list[str] = []
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as child:
+        assert child.stderr is not None
+        assert child.stdout is not None
+        try:
+            for line in child.stderr:
+                told.append(line.rstrip())
+                if line.strip() and not line.startswith(("error:", "  hint:", "next:")):
+                    note(f"{job.name}: {line.rstrip()}")
+            out = child.stdout.read()
+        except BaseException:
+            child.terminate()
+            raise
+    if child.returncode:
+        wrong = [line.removeprefix("error: ") for line in told if line.startswith("error:")]
+        hints = [line.strip() for line in told if line.strip().startswith("hint:")]
+        reason = " ".join([*(wrong or told[-1:] or [f"exit code {child.returncode}"]), *hints])
+        raise ChorusError(f"{reason} (exit code {child.returncode})")
+    found: dict[str, Any] = json.loads(out)
+    return found

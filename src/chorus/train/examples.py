@@ -1,0 +1,135 @@
+"""Rows as a training sees them: drawn, changed and batched by counters, so that a resumed run sees the same."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from chorus.data import effects
+from chorus.data.audio import RATE
+from chorus.lazy import lazy
+from chorus.train.config import Augment
+from chorus.train.rows import Utterance
+
+if TYPE_CHECKING:
+    from numpy.random import Generator
+
+    from chorus.data.audio import Audio
+    from chorus.train.backbones.protocol import Backbone
+numpy = lazy("numpy")
+
+MEGABATCH = 50  # batches within which rows are sorted by length
+Draw = tuple[int, int]  # epoch, index
+
+
+def stream(seed: int, epoch: int, index: int) -> Generator:
+    """The random numbers of one row in one epoch."""
+    generator: Generator = numpy.random.default_rng((seed, epoch, index))
+    return generator
+
+
+class TrainingSet(torch.utils.data.Dataset[dict[str, Any]]):
+    """Examples by (epoch, index)."""
+
+    def __init__(self, utterances: Sequence[Utterance], backbone: Backbone, augment: Augment, seed: int) -> None:
+        self.utterances, self.backbone, self.augment, self.seed = utterances, backbone, augment, seed
+
+    def __len__(self) -> int:
+        return len(self.utterances)
+
+    def __getitem__(self, draw: Draw) -> dict[str, Any]:
+        epoch, index = draw
+        rng = stream(self.seed, epoch, index)
+        example = self.backbone.example(self.utterances[index], rng, self.augment)
+        return {**example, "row": index, "draw": int(rng.integers(2**31))}
+
+
+class StreamedSet(torch.utils.data.IterableDataset[dict[str, Any]]):
+    """Examples of a streamed dataset, in its order; rows that cannot be used are counted by the backbone's limits."""
+
+    def __init__(self, rows: Any, backbone: Backbone, augment: Augment, seed: int, longest_s: float | None) -> None:
+        self.rows, self.backbone, self.augment, self.seed = rows, backbone, augment, seed
+        self.longest_s = longest_s
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for index, (row, value) in enumerate(self.rows):
+            utterance = Utterance(row, dataset=[{"audio": value}], column="audio")
+            audio = utterance.audio()
+            if not row.text.strip() or (self.longest_s and len(audio) > self.longest_s * RATE):
+                continue
+            rng = stream(self.seed, self.epoch, index)
+            example = self.backbone.example(utterance, rng, self.augment)
+            yield {**example, "row": index, "draw": int(rng.integers(2**31))}
+
+
+class EpochSampler(torch.utils.data.Sampler[Draw]):
+    """Every row once an epoch, in an order that (seed, epoch) alone decide; batches of like lengths if asked."""
+
+    def __init__(self, lengths: Sequence[float], batch_size: int, seed: int, *, by_length: bool) -> None:
+        self.lengths, self.batch_size, self.seed, self.by_length = lengths, batch_size, seed, by_length
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __iter__(self) -> Iterator[Draw]:
+        epoch = self.epoch
+        rng = numpy.random.default_rng((self.seed, epoch))
+        order = rng.permutation(len(self.lengths))
+        if self.by_length:
+            order = self._grouped(order, rng)
+        for index in order:
+            yield epoch, int(index)
+
+    def _grouped(self, order: Any, rng: Generator) -> Any:
+        size = MEGABATCH * self.batch_size
+        batches: list[Any] = []
+        for start in range(0, len(order), size):
+            part = sorted(order[start : start + size], key=lambda i: (-self.lengths[i], i))
+            batches += [part[i : i + self.batch_size] for i in range(0, len(part), self.batch_size)]
+        short = [b for b in batches if len(b) < self.batch_size]  # one at most: the last
+        whole = [b for b in batches if len(b) == self.batch_size]
+        return [i for b in [*(whole[j] for j in rng.permutation(len(whole))), *short] for i in b]
+
+
+def changed(audio: Audio, augment: Augment, rng: Generator) -> Audio:
+    """The audio with the changes that were drawn for it."""
+    if augment.speed:
+        audio = effects.change_speed(audio, float(rng.uniform(*augment.speed)))
+    if augment.shift_s:
+        before, after = rng.integers(0, int(augment.shift_s * RATE) + 1, 2)
+        audio = numpy.pad(audio, (int(before), int(after))).astype(numpy.float32)
+    if augment.gain_db:
+        audio = effects.change_gain(audio, float(rng.uniform(*augment.gain_db)))
+    if augment.noise and rng.random() < augment.noise:
+        audio = effects.add_noise(audio, float(rng.uniform(*augment.noise_snr_db)), rng)
+    if augment.codec and rng.random() < augment.codec:
+        audio = effects.through_codec(audio, effects.CODECS[int(rng.integers(len(effects.CODECS)))])
+    return audio
+
+
+def masked(features: Any, augment: Augment, rng: Generator) -> Any:
+    """SpecAugment (Park et al. 2019) on [mels, columns]: bands of mels and of frames fall silent."""
+    if not (augment.mask_features or augment.mask_times):
+        return features
+    features = features.copy()
+    silence = features.min()
+    mels, columns = features.shape
+    for _ in range(augment.mask_features):
+        width = int(rng.integers(0, augment.mask_feature_width + 1))
+        low = int(rng.integers(0, max(1, mels - width)))
+        features[low : low + width] = silence
+    for _ in range(augment.mask_times):
+        width = int(rng.integers(0, min(augment.mask_time_width, columns // 2) + 1))
+        first = int(rng.integers(0, max(1, columns - width)))
+        features[:, first : first + width] = silence
+    return features

@@ -1,0 +1,139 @@
+"""Configuration files laid over one another, then the command line's `key=value`, then the check."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from chorus.errors import RecipeError, UsageError, nearest
+from chorus.settings import explain, leaves, read_document
+from chorus.train.config import VERSION, TrainConfig
+from chorus.train.guide_keys import is_guide, translate
+
+ELSEWHERE = {  # what other tools call a key
+    "num_train_epochs": "train.epochs",
+    "max_steps": "train.steps",
+    "lr": "train.learning_rate",
+    "per_device_train_batch_size": "train.batch_size",
+    "gradient_accumulation_steps": "train.accumulation",
+    "warmup_ratio": "train.warmup",
+    "warmup_steps": "train.warmup",
+    "lr_scheduler_type": "train.schedule",
+    "optim": "train.optimizer",
+    "fp16": "train.precision: float16",
+    "bf16": "train.precision: bfloat16",
+    "eval_steps": "dev.every_steps",
+    "metric_for_best_model": "dev.metric",
+    "early_stopping_patience": "train.early_stopping",
+    "dataloader_num_workers": "train.workers",
+    "output_dir": "output",
+    "logging_steps": "train.log_steps",
+    "save_total_limit": "train.keep_checkpoints",
+    "target_modules": "adapter.modules",
+    "lora_alpha": "adapter.alpha",
+    "lora_dropout": "adapter.dropout",
+    "r": "adapter.rank",
+    "modules_to_save": "adapter.save_modules",
+    "language": "data.language",
+    "model_name_or_path": "model.base",
+}
+
+
+def load_train_config(
+    *sources: str | Path | Mapping[str, Any], overrides: Sequence[str] = (), task: str | None = None
+) -> TrainConfig:
+    """Files (or maps), later ones over earlier, `key=value` over all. `RecipeError` with every problem found.
+
+    With `task`, a `base.yaml` beside the first file is laid under it. Relative paths in a file count from the
+    working directory, as on the command line. A file with the flat keys of whisper.cpp-finetuning is understood.
+    """
+    merged: dict[str, Any] = {}
+    names = []
+    for source in _with_base(sources, task):
+        document, name, _ = read_document(source)
+        names.append(name)
+        merged = lay_over(merged, translate(document, name) if is_guide(document) else document)
+    for override in overrides:
+        merged = lay_over(merged, parse_override(override))
+    if task:
+        merged["task"] = task
+    source_name = " + ".join(names) or "settings"
+    if "version" in merged and isinstance(merged["version"], int) and merged["version"] != VERSION:
+        merged = {"version": merged["version"], **{k: v for k, v in merged.items() if k in ("model", "data")}}
+    try:
+        return TrainConfig.model_validate(merged)
+    except ValidationError as error:
+        problems = [_with_elsewhere(p) for p in explain(error, TrainConfig)]
+        hint = "chorus train --print-config CONFIG shows the keys that hold; docs/train.md lists all"
+        raise RecipeError(problems, hint, source_name) from None
+
+
+def _with_base(sources: Sequence[str | Path | Mapping[str, Any]], task: str | None) -> list[Any]:
+    found: list[Any] = list(sources)
+    if task and found and not isinstance(found[0], Mapping):
+        first = Path(found[0])
+        for name in ("base.yaml", "base.yml", "base.json"):
+            beside = first.with_name(name)
+            if beside.is_file() and beside != first and str(beside) not in map(str, found):
+                return [beside, *found]
+    return found
+
+
+def lay_over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Maps merge key by key; anything else is replaced; null takes a key away."""
+    merged = dict(below)
+    for key, value in above.items():
+        if value is None:
+            merged.pop(key, None)
+        elif isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
+            merged[key] = lay_over(merged[key], value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def parse_override(text: str) -> dict[str, Any]:
+    """`train.learning_rate=1e-5` as a map; the value is read as YAML.
+
+    >>> parse_override("train.learning_rate=1e-5")
+    {'train': {'learning_rate': 1e-05}}
+    """
+    key, equals, written = text.partition("=")
+    if not equals or not key:
+        raise UsageError(f"{text}: write KEY=VALUE, as in train.learning_rate=1e-5")
+    known = list(leaves(TrainConfig))
+    openings = {".".join(k.split(".")[:n]) for k in known for n in range(1, k.count(".") + 1)}
+    inside = [k for k in known if key.startswith(f"{k}.")]  # a key of a map, such as adapter.rank_pattern.q_proj
+    if key not in known and key not in openings and not inside:
+        other = ELSEWHERE.get(key.split(".")[-1])
+        hint = f'; here it is "{other}"' if other else nearest(key, known)
+        raise UsageError(f'unknown key "{key}"{hint}')
+    try:
+        value = yaml.safe_load(written)
+    except yaml.YAMLError:
+        value = written
+    if isinstance(value, str):
+        with suppress(ValueError):
+            value = float(value)  # YAML 1.1 takes 1e-5 for a text
+    document: Any = value
+    for part in reversed(key.split(".")):
+        document = {part: document}
+    found: dict[str, Any] = document
+    return found
+
+
+def _with_elsewhere(problem: str) -> str:
+    """Keys of transformers and PEFT get the name that they have here."""
+    where, _, rest = problem.partition(": ")
+    other = ELSEWHERE.get(where.split(".")[-1].split("[")[0])
+    return f'{where}: unknown key; here it is "{other}"' if rest.startswith("unknown key") and other else problem
+
+
+def as_yaml(config: TrainConfig) -> str:
+    """What holds, every key, as YAML that can be read again."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

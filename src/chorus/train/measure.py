@@ -1,0 +1,76 @@
+"""The dev error rate on the way: greedy decoding, spread over the processes, summed before it is divided."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from chorus.errors import MissingExtraError
+from chorus.train.backbones.protocol import Backbone
+from chorus.train.rows import Utterance
+
+Normalise = Callable[[str], str]
+
+
+def normaliser(name: str) -> Normalise:
+    """`raw` (as written), `basic` or `english` (Whisper's own, from transformers)."""
+    if name == "raw":
+        return lambda text: " ".join(text.split())
+    from transformers.models.whisper.english_normalizer import BasicTextNormalizer, EnglishTextNormalizer
+
+    made: Normalise = BasicTextNormalizer() if name == "basic" else EnglishTextNormalizer({})
+    return made
+
+
+def edits(references: Sequence[str], heard: Sequence[str]) -> dict[str, int]:
+    """Summed edits and lengths, in words and in characters; an empty reference makes every heard word an edit."""
+    try:
+        import jiwer
+    except ImportError:
+        raise MissingExtraError("train", "error rates") from None
+    sums = {"word_edits": 0, "words": 0, "char_edits": 0, "chars": 0}
+    for reference, text in zip(references, heard, strict=True):
+        if not reference:
+            sums["word_edits"] += len(text.split())
+            sums["char_edits"] += len(text)
+            continue
+        words = jiwer.process_words(reference, text)
+        characters = jiwer.process_characters(reference, text)
+        sums["word_edits"] += words.substitutions + words.deletions + words.insertions
+        sums["words"] += len(reference.split())
+        sums["char_edits"] += characters.substitutions + characters.deletions + characters.insertions
+        sums["chars"] += len(reference)
+    return sums
+
+
+def error_rates(
+    backbone: Backbone,
+    model: Any,
+    utterances: Sequence[Utterance],
+    *,
+    normalise: Normalise,
+    batch_size: int,
+    rank: int = 0,
+    processes: int = 1,
+    **settings: Any,
+) -> dict[str, int]:
+    """The edits of this process's share; every process decodes equally many batches, as sharded models need."""
+    ordered = sorted(utterances, key=lambda u: -u.duration_s)
+    mine = ordered[rank::processes]
+    batches = math.ceil(math.ceil(len(ordered) / processes) / batch_size)
+    references, heard = [], []
+    for i in range(batches):
+        part = mine[i * batch_size : (i + 1) * batch_size]
+        texts = backbone.transcribe(model, part or ordered[:1], **settings)
+        references += [normalise(u.row.text) for u in part]
+        heard += [normalise(t) for t in texts[: len(part)]]
+    return edits(references, heard)
+
+
+def rates(sums: dict[str, int]) -> dict[str, float]:
+    """Error rates in percent."""
+    return {
+        "wer": 100 * sums["word_edits"] / max(1, sums["words"]),
+        "cer": 100 * sums["char_edits"] / max(1, sums["chars"]),
+    }

@@ -1,0 +1,178 @@
+"""What a training leaves: the model or adapter with everything that runtimes ask for, its card, its provenance."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from chorus._version import __version__
+from chorus.checkpoints.reference import looks_local, public_name
+from chorus.checkpoints.sidecar import copy_side_files, write_json
+from chorus.checkpoints.writer import appearing_whole, explained, write_text
+from chorus.provenance import licence_of, versions
+from chorus.train.adapters import merged_model, save_adapter
+from chorus.train.config import TrainConfig
+from chorus.train.progress import plot_curve
+from chorus.train.rows import Rows, counts
+
+if TYPE_CHECKING:
+    from chorus.train.backbones.protocol import Backbone
+
+PROVENANCE, CURVE = "chorus.json", "curve.png"
+SHARD = "5GB"
+TAGS = {"asr": "automatic-speech-recognition", "translate": "automatic-speech-recognition", "lm": "text-generation"}
+
+
+def save_result(
+    model: Any, backbone: Backbone, config: TrainConfig, facts: dict[str, Any], *, overwrite: bool, logs: Path
+) -> Path:
+    """Write the result's directory, whole or not at all; the merged model of an adapter beside it."""
+    final = Path(config.output_dir)
+    adapter = hasattr(model, "peft_config")
+    with appearing_whole(final, overwrite=overwrite) as partial, explained(partial.path):
+        if adapter:
+            save_adapter(model, config.adapter, partial.path, base=config.model.base, logs=logs)
+            (partial.path / "README.md").unlink(missing_ok=True)  # PEFT's template
+        else:
+            model.save_pretrained(partial.path, max_shard_size=SHARD)
+        _side_files(backbone, partial.path)
+        _paperwork(partial.path, config, facts, adapter=adapter)
+    if adapter and config.adapter is not None and config.adapter.merge:
+        with appearing_whole(merged_dir(final), overwrite=overwrite) as partial, explained(partial.path):
+            merged_model(model).save_pretrained(partial.path, max_shard_size=SHARD)
+            _side_files(backbone, partial.path)
+            _paperwork(partial.path, config, facts, adapter=False)
+            _readable(partial.path)
+    return final
+
+
+def merged_dir(final: Path) -> Path:
+    """Where the merged model of an adapter goes."""
+    return final.with_name(f"{final.name}-merged")
+
+
+def _readable(directory: Path) -> None:
+    """The rights that the user's umask gives; safetensors writes files that only their owner reads."""
+    mask = os.umask(0)
+    os.umask(mask)
+    for path in directory.iterdir():
+        path.chmod(0o666 & ~mask)
+
+
+def _side_files(backbone: Backbone, directory: Path) -> None:
+    """Tokenizer, processor and generation settings, in the old and the new form."""
+    with tempfile.TemporaryDirectory() as folder:
+        backbone.save_side_files(Path(folder))
+        copy_side_files(Path(folder), Path(folder), directory)
+        generation = Path(folder) / "generation_config.json"
+        if generation.exists():
+            (directory / generation.name).write_bytes(generation.read_bytes())
+
+
+def _paperwork(directory: Path, config: TrainConfig, facts: dict[str, Any], *, adapter: bool) -> None:
+    write_json(directory / PROVENANCE, facts)
+    write_text(directory / "README.md", card(config, facts, adapter=adapter))
+    curve = facts["curve"]
+    if curve:
+        title = f"{Path(config.output_dir).name}: {_way(config)}"
+        plot_curve(curve, config.metric, directory / CURVE, title, facts.get("best_step"))
+
+
+def provenance(
+    config: TrainConfig, rows: Rows, *, curve: Mapping[str, Any], state: Any, trainable: int, parameters: int
+) -> dict[str, Any]:
+    """Settings, data, versions and the curve; no times, hosts or absolute paths, so that it can be compared."""
+    return {
+        "chorus": __version__,
+        "kind": "train",
+        "versions": versions(("accelerate", "peft", "tokenizers", "soundfile", "soxr")),
+        "base_model": public_name(config.model.base),
+        "base_revision": config.model.revision,
+        "config": _public(config.model_dump(mode="json", exclude={"output", "logs", "device"})),
+        "data": {
+            "manifests": rows.hashes,
+            "train_rows": len(rows.train),
+            "train_hours": round(rows.hours, 4),
+            "dev_rows": len(rows.dev),
+            "left_out": {reason: len(names) for reason, names in rows.left_out.items()},
+            **{column: counts(rows.train, column) for column in ("language", "domain") if counts(rows.train, column)},
+            "speakers": len(counts(rows.train, "speaker")),
+        },
+        "steps": state.global_step,
+        "best_step": state.best_global_step or state.global_step,
+        "metric": config.metric,
+        "normaliser": config.dev.normaliser,
+        "best": round(state.best_metric, 4) if state.best_metric is not None else None,
+        "trained_parameters": trainable,
+        "parameters": parameters,
+        "curve": dict(curve),
+    }
+
+
+def _public(value: Any) -> Any:
+    """Settings with local paths cut to their last part."""
+    if isinstance(value, dict):
+        return {k: _public(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_public(v) for v in value]
+    return public_name(value) if isinstance(value, str) and "/" in value and looks_local(value) else value
+
+
+def _way(config: TrainConfig) -> str:
+    return config.adapter.type if config.adapter else "adapter" if config.model.adapter else "full fine-tune"
+
+
+def card(config: TrainConfig, facts: Mapping[str, Any], *, adapter: bool) -> str:
+    """README.md as the hub reads it."""
+    base = str(facts["base_model"])
+    local = Path(config.model.base)
+    front: dict[str, Any] = {
+        "base_model": base,
+        "base_model_relation": "adapter" if adapter else "finetune",
+        "library_name": "peft" if adapter else "transformers",
+        "pipeline_tag": TAGS[config.task],
+    }
+    licence = licence_of(local if local.is_dir() else None)
+    if licence:
+        front["license"] = licence
+    languages = list(facts["data"].get("language", {}))
+    if languages:
+        front["language"] = languages
+    front["tags"] = ["chorus", *([config.adapter.type] if config.adapter else [])]
+    data = facts["data"]
+    lines = ["---", yaml.safe_dump(front, sort_keys=False, allow_unicode=True).rstrip(), "---", ""]
+    lines += [f"# {Path(config.output_dir).name}", "", f"{base}: {_way(config)}, made with Chorus {__version__}.", ""]
+    lines += ["| | |", "|---|---|", f"| training data | {data['train_rows']} rows, {data['train_hours']:.2f} h |"]
+    for column in ("language", "domain"):
+        if data.get(column):
+            lines.append(f"| {column} | {', '.join(f'{k} {v}' for k, v in data[column].items())} |")
+    lines.append(f"| steps | {facts['steps']}, kept: {facts['best_step']} |")
+    lines.append(f"| learnt | {facts['trained_parameters']:,} of {facts['parameters']:,} parameters |")
+    lines += _measured(facts)
+    lines += ["", "## Settings", "", "```yaml", yaml.safe_dump(facts["config"], sort_keys=False).rstrip(), "```", ""]
+    lines += [f"`{PROVENANCE}` holds the settings, the hashes of the manifests, the versions and the curve.", ""]
+    return "\n".join(lines)
+
+
+def _measured(facts: Mapping[str, Any]) -> list[str]:
+    if facts["best"] is None:
+        return []
+    unit = "" if facts["metric"] == "loss" else f" % (normaliser: {facts['normaliser']})"
+    start = facts["curve"].get(f"dev_{facts['metric']}", [[0, None]])[0]
+    before = f"; before training {start[1]:.2f}" if start[0] == 0 and start[1] is not None else ""
+    rows = facts["data"]["dev_rows"]
+    return [
+        f"| dev {facts['metric']} | {facts['best']:.2f}{unit} on {rows} rows{before} |",
+        "",
+        f"![learning curve]({CURVE})",
+    ]
+
+
+def languages_of(rows: Sequence[Any]) -> list[str]:
+    """The languages of some rows, in the order of their appearance."""
+    return list(dict.fromkeys(u.row.language for u in rows if u.row.language))

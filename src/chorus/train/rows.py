@@ -1,0 +1,299 @@
+"""From a configuration to the utterances that are learnt and measured, with what was left out and why."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from chorus.data.audio import info, read_audio
+from chorus.data.features import content_key, file_hash
+from chorus.data.manifest import Row, read_manifest, select
+from chorus.errors import DataError
+from chorus.train.config import Source, TrainConfig
+
+if TYPE_CHECKING:
+    from chorus.data.audio import Audio
+
+SHOWN = 5
+SPLIT_NAMES = {"dev": ("dev", "val", "valid", "validation"), "train": ("train",), "test": ("test",)}
+
+
+@dataclass(frozen=True)
+class Utterance:
+    """A row and how to get at its audio: a file, or a cell of a dataset."""
+
+    row: Row
+    duration_s: float = 0.0
+    dataset: Any = field(default=None, compare=False, repr=False)
+    index: int = 0
+    column: str = ""
+
+    def audio(self) -> Audio:
+        """Mono float32 at 16 kHz; `DataError` names the file where it cannot be read."""
+        if self.dataset is not None:
+            from chorus.data.hub import decode
+
+            return decode(self.dataset[self.index][self.column])
+        return read_audio(self.row.audio, start_s=self.row.start, end_s=self.row.end)
+
+    def key(self) -> str:
+        """What its audio is, for the cache of features."""
+        if self.dataset is not None:
+            return f"{getattr(self.dataset, '_fingerprint', id(self.dataset))}:{self.index}"
+        return content_key(self.row.audio, self.row.start, self.row.end)
+
+
+@dataclass
+class Rows:
+    """The utterances of a training, and what was left out of it: reason -> names."""
+
+    train: list[Utterance]
+    dev: list[Utterance]
+    test: list[Utterance]
+    left_out: dict[str, list[str]] = field(default_factory=dict)
+    hashes: dict[str, str] = field(default_factory=dict)  # of the manifests
+    stream: Any = None  # the rows of a streamed dataset, in place of `train`
+
+    @property
+    def hours(self) -> float:
+        return sum(u.duration_s for u in self.train) / 3600
+
+
+def gather(
+    config: TrainConfig,
+    *,
+    longest_s: float | None,
+    needs_audio: bool = True,
+    skip_bad: bool = False,
+    allow_leakage: bool = False,
+) -> Rows:
+    """Read the manifests and datasets, and refuse what would spoil the training.
+
+    Raises `DataError` for missing or unreadable audio and empty texts (left out with `skip_bad`), for rows that
+    training and dev or test share (allowed with `allow_leakage`), and where nothing is left.
+    """
+    found = Rows([], [], [])
+    needs = ("path", "text") if needs_audio else ("text",)
+    streams = [s for s in config.data.train if s.streaming]
+    if streams:
+        if len(config.data.train) > 1:
+            raise DataError("data.train: a streamed dataset stands alone", "stream it, or give the others as manifests")
+        found.stream = _open(streams[0], "train")
+    else:
+        found.train = _load(config.data.train, "train", config, found, needs)
+    dev = config.data.dev
+    found.dev = _load(
+        dev if dev is not None else _with_dev(config.data.train), "dev", config, found, needs, given=dev is not None
+    )
+    found.test = _load(config.data.test or [], "test", config, found, needs)
+    read = len(found.train)
+    for name in ("train", "dev", "test"):
+        setattr(found, name, _probe(getattr(found, name), found, needs_audio, skip_bad=skip_bad))
+    longest = min(filter(None, (longest_s, config.data.max_duration_s)), default=None)
+    for name in ("train", "dev"):
+        setattr(found, name, _fitting(getattr(found, name), config.data.min_duration_s, longest, found, needs_audio))
+    if not found.train and found.stream is None:
+        raise DataError(
+            f"no training rows are left of {read}" + _why(found), "loosen data.train.where, split or durations"
+        )
+    if needs_audio and not allow_leakage:
+        _refuse_leakage(found)
+    return found
+
+
+def _with_dev(sources: Sequence[Source]) -> list[Source]:
+    """Where the rows for measuring come from when none are named: the same manifests' dev rows."""
+    return [s for s in sources if s.manifest and not s.split]
+
+
+def _load(
+    sources: Iterable[Source], role: str, config: TrainConfig, found: Rows, needs: Sequence[str], *, given: bool = True
+) -> list[Utterance]:
+    utterances: list[Utterance] = []
+    for source in sources:
+        if source.manifest:
+            rows = _manifest_rows(source, role, found, needs, given=given)
+            utterances += [Utterance(r) for r in rows]
+        else:
+            utterances += _dataset_rows(source, role)
+    language = config.data.language
+    return [replace(u, row=replace(u.row, language=u.row.language or language)) for u in utterances]
+
+
+def _manifest_rows(source: Source, role: str, found: Rows, needs: Sequence[str], *, given: bool) -> list[Row]:
+    assert source.manifest
+    manifest = read_manifest(source.manifest, columns=source.columns, needs=needs)
+    found.hashes[Path(source.manifest).name] = file_hash(manifest.source)
+    rows = manifest.rows
+    has_splits = any(row.split for row in rows)
+    if source.split:
+        rows = select(rows, {"split": source.split})
+    elif has_splits and not (given and role != "train" and not any(r.split in SPLIT_NAMES[role] for r in rows)):
+        rows = [row for row in rows if row.split in SPLIT_NAMES[role]]
+    elif not given:
+        return []  # a manifest without splits has no dev rows
+    rows = [_named(row, source) for row in select(rows, source.where)]
+    if not rows and role == "train":
+        asked = f"split {source.split or 'train'}" + "".join(f", {k} {v}" for k, v in source.where.items())
+        raise DataError(
+            f"{source.manifest}: none of its {len(manifest)} rows is left ({asked})", "check split and where"
+        )
+    return rows[: source.limit]
+
+
+def _named(row: Row, source: Source) -> Row:
+    return replace(row, language=row.language or source.language, domain=row.domain or source.domain)
+
+
+def _open(source: Source, role: str) -> Any:
+    from chorus.data.hub import DatasetRows, open_dataset
+
+    assert source.dataset
+    default = {"train": "train", "dev": "validation", "test": "test"}[role]
+    dataset = open_dataset(
+        source.dataset,
+        name=source.name,
+        split=source.split or default,
+        revision=source.revision,
+        streaming=source.streaming,
+    )
+    return DatasetRows(dataset, source.columns, source.dataset)
+
+
+def _dataset_rows(source: Source, role: str) -> list[Utterance]:
+    rows = _open(source, role)
+    column = rows.names.get("path", "")
+    found = []
+    for index, (row, _) in enumerate(rows):
+        named = _named(row, source)
+        if select([named], source.where):
+            found.append(Utterance(named, row.duration or 0.0, rows.dataset, index, column))
+        if source.limit and len(found) >= source.limit:
+            break
+    return found
+
+
+def _probe(utterances: list[Utterance], found: Rows, needs_audio: bool, *, skip_bad: bool) -> list[Utterance]:
+    """Read every header: durations, and what cannot be used."""
+    bad: dict[str, list[str]] = {}
+    good: list[Utterance] = []
+    with ThreadPoolExecutor(8) as pool:
+        lengths = pool.map(_length, utterances) if needs_audio else [1.0 + len(u.row.text) / 15 for u in utterances]
+        for utterance, length in zip(utterances, lengths, strict=True):
+            if isinstance(length, str):
+                kind, _, detail = length.partition(": ")
+                bad.setdefault(kind, []).append(f"{utterance.row}{': ' + detail if detail else ''}")
+            elif not utterance.row.text.strip():
+                bad.setdefault("empty transcripts", []).append(str(utterance.row))
+            else:
+                good.append(replace(utterance, duration_s=length))
+    if bad and not skip_bad:
+        told = "; ".join(f"{len(names)} {kind}: {_shown(names)}" for kind, names in bad.items())
+        raise DataError(
+            told, "mend the manifest (chorus data check names every row), or leave them out with --skip-bad"
+        )
+    for kind, names in bad.items():
+        found.left_out.setdefault(kind, []).extend(names)
+    return good
+
+
+def _length(utterance: Utterance) -> float | str:
+    row = utterance.row
+    if utterance.dataset is not None:
+        return utterance.duration_s or len(utterance.audio()) / 16_000
+    try:
+        whole = info(row.audio).duration_s
+    except DataError as error:
+        missing = not row.audio.exists()
+        return "missing audio files" if missing else f"unreadable audio files: {error.message.partition(': ')[2]}"
+    last = min(whole, row.end) if row.end is not None else whole
+    length = last - (row.start or 0.0)
+    return length if length > 0 else "cuts behind the end of their file"
+
+
+def _fitting(
+    utterances: list[Utterance], shortest: float, longest: float | None, found: Rows, needs_audio: bool
+) -> list[Utterance]:
+    """Those of a length that can be learnt; the others are left out and counted."""
+    if not needs_audio:
+        return utterances
+    kept = []
+    for utterance in utterances:
+        if utterance.duration_s < shortest:
+            found.left_out.setdefault(f"shorter than {shortest:g} s", []).append(str(utterance.row))
+        elif longest is not None and utterance.duration_s > longest + 0.01:
+            found.left_out.setdefault(f"longer than {longest:g} s", []).append(str(utterance.row))
+        else:
+            kept.append(utterance)
+    return kept
+
+
+def _why(found: Rows) -> str:
+    return "".join(f"; {len(names)} {reason}" for reason, names in found.left_out.items())
+
+
+def _shown(names: Sequence[str]) -> str:
+    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+
+
+def _refuse_leakage(found: Rows) -> None:
+    """Audio that stands in training and in what it is measured on: by file and cut, then by content."""
+    for name in ("dev", "test"):
+        shared = leaked(found.train, getattr(found, name))
+        if shared:
+            raise DataError(
+                f"{len(shared)} {name} recordings are in the training data: {_shown(shared)}",
+                "take them out of one side (chorus data split keeps speakers apart), or pass --allow-leakage",
+            )
+
+
+def leaked(train: Sequence[Utterance], held_out: Sequence[Utterance]) -> list[str]:
+    """The held-out rows whose audio overlaps a training row's, in the same file or in a copy of it."""
+    cuts: dict[Path, list[tuple[float, float]]] = {}
+    for u in train:
+        if u.dataset is None:
+            cuts.setdefault(u.row.audio.resolve(), []).append(_cut(u))
+    held = [u for u in held_out if u.dataset is None]
+    copies = _copies(set(cuts), {u.row.audio.resolve() for u in held})
+    found = []
+    for u in held:
+        first, last = _cut(u)
+        path = u.row.audio.resolve()
+        if any(a < last and first < b for a, b in cuts.get(copies.get(path, path), ())):
+            found.append(str(u.row))
+    return found
+
+
+def _cut(u: Utterance) -> tuple[float, float]:
+    start = u.row.start or 0.0
+    return start, start + u.duration_s - 1e-3  # neighbours that touch do not overlap
+
+
+def _copies(train: set[Path], held: set[Path]) -> dict[Path, Path]:
+    """Held-out files with the bytes of a training file; only files of equal size are read."""
+    sizes: dict[int, list[Path]] = {}
+    for path in train:
+        sizes.setdefault(path.stat().st_size, []).append(path)
+    found: dict[Path, Path] = {}
+    hashes: dict[Path, str] = {}
+
+    def digest(path: Path) -> str:
+        if path not in hashes:
+            hashes[path] = file_hash(path)
+        return hashes[path]
+
+    for path in held - train:
+        for other in sizes.get(path.stat().st_size, ()):
+            if digest(path) == digest(other):
+                found[path] = other
+                break
+    return found
+
+
+def counts(utterances: Sequence[Utterance], column: str) -> dict[str, int]:
+    """Rows by a column's value."""
+    return dict(Counter(u.row.get(column) for u in utterances if u.row.get(column)))

@@ -1,0 +1,242 @@
+"""transformers' Trainer with our order of rows, our measure, and checkpoints that are whole or not there."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
+
+from chorus.errors import ChorusError, OutputError
+from chorus.train.backbones.protocol import Backbone
+from chorus.train.config import TrainConfig
+from chorus.train.examples import EpochSampler
+from chorus.train.measure import error_rates, normaliser, rates
+from chorus.train.rows import Utterance
+
+WHOLE = "whole.json"  # written last into a checkpoint
+LOSS_BATCHES = 50  # of dev, at most, for the dev loss
+
+
+class SpeechTrainer(Trainer):
+    """Trains a backbone. `dev` is what `evaluate` decodes."""
+
+    def __init__(
+        self, backbone: Backbone, config: TrainConfig, dev: Sequence[Utterance], names: Sequence[str], **arguments: Any
+    ) -> None:
+        self.backbone, self.config, self.dev, self.row_names = backbone, config, list(dev), names
+        self.waited_s = 0.0
+        self.in_loop_s = 0.0
+        self.fingerprint = ""
+        super().__init__(**arguments)
+
+    # ---- rows ----
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        dataset = train_dataset if train_dataset is not None else self.train_dataset
+        if isinstance(dataset, torch.utils.data.IterableDataset):
+            return None
+        lengths = [u.duration_s for u in dataset.utterances]
+        settings = self.config.train
+        self.sampler = EpochSampler(lengths, settings.batch_size, self.config.seed, by_length=settings.group_by_length)
+        return self.sampler
+
+    def _run_epoch(self, *arguments: Any, **more: Any) -> Any:
+        epoch = more["epoch"] if "epoch" in more else arguments[1]
+        if hasattr(self, "sampler"):
+            self.sampler.set_epoch(int(epoch))
+        return super()._run_epoch(*arguments, **more)
+
+    def get_batch_samples(self, *arguments: Any, **more: Any) -> Any:
+        started = time.perf_counter()
+        try:
+            return super().get_batch_samples(*arguments, **more)
+        finally:
+            self.waited_s += time.perf_counter() - started
+
+    # ---- steps ----
+
+    def training_step(self, model: Any, inputs: Any, *arguments: Any, **more: Any) -> Any:
+        """One batch forward and backward (checkpointed layers run forward again there) in its window."""
+        numbers = inputs.pop("rows")
+        with self.backbone.window(model, inputs):
+            loss = super().training_step(model, inputs, *arguments, **more)
+        if not bool(torch.isfinite(loss)):
+            names = [self.row_names[i] for i in numbers.tolist() if 0 <= i < len(self.row_names)]
+            raise ChorusError(
+                f"the loss is {float(loss)} at step {self.state.global_step + 1}; its batch: {', '.join(names)}",
+                "check these rows (chorus data check), lower train.learning_rate, or use another train.precision",
+            )
+        return loss
+
+    # ---- measuring ----
+
+    def evaluate(self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval") -> Any:
+        """Dev loss, and error rates in percent where the model writes texts."""
+        started = time.perf_counter()
+        settings = self.config.dev
+        model = self.accelerator.unwrap_model(self.model_wrapped) if self._plain() else self.model_wrapped
+        metrics: dict[str, float] = {}
+        with torch.inference_mode():
+            metrics[f"{metric_key_prefix}_loss"] = self._dev_loss(model)
+        if self.config.metric != "loss":
+            sums = error_rates(
+                self.backbone,
+                model,
+                self.dev,
+                normalise=normaliser(settings.normaliser),
+                batch_size=settings.batch_size or 2 * self.config.train.batch_size,
+                rank=self.args.process_index,
+                processes=self.args.world_size,
+                max_new_tokens=settings.max_new_tokens,
+                window_s=settings.window_s,
+                **({} if self._plain() else {"synced_gpus": True}),
+            )
+            metrics |= {f"{metric_key_prefix}_{k}": v for k, v in rates(self._summed(sums)).items()}
+        metrics[f"{metric_key_prefix}_seconds"] = round(time.perf_counter() - started, 3)
+        self.log(metrics)
+        self.control: Any = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def _plain(self) -> bool:
+        """Whether every process holds the whole model."""
+        return not (self.is_fsdp_enabled or self.is_deepspeed_enabled)
+
+    def _dev_loss(self, model: Any) -> float:
+        size = self.config.train.batch_size
+        share = self.dev[self.args.process_index :: self.args.world_size] or self.dev[:1]
+        was, total, count = model.training, 0.0, 0
+        model.eval()
+        for start in range(0, min(len(share), LOSS_BATCHES * size), size):
+            examples = [self.backbone.example(u, None, self.config.augment) for u in share[start : start + size]]
+            batch = self._prepare_inputs(self.backbone.collate(examples))
+            batch.pop("rows")
+            with self.compute_loss_context_manager(), self.backbone.window(model, batch):
+                total += float(model(**batch).loss) * len(examples)
+            count += len(examples)
+        model.train(was)
+        sums = self._summed({"total": total, "count": count})
+        return float(sums["total"] / sums["count"])
+
+    def _summed(self, sums: dict[str, Any]) -> dict[str, Any]:
+        if self.args.world_size == 1:
+            return sums
+        from accelerate.utils import gather_object
+
+        every = gather_object([sums])
+        return {key: sum(one[key] for one in every) for key in sums}
+
+    # ---- checkpoints ----
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """A checkpoint counts when its last file is there; a full disk takes away what was begun, no more."""
+        directory = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
+        try:
+            super()._save_checkpoint(model, trial)
+            if self.args.should_save:
+                facts = {"step": self.state.global_step, "fingerprint": self.fingerprint}
+                (directory / WHOLE).write_text(json.dumps(facts))
+        except Exception as error:
+            if not _no_room(error):
+                raise
+            shutil.rmtree(directory, ignore_errors=True)
+            last = last_whole(Path(self.args.output_dir))
+            kept = f"{last} is kept" if last else "no earlier one was written"
+            raise OutputError(
+                f"{directory}: the checkpoint could not be written ({error}); {kept}",
+                "make room, then give the same command: it goes on from there",
+            ) from error
+
+
+def _no_room(error: BaseException) -> bool:
+    """Disk errors, also as safetensors and torch word them."""
+    text = str(error).lower()
+    return isinstance(error, OSError) or any(
+        s in text for s in ("no space", "i/o error", "file write failed", "iostream")
+    )
+
+
+def last_whole(directory: Path) -> Path | None:
+    """The newest checkpoint that was written to its end."""
+    whole = [p.parent for p in directory.glob(f"checkpoint-*/{WHOLE}")]
+    return max(whole, key=lambda p: int(p.name.split("-")[1]), default=None)
+
+
+def drop_broken(directory: Path) -> None:
+    """Take away checkpoints that a kill has cut off."""
+    for path in directory.glob("checkpoint-*"):
+        if not (path / WHOLE).exists():
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def arguments(config: TrainConfig, logs: Path, device: str, *, measured: bool, streamed: bool) -> TrainingArguments:
+    """The configuration in transformers' words."""
+    train = config.train
+    precision = _precision(train.precision, device)
+    every = config.dev.every_steps
+    strategy = ("steps" if every else "epoch") if measured else "no"
+    if streamed and strategy == "epoch":
+        strategy = "steps"
+    save = "steps" if train.save_steps else strategy
+    if save == "no":
+        save = "epoch" if not streamed else "steps"
+    aligned = measured and (save == strategy) and (save == "epoch" or not train.save_steps or train.save_steps == every)
+    steps = every or train.save_steps or 500
+    return TrainingArguments(
+        output_dir=str(logs),
+        seed=config.seed,
+        num_train_epochs=train.epochs,
+        max_steps=train.steps or -1,
+        learning_rate=config.learning_rate,
+        per_device_train_batch_size=train.batch_size,
+        gradient_accumulation_steps=train.accumulation,
+        warmup_steps=train.warmup,
+        lr_scheduler_type=train.schedule,
+        weight_decay=train.weight_decay,
+        max_grad_norm=train.max_grad_norm,
+        optim=train.optimizer,
+        fp16=precision == "float16",
+        bf16=precision == "bfloat16",
+        gradient_checkpointing=train.gradient_checkpointing,
+        gradient_checkpointing_kwargs={"use_reentrant": False} if train.gradient_checkpointing else None,
+        eval_strategy=strategy,
+        eval_steps=steps if strategy == "steps" else None,
+        save_strategy=save,
+        save_steps=train.save_steps or steps,
+        save_total_limit=train.keep_checkpoints,
+        load_best_model_at_end=aligned,
+        metric_for_best_model=f"eval_{config.metric}" if measured else None,
+        greater_is_better=False if measured else None,
+        logging_steps=train.log_steps,
+        logging_nan_inf_filter=False,
+        report_to=list(train.report_to) or "none",
+        dataloader_num_workers=train.workers,
+        dataloader_pin_memory=device.startswith("cuda"),
+        dataloader_drop_last=False,
+        remove_unused_columns=False,
+        label_names=["labels"],
+        use_cpu=device == "cpu",
+        disable_tqdm=True,
+        log_level="error",
+        ddp_find_unused_parameters=False if not train.gradient_checkpointing else None,
+    )
+
+
+def _precision(asked: str, device: str) -> str:
+    if asked != "auto":
+        return asked
+    if device.startswith("cuda"):
+        return "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
+    return "bfloat16" if device.startswith("xpu") else "float32"
+
+
+def callbacks(config: TrainConfig, more: Sequence[TrainerCallback]) -> list[TrainerCallback]:
+    found = list(more)
+    if config.train.early_stopping:
+        found.append(EarlyStoppingCallback(early_stopping_patience=config.train.early_stopping))
+    return found
