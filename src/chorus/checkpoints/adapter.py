@@ -147,12 +147,12 @@ def _sort_in(adapter: Adapter, name: str, tensor: LazyTensor) -> None:
 def canonical(name: str) -> str:
     """A name without the segments that differ between versions of transformers.
 
-    Files of one model, and adapters trained on it, differ in where `model` stands.
+    Files of one model, and adapters trained on it, differ in where `model` and `language_model` stand.
 
     >>> canonical("language_model.model.layers.0.mlp") == canonical("model.language_model.layers.0.mlp")
     True
     """
-    return ".".join(part for part in name.split(".") if part not in ("model", "thinker"))
+    return ".".join(part for part in name.split(".") if part not in ("model", "thinker", "language_model"))
 
 
 def apply_adapter(base: Model, adapter: Adapter, label: str) -> Model:

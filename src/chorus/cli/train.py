@@ -69,9 +69,12 @@ def command(arguments: tuple[str, ...], configs: tuple[str, ...], **flags: Any) 
         return
     if flags["only"] or flags["parallel"]:
         raise UsageError("--only and --parallel go with --each and --continual", "name the column: --each domain")
+    from chorus.train.processes import is_main
     from chorus.train.run import train
 
     result = train(config, **settings, note=lambda text: note(text, quiet=flags["quiet"]))
+    if not is_main():
+        return
     if flags["json_"]:
         as_json(result.as_dict())
         return

@@ -45,7 +45,8 @@ class LogMel:
         """Features [mels, columns of the speech + silence]; longer audio than the window is cut."""
         audio = audio[: self.columns * self.hop]
         columns = min(self.columns, -(-len(audio) // self.hop) + MARGIN)
-        padded = (columns + MARGIN) * self.hop  # the transform's mirror at the end must see silence
+        # the transform's mirror at the end must see silence, but for a full window, where it sees the speech
+        padded = (columns + MARGIN) * self.hop if columns < self.columns else int(self.extractor.n_samples)
         features = self.extractor(audio, sampling_rate=RATE, return_tensors="np", max_length=padded)["input_features"]
         found: NDArray[np.float32] = numpy.ascontiguousarray(features[0][:, :columns], dtype=numpy.float32)
         return found

@@ -168,11 +168,11 @@ class _Texts:
         return "no transcript beside it" if self.rule == "sidecar" else ""
 
     def _token(self, path: Path) -> Match | str:
-        """One token of the file's name, letters and digits between other characters, in any case."""
+        """One token of the file's name, in any case: at the end of it, or behind what is no letter and no digit."""
         if not self.tokens:
             return ""
         stem = path.stem.lower()
-        hits = [t for t in self.tokens if re.search(rf"(?<![a-z0-9]){re.escape(t)}(?![0-9])", stem)]
+        hits = [t for t in self.tokens if re.search(rf"(?<![a-z0-9]){re.escape(t)}(?![0-9])|{re.escape(t)}$", stem)]
         if len(hits) > 1:
             return f"several tokens in the name ({', '.join(hits)})"
         if not hits:

@@ -66,11 +66,11 @@ def _divide(weights: dict[str, float], shares: dict[str, float], rng: random.Ran
     held = dict.fromkeys(wanted, 0.0)
     for split, target in sorted(wanted.items(), key=lambda item: item[1]):
         for name in names:
-            left = len(names) - len(side)
-            if name in side or left <= 1:
+            still_empty = 1 + sum(held[other] == 0 for other in wanted if other != split)  # train is one of them
+            if name in side or len(names) - len(side) <= still_empty:
                 continue
             after = held[split] + weights[name]
-            if abs(after - target) < abs(held[split] - target) or (held[split] == 0 and left > len(wanted)):
+            if abs(after - target) < abs(held[split] - target) or held[split] == 0:
                 side[name] = split
                 held[split] = after
     return {name: side.get(name, "train") for name in names}

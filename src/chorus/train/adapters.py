@@ -7,7 +7,9 @@ their start, an adapter of the original base of twice the rank: W' = W + s (B A 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,9 @@ from chorus.architectures.layouts import layout_of
 from chorus.architectures.roles import COMPONENTS, Role
 from chorus.checkpoints.adapter import pattern_value
 from chorus.errors import CheckpointError, MissingExtraError, RecipeError, nearest
+from chorus.train.backbones.protocol import Backbone
 from chorus.train.config import Adapter, TrainConfig
+from chorus.train.processes import is_main
 
 ATTENTION_KINDS, LINEAR_KINDS = ("attention",), ("attention", "mlp", "linear")
 CONVERTED = ("pissa", "olora")
@@ -75,6 +79,9 @@ def places(model: Any, settings: Adapter, default_roles: Sequence[str]) -> list[
         for name, role in roles.items()
         if name.endswith(".weight") and name.removesuffix(".weight") in linear and role.component in asked
     }
+    if "vision" not in asked:  # what joins pictures to the text never learns from recordings
+        seen = _vision_tower(roles)
+        candidates = {n: r for n, r in candidates.items() if not seen or not n.startswith(seen)}
     if isinstance(settings.modules, list):
         return _named(candidates, settings.modules, asked)
     kinds = ATTENTION_KINDS if settings.modules == "attention" else LINEAR_KINDS
@@ -82,6 +89,21 @@ def places(model: Any, settings: Adapter, default_roles: Sequence[str]) -> list[
     if not found:
         raise RecipeError([f"adapter.modules: no {settings.modules} module in {', '.join(asked)}"])
     return found
+
+
+def _vision_tower(roles: dict[str, Role]) -> str:
+    """What the names of the vision tower begin with; empty where there is none."""
+    inside = [name.split(".") for name, role in roles.items() if role.component == "vision"]
+    shared = list(takewhile(lambda parts: len(set(parts)) == 1, zip(*inside, strict=False))) if inside else []
+    parts = [names[0] for names in shared]
+    return "".join(f"{p}." for p in parts[: -1 if parts and parts[-1] in ("blocks", "layers") else None])
+
+
+def summary(model: Any, modules: Sequence[str]) -> str:
+    """What an adapter is placed on, counted by component and kind: suffixes reach further than one thinks."""
+    roles = roles_of(model)
+    found = Counter(f"{roles[f'{m}.weight'].component} {roles[f'{m}.weight'].kind}" for m in modules)
+    return f"adapter on {len(modules)} modules: " + ", ".join(f"{place} {count}" for place, count in found.items())
 
 
 def _named(candidates: Iterable[str], endings: Sequence[str], asked: Sequence[str]) -> list[str]:
@@ -115,12 +137,13 @@ def check_ranks(model: Any, modules: Sequence[str], settings: Adapter) -> None:
 def attach(
     model: Any,
     config: TrainConfig,
-    default_roles: Sequence[str],
+    backbone: Backbone,
     *,
     logs: Path,
     batches: Any,
     forward: Any,
     resumed: Path | None,
+    note: Callable[[str], None],
 ) -> Any:
     """The model with a new adapter, or with the one that is trained further.
 
@@ -135,16 +158,17 @@ def attach(
     if config.model.adapter:
         return _further(model, config.model.adapter)
     assert settings is not None
-    modules = places(model, settings, default_roles)
+    modules = places(model, settings, backbone.default_roles)
     check_ranks(model, modules, settings)
+    note(summary(model, modules))
     eva = settings.type == "eva"
     if eva and resumed:  # the ranks that EVA gave out stand in the checkpoint
         wrapped = peft.get_peft_model(model, _plain(peft.LoraConfig.from_pretrained(str(resumed))))
     else:
-        wrapped = peft.get_peft_model(model, _peft_config(settings, modules))
+        wrapped = peft.get_peft_model(model, _peft_config(settings, modules, backbone.default_save_modules))
     if eva and not resumed:
         _start_eva(wrapped, batches, forward)
-    if settings.type in CONVERTED and not (logs / INITIAL).exists():
+    if settings.type in CONVERTED and is_main() and not (logs / INITIAL).exists():
         _save_start(wrapped, logs / INITIAL)
     return wrapped
 
@@ -152,6 +176,7 @@ def attach(
 def _plain(config: Any) -> Any:
     config.init_lora_weights = True
     config.eva_config = None
+    config.inference_mode = False
     return config
 
 
@@ -166,7 +191,7 @@ def _further(model: Any, adapter: str) -> Any:
         raise CheckpointError(f"{adapter}: does not fit the base ({error})", "check model.adapter") from None
 
 
-def _peft_config(settings: Adapter, modules: Sequence[str]) -> Any:
+def _peft_config(settings: Adapter, modules: Sequence[str], saved: Sequence[str]) -> Any:
     import peft
 
     start: Any = True if settings.init == "default" else settings.init
@@ -184,7 +209,7 @@ def _peft_config(settings: Adapter, modules: Sequence[str]) -> Any:
         target_modules=list(modules),
         rank_pattern=dict(settings.rank_pattern),
         alpha_pattern=dict(settings.alpha_pattern),
-        modules_to_save=list(settings.save_modules) or None,
+        modules_to_save=list(settings.save_modules or saved) or None,
         bias=settings.bias,
         use_rslora=settings.type == "rslora",
         use_dora=settings.type == "dora",

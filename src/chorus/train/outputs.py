@@ -42,6 +42,7 @@ def save_result(
             model.save_pretrained(partial.path, max_shard_size=SHARD)
         _side_files(backbone, partial.path)
         _paperwork(partial.path, config, facts, adapter=adapter)
+        _readable(partial.path)
     if adapter and config.adapter is not None and config.adapter.merge:
         with appearing_whole(merged_dir(final), overwrite=overwrite) as partial, explained(partial.path):
             merged_model(model).save_pretrained(partial.path, max_shard_size=SHARD)

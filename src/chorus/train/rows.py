@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -47,6 +47,25 @@ class Utterance:
         return content_key(self.row.audio, self.row.start, self.row.end)
 
 
+@dataclass(frozen=True)
+class Stream:
+    """The rows of a streamed dataset, each with what its audio cell holds, filtered as the source says."""
+
+    rows: Any
+    source: Source
+    language: str
+
+    def __iter__(self) -> Iterator[tuple[Row, Any]]:
+        taken = 0
+        for row, value in self.rows:
+            named = _named(row, self.source)
+            if select([named], self.source.where):
+                yield replace(named, language=named.language or self.language), value
+                taken += 1
+            if self.source.limit and taken >= self.source.limit:
+                return
+
+
 @dataclass
 class Rows:
     """The utterances of a training, and what was left out of it: reason -> names."""
@@ -56,7 +75,7 @@ class Rows:
     test: list[Utterance]
     left_out: dict[str, list[str]] = field(default_factory=dict)
     hashes: dict[str, str] = field(default_factory=dict)  # of the manifests
-    stream: Any = None  # the rows of a streamed dataset, in place of `train`
+    stream: Stream | None = None  # the rows of a streamed dataset, in place of `train`
 
     @property
     def hours(self) -> float:
@@ -82,7 +101,7 @@ def gather(
     if streams:
         if len(config.data.train) > 1:
             raise DataError("data.train: a streamed dataset stands alone", "stream it, or give the others as manifests")
-        found.stream = _open(streams[0], "train")
+        found.stream = Stream(_open(streams[0], "train"), streams[0], config.data.language)
     else:
         found.train = _load(config.data.train, "train", config, found, needs)
     dev = config.data.dev

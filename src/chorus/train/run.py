@@ -60,8 +60,11 @@ def train(
     """
     _need_extra()
     from chorus.train.backbones.choose import hears_audio, load_backbone
+    from chorus.train.processes import is_main
     from chorus.train.rows import gather
 
+    if not is_main():
+        quiet, note = True, _silent
     with _quiet_libraries():
         device = pick_device(config.device)
         seed_everything(config.seed)
@@ -91,6 +94,10 @@ def train(
             label=label,
             note=note,
         )
+
+
+def _silent(text: str) -> None:
+    """What the other processes have to say."""
 
 
 def _need_extra() -> None:
@@ -213,12 +220,13 @@ def _fit(
     quiet: bool, label: str, note: Note,
 ) -> Trained:  # fmt: skip
     from chorus.checkpoints.sidecar import write_json
-    from chorus.train import adapters, outputs, trainer
+    from chorus.train import adapters, outputs, processes, trainer
     from chorus.train.examples import StreamedSet, TrainingSet
     from chorus.train.progress import Progress, curve
 
     logs = Path(config.logs_dir)
-    resumed = _resume_point(logs, mark, restart=restart)
+    with processes.main_first(device):
+        resumed = _resume_point(logs, mark, restart=restart)
     if resumed:
         note(f"going on from {resumed}")
     adapters.freeze_unlearned(backbone.model)
@@ -229,7 +237,7 @@ def _fit(
         model.config.use_cache = False
     if config.adapter is not None or config.model.adapter:
         model = adapters.attach(
-            model, config, backbone.default_roles, logs=logs, resumed=resumed,
+            model, config, backbone, logs=logs, resumed=resumed, note=note,
             batches=lambda: _eva_batches(backbone, rows.train, config, device),
             forward=lambda wrapped, inputs: _forward(backbone, wrapped, inputs),
         )  # fmt: skip
@@ -263,7 +271,7 @@ def _fit(
     made.fingerprint = mark
     for name in ("PrinterCallback", "ProgressCallback"):
         made.callback_handler.callbacks = [c for c in made.callback_handler.callbacks if type(c).__name__ != name]
-    start = _start_measure(made, logs, measured=bool(dev))
+    start = _start_measure(made, logs, measured=bool(dev), resumed=resumed is not None)
     try:
         result = made.train(resume_from_checkpoint=str(resumed) if resumed else None)
     finally:
@@ -291,13 +299,13 @@ def _fit(
     )
 
 
-def _start_measure(made: Any, logs: Path, *, measured: bool) -> list[dict[str, Any]]:
+def _start_measure(made: Any, logs: Path, *, measured: bool, resumed: bool) -> list[dict[str, Any]]:
     """Step 0 of the curve: measured once, kept for when the training is resumed."""
     path = logs / "start.json"
-    if path.exists():
+    if resumed and path.exists():
         found: list[dict[str, Any]] = json.loads(path.read_text())
         return found
-    if not measured:
+    if not measured or resumed:
         return []
     metrics = made.evaluate()
     if made.args.should_save:
@@ -308,15 +316,19 @@ def _start_measure(made: Any, logs: Path, *, measured: bool) -> list[dict[str, A
 
 def _resume_point(logs: Path, mark: str, *, restart: bool) -> Path | None:
     """The last whole checkpoint of the same training; `OutputError` where it belongs to another."""
+    from chorus.train.processes import is_main
     from chorus.train.trainer import WHOLE, drop_broken, last_whole
 
-    if restart:
+    main = is_main()
+    if restart and main:
         shutil.rmtree(logs, ignore_errors=True)
-    drop_broken(logs)
+    if main:
+        drop_broken(logs)
     last = last_whole(logs)
-    if last is None:
+    if last is None and main:
         shutil.rmtree(logs / "initial-adapter", ignore_errors=True)
         (logs / "start.json").unlink(missing_ok=True)
+    if last is None:
         return None
     if json.loads((last / WHOLE).read_text())["fingerprint"] != mark:
         raise OutputError(

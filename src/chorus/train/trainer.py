@@ -223,7 +223,6 @@ def arguments(config: TrainConfig, logs: Path, device: str, *, measured: bool, s
         use_cpu=device == "cpu",
         disable_tqdm=True,
         log_level="error",
-        ddp_find_unused_parameters=False if not train.gradient_checkpointing else None,
     )
 
 

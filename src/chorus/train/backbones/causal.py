@@ -33,6 +33,7 @@ class Causal:
 
     needs_audio = False
     default_roles: tuple[str, ...] = ("language_model",)
+    default_save_modules: tuple[str, ...] = ()
     longest_s: float | None = None
 
     def __init__(self, config: TrainConfig, device: str) -> None:

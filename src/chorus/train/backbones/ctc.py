@@ -14,6 +14,7 @@ import torch
 from chorus.data.audio import RATE
 from chorus.data.limits import ctc_text, limits_from
 from chorus.train.backbones.shared import (
+    VOCABULARIES,
     evaluating,
     load_dtype,
     load_pretrained,
@@ -29,14 +30,13 @@ from chorus.train.rows import Utterance
 if TYPE_CHECKING:
     from numpy.random import Generator
 
-VOCABULARY = ("vocab.json", "tokenizer.json")
-
 
 class Ctc:
     """The backbone (see protocol.py)."""
 
     needs_audio = True
     default_roles: tuple[str, ...] = ("encoder", "default", "language_model", "other")
+    default_save_modules: tuple[str, ...] = ("lm_head",)
 
     def __init__(self, config: TrainConfig, device: str, texts: Sequence[str]) -> None:
         from transformers import AutoFeatureExtractor, AutoModelForCTC, AutoTokenizer
@@ -100,7 +100,7 @@ class Ctc:
 
 def _has_vocabulary(config: TrainConfig) -> bool:
     base = Path(config.model.base)
-    return not base.is_dir() or any((base / name).exists() for name in VOCABULARY)
+    return not base.is_dir() or any((base / name).exists() for name in VOCABULARIES)
 
 
 def letters_of(texts: Sequence[str]) -> Any:

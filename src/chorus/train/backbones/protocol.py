@@ -22,6 +22,7 @@ class Backbone(Protocol):
     model: Any
     needs_audio: bool
     default_roles: tuple[str, ...]  # where adapters go unless told
+    default_save_modules: tuple[str, ...]  # trained whole beside an adapter, unless told
     longest_s: float | None  # of audio that it hears
     limits: Any  # chorus.data.check.TextLimits
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from chorus.errors import CheckpointError
 from chorus.train.backbones.protocol import IGNORED
 from chorus.train.config import TrainConfig
 
+VOCABULARIES = ("tokenizer.json", "vocab.json", "tokenizer.model", "vocab.txt", "spiece.model")
 CHATML_SYSTEM = "You are a helpful assistant."
 
 
@@ -33,7 +35,15 @@ def load_pretrained(cls: Any, config: TrainConfig, dtype: Any, **more: Any) -> A
 
 
 def load_side(cls: Any, config: TrainConfig, what: str) -> Any:
-    """A tokenizer or feature extractor; `CheckpointError` where the directory has none."""
+    """A tokenizer or feature extractor; `CheckpointError` where the directory has none.
+
+    transformers 5 makes an empty tokenizer of a directory without one, so that the files are looked for first.
+    """
+    base = Path(config.model.base)
+    if what == "tokenizer" and base.is_dir() and not any((base / name).exists() for name in VOCABULARIES):
+        raise CheckpointError(
+            f"{base}: no tokenizer (none of {', '.join(VOCABULARIES)})", "copy it from the base model"
+        )
     try:
         return cls.from_pretrained(config.model.base, revision=config.model.revision)
     except (OSError, ValueError) as error:

@@ -46,6 +46,7 @@ class SpeechLlm:
 
     needs_audio = True
     default_roles: tuple[str, ...] = ("language_model", "projector")
+    default_save_modules: tuple[str, ...] = ()
     longest_s: float | None = float(WINDOW_S)
 
     def __init__(self, config: TrainConfig, device: str, class_name: str) -> None:

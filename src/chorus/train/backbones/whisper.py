@@ -32,6 +32,7 @@ class Whisper:
 
     needs_audio = True
     default_roles: tuple[str, ...] = ("encoder", "decoder", "cross_attention")
+    default_save_modules: tuple[str, ...] = ()
 
     def __init__(self, config: TrainConfig, device: str) -> None:
         from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration, WhisperTokenizerFast
@@ -190,7 +191,7 @@ def complete_generation(model: Any, tokenizer: Any, *, multilingual: bool) -> No
     """What runtimes read in generation_config.json, from the tokenizer where the base lacks it."""
     settings = model.generation_config
     ids = tokenizer.convert_tokens_to_ids
-    settings.forced_decoder_ids = None
+    vars(settings).pop("forced_decoder_ids", None)  # of old checkpoints: it would fix the language of every row
     known = {
         "decoder_start_token_id": ids("<|startoftranscript|>"),
         "no_timestamps_token_id": ids("<|notimestamps|>"),

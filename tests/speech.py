@@ -1,0 +1,153 @@
+"""Small recordings, manifests, and tiny speech models of the real classes with tokenizers of their own."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from chorus.data.audio import RATE, write_flac
+from chorus.data.manifest import Row, write_manifest
+
+ROOT = Path(__file__).parents[1]
+DIGITS = ROOT / "examples" / "digits"
+BASE = DIGITS / "base"
+MANIFEST = DIGITS / "data" / "manifest.csv"
+WORDS = ("one", "two", "three", "four", "five", "six")
+
+
+def tone(seconds: float, pitch_hz: float = 220.0, *, level: float = 0.3, seed: int = 0) -> np.ndarray:
+    """A tone with a little noise, so that no two are the same."""
+    time = np.arange(round(seconds * RATE)) / RATE
+    noise = np.random.default_rng(seed).normal(0, 0.01, len(time))
+    return (level * np.sin(2 * np.pi * pitch_hz * time) + noise * (level > 0)).astype(np.float32)
+
+
+def corpus(folder: Path, count: int = 12, *, speakers: int = 3, seconds: float = 0.6) -> tuple[Path, list[Row]]:
+    """`count` tones as FLAC with a manifest: the first two thirds train, then dev."""
+    rows = []
+    for i in range(count):
+        name = f"audio/{i:03d}.flac"
+        write_flac(folder / name, tone(seconds + 0.05 * (i % 4), 200 + 40 * i, seed=i))
+        split = "train" if i < 2 * count // 3 else "dev"
+        rows.append(Row(name, WORDS[i % len(WORDS)], "en", f"s{i % speakers}", f"d{i % 2}", split, root=folder))
+    return write_manifest(rows, folder / "manifest.csv"), rows
+
+
+def again(folder: Path, rows: list[Row], name: str = "manifest.csv", **changes: Any) -> Path:
+    """The manifest with the first row changed."""
+    return write_manifest([replace(rows[0], **changes), *rows[1:]], folder / name)
+
+
+def byte_tokenizer(specials: list[str]) -> Any:
+    """A byte-level BPE of 256 letters and some special tokens."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(specials)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=specials[0], pad_token=specials[0])
+
+
+SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|AUDIO|>", "<|audio_bos|>", "<|audio_eos|>"]
+TEXT = {
+    "vocab_size": 272,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+}
+TOWER = {"d_model": 16, "encoder_layers": 1, "encoder_attention_heads": 2, "encoder_ffn_dim": 24, "num_mel_bins": 80}
+
+
+def tiny(directory: Path, kind: str, seed: int = 0) -> Path:
+    """A model directory of a kind: qwen2, qwen2_audio, omni, wav2vec2, wav2vec2_pretrained."""
+    import transformers
+
+    torch.manual_seed(seed)
+    if kind.startswith("wav2vec2"):
+        return _wav2vec2(directory, vocabulary=kind == "wav2vec2")
+    tokenizer = byte_tokenizer(SPECIALS)
+    audio_token = tokenizer.convert_tokens_to_ids("<|AUDIO|>")
+    if kind == "qwen2":
+        model: Any = transformers.Qwen2ForCausalLM(transformers.Qwen2Config(**TEXT, tie_word_embeddings=True))
+    elif kind == "qwen2_audio":
+        config = transformers.Qwen2AudioConfig(
+            audio_config={**TOWER, "max_source_positions": 100, "model_type": "qwen2_audio_encoder"},
+            text_config={**TEXT, "model_type": "qwen2"},
+            audio_token_index=audio_token,
+        )
+        config.audio_token_id = audio_token
+        model = transformers.Qwen2AudioForConditionalGeneration(config)
+    else:
+        model = transformers.Qwen2_5OmniThinkerForConditionalGeneration(_omni(audio_token))
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    model.save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+    if kind != "qwen2":
+        extractor = transformers.WhisperFeatureExtractor(feature_size=80, chunk_length=2)
+        extractor.save_pretrained(directory)
+    return directory
+
+
+def _omni(audio_token: int) -> Any:
+    import transformers
+
+    text = {
+        **TEXT,
+        "rope_parameters": {"rope_type": "default", "mrope_section": [1, 1, 2], "rope_theta": 10000.0},
+        "model_type": "qwen2_5_omni_text",
+    }
+    vision = {
+        "depth": 1,
+        "hidden_size": 16,
+        "intermediate_size": 24,
+        "num_heads": 2,
+        "out_hidden_size": 32,
+        "fullatt_block_indexes": [0],
+    }
+    return transformers.models.qwen2_5_omni.configuration_qwen2_5_omni.Qwen2_5OmniThinkerConfig(
+        audio_config={**TOWER, "max_source_positions": 100, "output_dim": 32, "n_window": 50},
+        vision_config=vision,
+        text_config=text,
+        audio_token_index=audio_token,
+        audio_token_id=audio_token,
+        audio_start_token_id=audio_token + 1,
+        audio_end_token_id=audio_token + 2,
+        image_token_id=268,
+        image_token_index=268,
+        video_token_id=269,
+        video_token_index=269,
+        vision_start_token_id=270,
+        vision_end_token_id=271,
+    )
+
+
+def _wav2vec2(directory: Path, *, vocabulary: bool) -> Path:
+    import transformers
+
+    letters = ["<pad>", "<unk>", "|", *sorted(set("".join(WORDS)))]
+    config = transformers.Wav2Vec2Config(
+        vocab_size=len(letters), hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24,
+        conv_dim=(8, 8, 8), conv_stride=(5, 4, 4), conv_kernel=(10, 8, 8), num_conv_pos_embeddings=8,
+        num_conv_pos_embedding_groups=2, num_feat_extract_layers=3, pad_token_id=0, mask_time_prob=0.0,
+    )  # fmt: skip
+    cls = transformers.Wav2Vec2ForCTC if vocabulary else transformers.Wav2Vec2Model
+    cls(config).save_pretrained(directory)
+    if vocabulary:
+        (directory / "vocab.json").write_text(json.dumps({t: i for i, t in enumerate(letters)}))
+        transformers.Wav2Vec2CTCTokenizer(
+            str(directory / "vocab.json"), pad_token="<pad>", unk_token="<unk>", word_delimiter_token="|",
+            bos_token=None, eos_token=None,
+        ).save_pretrained(directory)  # fmt: skip
+    transformers.Wav2Vec2FeatureExtractor(return_attention_mask=True).save_pretrained(directory)
+    return directory

@@ -1,0 +1,298 @@
+"""Examples, batches and transcripts of every kind of model, on tiny models of the real classes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from chorus.errors import CheckpointError, DataError, RecipeError
+from chorus.train.adapters import check_ranks, freeze, freeze_unlearned, places, roles_of, summary
+from chorus.train.backbones.choose import load_backbone
+from chorus.train.backbones.protocol import IGNORED
+from chorus.train.config import Adapter, Augment
+from chorus.train.examples import stream
+from chorus.train.layers import load_train_config
+from chorus.train.rows import Utterance, gather
+from speech import BASE, WORDS, corpus, tiny
+
+NONE = Augment()
+
+
+def loaded(base, manifest="m.csv", *, texts=(), **settings):
+    document = {"model": {"base": str(base)}, "data": {"train": str(manifest)}}
+    config = load_train_config(document, overrides=[f"{k}={v}" for k, v in settings.items()])
+    return load_backbone(config, "cpu", texts=texts), config
+
+
+@pytest.fixture(scope="module")
+def speech_rows(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("rows")
+    manifest, _ = corpus(folder)
+    config = load_train_config({"model": {"base": "b"}, "data": {"train": str(manifest)}})
+    return manifest, gather(config, longest_s=None).train
+
+
+@pytest.fixture(scope="module")
+def whisper(speech_rows):
+    return loaded(BASE, speech_rows[0], **{"train.window_s": "[3, 5]", "data.timestamps": 0.5})[0]
+
+
+# ---- Whisper ----
+
+
+def test_targets_hold_language_task_text_and_one_end(whisper, speech_rows):
+    row = speech_rows[1][0].row
+    plain = whisper.targets(row, 0.6, timestamps=False)
+    assert whisper.tokenizer.decode(plain) == "<|en|><|transcribe|><|notimestamps|> one<|endoftext|>"
+    timed = whisper.targets(row, 0.6, timestamps=True)
+    assert timed[2] == whisper.token("<|0.00|>")
+    assert timed[-2] == whisper.token("<|0.60|>")
+    assert timed[-1] == whisper.tokenizer.eos_token_id
+    assert whisper.token("<|startoftranscript|>") not in plain + timed  # the model puts it before them
+
+
+def test_the_model_sees_one_start_and_the_end_has_a_loss(whisper, speech_rows):
+    from transformers.models.whisper.modeling_whisper import shift_tokens_right
+
+    batch = whisper.collate([whisper.example(u, None, NONE) for u in speech_rows[1][:4]])
+    config = whisper.model.config
+    fed = shift_tokens_right(batch["labels"], config.pad_token_id, config.decoder_start_token_id)
+    assert (fed == config.decoder_start_token_id).sum() == 4
+    assert (batch["labels"] == whisper.tokenizer.eos_token_id).sum() == 4
+    widths = (batch["labels"] != IGNORED).sum(1)
+    assert int(widths.max()) == batch["labels"].shape[1]
+    assert batch["rows"].tolist() == [-1] * 4
+
+
+def test_languages_and_tasks_come_from_the_row(whisper, speech_rows):
+    row = speech_rows[1][0].row
+    assert whisper.prefix(replace(row, language="Portuguese"))[0] == whisper.token("<|pt|>")
+    assert whisper.prefix(replace(row, extra={"task": "translate"}))[1] == whisper.token("<|translate|>")
+    with pytest.raises(DataError, match='the tokenizer knows no language "xx"'):
+        whisper.prefix(replace(row, language="xx"))
+    with pytest.raises(DataError, match="no language"):
+        whisper.prefix(replace(row, language=""))
+    with pytest.raises(DataError, match='unknown task "translat"; did you mean "translate"'):
+        whisper.prefix(replace(row, extra={"task": "translat"}))
+
+
+def test_a_short_window_is_the_beginning_of_the_long_one(whisper, speech_rows):
+    """Positions of a short window are the first of the full table: the same encoder layer by layer, fewer frames."""
+    model = whisper.model.eval()
+    features = whisper.features.cached(speech_rows[1][0].key(), speech_rows[1][0].audio)
+    short = {"input_features": whisper.features.window([features], 300)}
+    seen = {}
+    hook = model.model.encoder.layers[0].register_forward_pre_hook(lambda m, a: seen.__setitem__("x", a[0]))
+    with torch.no_grad(), whisper.window(model, short):
+        model.model.encoder(short["input_features"])
+    first = seen["x"]
+    with torch.no_grad():
+        model.model.encoder(whisper.features.window([features], 3000))
+    hook.remove()
+    assert first.shape[1] == 150
+    assert torch.allclose(first[:, :149], seen["x"][:, :149], atol=1e-5)
+    assert model.config.max_source_positions == 1500
+    assert model.model.encoder.embed_positions.num_embeddings == 1500
+
+
+def test_windows_are_drawn_and_always_hold_the_speech(whisper, speech_rows):
+    examples = [whisper.example(u, stream(0, 0, i), NONE) for i, u in enumerate(speech_rows[1][:2])]
+    widths = {whisper.collate([{**e, "draw": d} for e in examples])["input_features"].shape[-1] for d in range(4)}
+    assert widths == {300, 500}
+    long = {**examples[0], "features": np.zeros((80, 403), np.float32)}
+    assert whisper.collate([{**long, "draw": 0}])["input_features"].shape[-1] == 500
+
+
+def test_half_of_the_targets_have_timestamps(whisper, speech_rows):
+    u = speech_rows[1][0]
+    timed = [whisper.token("<|0.00|>") in whisper.example(u, stream(0, 0, i), NONE)["labels"] for i in range(200)]
+    assert 70 < sum(timed) < 130
+
+
+def test_transcripts_of_rows_in_two_languages_keep_their_order(whisper, speech_rows):
+    rows = [replace(u, row=replace(u.row, language="pt" if i % 2 else "en")) for i, u in enumerate(speech_rows[1][:4])]
+    together = whisper.transcribe(whisper.model, rows, max_new_tokens=6)
+    alone = [whisper.transcribe(whisper.model, [u], max_new_tokens=6)[0] for u in rows]
+    assert together == alone
+
+
+def test_generation_settings_are_completed_from_the_tokenizer(whisper):
+    settings = whisper.model.generation_config
+    assert settings.lang_to_id["<|pt|>"] == 50267
+    assert settings.task_to_id == {"transcribe": 50359, "translate": 50358}
+    assert settings.no_timestamps_token_id == 50363
+
+
+def test_sinusoids_do_not_learn(whisper):
+    """transformers 5 forgets what its classes freeze; nothing may train or decay them."""
+    freeze_unlearned(whisper.model)
+    assert not whisper.model.model.encoder.embed_positions.weight.requires_grad
+    assert whisper.model.model.decoder.embed_positions.weight.requires_grad
+
+
+# ---- the others ----
+
+
+@pytest.mark.parametrize("kind", ["qwen2_audio", "omni"])
+def test_speech_llms_learn_the_answer_only(tmp_path, speech_rows, kind):
+    backbone, config = loaded(tiny(tmp_path / kind, kind), speech_rows[0])
+    batch = backbone.collate([backbone.example(u, None, NONE) for u in speech_rows[1][:3]])
+    for i, u in enumerate(speech_rows[1][:3]):
+        learnt = batch["labels"][i][batch["labels"][i] != IGNORED].tolist()
+        assert backbone.tokenizer.decode(learnt) == f"{u.row.text}<|im_end|>"
+        shown = backbone.tokenizer.decode(batch["input_ids"][i])
+        assert config.data.prompt in shown
+        assert shown.count("<|audio_bos|>") == 1
+    batch.pop("rows")
+    loss = backbone.model(**batch).loss  # refused by the model where audio tokens and frames differ in number
+    loss.backward()
+    assert torch.isfinite(loss)
+    heard = {n for n, p in backbone.model.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
+    assert any("audio_tower" in n for n in heard)
+    assert len(backbone.transcribe(backbone.model, speech_rows[1][:3], max_new_tokens=3)) == 3
+
+
+def test_an_answer_does_not_depend_on_its_batch(tmp_path, speech_rows):
+    backbone, _ = loaded(tiny(tmp_path / "q", "qwen2_audio"), speech_rows[0])
+    rows = [
+        *speech_rows[1][:2],
+        replace(speech_rows[1][2], row=replace(speech_rows[1][2].row, extra={"prompt": "Say it: " * 9})),
+    ]
+    together = backbone.transcribe(backbone.model, rows, max_new_tokens=5)
+    assert together == [backbone.transcribe(backbone.model, [u], max_new_tokens=5)[0] for u in rows]
+
+
+def test_a_tokenizer_of_another_model_is_refused(tmp_path, speech_rows):
+    import json
+
+    base = tiny(tmp_path / "q", "qwen2_audio")
+    path = base / "config.json"
+    settings = json.loads(path.read_text())
+    key = "audio_token_id" if "audio_token_id" in settings else "audio_token_index"
+    path.write_text(json.dumps({**settings, key: 7}))
+    with pytest.raises(CheckpointError, match="the tokenizer's <\\|AUDIO\\|> is 259, the config's 7"):
+        loaded(base, speech_rows[0])
+
+
+def test_ctc_texts_in_the_vocabularys_case(tmp_path, speech_rows):
+    backbone, _ = loaded(tiny(tmp_path / "w", "wav2vec2"), speech_rows[0])
+    u = replace(speech_rows[1][0], row=replace(speech_rows[1][0].row, text="ONE Two"))
+    labels = backbone.example(u, None, NONE)["labels"]
+    assert backbone.tokenizer.decode(labels, group_tokens=False) == "one two"
+    batch = backbone.collate([backbone.example(x, None, NONE) for x in speech_rows[1][:3]])
+    assert batch["attention_mask"].sum(1).tolist() == [round(x.duration_s * 16_000) for x in speech_rows[1][:3]]
+    assert not any(p.requires_grad for n, p in backbone.model.named_parameters() if "feature_extractor" in n)
+
+
+def test_a_pretrained_encoder_gets_the_letters_of_its_texts(tmp_path, speech_rows):
+    backbone, _ = loaded(tiny(tmp_path / "w", "wav2vec2_pretrained"), speech_rows[0], texts=["olá mundo"])
+    assert set(backbone.tokenizer.get_vocab()) >= set("olámund") | {"|", "<pad>", "<unk>"}
+    assert backbone.model.lm_head.out_features == len(backbone.tokenizer)
+    assert backbone.default_save_modules == ("lm_head",)
+
+
+def test_language_models_learn_texts_and_not_prompts(tmp_path):
+    backbone, _ = loaded(tiny(tmp_path / "q", "qwen2"))
+    from chorus.data.manifest import Row
+
+    rows = [Utterance(Row(text="four")), Utterance(Row(text="four", extra={"prompt": "two and two?"}))]
+    batch = backbone.collate([backbone.example(u, None, NONE) for u in rows])
+    for i in range(2):
+        learnt = batch["labels"][i][batch["labels"][i] != IGNORED]
+        assert backbone.tokenizer.decode(learnt) == "four<|endoftext|>"
+    assert backbone.tokenizer.decode(batch["input_ids"][1]).startswith("two and two?four")
+    assert len(backbone.transcribe(backbone.model, rows, max_new_tokens=2)) == 2
+
+
+def test_what_cannot_be_trained_is_told(tmp_path):
+    import transformers
+
+    transformers.BertForMaskedLM(
+        transformers.BertConfig(
+            hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8, vocab_size=9
+        )
+    ).save_pretrained(tmp_path / "bert")
+    with pytest.raises(CheckpointError, match="BertForMaskedLM cannot be trained here"):
+        loaded(tmp_path / "bert")
+    with pytest.raises(CheckpointError, match="not a model"):
+        loaded(tmp_path / "nothing")
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / "bare").mkdir(exist_ok=True)
+        (tmp_path / "bare" / name).write_bytes((BASE / name).read_bytes())
+    with pytest.raises(CheckpointError, match="no tokenizer"):
+        loaded(tmp_path / "bare")
+
+
+# ---- where adapters go ----
+
+
+@pytest.mark.parametrize(
+    ("settings", "count", "told"),
+    [
+        ({}, 2 * 6 + 1 * 10, "encoder attention 8, encoder mlp 4"),
+        ({"roles": ["decoder"]}, 6, "decoder attention 4, decoder mlp 2"),
+        ({"roles": ["cross_attention"], "modules": "attention"}, 4, "cross_attention attention 4"),
+        ({"roles": ["encoder"], "modules": ["q_proj", "v_proj"]}, 4, "encoder attention 4"),
+        ({"modules": ["fc1"]}, 3, "encoder mlp 2, decoder mlp 1"),
+    ],
+)
+def test_adapters_go_where_their_roles_say(whisper, settings, count, told):
+    found = places(whisper.model, Adapter(**settings), whisper.default_roles)
+    assert len(found) == count
+    assert told in summary(whisper.model, found)
+
+
+def test_adapters_of_an_omni_leave_its_eyes_alone(tmp_path, speech_rows):
+    backbone, _ = loaded(tiny(tmp_path / "o", "omni"), speech_rows[0])
+    found = places(backbone.model, Adapter(), backbone.default_roles)
+    assert "projector linear 1" in summary(backbone.model, found)
+    assert not any("visual" in name for name in found)
+    assert all("visual" in name for name in places(backbone.model, Adapter(roles=["vision"]), ()))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"modules": ["o_proj"]}, '"o_proj" matches no module of encoder, decoder, cross_attention; did you mean'),
+        ({"roles": ["projector"]}, 'the model has no "projector"'),
+        ({"roles": ["encoders"]}, 'did you mean "encoder"'),
+    ],
+)
+def test_places_that_do_not_exist(whisper, settings, message):
+    with pytest.raises(RecipeError) as error:
+        places(whisper.model, Adapter(**settings), whisper.default_roles)
+    assert message in error.value.message
+
+
+def test_ranks_and_patterns_that_do_not_fit(whisper):
+    modules = places(whisper.model, Adapter(), whisper.default_roles)
+    check_ranks(whisper.model, modules, Adapter(rank=64))
+    with pytest.raises(
+        RecipeError, match=r"rank 65 is above what model\.encoder\.layers\.0\..* can have \(64 x 64: 64\)"
+    ):
+        check_ranks(whisper.model, modules, Adapter(rank=65))
+    with pytest.raises(RecipeError, match='rank_pattern: "q_prj" matches no module'):
+        check_ranks(whisper.model, modules, Adapter(rank_pattern={"q_prj": 2}))
+    check_ranks(whisper.model, modules, Adapter(rank=65, rank_pattern={".*": 4}))
+
+
+def test_components_can_be_frozen(whisper):
+    model = whisper.model
+    count = freeze(model, ["encoder", "embeddings"])
+    roles = roles_of(model)
+    still = {roles[n].component for n, p in model.named_parameters() if p.requires_grad}
+    assert still == {"decoder", "cross_attention"}
+    assert count == sum(
+        p.numel() for n, p in model.named_parameters() if roles[n].component in ("encoder", "embeddings")
+    )
+    for p in model.parameters():
+        p.requires_grad_(True)
+    with pytest.raises(RecipeError, match='the model has no "encoderr"; did you mean "encoder"'):
+        freeze(model, ["encoderr"])
+
+
+def test_words_are_what_the_helpers_promise():
+    assert len(set(WORDS)) == 6

@@ -1,0 +1,128 @@
+"""Every finding of `chorus data check`, each on a recording that was made to have it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import soundfile
+
+from chorus.data.audio import RATE, read_audio
+from chorus.data.check import ERRORS, WARNINGS, check, measure
+from chorus.data.limits import limits_of
+from chorus.data.manifest import Row
+from speech import BASE, corpus, tiny, tone
+
+
+def kinds(rows, **more):
+    return {f.kind: f.rows for f in check(rows, **more).findings}
+
+
+def test_a_sound_corpus_has_no_finding_but_texts_in_two_splits(tmp_path):
+    _, rows = corpus(tmp_path)
+    report = check(rows, limits=limits_of(str(BASE)))
+    assert {f.kind for f in report.findings} == {"same text in two splits", "speaker in two splits"}
+    assert report.errors == 0
+    assert report.hours == pytest.approx(sum(len(read_audio(r.audio)) for r in rows) / RATE / 3600)
+    assert report.hours_by["domain"].keys() == {"d0", "d1"}
+    assert report.rates == {RATE: 12}
+    assert report.as_dict()["warnings"] == report.warnings
+
+
+@pytest.mark.parametrize("jobs", [1, 3])
+def test_every_error_of_the_audio(tmp_path, jobs):
+    _, rows = corpus(tmp_path, 6)
+    (tmp_path / "text.wav").write_text("no audio")
+    whole = (tmp_path / "audio" / "000.flac").read_bytes()
+    (tmp_path / "cut.flac").write_bytes(whole[: len(whole) // 2])
+    soundfile.write(tmp_path / "empty.wav", np.zeros(0, np.float32), RATE)
+    soundfile.write(tmp_path / "silent.wav", np.zeros(RATE, np.float32), RATE)
+    soundfile.write(tmp_path / "hush.wav", np.random.default_rng(0).normal(0, 2e-4, RATE).astype(np.float32), RATE)
+    bad = tone(1.0)
+    bad[100] = np.nan
+    soundfile.write(tmp_path / "nan.wav", bad, RATE, subtype="FLOAT")
+    names = ["none.wav", "text.wav", "cut.flac", "empty.wav", "silent.wav", "hush.wav", "nan.wav"]
+    extra = [Row(n, f"text {n}", root=tmp_path) for n in names]
+    extra.append(replace(rows[0], start=5.0, end=6.0, text="behind"))
+    extra.append(replace(rows[0], text="  ", path="audio/001.flac"))
+    found = kinds([*rows, *extra], jobs=jobs)
+    assert found["missing audio"] == ["none.wav"]
+    assert {r.split(":")[0] for r in found["unreadable audio"]} == {"text.wav", "cut.flac"}
+    assert {r.split(":")[0] for r in found["empty audio"]} == {"empty.wav", "audio/000.flac [5 to 6 s]"}
+    assert found["silent audio"] == ["silent.wav: digital silence", "hush.wav: -74 dBFS"]
+    assert found["not finite"] == ["nan.wav"]
+    assert found["empty text"] == ["audio/001.flac"]
+
+
+def test_clipping_is_a_run_at_full_scale_not_a_loud_peak(tmp_path):
+    loud = tone(1.0, level=0.9)
+    loud[::1000] = 1.0
+    soundfile.write(tmp_path / "loud.wav", loud, RATE)
+    soundfile.write(tmp_path / "clipped.wav", np.clip(9 * tone(1.0), -1, 1), RATE)
+    rows = [Row("loud.wav", "a", root=tmp_path), Row("clipped.wav", "b", root=tmp_path)]
+    assert [r.split(":")[0] for r in kinds(rows)["clipped audio"]] == ["clipped.wav"]
+
+
+def test_durations_and_speaking_rates_far_from_the_others(tmp_path):
+    _, rows = corpus(tmp_path, 20)
+    soundfile.write(tmp_path / "long.wav", tone(8.0), RATE)
+    soundfile.write(tmp_path / "click.wav", tone(0.05), RATE)
+    extra = [
+        Row("long.wav", "a whole sentence of many words, said slowly", "en", root=tmp_path),
+        Row("click.wav", "o", "en", duration=1.0, root=tmp_path),
+        replace(
+            rows[3], path="audio/003.flac", text="far too much text for half a second of speech " * 3, duration=None
+        ),
+    ]
+    found = kinds([*rows[:3], *rows[4:], *extra])
+    assert {r.split(":")[0] for r in found["duration outlier"]} == {"long.wav", "click.wav"}
+    assert [r.split(":")[0] for r in found["very short audio"]] == ["click.wav"]
+    assert [r.split(":")[0] for r in found["duration differs"]] == ["click.wav"]
+    assert {r.split(":")[0] for r in found["speaking rate outlier"]} == {"click.wav", "audio/003.flac"}
+
+
+def test_copies_are_found_whatever_they_are_called(tmp_path):
+    _, rows = corpus(tmp_path, 6)
+    (tmp_path / "copy.flac").write_bytes((tmp_path / rows[0].path).read_bytes())
+    audio, rate = soundfile.read(tmp_path / rows[1].path, dtype="int16")
+    soundfile.write(tmp_path / "converted.wav", audio, rate)
+    extra = [
+        replace(rows[0], path="copy.flac", split="dev"),
+        replace(rows[1], path="converted.wav"),
+    ]
+    found = kinds([*rows, *extra])
+    assert found["same audio in two splits"] == ["copy.flac: dev; audio/000.flac is train"]
+    assert found["duplicate audio"] == ["converted.wav: the same as audio/001.flac"]
+
+
+def test_texts_that_the_model_cannot_take(tmp_path):
+    _, rows = corpus(tmp_path, 3)
+    whisper = limits_of(str(BASE))
+    long = replace(rows[0], text="ninety-nine " * 300)
+    found = kinds([long, replace(rows[1], language="tlh"), replace(rows[2], language="English")], limits=whisper)
+    assert found["text too long"][0].endswith("the decoder takes 443")
+    assert found["unknown language"] == ["audio/001.flac: tlh"]
+    letters = limits_of(str(tiny(tmp_path / "ctc", "wav2vec2")))
+    found = kinds([replace(rows[0], text="One"), replace(rows[1], text="zwölf")], limits=letters)
+    assert found["unwritable text"] == ["audio/001.flac: 'l' 'z' 'ö'"]
+
+
+def test_audio_longer_than_the_model_hears(tmp_path):
+    soundfile.write(tmp_path / "long.flac", tone(31.0), RATE)
+    found = kinds([Row("long.flac", "x", root=tmp_path)], limits=limits_of(str(BASE)))
+    assert found["audio too long"] == ["long.flac: 31.0 s, the model hears 30"]
+
+
+def test_any_rate_and_channels_and_long_files_in_blocks(tmp_path, monkeypatch):
+    monkeypatch.setattr("chorus.data.check.BLOCK_FRAMES", 1000)
+    stereo = np.stack([tone(0.5), 0.5 * tone(0.5)], axis=1)
+    soundfile.write(tmp_path / "s.wav", stereo, 44_100)
+    one = measure(Row("s.wav", "x", root=tmp_path))
+    assert (one.rate, one.channels, one.problem) == (44_100, 2, "")
+    assert one.duration_s == pytest.approx(0.5 * RATE / 44_100)
+    assert one.rms_dbfs == pytest.approx(10 * np.log10(np.mean(stereo**2)), abs=0.01)
+
+
+def test_all_kinds_have_a_place():
+    assert len(set(ERRORS) | set(WARNINGS)) == len(ERRORS) + len(WARNINGS) == 20
