@@ -2,8 +2,9 @@
 
     python examples/digits/demo.py [--out demo-output]
 
-Fine-tunes the base on one speaker at a time, merges the specialists with `chorus merge`, and decodes every
-speaker's test recordings with the base, the specialists and the merges. Nothing is chosen by the test recordings.
+Fine-tunes the base on one speaker at a time with `chorus train`, merges the specialists with `chorus merge`, and
+decodes every speaker's test recordings with the base, the specialists and the merges. Nothing is chosen by the test
+recordings.
 """
 
 from __future__ import annotations
@@ -17,20 +18,19 @@ import sysconfig
 import time
 from pathlib import Path
 
-import speech
 import torch
 import yaml
 from jiwer import process_words
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+
+import speech
 
 HERE = Path(__file__).parent
 BASE, MANIFEST = HERE / "base", HERE / "data" / "manifest.csv"
 BASE_SPEAKERS = ("theo", "yweweler")
 SPECIALISTS = ("george", "jackson", "nicolas")
 SPEAKERS = (*BASE_SPEAKERS, *SPECIALISTS)
-EPOCHS, LEARNING_RATE = 10, 3e-4
 CHORUS = Path(sysconfig.get_path("scripts")) / "chorus"
 
 # name in the table -> (merge_method, parameters of each model, global parameters, whether it takes the base)
@@ -47,31 +47,12 @@ console = Console(stderr=True)
 
 
 def train_specialists(out: Path) -> dict[str, Path]:
-    """One full fine-tune of the base for each new speaker."""
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("loss {task.fields[loss]:.2f}"),
-        TimeRemainingColumn(),
-    )
-    paths = {}
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        for speaker in SPECIALISTS:
-            recogniser = speech.Recogniser.load(BASE)
-            train = speech.read_manifest(MANIFEST, speakers=[speaker], split="train")
-            task = bar.add_task(f"fine-tuning on {speaker}", loss=0.0)
-
-            def show(step: int, steps: int, loss: float, task=task, speaker=speaker) -> None:
-                bar.update(task, completed=step, total=steps, loss=loss)
-                if not console.is_terminal and step % 25 == 0:
-                    console.print(f"fine-tuning on {speaker}: step {step} of {steps}, loss {loss:.2f}")
-
-            speech.fine_tune(
-                recogniser, train, epochs=EPOCHS, learning_rate=LEARNING_RATE, windows_s=(3, 5), on_step=show
-            )
-            paths[speaker] = out / f"specialist-{speaker}"
-            recogniser.save(paths[speaker])
-    return paths
+    """One full fine-tune of the base for each new speaker, by the command that a user would type."""
+    chosen = [argument for speaker in SPECIALISTS for argument in ("--only", speaker)]
+    given = [f"model.base={BASE}", f"data.train={MANIFEST}", f"output={out}/specialists", f"logs={out}/runs"]
+    console.print(f"chorus train examples/digits/specialist.yaml --each speaker {' '.join(chosen)}")
+    subprocess.run([CHORUS, "train", HERE / "specialist.yaml", *given, "--each", "speaker", *chosen], check=True)
+    return {speaker: out / "specialists" / speaker for speaker in SPECIALISTS}
 
 
 def write_recipe(out: Path, name: str, specialists: dict[str, Path]) -> tuple[Path, Path]:
@@ -151,7 +132,7 @@ def main() -> None:
     print_table(results, groups)
     costs = {"fine-tuning": trained - started, "merging": merged - trained, "decoding": ended - merged}
     print("seconds: " + ", ".join(f"{k} {v:.0f}" for k, v in costs.items()))
-    print(f"models, recipes and results: {_shown(out)}/  (merged-*, specialist-*, merge-*.yml, results.json)")
+    print(f"models, recipes and results: {_shown(out)}/  (specialists/*, merged-*, merge-*.yml, results.json)")
     (out / "results.json").write_text(
         json.dumps({"word_error_rate_percent": results, "seconds": costs}, indent=2) + "\n"
     )

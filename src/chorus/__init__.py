@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from chorus.merge.plan import Plan
     from chorus.merge.planner import plan
     from chorus.merge.recipe import load_recipe
+    from chorus.train.layers import load_train_config
+    from chorus.train.run import train
 
 _HOMES = {
     "load_recipe": "chorus.merge.recipe",
@@ -32,6 +34,8 @@ _HOMES = {
     "merge": "chorus.merge.api",
     "merge_into_adapter": "chorus.merge.api",
     "RankRule": "chorus.linalg.ranks",
+    "load_train_config": "chorus.train.layers",
+    "train": "chorus.train.run",
     "extract_lora": "chorus.extract.lora",
     "extract_task_vector": "chorus.extract.task_vector",
     "Selection": "chorus.extract.pair",
@@ -56,11 +60,13 @@ __all__ = [
     "extract_lora",
     "extract_task_vector",
     "load_recipe",
+    "load_train_config",
     "merge",
     "merge_into_adapter",
     "method",
     "open_model",
     "plan",
+    "train",
 ]
 
 

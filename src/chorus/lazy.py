@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import inspect
+import sys
 from types import ModuleType
 from typing import Any
 
@@ -24,3 +26,20 @@ def lazy(name: str) -> Any:
     2
     """
     return _LazyModule(name)
+
+
+def make_callable(package: str, home: str, function: str) -> None:
+    """Let an imported package be called as the function of the same name: `chorus.merge(...)`.
+
+    Once a package is imported, Python binds its name in its parent, in the place of the function.
+    """
+
+    class CallablePackage(ModuleType):
+        def __call__(self, *args: Any, **kwargs: Any) -> Any:
+            return getattr(importlib.import_module(home), function)(*args, **kwargs)
+
+        @property
+        def __signature__(self) -> Any:
+            return inspect.signature(getattr(importlib.import_module(home), function))
+
+    sys.modules[package].__class__ = CallablePackage

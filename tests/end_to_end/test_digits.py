@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 
 HERE = Path(__file__).parents[2] / "examples" / "digits"
 BASE = HERE / "base"
@@ -71,37 +70,31 @@ def test_the_base_hears_its_speakers_with_and_without_timestamps(speech):
     assert test[0].text in text
 
 
-def test_a_shorter_window_is_the_same_model_on_fewer_frames(speech):
-    recogniser = speech.Recogniser.load(BASE)
-    table = recogniser.model.model.encoder.embed_positions.weight
-    with recogniser.window(5):
-        assert torch.equal(recogniser.model.model.encoder.embed_positions.weight, table[:250])
-        recogniser.model(
-            input_features=recogniser.features([torch.zeros(8000).numpy()], 5),
-            decoder_input_ids=torch.tensor([[50258]]),
-        )
-    assert recogniser.model.model.encoder.embed_positions.weight.shape == (1500, 64)
-    assert recogniser.model.config.max_source_positions == 1500
+def test_the_specialists_configuration_fits_a_new_speaker_in_a_few_steps(tmp_path):
+    from chorus.train.layers import load_train_config
+    from chorus.train.run import train
 
-
-def test_a_few_steps_of_training_fit_a_new_speaker(speech):
-    recogniser = speech.Recogniser.load(BASE)
-    train = speech.read_manifest(HERE / "data" / "manifest.csv", speakers=["nicolas"], split="train")[::5]
-
-    def loss() -> float:
-        targets = [recogniser.targets(u.text, 0.5, timestamps=False) for u in train]
-        features = recogniser.features([u.audio for u in train], 3)
-        with torch.no_grad(), recogniser.window(3):
-            return float(recogniser.model(input_features=features, labels=torch.tensor(targets)).loss)
-
-    before, steps = loss(), []
-    speech.fine_tune(
-        recogniser,
-        train,
-        epochs=10,
-        learning_rate=5e-4,
-        windows_s=(3,),
-        on_step=lambda i, n, value: steps.append(value),
+    source = {"manifest": str(HERE / "data" / "manifest.csv"), "where": {"speaker": "nicolas"}}
+    config = load_train_config(
+        HERE / "specialist.yaml",
+        {"model": {"base": str(BASE)}, "data": {"train": source}},
+        overrides=["train.epochs=3", f"output={tmp_path}/out", f"logs={tmp_path}/logs", "dev.limit=20"],
     )
-    assert len(steps) == 20
-    assert loss() < 0.7 * before
+    train(config)
+    curve = json.loads((tmp_path / "out" / "chorus.json").read_text())["curve"]
+    losses = [value for _, value in curve["dev_loss"]]
+    assert losses[-1] < 0.8 * losses[0]
+
+
+def test_the_bases_phases_are_configurations(speech):
+    import train_base
+
+    from chorus.train.layers import load_train_config
+
+    found = [
+        load_train_config(HERE / "specialist.yaml", {"model": {"base": "b"}, **changes})
+        for changes in train_base.phases(200)
+    ]
+    assert [c.train.epochs for c in found] == [200, 20, 20]
+    assert [c.augment.zero_tail for c in found] == [0, 0, 0.3]
+    assert [max(c.train.window_s) for c in found] == [5, 30, 30]

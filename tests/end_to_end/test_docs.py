@@ -14,15 +14,18 @@ import pytest
 import torch
 
 import chorus
+from chorus.data.audio import write_flac
+from chorus.data.synth import load_synth_recipe
 from chorus.merge.catalogue import overview, pages
 from chorus.merge.method import METHODS
 from models import Family, build, copy_model, load_all, make_family, write_recipe
+from speech import tone
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*(ROOT / "docs").glob("*.md"), ROOT / "README.md"])
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 FILE = re.compile(r"#\s*file: (\S+)\n")
-OUTSIDE = ("pip install", "git clone", "make ", "cd ", "python examples/", "python benchmarks/")
+OUTSIDE = ("accelerate launch", "pip install", "git clone", "make ", "cd ", "python examples/", "python benchmarks/")
 SIDES = ("your-org/whisper-small-portuguese", "your-org/whisper-small-spanish")
 
 
@@ -37,6 +40,7 @@ def models(tmp_path_factory) -> Path:
     for name, source in zip(("qwen-base", "qwen-a", "qwen-b"), (qwen.base, *qwen.tuned), strict=True):
         shutil.copytree(source, place / name)
     adapters(place)
+    recordings(place)
     shutil.copytree(ROOT / "examples", place / "examples")
     return place
 
@@ -53,15 +57,47 @@ def adapters(place: Path) -> None:
         tuned.save_pretrained(place / f"{name}-lora")
 
 
+def recordings(place: Path) -> None:
+    """A folder of recordings by speaker, one with tokens in its names, and what a small Whisper needs to learn them."""
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(ROOT / "examples" / "digits" / "base" / name, place / "openai/whisper-small" / name)
+    numbers = iter(range(1000))
+    for speaker in ("ana", "rui", "eva", "gil"):
+        for word in ("one", "two", "three"):
+            audio = tone(0.5, 200 + 10 * next(numbers), seed=next(numbers))
+            write_flac(place / "speech" / speaker / f"{word}.flac", audio)
+            (place / "speech" / speaker / f"{word}.txt").write_text(word)
+    (place / "tokens" / "texts").mkdir(parents=True)
+    for i, word in enumerate(("one", "two", "three", "four"), 1):
+        (place / "tokens" / "texts" / f"f0{i}.txt").write_text(word)
+        for session in ("s1", "s2", "s3"):
+            audio = tone(0.5, 200 + 10 * next(numbers), seed=next(numbers))
+            write_flac(place / "tokens" / "audio" / session / f"rec_F0{i}.flac", audio)
+
+
+def put(place: Path, name: str, text: str) -> None:
+    """Write a file of a page and see that it is what its name promises."""
+    (place / name).write_text(text)
+    if name.startswith("synth"):
+        load_synth_recipe(place / name)
+    elif "merge_method" in text:
+        chorus.load_recipe(place / name)
+    else:
+        chorus.load_train_config(place / name)
+
+
 def test_the_pages_are_known():
     names = [
         "README.md",
         "adapters.md",
         "cli.md",
+        "data.md",
         "differences.md",
         "methods.md",
         "recipes.md",
         "subspace.md",
+        "train.md",
+        "whisper-finetuning.md",
         "whisper.md",
     ]
     assert sorted(p.name for p in PAGES) == names
@@ -80,8 +116,9 @@ def test_every_block_runs(page, models, tmp_path):
             lines = [line for line in text.splitlines() if line.strip()]
             assert all(line.startswith(OUTSIDE) for line in lines), "not to be run, and not set-up either"
         elif named:
-            (place / named[1]).write_text(text)
-            chorus.load_recipe(place / named[1])
+            put(place, named[1], text)
+        elif language == "json":
+            put(place, "guide.json", text)
         elif language in ("bash", "python"):
             command = ["bash", "-e", "-c", text] if language == "bash" else [sys.executable, "-c", text]
             done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, check=False)
@@ -93,7 +130,7 @@ def test_every_block_runs(page, models, tmp_path):
             continue
         ran += 1
     counts = {"cli.md": 3, "differences.md": 0, "methods.md": 23, "recipes.md": 4, "whisper.md": 9, "README.md": 4}
-    counts |= {"adapters.md": 6, "subspace.md": 2}
+    counts |= {"adapters.md": 6, "subspace.md": 2, "data.md": 3, "train.md": 7, "whisper-finetuning.md": 2}
     assert ran >= counts[page.name]
 
 
