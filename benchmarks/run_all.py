@@ -17,6 +17,8 @@ RUNS = [
     ["subspace.py", "--spectrum", "flat"],
     ["adapters.py"],
     ["extract.py"],
+    ["data_check.py"],
+    ["train.py"],
     ["memory.py"],
     ["memory.py", "--methods", "sce,pcb,boosted_tsv_m", "--models", "10"],
     ["memory.py", "--shape", "whisper-large-v3", "--models", "4", "--methods", "linear,ties"],

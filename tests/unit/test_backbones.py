@@ -32,7 +32,7 @@ def speech_rows(tmp_path_factory):
     folder = tmp_path_factory.mktemp("rows")
     manifest, _ = corpus(folder)
     config = load_train_config({"model": {"base": "b"}, "data": {"train": str(manifest)}})
-    return manifest, gather(config, longest_s=None).train
+    return manifest, gather(config).train
 
 
 @pytest.fixture(scope="module")

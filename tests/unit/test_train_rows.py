@@ -25,13 +25,13 @@ def names(utterances):
 
 def refused(settings, **more):
     with pytest.raises(DataError) as error:
-        gather(settings, longest_s=None, **more)
+        gather(settings, **more)
     return error.value
 
 
 def test_splits_of_one_manifest(tmp_path):
     manifest, _ = corpus(tmp_path)
-    found = gather(config(manifest, language="pt"), longest_s=None)
+    found = gather(config(manifest, language="pt"))
     assert (len(found.train), len(found.dev), len(found.test)) == (8, 4, 0)
     assert found.train[0].duration_s == pytest.approx(0.6)
     assert found.train[0].row.language == "en"  # the row's own goes before data.language
@@ -42,16 +42,16 @@ def test_splits_of_one_manifest(tmp_path):
 def test_a_manifest_without_splits_is_all_training(tmp_path):
     _, rows = corpus(tmp_path)
     manifest = write_manifest([Row(r.path, r.text, root=r.root) for r in rows], tmp_path / "plain.csv")
-    found = gather(config(manifest), longest_s=None)
+    found = gather(config(manifest))
     assert (len(found.train), len(found.dev)) == (12, 0)
     val = write_manifest([Row(r.path, r.text, root=r.root) for r in rows[:3]], tmp_path / "val.csv")
-    assert len(gather(config(manifest, dev=str(val)), longest_s=None, allow_leakage=True).dev) == 3
+    assert len(gather(config(manifest, dev=str(val)), allow_leakage=True).dev) == 3
 
 
 def test_rows_can_be_chosen(tmp_path):
     manifest, _ = corpus(tmp_path)
     chosen = {"manifest": str(manifest), "where": {"speaker": ["s0", "s1"]}, "limit": 3}
-    found = gather(load_train_config({"model": {"base": "b"}, "data": {"train": chosen}}), longest_s=None)
+    found = gather(load_train_config({"model": {"base": "b"}, "data": {"train": chosen}}))
     assert {u.row.speaker for u in found.train} == {"s0", "s1"}
     assert len(found.train) == 3
     nobody = load_train_config({"model": {"base": "b"}, "data": {"train": {**chosen, "where": {"speaker": "s9"}}}})
@@ -76,7 +76,7 @@ def test_bad_rows_are_named_and_left_out_only_when_asked(tmp_path):
     ):
         assert part in told.message
     assert "--skip-bad" in told.hint
-    found = gather(config(manifest), longest_s=None, skip_bad=True)
+    found = gather(config(manifest), skip_bad=True)
     assert (len(found.train), len(found.dev)) == (8, 4)
     assert {k.split(":")[0]: len(v) for k, v in found.left_out.items()} == {
         "missing audio files": 1,
@@ -90,7 +90,7 @@ def test_rows_of_other_lengths_are_left_out_and_counted(tmp_path):
     manifest, rows = corpus(tmp_path)
     soundfile.write(tmp_path / "long.wav", tone(4.0), RATE)
     manifest = write_manifest([*rows, Row("long.wav", "x", "en", split="train", root=tmp_path)], tmp_path / "m.csv")
-    found = gather(config(manifest, min_duration_s=0.62), longest_s=3.0)
+    found = gather(config(manifest, min_duration_s=0.62, max_duration_s=3.0))
     assert found.left_out == {"shorter than 0.62 s": names_shorter(rows), "longer than 3 s": ["long.wav"]}
     assert "no training rows are left" in refused(config(manifest, max_duration_s=0.2)).message
 
@@ -111,7 +111,7 @@ def test_recordings_on_both_sides_are_refused(tmp_path, role):
     told = refused(settings)
     assert f"2 {role} recordings are in the training data: audio/000.flac, copy.flac" in told.message
     assert "--allow-leakage" in told.hint
-    assert len(getattr(gather(settings, longest_s=None, allow_leakage=True), role)) == 2
+    assert len(getattr(gather(settings, allow_leakage=True), role)) == 2
 
 
 def test_cuts_of_one_file_leak_only_where_they_overlap(tmp_path):
@@ -121,7 +121,7 @@ def test_cuts_of_one_file_leak_only_where_they_overlap(tmp_path):
         return Row("long.wav", "x", "en", split=split, start=start, end=end, root=tmp_path)
 
     apart = write_manifest([row("train", 0, 1), row("dev", 1, 2)], tmp_path / "a.csv")
-    assert len(gather(config(apart), longest_s=None).dev) == 1
+    assert len(gather(config(apart)).dev) == 1
     crossing = write_manifest([row("train", 0, 1.5), row("dev", 1, 2)], tmp_path / "b.csv")
     assert "long.wav [1 to 2 s]" in refused(config(crossing)).message
 
@@ -136,8 +136,7 @@ def test_a_manifest_without_the_columns(tmp_path):
                     "model": {"base": "b"},
                     "data": {"train": {"manifest": str(tmp_path / "m.csv"), "columns": {"txt": "words"}}},
                 }
-            ),
-            longest_s=None,
+            )
         )
 
 
@@ -156,7 +155,7 @@ def test_hugging_face_datasets_on_disk_and_streamed(tmp_path):
     datasets.DatasetDict({"train": dataset}).save_to_disk(str(tmp_path / "saved"))
     source = {"dataset": str(tmp_path / "saved"), "where": {"gender": "f"}, "limit": 4}
     settings = load_train_config({"model": {"base": "b"}, "data": {"train": source}})
-    found = gather(settings, longest_s=None)
+    found = gather(settings)
     assert [(u.row.text, u.row.language) for u in found.train] == [(r.text, "pt") for r in rows[:4]]
     expected, _ = soundfile.read(rows[2].audio, dtype="float32")
     assert np.array_equal(found.train[2].audio(), expected)
@@ -222,4 +221,4 @@ def test_masks_cover_bands_and_leave_the_original(tmp_path):
 
 def test_the_manifest_may_change_one_row(tmp_path):
     _, rows = corpus(tmp_path)
-    assert gather(config(again(tmp_path, rows, "n.csv", text="seven")), longest_s=None).train[0].row.text == "seven"
+    assert gather(config(again(tmp_path, rows, "n.csv", text="seven"))).train[0].row.text == "seven"

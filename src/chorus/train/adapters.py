@@ -228,7 +228,7 @@ def _start_eva(wrapped: Any, batches: Any, forward: Any) -> None:
 
     initialize_lora_eva_weights(
         wrapped,
-        batches(),
+        list(batches()),
         forward_fn=forward,
         prepare_model_inputs_fn=None,
         prepare_layer_inputs_fn=rows,

@@ -47,21 +47,21 @@ class TrainingSet(torch.utils.data.Dataset[dict[str, Any]]):
 
 
 class StreamedSet(torch.utils.data.IterableDataset[dict[str, Any]]):
-    """Examples of a streamed dataset, in its order; rows that cannot be used are counted by the backbone's limits."""
+    """Examples of a streamed dataset, in its order, without empty texts and what is too long to be heard whole."""
 
-    def __init__(self, rows: Any, backbone: Backbone, augment: Augment, seed: int, longest_s: float | None) -> None:
+    def __init__(self, rows: Any, backbone: Backbone, augment: Augment, seed: int) -> None:
         self.rows, self.backbone, self.augment, self.seed = rows, backbone, augment, seed
-        self.longest_s = longest_s
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
+        longest = self.backbone.longest_s
         for index, (row, value) in enumerate(self.rows):
             utterance = Utterance(row, dataset=[{"audio": value}], column="audio")
             audio = utterance.audio()
-            if not row.text.strip() or (self.longest_s and len(audio) > self.longest_s * RATE):
+            if not row.text.strip() or (longest and len(audio) > longest * RATE):
                 continue
             rng = stream(self.seed, self.epoch, index)
             example = self.backbone.example(utterance, rng, self.augment)

@@ -85,7 +85,7 @@ def _paperwork(directory: Path, config: TrainConfig, facts: dict[str, Any], *, a
 
 
 def provenance(
-    config: TrainConfig, rows: Rows, *, curve: Mapping[str, Any], state: Any, trainable: int, parameters: int
+    config: TrainConfig, rows: Rows, *, curve: Mapping[str, Any], state: Any, sizes: tuple[int, int]
 ) -> dict[str, Any]:
     """Settings, data, versions and the curve; no times, hosts or absolute paths, so that it can be compared."""
     return {
@@ -109,8 +109,8 @@ def provenance(
         "metric": config.metric,
         "normaliser": config.dev.normaliser,
         "best": round(state.best_metric, 4) if state.best_metric is not None else None,
-        "trained_parameters": trainable,
-        "parameters": parameters,
+        "trained_parameters": sizes[0],
+        "parameters": sizes[1],
         "curve": dict(curve),
     }
 

@@ -85,7 +85,6 @@ class Rows:
 def gather(
     config: TrainConfig,
     *,
-    longest_s: float | None,
     needs_audio: bool = True,
     skip_bad: bool = False,
     allow_leakage: bool = False,
@@ -112,7 +111,7 @@ def gather(
     read = len(found.train)
     for name in ("train", "dev", "test"):
         setattr(found, name, _probe(getattr(found, name), found, needs_audio, skip_bad=skip_bad))
-    longest = min(filter(None, (longest_s, config.data.max_duration_s)), default=None)
+    longest = config.data.max_duration_s
     for name in ("train", "dev"):
         setattr(found, name, _fitting(getattr(found, name), config.data.min_duration_s, longest, found, needs_audio))
     if not found.train and found.stream is None:
@@ -211,7 +210,7 @@ def _probe(utterances: list[Utterance], found: Rows, needs_audio: bool, *, skip_
             else:
                 good.append(replace(utterance, duration_s=length))
     if bad and not skip_bad:
-        told = "; ".join(f"{len(names)} {kind}: {_shown(names)}" for kind, names in bad.items())
+        told = "; ".join(f"{len(names)} {kind}: {shown(names)}" for kind, names in bad.items())
         raise DataError(
             told, "mend the manifest (chorus data check names every row), or leave them out with --skip-bad"
         )
@@ -255,7 +254,8 @@ def _why(found: Rows) -> str:
     return "".join(f"; {len(names)} {reason}" for reason, names in found.left_out.items())
 
 
-def _shown(names: Sequence[str]) -> str:
+def shown(names: Sequence[str]) -> str:
+    """The first few names, and how many more there are."""
     return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
 
 
@@ -265,7 +265,7 @@ def _refuse_leakage(found: Rows) -> None:
         shared = leaked(found.train, getattr(found, name))
         if shared:
             raise DataError(
-                f"{len(shared)} {name} recordings are in the training data: {_shown(shared)}",
+                f"{len(shared)} {name} recordings are in the training data: {shown(shared)}",
                 "take them out of one side (chorus data split keeps speakers apart), or pass --allow-leakage",
             )
 

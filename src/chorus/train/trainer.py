@@ -234,8 +234,9 @@ def _precision(asked: str, device: str) -> str:
     return "bfloat16" if device.startswith("xpu") else "float32"
 
 
-def callbacks(config: TrainConfig, more: Sequence[TrainerCallback]) -> list[TrainerCallback]:
+def callbacks(config: TrainConfig, more: Sequence[TrainerCallback], *, measured: bool) -> list[TrainerCallback]:
+    """Ours, and early stopping where it is asked for and something is measured."""
     found = list(more)
-    if config.train.early_stopping:
+    if config.train.early_stopping and measured:
         found.append(EarlyStoppingCallback(early_stopping_patience=config.train.early_stopping))
     return found

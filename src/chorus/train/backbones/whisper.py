@@ -12,7 +12,7 @@ import torch
 from chorus.cache import Cache
 from chorus.data.audio import RATE
 from chorus.data.features import MARGIN, LogMel
-from chorus.data.limits import limits_from
+from chorus.data.limits import PREFIX_TOKENS, limits_from
 from chorus.errors import DataError, nearest
 from chorus.train.backbones.shared import evaluating, load_dtype, load_pretrained, load_side, pad_labels, row_numbers
 from chorus.train.config import Augment, TrainConfig
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 FRAMES_PER_SECOND = 100
 SECONDS_PER_TIMESTAMP = 0.02
 TASKS = ("transcribe", "translate")
+NEW_TOKENS = 200  # of a transcript, at most
 
 
 class Whisper:
@@ -145,7 +146,9 @@ class Whisper:
         """Without timestamps, each row in its language and task."""
         texts: dict[int, str] = {}
         window_s = min(settings.pop("window_s", None) or self.windows[-1], self.windows[-1])
-        settings = {"max_new_tokens": 200, **{k: v for k, v in settings.items() if v is not None}}
+        room = int(self.model.config.max_target_positions) - PREFIX_TOKENS
+        given = {k: v for k, v in settings.items() if v is not None}
+        settings = {**given, "max_new_tokens": min(given.get("max_new_tokens", NEW_TOKENS), room)}
         kinds: dict[tuple[int, ...], list[int]] = {}
         for i, utterance in enumerate(utterances):
             kinds.setdefault(tuple(self.prefix(utterance.row)), []).append(i)

@@ -1,0 +1,93 @@
+"""Which training this is, whether it is finished, and from where it goes on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from chorus.data.features import file_hash
+from chorus.errors import OutputError
+from chorus.train.adapters import INITIAL
+from chorus.train.config import TrainConfig
+from chorus.train.processes import is_main
+from chorus.train.trainer import WHOLE, drop_broken, last_whole
+
+START = "start.json"  # what was measured before the first step
+UNIMPORTANT = ("workers", "report_to", "keep_checkpoints", "log_steps")  # they do not change the result
+
+
+def identity(name: str, commit: str | None) -> dict[str, str]:
+    """What a base or adapter is: the hub's commit, or the hashes of its weight files."""
+    directory = Path(name)
+    if not directory.is_dir():
+        return {"commit": commit or "unknown"}
+    return {path.name: file_hash(path) for path in sorted(directory.glob("*.safetensors"))}
+
+
+def fingerprint(config: TrainConfig, *identities: dict[str, str]) -> str:
+    """What decides the result: settings, manifests and base, not where it is written or on what it runs."""
+    settings = config.model_dump(mode="json", exclude={"output", "logs", "device", "name"})
+    for key in UNIMPORTANT:
+        settings["train"].pop(key)
+    text = json.dumps([settings, *identities], sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def finished(directory: Path, mark: str, *, overwrite: bool) -> dict[str, Any] | None:
+    """The facts of a finished training with the same fingerprint; `OutputError` where something else is in the way."""
+    if overwrite or not directory.exists() or not any(directory.iterdir()):
+        return None
+    path = directory / "chorus.json"
+    facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    if facts.get("fingerprint") != mark:
+        raise OutputError(
+            f"{directory}: holds something else, or a training with other settings or data",
+            "choose another output or name, or pass --overwrite",
+        )
+    return facts
+
+
+def start_measure(made: Any, logs: Path, *, measured: bool, resumed: bool) -> list[dict[str, Any]]:
+    """Step 0 of the curve: measured once, kept for when the training is resumed."""
+    path = logs / START
+    if resumed and path.exists():
+        found: list[dict[str, Any]] = json.loads(path.read_text())
+        return found
+    if not measured or resumed:
+        return []
+    metrics = made.evaluate()
+    if made.args.should_save:
+        logs.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps([{"step": 0, **metrics}]))
+    return [{"step": 0, **metrics}]
+
+
+def resume_point(logs: Path, mark: str, *, restart: bool) -> Path | None:
+    """The last whole checkpoint of the same training; `OutputError` where it belongs to another."""
+    main = is_main()
+    if restart and main:
+        shutil.rmtree(logs, ignore_errors=True)
+    if main:
+        drop_broken(logs)
+    last = last_whole(logs)
+    if last is None and main:
+        shutil.rmtree(logs / INITIAL, ignore_errors=True)
+        (logs / START).unlink(missing_ok=True)
+    if last is None:
+        return None
+    if json.loads((last / WHOLE).read_text())["fingerprint"] != mark:
+        raise OutputError(
+            f"{logs}: the checkpoints there belong to a training with other settings or data",
+            "choose another logs or name, or pass --restart to begin again",
+        )
+    return last
+
+
+def tidy(logs: Path) -> None:
+    """The checkpoints of a finished training are no longer needed."""
+    for path in [*logs.glob("checkpoint-*"), logs / INITIAL]:
+        shutil.rmtree(path, ignore_errors=True)
+    (logs / START).unlink(missing_ok=True)
