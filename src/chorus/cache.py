@@ -1,4 +1,4 @@
-"""A bounded cache of computed tensors on disk, keyed by the content of what they were computed from.
+"""A bounded cache on disk of computed tensors (spectra, bases, features), by the content that they come from.
 
     CHORUS_CACHE         its directory (default: chorus in XDG_CACHE_HOME or ~/.cache)
     CHORUS_CACHE_LIMIT   its size, as 20GB (the default); 0 turns it off
@@ -80,6 +80,7 @@ class Cache:
         self._mine: set[Path] = set()
         self._lock = Lock()
         self._sizes: dict[Path, tuple[float, int]] | None = None  # path -> (last use, bytes)
+        self._used = 0
 
     def get(self, key: str) -> dict[str, Tensor] | None:
         """The entry's tensors; None where there is none, or it cannot be read."""
@@ -105,6 +106,7 @@ class Cache:
                 return
             self._mine.add(path)
             assert self._sizes is not None
+            self._used += size - self._sizes.get(path, (0.0, 0))[1]
             self._sizes[path] = (float("inf"), size)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -114,7 +116,7 @@ class Cache:
             os.replace(draft, path)
         except OSError:
             with self._lock:
-                self._sizes.pop(path, None)
+                self._used -= self._sizes.pop(path, (0.0, 0))[1]
 
     def _path(self, key: str) -> Path:
         return self.place / key[:2] / f"{key}{SUFFIX}"
@@ -122,16 +124,16 @@ class Cache:
     def _make_room(self, size: int) -> bool:
         if self._sizes is None:
             self._sizes = {p: (s.st_mtime, s.st_size) for p, s in self._files()}
-        used = sum(n for _, n in self._sizes.values())
-        if used + size <= self.limit:
+            self._used = sum(n for _, n in self._sizes.values())
+        if self._used + size <= self.limit:
             return True
         old = sorted((when, path) for path, (when, _) in self._sizes.items() if path not in self._mine)
-        if not self.evicts or used - sum(self._sizes[p][1] for _, p in old) + size > self.limit:
+        if not self.evicts or self._used - sum(self._sizes[p][1] for _, p in old) + size > self.limit:
             return False
         for _, path in old:
-            used -= self._sizes.pop(path)[1]
+            self._used -= self._sizes.pop(path)[1]
             path.unlink(missing_ok=True)
-            if used + size <= self.limit:
+            if self._used + size <= self.limit:
                 break
         return True
 

@@ -12,7 +12,7 @@ import yaml
 from chorus.cli.main import run
 from chorus.data.audio import RATE, write_flac
 from chorus.data.manifest import read_manifest, write_manifest
-from speech import BASE, corpus, tone
+from sounds import BASE, corpus, tone
 
 
 @pytest.fixture

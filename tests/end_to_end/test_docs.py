@@ -19,7 +19,7 @@ from chorus.data.synth import load_synth_recipe
 from chorus.merge.catalogue import overview, pages
 from chorus.merge.method import METHODS
 from models import Family, build, copy_model, load_all, make_family, write_recipe
-from speech import tone
+from sounds import tone
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*(ROOT / "docs").glob("*.md"), ROOT / "README.md"])

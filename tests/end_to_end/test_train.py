@@ -24,7 +24,7 @@ from chorus.train.backbones.whisper import Whisper
 from chorus.train.layers import load_train_config
 from chorus.train.run import train
 from models import load_all, write_recipe
-from speech import BASE, MANIFEST, corpus, tiny
+from sounds import BASE, MANIFEST, corpus, tiny
 
 KINDS = ("lora", "rslora", "dora", "pissa", "olora", "eva")
 QUICK = ["train.epochs=1", "train.batch_size=8", "train.window_s=3", "dev.limit=4", "dev.max_new_tokens=8"]
@@ -140,8 +140,9 @@ def test_every_kind_of_adapter_merges_as_peft_merges_it(settings, tmp_path, kind
         ["adapter.rank_pattern={q_proj: 2, fc1: 8}", "adapter.alpha_pattern={fc2: 64}"],
         ["adapter.type=pissa", "adapter.rank_pattern={q_proj: 2}", "adapter.dropout=0.1"],
         ["adapter.init=orthogonal"],
+        ["adapter.modules=[embed_tokens]", "adapter.roles=[embeddings]"],
     ],
-    ids=["saved modules", "biases", "patterns", "pissa with patterns", "orthogonal"],
+    ids=["saved modules", "biases", "patterns", "pissa with patterns", "orthogonal", "embeddings"],
 )
 def test_the_other_settings_of_adapters_merge_alike(settings, tmp_path, overrides):
     from peft import PeftModel
@@ -304,6 +305,22 @@ def test_a_finished_training_is_not_trained_again(settings, tmp_path):
     assert not train(settings("train.learning_rate=1e-3"), overwrite=True).reused
 
 
+def test_checkpoints_between_measurements(settings, tmp_path, monkeypatch):
+    more = ["train.epochs=2", "train.save_steps=2", "train.log_steps=1"]
+    with monkeypatch.context() as patch:
+        kill_at(5, patch)
+        with pytest.raises(Killed):
+            train(settings(*more))
+    assert (tmp_path / "logs" / "checkpoint-4" / trainer.WHOLE).exists()
+    told = []
+    result = train(settings(*more), note=told.append)
+    assert any("checkpoint-4" in t for t in told)
+    facts = json.loads((tmp_path / "out" / "chorus.json").read_text())
+    assert [s for s, _ in facts["curve"]["dev_wer"]] == [0, 3, 6]
+    assert result.best == min(v for s, v in facts["curve"]["dev_wer"] if s)
+    assert dict(facts["curve"]["dev_wer"])[result.best_step] == result.best
+
+
 def test_checkpoints_of_other_settings_are_not_gone_on_from(settings, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         kill_at(2, patch)
@@ -393,6 +410,52 @@ def test_one_way_of_timestamps_is_warned_about(settings):
     told = []
     train(settings("data.timestamps=0"), note=told.append)
     assert any(t.startswith("WARNING: every target is without timestamps") for t in told)
+
+
+@pytest.mark.parametrize("way", [[], ["adapter.rank=4"]], ids=["full", "adapter"])
+def test_accumulation_and_checkpointing_change_no_loss(settings, tmp_path, way):
+    """Twice four rows are eight rows; layers that are computed again give the same gradients, in a short window too."""
+    curves = {}
+    for name, more in {
+        "plain": ["train.batch_size=8"],
+        "accumulated": ["train.batch_size=4", "train.accumulation=2"],
+        "checkpointed": ["train.batch_size=8", "train.gradient_checkpointing=true"],
+    }.items():
+        place = {"output": str(tmp_path / name), "logs": str(tmp_path / f"l{name}")}
+        train(
+            settings(
+                "train.group_by_length=false", "data.timestamps=0.5", "train.learning_rate=1e-3", *way, *more, **place
+            )
+        )
+        curves[name] = json.loads((tmp_path / name / "chorus.json").read_text())["curve"]["dev_loss"]
+    assert curves["plain"][-1][1] != curves["plain"][0][1]
+    for name in ("accumulated", "checkpointed"):
+        assert [s for s, _ in curves[name]] == [s for s, _ in curves["plain"]]
+        assert [v for _, v in curves[name]] == pytest.approx([v for _, v in curves["plain"]], abs=2e-3), name
+
+
+def test_workers_draw_what_one_process_draws(settings, tmp_path):
+    weights = []
+    for workers in (0, 2):
+        place = {"output": str(tmp_path / f"o{workers}"), "logs": str(tmp_path / f"l{workers}")}
+        train(settings(f"train.workers={workers}", "augment.speed=[0.9, 1.1]", "augment.noise=1", **place))
+        weights.append((tmp_path / f"o{workers}" / "model.safetensors").read_bytes())
+    assert weights[0] == weights[1]
+
+
+def test_mixed_precision(settings, tmp_path):
+    train(settings("train.precision=bfloat16", "train.learning_rate=3e-4"))
+    weights = load_file(tmp_path / "out" / "model.safetensors")
+    assert {t.dtype for t in weights.values()} == {torch.float32}  # the weights themselves stay whole
+
+
+def test_reporters_that_are_not_there(settings, monkeypatch):
+    monkeypatch.setattr("chorus.train.environment.find_spec", lambda name: None)
+    with pytest.raises(ChorusError, match=r"train\.report_to: wandb is not installed") as error:
+        train(settings("train.report_to=wandb"))
+    assert error.value.hint == "pip install wandb"
+    with pytest.raises(ChorusError, match='unknown "tensorbord"; did you mean "tensorboard"'):
+        train(settings("train.report_to=tensorbord"))
 
 
 def test_early_stopping(settings):

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from chorus.errors import CheckpointError, DataError, RecipeError
 from chorus.train.adapters import check_ranks, freeze, freeze_unlearned, places, roles_of, summary
@@ -16,7 +17,7 @@ from chorus.train.config import Adapter, Augment
 from chorus.train.examples import stream
 from chorus.train.layers import load_train_config
 from chorus.train.rows import Utterance, gather
-from speech import BASE, WORDS, corpus, tiny
+from sounds import BASE, WORDS, corpus, mms, tiny
 
 NONE = Augment()
 
@@ -119,6 +120,23 @@ def test_transcripts_of_rows_in_two_languages_keep_their_order(whisper, speech_r
     assert together == alone
 
 
+def test_english_only_models_have_no_language_in_their_targets(tmp_path, speech_rows):
+    import shutil
+
+    from models import build
+
+    build("whisper", vocab_size=51864).save_pretrained(tmp_path / "en")
+    for name in ("tokenizer.json", "tokenizer_config.json", "preprocessor_config.json"):
+        shutil.copy(BASE / name, tmp_path / "en" / name)
+    backbone, _ = loaded(tmp_path / "en", speech_rows[0])
+    row = replace(speech_rows[1][0].row, language="")
+    assert (
+        backbone.tokenizer.decode(backbone.targets(row, 0.6, timestamps=False)) == "<|notimestamps|> one<|endoftext|>"
+    )
+    assert backbone.model.generation_config.is_multilingual is False
+    assert len(backbone.transcribe(backbone.model, speech_rows[1][:2], max_new_tokens=3)) == 2
+
+
 def test_generation_settings_are_completed_from_the_tokenizer(whisper):
     settings = whisper.model.generation_config
     assert settings.lang_to_id["<|pt|>"] == 50267
@@ -192,6 +210,21 @@ def test_a_pretrained_encoder_gets_the_letters_of_its_texts(tmp_path, speech_row
     assert set(backbone.tokenizer.get_vocab()) >= set("olámund") | {"|", "<pad>", "<unk>"}
     assert backbone.model.lm_head.out_features == len(backbone.tokenizer)
     assert backbone.default_save_modules == ("lm_head",)
+
+
+def test_an_mms_takes_the_adapter_and_the_letters_of_its_language(tmp_path, speech_rows):
+    backbone, _ = loaded(mms(tmp_path / "mms"), speech_rows[0], **{"model.language_adapter": "fra"})
+    assert backbone.tokenizer.target_lang == "fra"
+    assert "é" in backbone.tokenizer.get_vocab()
+    assert backbone.model.lm_head.out_features == 10
+    stored = load_file(tmp_path / "mms" / "adapter.fra.safetensors")
+    own = backbone.model._get_adapters()
+    assert all(torch.equal(stored[name], own[name]) for name in stored)
+    u = replace(speech_rows[1][0], row=replace(speech_rows[1][0].row, text="bébé"))
+    labels = backbone.example(u, None, NONE)["labels"]
+    assert backbone.tokenizer.decode(labels, group_tokens=False) == "bébé"
+    with pytest.raises(CheckpointError, match='has no language "deu"; known: eng, fra'):
+        loaded(tmp_path / "mms", speech_rows[0], **{"model.language_adapter": "deu"})
 
 
 def test_language_models_learn_texts_and_not_prompts(tmp_path):

@@ -12,7 +12,7 @@ from chorus.data.audio import RATE, read_audio
 from chorus.data.check import ERRORS, WARNINGS, check, measure
 from chorus.data.limits import limits_of
 from chorus.data.manifest import Row
-from speech import BASE, corpus, tiny, tone
+from sounds import BASE, corpus, tiny, tone
 
 
 def kinds(rows, **more):

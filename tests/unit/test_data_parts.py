@@ -15,7 +15,7 @@ from chorus.data.features import LogMel, content_key
 from chorus.data.manifest import Row
 from chorus.data.split import split_rows
 from chorus.errors import DataError, UsageError
-from speech import BASE, corpus, tone
+from sounds import BASE, corpus, tone
 
 # ---- splits ----
 

@@ -8,7 +8,7 @@ import pytest
 
 from chorus.data.manifest import Row, groups, read_manifest, select, write_manifest
 from chorus.errors import DataError, UsageError
-from speech import corpus
+from sounds import corpus
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".parquet"])

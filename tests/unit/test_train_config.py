@@ -182,7 +182,7 @@ def test_every_key_of_the_guide_leads_to_a_key_of_ours():
 
 
 def test_every_key_is_in_the_docs():
-    from speech import ROOT
+    from sounds import ROOT
 
     page = (ROOT / "docs" / "train.md").read_text()
     keys = list(leaves(TrainConfig))

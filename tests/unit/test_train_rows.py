@@ -12,7 +12,7 @@ from chorus.errors import DataError, UsageError
 from chorus.train.examples import EpochSampler, changed, masked, stream
 from chorus.train.layers import load_train_config
 from chorus.train.rows import gather
-from speech import again, corpus, tone
+from sounds import again, corpus, tone
 
 
 def config(train, **data):

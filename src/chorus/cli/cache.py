@@ -7,11 +7,11 @@ import click
 from chorus.cli.output import as_json, size
 
 
-@click.group("cache", invoke_without_command=True, short_help="Show or clear the cache of spectra and bases.")
+@click.group("cache", invoke_without_command=True, short_help="Show or clear the cache of spectra, bases and features.")
 @click.option("--json", "json_", is_flag=True, help="Print it as JSON.")
 @click.pass_context
 def command(context: click.Context, json_: bool) -> None:
-    """Show where the cache of singular spectra and bases is, and how full.
+    """Show where the cache of singular spectra, bases and log-mel features is, and how full.
 
     CHORUS_CACHE names its directory, CHORUS_CACHE_LIMIT its size (20GB; 0 turns it off).
     """

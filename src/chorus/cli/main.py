@@ -21,7 +21,7 @@ COMMANDS = {  # in the order of use: name -> (module, what it is for)
     "apply": ("chorus.cli.apply", "Add adapters or task vectors to a model, at a weight."),
     "extract-whisper-lora": ("chorus.cli.extract_whisper", "extract lora, with the flags of the Whisper guide."),
     "methods": ("chorus.cli.methods", "List the merge methods, or explain one."),
-    "cache": ("chorus.cli.cache", "Show or clear the cache of spectra and bases."),
+    "cache": ("chorus.cli.cache", "Show or clear the cache of spectra, bases and features."),
     "doctor": ("chorus.cli.doctor", "Show versions, devices, extras and caches."),
     "completion": ("chorus.cli.completion", "Print the shell completion script."),
 }

@@ -9,6 +9,7 @@ from chorus.data.check import TextLimits
 from chorus.errors import DataError
 
 PREFIX_TOKENS = 5  # Whisper's start, language, task, a timestamp at each end or notimestamps, and the end
+MULTILINGUAL = 51_865  # tokens; English-only models have one less, and language tokens that they never use
 LONGEST_CTC_S = 60.0  # attention over minutes of audio takes all memory; nothing in the model forbids it
 
 
@@ -33,7 +34,7 @@ def limits_from(config: Any, tokenizer: Any) -> TextLimits:
             tokenizer,
             max_tokens=int(config.max_target_positions) - PREFIX_TOKENS,
             max_audio_s=config.max_source_positions / 50,
-            languages=whisper_languages(tokenizer),
+            languages=whisper_languages(tokenizer) if int(config.vocab_size) >= MULTILINGUAL else (),
             bare=lambda text: f" {text}",
         )
     if hasattr(config, "ctc_loss_reduction"):

@@ -73,7 +73,10 @@ def places(model: Any, settings: Adapter, default_roles: Sequence[str]) -> list[
     if unknown or absent:
         name = (unknown or absent)[0]
         raise RecipeError([f'adapter.roles: the model has no "{name}"{nearest(name, present)}'])
-    linear = {n for n, m in model.named_modules() if isinstance(m, torch.nn.Linear)}
+    kinds: tuple[Any, ...] = (torch.nn.Linear,)
+    if isinstance(settings.modules, list):  # convolutions are left out: Whisper cannot run with PEFT's around them
+        kinds = (torch.nn.Linear, torch.nn.Embedding)
+    linear = {n for n, m in model.named_modules() if isinstance(m, kinds)}
     candidates = {
         name.removesuffix(".weight"): role
         for name, role in roles.items()
@@ -84,8 +87,8 @@ def places(model: Any, settings: Adapter, default_roles: Sequence[str]) -> list[
         candidates = {n: r for n, r in candidates.items() if not seen or not n.startswith(seen)}
     if isinstance(settings.modules, list):
         return _named(candidates, settings.modules, asked)
-    kinds = ATTENTION_KINDS if settings.modules == "attention" else LINEAR_KINDS
-    found = [name for name, role in candidates.items() if role.kind in kinds]
+    wanted = ATTENTION_KINDS if settings.modules == "attention" else LINEAR_KINDS
+    found = [name for name, role in candidates.items() if role.kind in wanted]
     if not found:
         raise RecipeError([f"adapter.modules: no {settings.modules} module in {', '.join(asked)}"])
     return found

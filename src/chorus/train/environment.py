@@ -7,8 +7,9 @@ import random
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 
-from chorus.errors import ChorusError, MissingExtraError
+from chorus.errors import ChorusError, MissingExtraError, UsageError, nearest
 
 
 def need_extra() -> None:
@@ -19,6 +20,18 @@ def need_extra() -> None:
         import soundfile  # noqa: F401
     except (ImportError, OSError):
         raise MissingExtraError("train", "training") from None
+
+
+REPORTERS = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow"}  # name -> package
+
+
+def need_reporters(names: list[str]) -> None:
+    """Raise before anything is loaded where `train.report_to` names what is unknown or not installed."""
+    for name in names:
+        if name not in REPORTERS:
+            raise UsageError(f'train.report_to: unknown "{name}"{nearest(name, REPORTERS)}')
+        if find_spec(REPORTERS[name]) is None:
+            raise ChorusError(f"train.report_to: {name} is not installed", f"pip install {REPORTERS[name]}")
 
 
 def pick_device(asked: str) -> str:

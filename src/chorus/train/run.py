@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from chorus.errors import ChorusError, DataError
 from chorus.train.config import TrainConfig
-from chorus.train.environment import need_extra, pick_device, quiet_libraries, seed_everything
+from chorus.train.environment import need_extra, need_reporters, pick_device, quiet_libraries, seed_everything
 
 if TYPE_CHECKING:
     from chorus.train.rows import Rows
@@ -54,6 +54,7 @@ def train(
     finished training it returns what is there. Raises `DataError`, `RecipeError`, `CheckpointError`, `OutputError`.
     """
     need_extra()
+    need_reporters(config.train.report_to)
     from chorus.train.backbones.choose import hears_audio, load_backbone, model_config
     from chorus.train.fitness import keep_what_fits, warn
     from chorus.train.processes import is_main

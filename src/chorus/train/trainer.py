@@ -20,6 +20,7 @@ from chorus.train.measure import error_rates, normaliser, rates
 from chorus.train.rows import Utterance
 
 WHOLE = "whole.json"  # written last into a checkpoint
+STREAM_STEPS = 500  # between measurements of a stream, which has no epochs
 LOSS_BATCHES = 50  # of dev, at most, for the dev loss
 
 
@@ -178,15 +179,9 @@ def arguments(config: TrainConfig, logs: Path, device: str, *, measured: bool, s
     """The configuration in transformers' words."""
     train = config.train
     precision = _precision(train.precision, device)
-    every = config.dev.every_steps
-    strategy = ("steps" if every else "epoch") if measured else "no"
-    if streamed and strategy == "epoch":
-        strategy = "steps"
-    save = "steps" if train.save_steps else strategy
-    if save == "no":
-        save = "epoch" if not streamed else "steps"
-    aligned = measured and (save == strategy) and (save == "epoch" or not train.save_steps or train.save_steps == every)
-    steps = every or train.save_steps or 500
+    every = config.dev.every_steps if measured else train.save_steps
+    strategy = "steps" if every or streamed else "epoch"
+    steps = every or STREAM_STEPS
     return TrainingArguments(
         output_dir=str(logs),
         seed=config.seed,
@@ -204,18 +199,19 @@ def arguments(config: TrainConfig, logs: Path, device: str, *, measured: bool, s
         bf16=precision == "bfloat16",
         gradient_checkpointing=train.gradient_checkpointing,
         gradient_checkpointing_kwargs={"use_reentrant": False} if train.gradient_checkpointing else None,
-        eval_strategy=strategy,
-        eval_steps=steps if strategy == "steps" else None,
-        save_strategy=save,
-        save_steps=train.save_steps or steps,
+        eval_strategy=strategy if measured else "no",
+        eval_steps=steps if measured and strategy == "steps" else None,
+        save_strategy=strategy,  # at each measurement, so that the best one can be kept
+        save_steps=steps,
         save_total_limit=train.keep_checkpoints,
-        load_best_model_at_end=aligned,
+        load_best_model_at_end=measured,
         metric_for_best_model=f"eval_{config.metric}" if measured else None,
         greater_is_better=False if measured else None,
         logging_steps=train.log_steps,
         logging_nan_inf_filter=False,
         report_to=list(train.report_to) or "none",
         dataloader_num_workers=train.workers,
+        dataloader_multiprocessing_context="fork" if train.workers else None,  # rows and model are shared, not copied
         dataloader_pin_memory=device.startswith("cuda"),
         dataloader_drop_last=False,
         remove_unused_columns=False,
@@ -234,9 +230,22 @@ def _precision(asked: str, device: str) -> str:
     return "bfloat16" if device.startswith("xpu") else "float32"
 
 
+class SaveEvery(TrainerCallback):
+    """Checkpoints between measurements, for long ways from one to the next."""
+
+    def __init__(self, steps: int) -> None:
+        self.steps = steps
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+        if state.global_step % self.steps == 0:
+            control.should_save = True
+
+
 def callbacks(config: TrainConfig, more: Sequence[TrainerCallback], *, measured: bool) -> list[TrainerCallback]:
     """Ours, and early stopping where it is asked for and something is measured."""
     found = list(more)
+    if config.train.save_steps:
+        found.append(SaveEvery(config.train.save_steps))
     if config.train.early_stopping and measured:
         found.append(EarlyStoppingCallback(early_stopping_patience=config.train.early_stopping))
     return found

@@ -13,6 +13,7 @@ import torch
 
 from chorus.data.audio import RATE
 from chorus.data.limits import ctc_text, limits_from
+from chorus.errors import CheckpointError, nearest
 from chorus.train.backbones.shared import (
     VOCABULARIES,
     evaluating,
@@ -49,7 +50,7 @@ class Ctc:
         if _has_vocabulary(config):
             self.tokenizer = load_side(AutoTokenizer, config, "tokenizer")
             if config.model.language_adapter:
-                self.tokenizer.set_target_lang(config.model.language_adapter)
+                self._speak(config.model.language_adapter)
         else:  # a pretrained encoder: the letters of the training texts become its head
             self.tokenizer = letters_of(texts)
             more |= {"vocab_size": len(self.tokenizer), "pad_token_id": self.tokenizer.pad_token_id}
@@ -59,6 +60,17 @@ class Ctc:
         self.limits = limits_from(self.model.config, self.tokenizer)
         self.longest_s = self.limits.max_audio_s
         self.written = ctc_text(self.tokenizer)
+
+    def _speak(self, language: str) -> None:
+        """The letters of one of an MMS's languages."""
+        try:
+            self.tokenizer.set_target_lang(language)
+        except ValueError:
+            known = self.tokenizer.vocab if isinstance(next(iter(self.tokenizer.vocab.values())), dict) else ()
+            raise CheckpointError(
+                f'{self.config.model.base}: has no language "{language}"{nearest(language, known)}',
+                "check model.language_adapter; MMS names languages by three letters",
+            ) from None
 
     def example(self, utterance: Utterance, rng: Generator | None, augment: Augment) -> dict[str, Any]:
         audio = utterance.audio()

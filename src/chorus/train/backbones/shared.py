@@ -27,11 +27,14 @@ def load_dtype(config: TrainConfig, device: str) -> Any:
 
 
 def load_pretrained(cls: Any, config: TrainConfig, dtype: Any, **more: Any) -> Any:
-    """`from_pretrained` whose failure says what could not be loaded."""
+    """`from_pretrained`, of safetensors only, whose failure says what could not be loaded."""
+    more |= {"revision": config.model.revision, "dtype": dtype, "use_safetensors": True}
     try:
-        return cls.from_pretrained(config.model.base, revision=config.model.revision, dtype=dtype, **more)
+        return cls.from_pretrained(config.model.base, **more)
     except (OSError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"{config.model.base}: cannot be loaded ({error})", "check model.base") from None
+        raise CheckpointError(
+            f"{config.model.base}: cannot be loaded ({error})", "check model.base; .bin files are not read"
+        ) from None
 
 
 def load_side(cls: Any, config: TrainConfig, what: str) -> Any:

@@ -132,15 +132,49 @@ def _omni(audio_token: int) -> Any:
     )
 
 
+def mms(directory: Path) -> Path:
+    """A tiny MMS: an adapter and a vocabulary for each of two languages."""
+    import transformers
+    from safetensors.torch import save_file
+
+    torch.manual_seed(0)
+    vocabulary = {
+        language: {t: i for i, t in enumerate(["<pad>", "<unk>", "|", *letters])}
+        for language, letters in (("eng", sorted(set("".join(WORDS)))), ("fra", sorted("abcdeéè")))
+    }
+    config = transformers.Wav2Vec2Config(**_wav2vec2_sizes(len(vocabulary["eng"])), adapter_attn_dim=4)
+    model = transformers.Wav2Vec2ForCTC(config)
+    model.save_pretrained(directory)
+    french = transformers.Wav2Vec2ForCTC(
+        transformers.Wav2Vec2Config(**_wav2vec2_sizes(len(vocabulary["fra"])), adapter_attn_dim=4)
+    )
+    for name, one in (("eng", model), ("fra", french)):
+        weights = {k: v.detach().contiguous() for k, v in one._get_adapters().items()}
+        save_file(weights, directory / f"adapter.{name}.safetensors", metadata={"format": "pt"})
+    (directory / "vocab.json").write_text(json.dumps(vocabulary))
+    tokenizer = transformers.Wav2Vec2CTCTokenizer(
+        str(directory / "vocab.json"), pad_token="<pad>", unk_token="<unk>", word_delimiter_token="|", bos_token=None,
+        eos_token=None, target_lang="eng",
+    )  # fmt: skip
+    tokenizer.save_pretrained(directory)
+    transformers.Wav2Vec2FeatureExtractor(return_attention_mask=True).save_pretrained(directory)
+    return directory
+
+
+def _wav2vec2_sizes(letters: int) -> dict[str, Any]:
+    return {
+        "vocab_size": letters, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,
+        "intermediate_size": 24, "conv_dim": (8, 8, 8), "conv_stride": (5, 4, 4), "conv_kernel": (10, 8, 8),
+        "num_conv_pos_embeddings": 8, "num_conv_pos_embedding_groups": 2, "num_feat_extract_layers": 3,
+        "pad_token_id": 0, "mask_time_prob": 0.0,
+    }  # fmt: skip
+
+
 def _wav2vec2(directory: Path, *, vocabulary: bool) -> Path:
     import transformers
 
     letters = ["<pad>", "<unk>", "|", *sorted(set("".join(WORDS)))]
-    config = transformers.Wav2Vec2Config(
-        vocab_size=len(letters), hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24,
-        conv_dim=(8, 8, 8), conv_stride=(5, 4, 4), conv_kernel=(10, 8, 8), num_conv_pos_embeddings=8,
-        num_conv_pos_embedding_groups=2, num_feat_extract_layers=3, pad_token_id=0, mask_time_prob=0.0,
-    )  # fmt: skip
+    config = transformers.Wav2Vec2Config(**_wav2vec2_sizes(len(letters)))
     cls = transformers.Wav2Vec2ForCTC if vocabulary else transformers.Wav2Vec2Model
     cls(config).save_pretrained(directory)
     if vocabulary:
