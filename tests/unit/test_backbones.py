@@ -111,6 +111,12 @@ def test_half_of_the_targets_have_timestamps(whisper, speech_rows):
     u = speech_rows[1][0]
     timed = [whisper.token("<|0.00|>") in whisper.example(u, stream(0, 0, i), NONE)["labels"] for i in range(200)]
     assert 70 < sum(timed) < 130
+    measured = [
+        whisper.token("<|0.00|>")
+        in whisper.example(replace(u, row=replace(u.row, start=i / 1000, end=9.0)), None, NONE)["labels"]
+        for i in range(40)
+    ]
+    assert 8 < sum(measured) < 32
 
 
 def test_transcripts_of_rows_in_two_languages_keep_their_order(whisper, speech_rows):
