@@ -247,12 +247,22 @@ def _save_start(wrapped: Any, directory: Path) -> None:
     config.init_lora_weights = start
 
 
-def save_adapter(wrapped: Any, settings: Adapter | None, directory: Path, *, base: str, logs: Path) -> None:
+def save_adapter(
+    wrapped: Any,
+    settings: Adapter | None,
+    directory: Path,
+    *,
+    base: str,
+    logs: Path,
+    state: dict[str, Any] | None = None,
+) -> None:
     """Write the adapter as one of the original base, named by what it was loaded from."""
     config = wrapped.peft_config["default"]
     config.base_model_name_or_path = base
     converted = settings is not None and settings.type in CONVERTED
-    more = {"path_initial_model_for_weight_conversion": str(logs / INITIAL)} if converted else {}
+    more: dict[str, Any] = {"path_initial_model_for_weight_conversion": str(logs / INITIAL)} if converted else {}
+    if state is not None:
+        more["state_dict"] = state
     wrapped.save_pretrained(directory, **more)
 
 

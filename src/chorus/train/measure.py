@@ -14,7 +14,7 @@ Normalise = Callable[[str], str]
 
 
 def normaliser(name: str) -> Normalise:
-    """`raw` (as written), `basic` or `english`: Whisper's, from transformers; without its table of British spellings."""
+    """`raw` (as written); `basic`, `english`: Whisper's, by transformers, without the table of British spellings."""
     if name == "raw":
         return lambda text: " ".join(text.split())
     from transformers.models.whisper.english_normalizer import BasicTextNormalizer, EnglishTextNormalizer

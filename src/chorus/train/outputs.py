@@ -29,21 +29,25 @@ TAGS = {"asr": "automatic-speech-recognition", "translate": "automatic-speech-re
 
 
 def save_result(
-    model: Any, backbone: Backbone, config: TrainConfig, facts: dict[str, Any], *, overwrite: bool, logs: Path
-) -> Path:
-    """Write the result's directory, whole or not at all; the merged model of an adapter beside it."""
+    model: Any, backbone: Backbone, config: TrainConfig, facts: dict[str, Any], *, overwrite: bool, logs: Path,
+    state: dict[str, Any] | None = None,
+) -> Path:  # fmt: skip
+    """Write the result's directory, whole or not at all; the merged model of an adapter beside it.
+
+    `state` holds the weights where the model itself has only its process's share.
+    """
     final = Path(config.output_dir)
     adapter = hasattr(model, "peft_config")
     with appearing_whole(final, overwrite=overwrite) as partial, explained(partial.path):
         if adapter:
-            save_adapter(model, config.adapter, partial.path, base=config.model.base, logs=logs)
+            save_adapter(model, config.adapter, partial.path, base=config.model.base, logs=logs, state=state)
             (partial.path / "README.md").unlink(missing_ok=True)  # PEFT's template
         else:
             model.save_pretrained(partial.path, max_shard_size=SHARD)
         _side_files(backbone, partial.path)
         _paperwork(partial.path, config, facts, adapter=adapter)
         _readable(partial.path)
-    if adapter and config.adapter is not None and config.adapter.merge:
+    if adapter and state is None and config.adapter is not None and config.adapter.merge:
         with appearing_whole(merged_dir(final), overwrite=overwrite) as partial, explained(partial.path):
             merged_model(model).save_pretrained(partial.path, max_shard_size=SHARD)
             _side_files(backbone, partial.path)

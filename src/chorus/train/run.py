@@ -142,9 +142,10 @@ class _Job:
         facts = outputs.provenance(config, self.rows, curve=points, state=made.state, sizes=sizes)
         facts |= self.identity
         loop_s = float(result.metrics.get("train_runtime", 0.0))
+        state = made.whole_state()  # every process takes part where the weights are spread over them
         if made.args.should_save:
             whole = made.accelerator.unwrap_model(made.model)
-            outputs.save_result(whole, self.backbone, config, facts, overwrite=overwrite, logs=logs)
+            outputs.save_result(whole, self.backbone, config, facts, overwrite=overwrite, logs=logs, state=state)
             resume.tidy(logs)
             log = {"history": made.state.log_history, "waited_s": made.waited_s, "loop_s": loop_s}
             write_json(logs / "log.json", log)

@@ -108,6 +108,13 @@ class SpeechTrainer(Trainer):
         """Whether every process holds the whole model."""
         return not (self.is_fsdp_enabled or self.is_deepspeed_enabled)
 
+    def whole_state(self) -> dict[str, Any] | None:
+        """All weights in one place where FSDP or DeepSpeed has spread them; None where they are whole already."""
+        if self._plain():
+            return None
+        found: dict[str, Any] = self.accelerator.get_state_dict(self.model_wrapped)
+        return found
+
     def _dev_loss(self, model: Any) -> float:
         size = self.config.train.batch_size
         share = self.dev[self.args.process_index :: self.args.world_size] or self.dev[:1]
