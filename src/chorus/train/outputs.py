@@ -43,7 +43,7 @@ def save_result(
             save_adapter(model, config.adapter, partial.path, base=config.model.base, logs=logs, state=state)
             (partial.path / "README.md").unlink(missing_ok=True)  # PEFT's template
         else:
-            model.save_pretrained(partial.path, max_shard_size=SHARD)
+            model.save_pretrained(partial.path, max_shard_size=SHARD, state_dict=state)
         _side_files(backbone, partial.path)
         _paperwork(partial.path, config, facts, adapter=adapter)
         _readable(partial.path)
