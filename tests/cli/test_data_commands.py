@@ -36,6 +36,8 @@ def test_manifest_says_what_matched_and_what_was_skipped(tmp_path, capsys):
     assert "skipped, no transcript by any rule: 2 (a/two.flac, b/three.flac)" in out
     assert out.splitlines()[-1] == str(tmp_path / "manifest.csv")
     assert f"next: chorus data check {tmp_path / 'manifest.csv'}" in err
+    assert run(["data", "manifest", str(tmp_path)]) == 4
+    assert "manifest.csv: is there already" in capsys.readouterr().err
     row = read_manifest(tmp_path / "manifest.csv").rows[0]
     assert (row.text, row.language, row.domain, row.speaker) == ("one", "pt", "home", "a")
 
@@ -123,6 +125,9 @@ def test_split_and_describe(tmp_path, manifest, capsys):
     assert run(["data", "split", str(manifest), "-o", str(tmp_path / "s.jsonl"), "--dev", "0.3", "--test", "0.3"]) == 0
     out = capsys.readouterr().out
     assert "train  4     33.3 %  1" in " ".join(out.split("  ")) or "train" in out
+    assert run(["data", "split", str(manifest), "-o", str(tmp_path / "s.jsonl")]) == 4
+    assert run(["data", "split", str(manifest), "-o", str(tmp_path / "s.jsonl"), "--seed", "1", "--overwrite"]) == 0
+    capsys.readouterr()
     assert {r.split for r in read_manifest(tmp_path / "s.jsonl").rows} == {"train", "dev", "test"}
     assert run(["data", "describe", str(tmp_path / "s.jsonl"), "--plot", str(tmp_path / "d.svg")]) == 0
     out = capsys.readouterr().out

@@ -27,6 +27,15 @@ def columns_option(function: F) -> F:
     )(function)
 
 
+def free(*paths: Path, overwrite: bool) -> None:
+    """Refuse to replace what is there."""
+    from chorus.errors import OutputError
+
+    for path in paths:
+        if path.exists() and not overwrite:
+            raise OutputError(f"{path}: is there already", "choose another name, or pass --overwrite")
+
+
 def mapping(pairs: tuple[str, ...]) -> dict[str, str]:
     """`text=sentence` and so on, also several behind commas."""
     found = {}
@@ -82,6 +91,7 @@ def read_all(manifests: tuple[str, ...], columns: tuple[str, ...], *, quiet: boo
     "--val-fraction", type=click.FloatRange(0, 1, max_open=True), default=0.1, help="Share of val.csv.  [default: 0.1]"
 )
 @click.option("--seed", default=13, help="Of the split.  [default: 13]")
+@click.option("--overwrite", is_flag=True, help="Replace manifests that are there.")
 @click.option("--json", "json_", is_flag=True, help="Print what was matched as JSON.")
 @click.option("-q", "--quiet", is_flag=True, help="No notes.")
 def manifest(**flags: Any) -> None:
@@ -100,6 +110,10 @@ def manifest(**flags: Any) -> None:
     folder = flags["audio_dir"] or flags["audio_root"]
     if not folder or (flags["audio_dir"] and flags["audio_root"]):
         raise UsageError("name the folder of the recordings once: AUDIO_DIR or --audio-root")
+    outdir = Path(flags["outdir"]) if flags["outdir"] else None
+    target = Path(flags["out"] or Path(folder) / "manifest.csv")
+    planned = [outdir / "train.csv", outdir / "val.csv"] if outdir else [target]
+    free(*planned, overwrite=flags["overwrite"])
     extensions = tuple(e for group in flags["extensions"] for e in group.replace(",", " ").split()) or SUFFIXES
     found = pair(
         Path(folder),
@@ -113,10 +127,10 @@ def manifest(**flags: Any) -> None:
     if flags["domain"]:
         found.rows = [replace(row, domain=flags["domain"]) for row in found.rows]
     written = []
-    if found.rows and flags["outdir"]:
-        written = _write_train_and_val(found.rows, Path(flags["outdir"]), flags["val_fraction"], flags["seed"])
+    if found.rows and outdir:
+        written = _write_train_and_val(found.rows, outdir, flags["val_fraction"], flags["seed"])
     elif found.rows:
-        written = [write_manifest(found.rows, flags["out"] or Path(folder) / "manifest.csv")]
+        written = [write_manifest(found.rows, target)]
     facts = {
         "rows": len(found.rows),
         "matched": dict(found.matched),
@@ -236,16 +250,18 @@ def _rates(rates: dict[int, int]) -> str:
 @click.option("--test", default=0.1, help="Share of test.  [default: 0.1]")
 @click.option("--seed", default=0, help="Another division.  [default: 0]")
 @columns_option
+@click.option("--overwrite", is_flag=True, help="Replace what is at OUT.")
 @click.option("-q", "--quiet", is_flag=True, help="No notes.")
 def split(
     manifest_file: str, out: str, by: str, stratify: str, dev: float, test: float, seed: int, columns: tuple[str, ...],
-    quiet: bool,
+    overwrite: bool, quiet: bool,
 ) -> None:  # fmt: skip
     """Write the manifest again with a split for every row; no group stands on two sides."""
     from chorus.data.manifest import groups, write_manifest
     from chorus.data.split import SPLITS, split_rows
 
     rows = read_all((manifest_file,), columns, quiet=quiet, needs=("path",))
+    free(Path(out), overwrite=overwrite)
     divided = split_rows(rows, dev=dev, test=test, by=by, stratify=stratify, seed=seed)
     click.echo(str(write_manifest(divided, out)))
     found = groups(divided, "split")

@@ -21,13 +21,8 @@ from chorus.errors import UsageError
 @click.option("--print-config", is_flag=True, help="Show what holds after layering, and end.")
 @click.option("--device", help="auto, cuda, cuda:1, xpu, mps, cpu.  [default: auto]")
 @click.option("--joint", is_flag=True, help="One model on all domains at once.")
-@click.option(
-    "--continual",
-    metavar="[COLUMN]",
-    is_flag=False,
-    flag_value="domain",
-    help="One model, taught one domain after another.",
-)
+@click.option("--continual", is_flag=True, help="One model, taught one domain after another.")
+@click.option("--by", metavar="COLUMN", help="With --continual: the column that is walked.  [default: domain]")
 @click.option("--each", metavar="COLUMN", help="One specialist for each value of a column, such as domain.")
 @click.option(
     "--only", multiple=True, metavar="VALUE", help="With --each and --continual: these values, in this order."
@@ -67,8 +62,8 @@ def command(arguments: tuple[str, ...], configs: tuple[str, ...], **flags: Any) 
     if flags["joint"] or flags["continual"] or flags["each"]:
         _campaign(config, flags, settings)
         return
-    if flags["only"] or flags["parallel"]:
-        raise UsageError("--only and --parallel go with --each and --continual", "name the column: --each domain")
+    if flags["only"] or flags["parallel"] or flags["by"]:
+        raise UsageError("--only, --by and --parallel go with --each and --continual", "name the column: --each domain")
     from chorus.train.processes import is_main
     from chorus.train.run import train
 
@@ -99,7 +94,11 @@ def _campaign(config: Any, flags: dict[str, Any], settings: dict[str, Any]) -> N
     from chorus.train.campaign import plan_jobs, run_jobs
 
     jobs = plan_jobs(
-        config, joint=flags["joint"], continual=flags["continual"], each=flags["each"], only=list(flags["only"])
+        config,
+        joint=flags["joint"],
+        continual=(flags["by"] or "domain") if flags["continual"] else None,
+        each=flags["each"],
+        only=list(flags["only"]),
     )
     results = run_jobs(
         jobs, parallel=flags["parallel"], settings=settings, note=lambda t: note(t, quiet=flags["quiet"])

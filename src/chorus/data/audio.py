@@ -62,7 +62,7 @@ def _reason(error: Exception) -> str:
     return str(getattr(error, "error_string", error)).rstrip(".")
 
 
-def info(path: Path) -> AudioInfo:
+def info(path: Path | bytes) -> AudioInfo:
     """Rate, channels and frames, without decoding."""
     with opened(path) as file:
         return AudioInfo(file.samplerate, file.channels, file.frames)

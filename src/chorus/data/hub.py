@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from chorus.data.audio import RATE, read_audio
+from chorus.data.audio import RATE, info, read_audio
 from chorus.data.manifest import COLUMNS, OTHER_NAMES, Row
 from chorus.errors import DataError, MissingExtraError, nearest
 
@@ -71,6 +71,17 @@ class DatasetRows:
         number = record.get(self.names.get("duration", ""))
         duration = float(number) if isinstance(number, int | float) else None
         return replace(Row(str(name), **texts), duration=duration, extra=extra, line=line), value  # type: ignore[arg-type]
+
+
+def duration_s(value: Any) -> float:
+    """Seconds of a cell's audio, from its header where it is encoded."""
+    if isinstance(value, Mapping):
+        if value.get("bytes"):
+            return info(bytes(value["bytes"])).duration_s
+        if value.get("array") is not None:
+            return len(value["array"]) / float(value["sampling_rate"])
+        value = value.get("path")
+    return info(Path(value)).duration_s if value else 0.0
 
 
 def decode(value: Any, rate: int = RATE) -> Audio:

@@ -50,9 +50,12 @@ def pick_device(asked: str) -> str:
         "mps": torch.backends.mps.is_available,
         "cpu": lambda: True,
     }
-    if not there[asked.split(":")[0]]():
+    kind, _, index = asked.partition(":")
+    if not there[kind]():
         raise ChorusError(f"device {asked}: not there", "chorus doctor lists the devices; --device auto takes the best")
-    return asked
+    if kind == "cuda" and index:  # read when CUDA starts, which it has not yet; accelerate takes the first it sees
+        os.environ["CUDA_VISIBLE_DEVICES"] = index
+    return kind
 
 
 def seed_everything(seed: int) -> None:

@@ -183,13 +183,15 @@ def _open(source: Source, role: str) -> Any:
 
 
 def _dataset_rows(source: Source, role: str) -> list[Utterance]:
+    from chorus.data.hub import duration_s
+
     rows = _open(source, role)
     column = rows.names.get("path", "")
     found = []
-    for index, (row, _) in enumerate(rows):
+    for index, (row, value) in enumerate(rows):
         named = _named(row, source)
         if select([named], source.where):
-            found.append(Utterance(named, row.duration or 0.0, rows.dataset, index, column))
+            found.append(Utterance(named, row.duration or duration_s(value), rows.dataset, index, column))
         if source.limit and len(found) >= source.limit:
             break
     return found
@@ -222,7 +224,7 @@ def _probe(utterances: list[Utterance], found: Rows, needs_audio: bool, *, skip_
 def _length(utterance: Utterance) -> float | str:
     row = utterance.row
     if utterance.dataset is not None:
-        return utterance.duration_s or len(utterance.audio()) / 16_000
+        return utterance.duration_s or "cells without audio"
     try:
         whole = info(row.audio).duration_s
     except DataError as error:

@@ -189,7 +189,7 @@ def arguments(config: TrainConfig, logs: Path, device: str, *, measured: bool, s
     every = config.dev.every_steps if measured else train.save_steps
     strategy = "steps" if every or streamed else "epoch"
     steps = every or STREAM_STEPS
-    return TrainingArguments(
+    made = TrainingArguments(
         output_dir=str(logs),
         seed=config.seed,
         num_train_epochs=train.epochs,
@@ -227,6 +227,10 @@ def arguments(config: TrainConfig, logs: Path, device: str, *, measured: bool, s
         disable_tqdm=True,
         log_level="error",
     )
+    made._n_gpu = min(
+        1, made.n_gpu
+    )  # else several GPUs in one process mean DataParallel; `accelerate launch` uses them
+    return made
 
 
 def _precision(asked: str, device: str) -> str:
