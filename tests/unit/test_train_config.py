@@ -190,3 +190,13 @@ def test_every_key_is_in_the_docs():
     for key in keys:
         assert f"`{key.rsplit('.', 1)[-1]}`" in page, key
     assert yaml.safe_load("a: 1") == {"a": 1}
+
+
+def test_the_guides_page_shows_the_table():
+    from sounds import ROOT
+
+    page = (ROOT / "docs" / "whisper-finetuning.md").read_text()
+    shown = [
+        f"| `{key}` | " + " or ".join(f"`{one}`" for one in ours.split(" or ")) + " |" for key, ours in TABLE.items()
+    ]
+    assert "\n".join(shown) in page
