@@ -18,13 +18,12 @@ import sysconfig
 import time
 from pathlib import Path
 
+import speech
 import torch
 import yaml
 from jiwer import process_words
 from rich.console import Console
 from rich.table import Table
-
-import speech
 
 HERE = Path(__file__).parent
 BASE, MANIFEST = HERE / "base", HERE / "data" / "manifest.csv"

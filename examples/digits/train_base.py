@@ -14,6 +14,7 @@ import json
 import tempfile
 from pathlib import Path
 
+import speech
 import torch
 from tokenizers import AddedToken
 from transformers import (
@@ -25,7 +26,6 @@ from transformers import (
 )
 from transformers.models.whisper.tokenization_whisper import LANGUAGES
 
-import speech
 from chorus.train.layers import load_train_config
 from chorus.train.run import train
 
