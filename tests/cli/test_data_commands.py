@@ -112,6 +112,12 @@ def test_check_says_which_columns_it_took(tmp_path, capsys):
     assert "write OURS=THEIRS" in capsys.readouterr().err
 
 
+def test_check_without_the_extra(manifest, capsys, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "soundfile", None)
+    assert run(["data", "check", str(manifest), "-q"]) == 3
+    assert 'pip install "chorus-merge[audio]"' in capsys.readouterr().err
+
+
 def test_check_of_an_empty_manifest(tmp_path, capsys):
     (tmp_path / "m.csv").write_text("path,text\n")
     assert run(["data", "check", str(tmp_path / "m.csv")]) == 4

@@ -500,6 +500,9 @@ def test_one_specialist_for_each_domain_and_one_for_all(campaign):
     assert rows["d0"].keys() == {"d0"}
     assert rows["joint"].keys() == {"d0", "d1"}
     assert sum(rows["joint"].values()) == sum(rows["d0"].values()) + sum(rows["d1"].values())
+    over = chorus_train("c.yaml", "--overwrite", cwd=campaign)  # of the same name: it must not take these away
+    assert over.returncode == 4
+    assert "artifacts/asr: holds other results (d0, d1, joint)" in over.stderr
     stamp = (campaign / "artifacts" / "asr" / "d0" / "model.safetensors").stat().st_mtime_ns
     (campaign / "artifacts" / "asr" / "d1" / "chorus.json").rename(campaign / "gone.json")
     for path in (campaign / "artifacts" / "asr" / "d1").iterdir():

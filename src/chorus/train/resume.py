@@ -13,6 +13,7 @@ from chorus.errors import OutputError
 from chorus.train.adapters import INITIAL
 from chorus.train.config import TrainConfig
 from chorus.train.processes import is_main
+from chorus.train.rows import shown
 from chorus.train.trainer import WHOLE, drop_broken, last_whole
 
 START = "start.json"  # what was measured before the first step
@@ -38,6 +39,9 @@ def fingerprint(config: TrainConfig, *identities: dict[str, str]) -> str:
 
 def finished(directory: Path, mark: str, *, overwrite: bool) -> dict[str, Any] | None:
     """The facts of a finished training with the same fingerprint; `OutputError` where something else is in the way."""
+    inside = sorted(path.parent.name for path in directory.glob("*/chorus.json"))
+    if inside:  # those of a campaign of the same name; replacing this folder would take them away
+        raise OutputError(f"{directory}: holds other results ({shown(inside)})", "choose another output or name")
     if overwrite or not directory.exists() or not any(directory.iterdir()):
         return None
     path = directory / "chorus.json"
@@ -56,7 +60,7 @@ def start_measure(made: Any, logs: Path, *, measured: bool, resumed: bool) -> li
     if resumed and path.exists():
         found: list[dict[str, Any]] = json.loads(path.read_text())
         return found
-    if not measured or resumed:
+    if not measured or resumed or not made.plain:  # sharded models are put together when the training begins
         return []
     metrics = made.evaluate()
     if made.args.should_save:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import time
 from collections.abc import Sequence
@@ -21,7 +22,7 @@ from chorus.train.rows import Utterance
 
 WHOLE = "whole.json"  # written last into a checkpoint
 STREAM_STEPS = 500  # between measurements of a stream, which has no epochs
-LOSS_BATCHES = 50  # of dev, at most, for the dev loss
+LOSS_BATCHES = 50  # of dev in each process, about, for the dev loss
 
 
 class SpeechTrainer(Trainer):
@@ -32,7 +33,6 @@ class SpeechTrainer(Trainer):
     ) -> None:
         self.backbone, self.config, self.dev, self.row_names = backbone, config, list(dev), names
         self.waited_s = 0.0
-        self.in_loop_s = 0.0
         self.fingerprint = ""
         super().__init__(**arguments)
 
@@ -81,7 +81,7 @@ class SpeechTrainer(Trainer):
         """Dev loss, and error rates in percent where the model writes texts."""
         started = time.perf_counter()
         settings = self.config.dev
-        model = self.accelerator.unwrap_model(self.model_wrapped) if self._plain() else self.model_wrapped
+        model = self.accelerator.unwrap_model(self.model_wrapped) if self.plain else self.model_wrapped
         metrics: dict[str, float] = {}
         with torch.inference_mode():
             metrics[f"{metric_key_prefix}_loss"] = self._dev_loss(model)
@@ -96,7 +96,7 @@ class SpeechTrainer(Trainer):
                 processes=self.args.world_size,
                 max_new_tokens=settings.max_new_tokens,
                 window_s=settings.window_s,
-                **({} if self._plain() else {"synced_gpus": True}),
+                **({} if self.plain else {"synced_gpus": True}),
             )
             metrics |= {f"{metric_key_prefix}_{k}": v for k, v in rates(self._summed(sums)).items()}
         metrics[f"{metric_key_prefix}_seconds"] = round(time.perf_counter() - started, 3)
@@ -104,29 +104,33 @@ class SpeechTrainer(Trainer):
         self.control: Any = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
-    def _plain(self) -> bool:
+    @property
+    def plain(self) -> bool:
         """Whether every process holds the whole model."""
         return not (self.is_fsdp_enabled or self.is_deepspeed_enabled)
 
     def whole_state(self) -> dict[str, Any] | None:
         """All weights in one place where FSDP or DeepSpeed has spread them; None where they are whole already."""
-        if self._plain():
+        if self.plain:
             return None
         found: dict[str, Any] = self.accelerator.get_state_dict(self.model_wrapped)
         return found
 
     def _dev_loss(self, model: Any) -> float:
-        size = self.config.train.batch_size
-        share = self.dev[self.args.process_index :: self.args.world_size] or self.dev[:1]
+        """The mean loss over dev rows, evenly taken where there are many; every process runs as many batches."""
+        size, processes = self.config.train.batch_size, self.args.world_size
+        chosen = self.dev[:: max(1, len(self.dev) // (LOSS_BATCHES * size * processes))]
+        mine = chosen[self.args.process_index :: processes]
         was, total, count = model.training, 0.0, 0
         model.eval()
-        for start in range(0, min(len(share), LOSS_BATCHES * size), size):
-            examples = [self.backbone.example(u, None, self.config.augment) for u in share[start : start + size]]
+        for i in range(math.ceil(math.ceil(len(chosen) / processes) / size)):
+            part = mine[i * size : (i + 1) * size]
+            examples = [self.backbone.example(u, None, self.config.augment) for u in part or chosen[:1]]
             batch = self._prepare_inputs(self.backbone.collate(examples))
             batch.pop("rows")
             with self.compute_loss_context_manager(), self.backbone.window(model, batch):
-                total += float(model(**batch).loss) * len(examples)
-            count += len(examples)
+                total += float(model(**batch).loss) * len(part)
+            count += len(part)
         model.train(was)
         sums = self._summed({"total": total, "count": count})
         return float(sums["total"] / sums["count"])

@@ -86,7 +86,7 @@ class Causal:
         with evaluating(model):
             found = model.generate(
                 input_ids=inputs.to(device), attention_mask=mask.to(device), do_sample=False, max_new_tokens=limit,
-                pad_token_id=self.padding,
+                pad_token_id=self.padding, synced_gpus=settings.get("synced_gpus", False),
             )  # fmt: skip
         texts = self.tokenizer.batch_decode(found[:, inputs.shape[1] :], skip_special_tokens=True)
         return [text.strip() for text in texts]

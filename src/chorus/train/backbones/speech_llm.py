@@ -127,6 +127,7 @@ class SpeechLlm:
             found = model.generate(
                 **{k: v.to(device) for k, v in inputs.items()}, do_sample=False, eos_token_id=self.end,
                 max_new_tokens=settings.get("max_new_tokens") or 200, pad_token_id=self.padding,
+                synced_gpus=settings.get("synced_gpus", False),
             )  # fmt: skip
         texts = self.tokenizer.batch_decode(found[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
         return [text.strip() for text in texts]
