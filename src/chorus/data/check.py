@@ -9,13 +9,12 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Any
 
 from chorus.data.audio import opened
 from chorus.data.manifest import Row
+from chorus.data.parallel import in_order
 from chorus.errors import DataError
 from chorus.lazy import lazy
 
@@ -164,7 +163,7 @@ def check(
         found.setdefault(kind, []).append(f"{row}: {detail}" if detail else str(row))
 
     measured = []
-    for result in measure_all(rows, jobs=jobs):
+    for result in in_order(measure, rows, jobs or min(8, os.cpu_count() or 1)):
         measured.append(result)
         progress(len(measured), len(rows))
         if result.problem:
@@ -188,18 +187,6 @@ def check(
         rates[one.rate] = rates.get(one.rate, 0) + 1
     hours = sum(m.duration_s for m in good) / 3600
     return Report(len(rows), hours, findings, hours_by(good), rates, measured)
-
-
-def measure_all(rows: Sequence[Row], *, jobs: int | None = None) -> Iterator[Measured]:
-    """`measure` for every row, in order, a few at a time."""
-    count = jobs or min(8, os.cpu_count() or 1)
-    if count == 1:
-        yield from map(measure, rows)
-        return
-    left = iter(rows)
-    with ThreadPoolExecutor(count) as pool:
-        while chunk := list(islice(left, 64 * count)):
-            yield from pool.map(measure, chunk)
 
 
 def measure(row: Row) -> Measured:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from chorus.data.audio import info, read_audio
 from chorus.data.features import content_key, file_hash
 from chorus.data.manifest import Row, read_manifest, select
+from chorus.data.parallel import in_order
 from chorus.errors import DataError
 from chorus.train.config import Source, TrainConfig
 
@@ -201,16 +201,15 @@ def _probe(utterances: list[Utterance], found: Rows, needs_audio: bool, *, skip_
     """Read every header: durations, and what cannot be used."""
     bad: dict[str, list[str]] = {}
     good: list[Utterance] = []
-    with ThreadPoolExecutor(8) as pool:
-        lengths = pool.map(_length, utterances) if needs_audio else [1.0 + len(u.row.text) / 15 for u in utterances]
-        for utterance, length in zip(utterances, lengths, strict=True):
-            if isinstance(length, str):
-                kind, _, detail = length.partition(": ")
-                bad.setdefault(kind, []).append(f"{utterance.row}{': ' + detail if detail else ''}")
-            elif not utterance.row.text.strip():
-                bad.setdefault("empty transcripts", []).append(str(utterance.row))
-            else:
-                good.append(replace(utterance, duration_s=length))
+    lengths = in_order(_length, utterances, 8) if needs_audio else (1.0 + len(u.row.text) / 15 for u in utterances)
+    for utterance, length in zip(utterances, lengths, strict=True):
+        if isinstance(length, str):
+            kind, _, detail = length.partition(": ")
+            bad.setdefault(kind, []).append(f"{utterance.row}{': ' + detail if detail else ''}")
+        elif not utterance.row.text.strip():
+            bad.setdefault("empty transcripts", []).append(str(utterance.row))
+        else:
+            good.append(replace(utterance, duration_s=length))
     if bad and not skip_bad:
         told = "; ".join(f"{len(names)} {kind}: {shown(names)}" for kind, names in bad.items())
         raise DataError(
