@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import soundfile
@@ -163,6 +165,18 @@ def test_hugging_face_datasets_on_disk_and_streamed(tmp_path):
     streamed = open_dataset(str(tmp_path / "saved"), name=None, split="train", revision=None, streaming=False)
     assert [r.text for r, _ in DatasetRows(streamed.to_iterable_dataset(), {}, "x")] == [r.text for r in rows]
     assert decode({"array": expected, "sampling_rate": 8000}).shape[0] == pytest.approx(2 * len(expected), abs=2)
+    (tmp_path / "data").mkdir()
+    lines = [{"audio": str(r.audio), "text": f"{i}"} for i, r in enumerate(rows)]
+    (tmp_path / "data" / "train.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    source = {"dataset": str(tmp_path / "data"), "split": "train", "streaming": True, "limit": 5, "language": "pt"}
+    stream_ = gather(load_train_config({"model": {"base": "b"}, "data": {"train": source, "dev": []}})).stream
+    orders = []
+    for epoch in (0, 1, 0):
+        stream_.set_epoch(epoch)
+        orders.append([row.text for row, _ in stream_])
+    assert orders[0] == orders[2] != orders[1]
+    assert len(orders[0]) == 5
+    assert {row.language for row, _ in stream_} == {"pt"}
     with pytest.raises(DataError, match='no column "sentense"; did you mean "sentence"'):
         DatasetRows(dataset, {"text": "sentense"}, "x")
     with pytest.raises(DataError, match=r"dataset .*nowhere"):

@@ -40,6 +40,7 @@ class Source(_Strict):
     revision: str | None = None
     split: str | None = None
     streaming: bool = False
+    shuffle_buffer: int = Field(default=1000, ge=1)  # rows of a stream that are mixed
     columns: dict[str, str] = Field(default_factory=dict)
     where: dict[str, Any] = Field(default_factory=dict)
     language: str = ""

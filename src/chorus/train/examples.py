@@ -47,7 +47,7 @@ class TrainingSet(torch.utils.data.Dataset[dict[str, Any]]):
 
 
 class StreamedSet(torch.utils.data.IterableDataset[dict[str, Any]]):
-    """Examples of a streamed dataset, in its order, without empty texts and what is too long to be heard whole."""
+    """Examples of a streamed dataset, mixed by its buffer; without empty texts and what is too long to be heard."""
 
     def __init__(self, rows: Any, backbone: Backbone, augment: Augment, seed: int) -> None:
         self.rows, self.backbone, self.augment, self.seed = rows, backbone, augment, seed
@@ -55,6 +55,7 @@ class StreamedSet(torch.utils.data.IterableDataset[dict[str, Any]]):
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
+        self.rows.set_epoch(epoch)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         longest = self.backbone.longest_s

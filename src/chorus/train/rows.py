@@ -55,6 +55,10 @@ class Stream:
     source: Source
     language: str
 
+    def set_epoch(self, epoch: int) -> None:
+        """Another order for each epoch, the same after a resume."""
+        self.rows.dataset.set_epoch(epoch)
+
     def __iter__(self) -> Iterator[tuple[Row, Any]]:
         taken = 0
         for row, value in self.rows:
@@ -100,7 +104,9 @@ def gather(
     if streams:
         if len(config.data.train) > 1:
             raise DataError("data.train: a streamed dataset stands alone", "stream it, or give the others as manifests")
-        found.stream = Stream(_open(streams[0], "train"), streams[0], config.data.language)
+        rows = _open(streams[0], "train")
+        rows.dataset = rows.dataset.shuffle(seed=config.seed, buffer_size=streams[0].shuffle_buffer)
+        found.stream = Stream(rows, streams[0], config.data.language)
     else:
         found.train = _load(config.data.train, "train", config, found, needs)
     dev = config.data.dev
