@@ -550,6 +550,41 @@ def test_campaigns_that_are_wrong(campaign, arguments, message):
     assert message in done.stderr
 
 
+def test_an_interrupt_ends_a_campaign_and_its_trainings(campaign):
+    """Ctrl-C reaches the whole group; no training is begun after it."""
+    command = [sys.executable, "-m", "chorus", "train", "c.yaml", "train.epochs=400", "--each", "domain"]
+    with subprocess.Popen(
+        command, cwd=campaign, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as child:
+        for line in child.stderr:
+            if "before it" in line:
+                break
+        os.killpg(child.pid, signal.SIGINT)
+        _, told = child.communicate(timeout=60)
+    assert child.returncode == 130
+    assert "interrupted" in told
+    assert not (campaign / "artifacts").exists()
+    assert not (campaign / "runs" / "asr" / "d1").exists()
+
+
+def test_values_that_would_share_a_folder(tmp_path):
+    from dataclasses import replace
+
+    from chorus.errors import UsageError
+    from chorus.train.campaign import plan_jobs
+
+    _, rows = corpus(tmp_path)
+    named = [replace(r, domain="a b" if i % 2 else "a/b") for i, r in enumerate(rows)]
+    manifest = write_manifest(named, tmp_path / "m.csv")
+    base = tiny(tmp_path / "base", "wav2vec2")
+    config = load_train_config({"model": {"base": str(base)}, "data": {"train": str(manifest)}, "device": "cuda:1"})
+    with pytest.raises(UsageError, match="a/b, a b would be written to one folder"):
+        plan_jobs(config, each="domain")
+    jobs = plan_jobs(config, each="speaker", joint=True)
+    assert [j.name for j in jobs] == ["s0", "s1", "s2", "joint"]
+    assert {j.config.device for j in jobs} == {"cuda"}
+
+
 @pytest.mark.parametrize("kind", [[], ["adapter.rank=2", "adapter.type=pissa"]], ids=["full", "pissa"])
 def test_two_processes_share_the_rows(campaign, kind):
     """As `accelerate launch` starts them on two GPUs, here on two cores: one result, one voice."""

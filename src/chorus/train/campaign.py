@@ -9,10 +9,11 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from queue import Queue
 from typing import Any
@@ -31,7 +32,6 @@ class Job:
     name: str
     config: TrainConfig
     after: str | None = None
-    extra: dict[str, Any] = field(default_factory=dict)
 
 
 def plan_jobs(
@@ -48,12 +48,10 @@ def plan_jobs(
         jobs.append(Job("joint", _part(config, "joint", where)))
     if continual:
         jobs += _one_after_another(config, continual, only)
-    names = [job.name for job in jobs]
-    twice = {n for n in names if names.count(n) > 1}
+    places = [job.config.output for job in jobs]
+    twice = [job.name for job in jobs if places.count(job.config.output) > 1]
     if twice:
-        raise UsageError(
-            f"two trainings would be called {', '.join(sorted(twice))}", "rename the value in the manifest"
-        )
+        raise UsageError(f"{', '.join(twice)} would be written to one folder", "rename the value in the manifest")
     return jobs
 
 
@@ -109,6 +107,7 @@ def _part(config: TrainConfig, name: str, where: dict[str, Any]) -> TrainConfig:
             "data": data,
             "output": f"{config.output_dir}/{safe}",
             "logs": f"{config.logs_dir}/{safe}",
+            "device": config.device.split(":")[0],  # which one of several is the campaign's to say
         }
     )
 
@@ -121,7 +120,7 @@ def run_jobs(
 
     A training that fails does not stop the others; at the end `ChorusError` names all that failed.
     """
-    devices = _devices()
+    devices = [] if jobs and jobs[0].config.device == "cpu" else _devices()
     count = parallel or max(1, len(devices))
     free: Queue[str | None] = Queue()
     for i in range(count):
@@ -129,15 +128,18 @@ def run_jobs(
     results: dict[str, dict[str, Any]] = {}
     failures: dict[str, str] = {}
     threads = max(1, (os.cpu_count() or 1) // count)
+    stop = threading.Event()  # set by Ctrl-C: nothing more is begun
 
     def run(job: Job) -> None:
-        while job.after and job.after not in results:
+        while job.after and job.after not in results and not stop.is_set():
             if job.after in failures:
                 failures[job.name] = f"{job.after} before it failed"
                 return
             time.sleep(0.05)
         device = free.get()
         try:
+            if stop.is_set():
+                return
             results[job.name] = _run_one(job, device, threads, settings or {}, note)
         except ChorusError as error:
             failures[job.name] = error.message
@@ -146,7 +148,11 @@ def run_jobs(
             free.put(device)
 
     with ThreadPoolExecutor(max(1, len(jobs))) as pool:  # those that wait cost nothing
-        list(pool.map(run, jobs))
+        try:
+            list(pool.map(run, jobs))
+        except BaseException:
+            stop.set()
+            raise
     if failures:
         told = "\n".join(f"  {name}: {why}" for name, why in failures.items())
         raise ChorusError(
