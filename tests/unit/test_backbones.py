@@ -15,8 +15,9 @@ from chorus.train.backbones.choose import load_backbone
 from chorus.train.backbones.protocol import IGNORED
 from chorus.train.config import Adapter, Augment
 from chorus.train.examples import stream
+from chorus.train.fitness import keep_what_fits
 from chorus.train.layers import load_train_config
-from chorus.train.rows import Utterance, gather
+from chorus.train.rows import Rows, Utterance, gather
 from sounds import BASE, WORDS, corpus, mms, tiny
 
 NONE = Augment()
@@ -209,6 +210,27 @@ def test_ctc_texts_in_the_vocabularys_case(tmp_path, speech_rows):
     batch = backbone.collate([backbone.example(x, None, NONE) for x in speech_rows[1][:3]])
     assert batch["attention_mask"].sum(1).tolist() == [round(x.duration_s * 16_000) for x in speech_rows[1][:3]]
     assert not any(p.requires_grad for n, p in backbone.model.named_parameters() if "feature_extractor" in n)
+
+
+def test_ctc_texts_that_their_audio_has_no_frames_for(tmp_path, speech_rows):
+    backbone, _ = loaded(tiny(tmp_path / "w", "wav2vec2"), speech_rows[0])
+    u = speech_rows[1][0]
+    frames = int(backbone.model._get_feat_extract_output_lengths(torch.tensor([round(u.duration_s * 16_000)]))[0])
+
+    def why(text):
+        return backbone.misfit(replace(u, row=replace(u.row, text=text)))
+
+    assert why("on" * (frames // 2)) == ""
+    assert why("on" * frames) == f"{2 * frames} frames are needed, the audio has {frames}"
+    assert (
+        why("o" * (frames // 2 + 1)) == f"{2 * (frames // 2 + 1) - 1} frames are needed, the audio has {frames}"
+        or frames % 2
+    )
+    rows = Rows([u, replace(u, row=replace(u.row, text="on" * frames))], [], [])
+    with pytest.raises(DataError, match="1 text too long for its audio"):
+        keep_what_fits(rows, backbone, skip_bad=False)
+    keep_what_fits(rows, backbone, skip_bad=True)
+    assert (len(rows.train), list(rows.left_out)) == (1, ["text too long for its audio"])
 
 
 def test_a_pretrained_encoder_gets_the_letters_of_its_texts(tmp_path, speech_rows):

@@ -10,7 +10,7 @@ import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from chorus.data.audio import opened
 from chorus.data.manifest import Row
@@ -251,10 +251,13 @@ def _clipped(samples: Any, scale: float) -> int:
     return int(lengths[lengths >= CLIPPED_RUN].sum())
 
 
-Add = Callable[[str, Row, str], None]
+class Add(Protocol):
+    """How a finding is noted down."""
+
+    def __call__(self, kind: str, row: Row, detail: str = "") -> None: ...
 
 
-def _audio_findings(good: Sequence[Measured], limits: TextLimits | None, add: Any) -> None:
+def _audio_findings(good: Sequence[Measured], limits: TextLimits | None, add: Add) -> None:
     longest = limits.max_audio_s if limits else None
     for one in good:
         if longest is not None and one.duration_s > longest + 0.05:
@@ -268,7 +271,7 @@ def _audio_findings(good: Sequence[Measured], limits: TextLimits | None, add: An
             add("duration differs", one.row, f"{one.duration_s:.2f} s, the manifest says {told:.2f}")
 
 
-def _outliers(good: Sequence[Measured], add: Any) -> None:
+def _outliers(good: Sequence[Measured], add: Add) -> None:
     """Durations, and characters a second within a language, far from the median on a logarithmic scale."""
     spoken = [m for m in good if m.row.text and m.duration_s > 0]
     for one, times in _far([m for m in good if m.duration_s > 0], lambda m: m.duration_s):
@@ -305,7 +308,7 @@ def _far(members: Sequence[Measured], value: Callable[[Measured], float]) -> lis
     return [(members[i], math.exp(float(logs[i]) - middle)) for i in far]
 
 
-def _duplicates(good: Sequence[Measured], add: Any) -> None:
+def _duplicates(good: Sequence[Measured], add: Add) -> None:
     first: dict[str, Row] = {}
     for one in good:
         seen = first.setdefault(one.digest, one.row)
@@ -317,7 +320,7 @@ def _duplicates(good: Sequence[Measured], add: Any) -> None:
             add("duplicate audio", one.row, f"the same as {seen}")
 
 
-def _across_splits(rows: Sequence[Row], add: Any) -> None:
+def _across_splits(rows: Sequence[Row], add: Add) -> None:
     """Texts and speakers that stand in train and in a held-out split: counted once for each text or speaker."""
     for column, kind in (("text", "same text in two splits"), ("speaker", "speaker in two splits")):
         splits: dict[str, set[str]] = {}

@@ -36,6 +36,10 @@ def _unfit(utterances: list[Utterance], backbone: Any) -> dict[str, list[tuple[U
     by_row = {id(u.row): u for u in utterances}
     for row, kind, detail in backbone.limits.problems([u.row for u in utterances]) if utterances else ():
         found.setdefault(kind, []).append((by_row[id(row)], detail))
+    for utterance in utterances if hasattr(backbone, "misfit") else ():
+        why = backbone.misfit(utterance)
+        if why:
+            found.setdefault("text too long for its audio", []).append((utterance, why))
     return found
 
 

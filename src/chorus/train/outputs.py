@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -176,8 +176,3 @@ def _measured(facts: Mapping[str, Any]) -> list[str]:
         "",
         f"![learning curve]({CURVE})",
     ]
-
-
-def languages_of(rows: Sequence[Any]) -> list[str]:
-    """The languages of some rows, in the order of their appearance."""
-    return list(dict.fromkeys(u.row.language for u in rows if u.row.language))

@@ -6,6 +6,7 @@ import json
 import tempfile
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,6 +81,14 @@ class Ctc:
         labels = self.tokenizer(self.written(utterance.row.text), add_special_tokens=False)["input_ids"]
         return {"values": values[self.extractor.model_input_names[0]][0], "labels": labels}
 
+    def misfit(self, utterance: Utterance) -> str:
+        """Why a row can have no alignment: a token needs a frame, and equal neighbours one more between them."""
+        labels = self.tokenizer(self.written(utterance.row.text), add_special_tokens=False)["input_ids"]
+        needed = len(labels) + sum(a == b for a, b in pairwise(labels))
+        samples = torch.tensor([round(utterance.duration_s * RATE)])
+        frames = int(self.model._get_feat_extract_output_lengths(samples)[0])
+        return f"{needed} frames are needed, the audio has {frames}" if needed > frames else ""
+
     def collate(self, examples: Sequence[dict[str, Any]]) -> dict[str, Any]:
         name = self.extractor.model_input_names[0]
         batch = self.extractor.pad(
@@ -127,8 +136,3 @@ def letters_of(texts: Sequence[str]) -> Any:
         return Wav2Vec2CTCTokenizer(
             str(path), pad_token="<pad>", unk_token="<unk>", word_delimiter_token="|", bos_token=None, eos_token=None  # noqa: S106
         )  # fmt: skip
-
-
-def frames_of(model: Any, samples: int) -> int:
-    """How many frames the encoder makes of so many samples; a text needs at least as many."""
-    return int(model._get_feat_extract_output_lengths(torch.tensor([samples]))[0])
