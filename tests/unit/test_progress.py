@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from chorus.train.measure import edits, error_rates, normaliser, rates
+from chorus.train.measure import edits, error_rates, normaliser, rates, with_metric
 from chorus.train.progress import Progress, curve, plot_curve
 
 
@@ -121,6 +121,27 @@ def test_error_rates_are_jiwers():
 )
 def test_normalisers(name, text, expected):
     assert normaliser(name)(text).strip() == expected
+
+
+@pytest.mark.parametrize(
+    ("languages", "given", "expected"),
+    [
+        (["ja", "zh"], None, "cer"),
+        (["ja", "en"], None, "wer"),
+        (["th"], "wer", "wer"),
+        ([], None, "wer"),
+        ([""], None, "wer"),
+    ],
+)
+def test_characters_are_counted_where_words_have_no_spaces(languages, given, expected):
+    from chorus.data.manifest import Row
+    from chorus.train.layers import load_train_config
+    from chorus.train.rows import Utterance
+
+    config = load_train_config(
+        {"model": {"base": "b"}, "data": {"train": "m"}, "dev": {"metric": given} if given else {}}
+    )
+    assert with_metric(config, [Utterance(Row(language=x)) for x in languages]).metric == expected
 
 
 @pytest.mark.parametrize("processes", [1, 2, 3])

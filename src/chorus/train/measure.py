@@ -8,9 +8,20 @@ from typing import Any
 
 from chorus.errors import MissingExtraError
 from chorus.train.backbones.protocol import Backbone
+from chorus.train.config import TrainConfig
 from chorus.train.rows import Utterance
 
 Normalise = Callable[[str], str]
+UNSPACED = {"bo", "ja", "km", "lo", "my", "th", "yue", "zh"}  # languages written without spaces between words
+
+
+def with_metric(config: TrainConfig, dev: Sequence[Utterance]) -> TrainConfig:
+    """The configuration with its measure named: characters where no dev language puts spaces between words."""
+    if config.dev.metric is not None:
+        return config
+    languages = {u.row.language.lower() for u in dev}
+    name = "cer" if config.metric == "wer" and languages and languages <= UNSPACED else config.metric
+    return config.model_copy(update={"dev": config.dev.model_copy(update={"metric": name})})
 
 
 def normaliser(name: str) -> Normalise:

@@ -57,6 +57,7 @@ def train(
     need_reporters(config.train.report_to)
     from chorus.train.backbones.choose import hears_audio, load_backbone, model_config
     from chorus.train.fitness import keep_what_fits, warn
+    from chorus.train.measure import with_metric
     from chorus.train.processes import is_main
     from chorus.train.resume import fingerprint, finished, identity
     from chorus.train.rows import gather
@@ -82,6 +83,7 @@ def train(
         for reason, names in rows.left_out.items():
             note(f"left out: {len(names)} {reason}")
         warn(config, backbone, note)
+        config = with_metric(config, rows.dev)
         job = _Job(config, rows, backbone, device, {"fingerprint": mark, "base": base}, note)
         return job.run(restart=restart, overwrite=overwrite or restart, quiet=quiet, label=label)
 
