@@ -41,6 +41,13 @@ def test_splits_of_one_manifest(tmp_path):
     assert list(found.hashes) == ["manifest.csv"]
 
 
+def test_manifests_of_one_name_are_all_known(tmp_path):
+    first, second = (str(corpus(tmp_path / name, count)[0]) for name, count in (("a", 12), ("b", 6)))
+    found = gather(load_train_config({"model": {"base": "b"}, "data": {"train": [first, second]}}), allow_leakage=True)
+    assert list(found.hashes) == ["manifest.csv", "manifest.csv (2)"]
+    assert len(found.train) == 12
+
+
 def test_a_manifest_without_splits_is_all_training(tmp_path):
     _, rows = corpus(tmp_path)
     manifest = write_manifest([Row(r.path, r.text, root=r.root) for r in rows], tmp_path / "plain.csv")

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from chorus.architectures.layouts import layout_of
-from chorus.architectures.roles import COMPONENTS, Role
+from chorus.architectures.roles import Role
 from chorus.checkpoints.adapter import pattern_value
 from chorus.errors import CheckpointError, MissingExtraError, RecipeError, nearest
 from chorus.train.backbones.protocol import Backbone
@@ -68,11 +68,9 @@ def places(model: Any, settings: Adapter, default_roles: Sequence[str]) -> list[
     roles = roles_of(model)
     present = {r.component for r in roles.values()}
     asked = settings.roles or [r for r in default_roles if r in present]
-    unknown = [r for r in asked if r not in COMPONENTS and r not in present]
-    absent = [r for r in asked if r not in present]
-    if unknown or absent:
-        name = (unknown or absent)[0]
-        raise RecipeError([f'adapter.roles: the model has no "{name}"{nearest(name, present)}'])
+    for name in asked:
+        if name not in present:
+            raise RecipeError([f'adapter.roles: the model has no "{name}"{nearest(name, present)}'])
     kinds: tuple[Any, ...] = (torch.nn.Linear,)
     if isinstance(settings.modules, list):  # convolutions are left out: Whisper cannot run with PEFT's around them
         kinds = (torch.nn.Linear, torch.nn.Embedding)

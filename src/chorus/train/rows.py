@@ -81,6 +81,13 @@ class Rows:
     hashes: dict[str, str] = field(default_factory=dict)  # of the manifests
     stream: Stream | None = None  # the rows of a streamed dataset, in place of `train`
 
+    def know(self, manifest: Path) -> None:
+        """Keep a manifest's hash under its name; others of the same name are numbered."""
+        digest = file_hash(manifest)
+        if digest not in self.hashes.values():
+            count = sum(name.partition(" ")[0] == manifest.name for name in self.hashes)
+            self.hashes[manifest.name if not count else f"{manifest.name} ({count + 1})"] = digest
+
     @property
     def hours(self) -> float:
         return sum(u.duration_s for u in self.train) / 3600
@@ -151,7 +158,7 @@ def _load(
 def _manifest_rows(source: Source, role: str, found: Rows, needs: Sequence[str], *, given: bool) -> list[Row]:
     assert source.manifest
     manifest = read_manifest(source.manifest, columns=source.columns, needs=needs)
-    found.hashes[Path(source.manifest).name] = file_hash(manifest.source)
+    found.know(manifest.source)
     rows = manifest.rows
     has_splits = any(row.split for row in rows)
     if source.split:
