@@ -85,7 +85,7 @@ class Rows:
         """Keep a manifest's hash under its name; others of the same name are numbered."""
         digest = file_hash(manifest)
         if digest not in self.hashes.values():
-            count = sum(name.partition(" ")[0] == manifest.name for name in self.hashes)
+            count = sum(name == manifest.name or name.startswith(f"{manifest.name} (") for name in self.hashes)
             self.hashes[manifest.name if not count else f"{manifest.name} ({count + 1})"] = digest
 
     @property
