@@ -22,7 +22,11 @@ def kinds(rows, **more):
 def test_a_sound_corpus_has_no_finding_but_texts_in_two_splits(tmp_path):
     _, rows = corpus(tmp_path)
     report = check(rows, limits=limits_of(str(BASE)))
-    assert {f.kind for f in report.findings} == {"same text in two splits", "speaker in two splits"}
+    assert {f.kind for f in report.findings} == {
+        "repeated text",
+        "same text in two splits",
+        "speaker in two splits",
+    }
     assert report.errors == 0
     assert report.hours == pytest.approx(sum(len(read_audio(r.audio)) for r in rows) / RATE / 3600)
     assert report.hours_by["domain"].keys() == {"d0", "d1"}
@@ -82,6 +86,15 @@ def test_durations_and_speaking_rates_far_from_the_others(tmp_path):
     assert {r.split(":")[0] for r in found["speaking rate outlier"]} == {"click.wav", "audio/003.flac"}
 
 
+def test_texts_that_come_again_are_told_once_with_their_count(tmp_path):
+    _, rows = corpus(tmp_path)
+    found = kinds([*rows, replace(rows[0], split="dev"), replace(rows[6], text="")])["repeated text"]
+    assert found == [
+        "audio/000.flac: 'one' 2 times in train",
+        "audio/001.flac: 'two' 2 times in train",
+    ]
+
+
 def test_copies_are_found_whatever_they_are_called(tmp_path):
     _, rows = corpus(tmp_path, 6)
     (tmp_path / "copy.flac").write_bytes((tmp_path / rows[0].path).read_bytes())
@@ -124,5 +137,11 @@ def test_any_rate_and_channels_and_long_files_in_blocks(tmp_path, monkeypatch):
     assert one.rms_dbfs == pytest.approx(10 * np.log10(np.mean(stereo**2)), abs=0.01)
 
 
-def test_all_kinds_have_a_place():
+def test_all_kinds_have_a_place_and_somebody_who_finds_them():
+    from pathlib import Path
+
+    import chorus.data.check
+
+    source = Path(chorus.data.check.__file__).read_text()
+    assert all(source.count(f'"{kind}"') >= 2 for kind in (*ERRORS, *WARNINGS))
     assert len(set(ERRORS) | set(WARNINGS)) == len(ERRORS) + len(WARNINGS) == 20

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -27,6 +28,7 @@ CLIPPED_RUN, CLIPPED_SHARE = 3, 0.001  # so many full samples in a row; so much 
 SILENT_DBFS = -60.0
 SHORTEST_S = 0.1
 OUTLIER, LEAST_SPREAD = 4.0, 0.25  # robust deviations on the logarithm; a spread below which nothing stands out
+LONGEST_SHOWN = 40  # characters of a text in a message
 FASTEST = 40.0  # characters a second; nobody speaks so fast
 ERRORS = (
     "missing audio",
@@ -48,7 +50,7 @@ WARNINGS = (
     "duration outlier",
     "speaking rate outlier",
     "duplicate audio",
-    "duplicate text and audio length",
+    "repeated text",
     "same text in two splits",
     "speaker in two splits",
 )
@@ -175,6 +177,7 @@ def check(
     _audio_findings(good, limits, add)
     _outliers(good, add)
     _duplicates(good, add)
+    _repeated_texts(rows, add)
     _across_splits(rows, add)
     if limits is not None:
         for start in range(0, len(rows), 1000):
@@ -320,6 +323,24 @@ def _duplicates(good: Sequence[Measured], add: Add) -> None:
             add("duplicate audio", one.row, f"the same as {seen}")
 
 
+def _repeated_texts(rows: Sequence[Row], add: Add) -> None:
+    """Texts that stand several times in one split, each told once with its count."""
+    first: dict[tuple[str, str], Row] = {}
+    counts: Counter[tuple[str, str]] = Counter()
+    for row in rows:
+        if row.text:
+            first.setdefault((row.text, row.split), row)
+            counts[row.text, row.split] += 1
+    for (text, split), count in counts.most_common():
+        if count > 1:
+            where = f" in {split}" if split else ""
+            add("repeated text", first[text, split], f"{_short(text)!r} {count} times{where}")
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= LONGEST_SHOWN else text[: LONGEST_SHOWN - 3] + "..."
+
+
 def _across_splits(rows: Sequence[Row], add: Add) -> None:
     """Texts and speakers that stand in train and in a held-out split: counted once for each text or speaker."""
     for column, kind in (("text", "same text in two splits"), ("speaker", "speaker in two splits")):
@@ -332,8 +353,7 @@ def _across_splits(rows: Sequence[Row], add: Add) -> None:
                 example.setdefault(value, row)
         for value, where in splits.items():
             if "train" in where and len(where) > 1:
-                shown = value if len(value) <= 40 else value[:37] + "..."
-                add(kind, example[value], f"{shown!r} in {', '.join(sorted(where))}")
+                add(kind, example[value], f"{_short(value)!r} in {', '.join(sorted(where))}")
 
 
 def hours_by(good: Sequence[Measured]) -> dict[str, dict[str, float]]:
