@@ -399,6 +399,11 @@ def test_adapters_that_do_not_fit(settings, overrides, message):
     assert message in error.value.message
 
 
+def test_an_optimizer_that_nobody_knows(settings):
+    with pytest.raises(ChorusError, match=r'train\.optimizer: unknown "adamw_troch"; did you mean "adamw_torch"'):
+        train(settings("train.optimizer=adamw_troch"))
+
+
 def test_a_device_that_is_not_there(settings):
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")

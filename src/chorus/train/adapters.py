@@ -201,8 +201,8 @@ def _peft_config(settings: Adapter, modules: Sequence[str], saved: Sequence[str]
     more: dict[str, Any] = {}
     if settings.type == "eva":
         more["eva_config"] = peft.EvaConfig(rho=2.0)
-    if settings.runtime:
-        more["runtime_config"] = peft.LoraRuntimeConfig(**settings.runtime)
+    if settings.runtime.ephemeral_gpu_offload:
+        more["runtime_config"] = peft.LoraRuntimeConfig(ephemeral_gpu_offload=True)
     return peft.LoraConfig(
         r=settings.rank,
         lora_alpha=settings.alpha if settings.alpha is not None else 2 * settings.rank,

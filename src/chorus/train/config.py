@@ -85,6 +85,12 @@ class Data(_Strict):
     features_cache: bool = True
 
 
+class Runtime(_Strict):
+    """PEFT's LoraRuntimeConfig."""
+
+    ephemeral_gpu_offload: bool = False  # DoRA's norms on the GPU while the weights are elsewhere
+
+
 class Adapter(_Strict):
     """A low-rank adapter in place of a full fine-tune."""
 
@@ -99,7 +105,7 @@ class Adapter(_Strict):
     alpha_pattern: dict[str, float] = Field(default_factory=dict)
     save_modules: Names = Field(default_factory=list)
     bias: Literal["none", "all", "lora_only"] = "none"
-    runtime: dict[str, Any] = Field(default_factory=dict)  # PEFT's LoraRuntimeConfig
+    runtime: Runtime = Field(default_factory=Runtime)
     eva_batches: int = Field(default=8, ge=1)
     merge: bool = False  # write the merged model too
 

@@ -34,6 +34,16 @@ def need_reporters(names: list[str]) -> None:
             raise ChorusError(f"train.report_to: {name} is not installed", f"pip install {REPORTERS[name]}")
 
 
+def need_optimizer(name: str) -> None:
+    """Raise where transformers knows no such optimizer."""
+    from transformers.training_args import OptimizerNames
+
+    known = [one.value for one in OptimizerNames]
+    if name not in known:
+        found = nearest(name, known)
+        raise UsageError(f'train.optimizer: unknown "{name}"{found if "did you mean" in found else ""}')
+
+
 def pick_device(asked: str) -> str:
     """The device that is asked for, or the best that is there."""
     import torch

@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from chorus.errors import ChorusError, DataError
 from chorus.train.config import TrainConfig
-from chorus.train.environment import need_extra, need_reporters, pick_device, quiet_libraries, seed_everything
+from chorus.train.environment import (
+    need_extra,
+    need_optimizer,
+    need_reporters,
+    pick_device,
+    quiet_libraries,
+    seed_everything,
+)
 
 if TYPE_CHECKING:
     from chorus.train.rows import Rows
@@ -65,6 +72,7 @@ def train(
     if not is_main():
         quiet, note = True, _silent
     with quiet_libraries():
+        need_optimizer(config.train.optimizer)
         device = pick_device(config.device)
         seed_everything(config.seed)
         needs_audio = hears_audio(config)
