@@ -108,6 +108,12 @@ def test_check_says_which_columns_it_took(tmp_path, capsys):
     (tmp_path / "v.tsv").write_text("path\tsentence\n" + "".join(f"{r.path}\t{r.text}\n" for r in rows))
     assert run(["data", "check", str(tmp_path / "v.tsv")]) == 0
     assert "column sentence is read as text" in capsys.readouterr().err
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "v.tsv").rename(tmp_path / "lists" / "v.tsv")
+    assert run(["data", "check", str(tmp_path / "lists" / "v.tsv"), "-q"]) == 1
+    assert run(["data", "check", str(tmp_path / "lists" / "v.tsv"), "--audio-dir", str(tmp_path), "-q"]) == 0
+    (tmp_path / "lists" / "v.tsv").rename(tmp_path / "v.tsv")
+    capsys.readouterr()
     assert run(["data", "check", str(tmp_path / "v.tsv"), "--columns", "text"]) == 2
     assert "write OURS=THEIRS" in capsys.readouterr().err
 

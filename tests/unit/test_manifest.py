@@ -48,6 +48,16 @@ def test_other_tools_names_are_known_and_told(tmp_path):
     assert (row.speaker, row.text, row.language) == ("abc", "Olá", "pt")
 
 
+def test_common_voice_as_it_is_unpacked(tmp_path):
+    """Its tables stand beside the folder of the clips, and name the clips alone."""
+    (tmp_path / "pt").mkdir()
+    (tmp_path / "pt" / "train.tsv").write_text("client_id\tpath\tsentence\tlocale\nabc\tcv_1.mp3\tOlá\tpt\n")
+    row = read_manifest(tmp_path / "pt" / "train.tsv", audio_dir=tmp_path / "pt" / "clips").rows[0]
+    assert row.audio == tmp_path / "pt" / "clips" / "cv_1.mp3"
+    again = read_manifest(write_manifest([row], tmp_path / "lists" / "m.csv")).rows[0]
+    assert again.audio.resolve() == row.audio.resolve()
+
+
 def test_columns_can_be_named(tmp_path):
     path = tmp_path / "m.csv"
     path.write_text("wave,said,who\na.wav,hello,ana\n")

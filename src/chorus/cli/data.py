@@ -22,9 +22,12 @@ def command() -> None:
 
 
 def columns_option(function: F) -> F:
-    return click.option(
+    """How a manifest of others is read: names of its columns, and where its audio is."""
+    named = click.option(
         "--columns", multiple=True, metavar="OURS=THEIRS", help="What the file calls a column: text=sentence."
-    )(function)
+    )
+    placed = click.option("--audio-dir", type=click.Path(), help="What paths count from.  [default: the file's folder]")
+    return named(placed(function))
 
 
 def free(*paths: Path, overwrite: bool) -> None:
@@ -47,14 +50,15 @@ def mapping(pairs: tuple[str, ...]) -> dict[str, str]:
     return found
 
 
-def read_all(manifests: tuple[str, ...], columns: tuple[str, ...], *, quiet: bool, needs: tuple[str, ...]) -> list[Any]:
+def read_all(manifests: tuple[str, ...], reading: dict[str, Any], *, quiet: bool, needs: tuple[str, ...]) -> list[Any]:
     """The rows of several manifests; columns that were taken for others are told once."""
     from chorus.data.manifest import read_manifest
     from chorus.errors import DataError
 
+    columns = mapping(reading["columns"])
     rows = []
     for name in manifests:
-        found = read_manifest(name, columns=mapping(columns), needs=needs)
+        found = read_manifest(name, columns=columns, needs=needs, audio_dir=reading["audio_dir"])
         for ours, theirs in found.renamed.items():
             note(f"{name}: column {theirs} is read as {ours}", quiet=quiet)
         rows += found.rows
@@ -193,14 +197,19 @@ def _print_pairing(facts: dict[str, Any], *, quiet: bool) -> None:
 @click.option("--json", "json_", is_flag=True, help="Print the report as JSON, every row named.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress and no notes.")
 def check_(
-    manifests: tuple[str, ...], model: str | None, strict: bool, jobs: int | None, columns: tuple[str, ...],
-    json_: bool, quiet: bool,
-) -> None:  # fmt: skip
+    manifests: tuple[str, ...],
+    model: str | None,
+    strict: bool,
+    jobs: int | None,
+    json_: bool,
+    quiet: bool,
+    **reading: Any,
+) -> None:
     """Decode every recording and look at audio, texts and splits. Leaves with 1 where training would be spoilt."""
     from chorus.data.check import check
     from chorus.data.limits import limits_of
 
-    rows = read_all(manifests, columns, quiet=quiet, needs=("path", "text"))
+    rows = read_all(manifests, reading, quiet=quiet, needs=("path", "text"))
     limits = limits_of(model) if model else None
     with progress(quiet=quiet, label="checking", unit="rows") as bar:
         report = check(rows, limits=limits, jobs=jobs, progress=bar)
@@ -253,14 +262,22 @@ def _rates(rates: dict[int, int]) -> str:
 @click.option("--overwrite", is_flag=True, help="Replace what is at OUT.")
 @click.option("-q", "--quiet", is_flag=True, help="No notes.")
 def split(
-    manifest_file: str, out: str, by: str, stratify: str, dev: float, test: float, seed: int, columns: tuple[str, ...],
-    overwrite: bool, quiet: bool,
-) -> None:  # fmt: skip
+    manifest_file: str,
+    out: str,
+    by: str,
+    stratify: str,
+    dev: float,
+    test: float,
+    seed: int,
+    overwrite: bool,
+    quiet: bool,
+    **reading: Any,
+) -> None:
     """Write the manifest again with a split for every row; no group stands on two sides."""
     from chorus.data.manifest import groups, write_manifest
     from chorus.data.split import SPLITS, split_rows
 
-    rows = read_all((manifest_file,), columns, quiet=quiet, needs=("path",))
+    rows = read_all((manifest_file,), reading, quiet=quiet, needs=("path",))
     free(Path(out), overwrite=overwrite)
     divided = split_rows(rows, dev=dev, test=test, by=by, stratify=stratify, seed=seed)
     click.echo(str(write_manifest(divided, out)))
@@ -287,12 +304,16 @@ def split(
 @click.option("--json", "json_", is_flag=True, help="Print as JSON.")
 @click.option("-q", "--quiet", is_flag=True, help="No notes.")
 def describe_(
-    manifests: tuple[str, ...], plot_file: str | None, columns: tuple[str, ...], json_: bool, quiet: bool
+    manifests: tuple[str, ...],
+    plot_file: str | None,
+    json_: bool,
+    quiet: bool,
+    **reading: Any,
 ) -> None:
     """Say what manifests hold."""
     from chorus.data.describe import describe, plot
 
-    facts = describe(read_all(manifests, columns, quiet=quiet, needs=("path",)))
+    facts = describe(read_all(manifests, reading, quiet=quiet, needs=("path",)))
     if plot_file:
         plot(facts, Path(plot_file), ", ".join(Path(m).parent.name or Path(m).name for m in manifests))
     if json_:

@@ -92,11 +92,16 @@ class Manifest:
 
 
 def read_manifest(
-    source: str | Path, *, columns: Mapping[str, str] | None = None, needs: Sequence[str] = ("path", "text")
+    source: str | Path,
+    *,
+    columns: Mapping[str, str] | None = None,
+    needs: Sequence[str] = ("path", "text"),
+    audio_dir: str | Path | None = None,
 ) -> Manifest:
     """Read a manifest; every row that cannot be understood is in the message of one `DataError`.
 
-    `columns` maps Chorus's names to the file's ({"text": "sentence"}). `needs` must be there, under some name.
+    Paths count from the manifest's folder, or from `audio_dir`. `columns` maps Chorus's names to the file's
+    ({"text": "sentence"}). `needs` must be there, under some name.
     """
     path = Path(source).expanduser()
     records, header = _records(path)
@@ -107,9 +112,10 @@ def read_manifest(
             f"{path}: no column {' and no column '.join(missing)}; it has {', '.join(header) or 'none'}",
             f"name it: --columns {missing[0]}=NAME (or columns: in the configuration)",
         )
+    root = Path(audio_dir).expanduser() if audio_dir else path.parent
     rows, problems = [], []
     for line, record in records:
-        row, problem = _row(record, names, line, path.parent)
+        row, problem = _row(record, names, line, root)
         if problem:
             problems.append(f"line {line}: {problem}")
         rows.append(row)

@@ -42,6 +42,7 @@ class Source(_Strict):
     streaming: bool = False
     shuffle_buffer: int = Field(default=1000, ge=1)  # rows of a stream that are mixed
     columns: dict[str, str] = Field(default_factory=dict)
+    audio_dir: str | None = None  # what a manifest's paths count from, where not from its own folder
     where: dict[str, Any] = Field(default_factory=dict)
     language: str = ""
     domain: str = ""

@@ -157,7 +157,7 @@ def _load(
 
 def _manifest_rows(source: Source, role: str, found: Rows, needs: Sequence[str], *, given: bool) -> list[Row]:
     assert source.manifest
-    manifest = read_manifest(source.manifest, columns=source.columns, needs=needs)
+    manifest = read_manifest(source.manifest, columns=source.columns, needs=needs, audio_dir=source.audio_dir)
     found.know(manifest.source)
     rows = manifest.rows
     has_splits = any(row.split for row in rows)
