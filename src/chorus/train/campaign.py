@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -23,6 +24,7 @@ from chorus.train.config import TrainConfig
 from chorus.train.layers import as_yaml
 
 Note = Callable[[str], None]
+INTERRUPTED = 130  # the exit code of a command that Ctrl-C ended
 
 
 @dataclass(frozen=True)
@@ -144,6 +146,9 @@ def run_jobs(
         except ChorusError as error:
             failures[job.name] = error.message
             note(f"{job.name}: {error.message}")
+        except BaseException:  # before the device is free for another
+            stop.set()
+            raise
         finally:
             free.put(device)
 
@@ -198,6 +203,8 @@ def _run_one(job: Job, device: str | None, threads: int, settings: dict[str, Any
         except BaseException:
             child.terminate()
             raise
+    if child.returncode in (INTERRUPTED, -signal.SIGINT):
+        raise KeyboardInterrupt
     if child.returncode:
         wrong = [line.removeprefix("error: ") for line in told if line.startswith("error:")]
         hints = [line.strip() for line in told if line.strip().startswith("hint:")]
