@@ -136,7 +136,12 @@ def test_check_of_an_empty_manifest(tmp_path, capsys):
 def test_split_and_describe(tmp_path, manifest, capsys):
     assert run(["data", "split", str(manifest), "-o", str(tmp_path / "s.jsonl"), "--dev", "0.3", "--test", "0.3"]) == 0
     out = capsys.readouterr().out
-    assert "train  4     33.3 %  1" in " ".join(out.split("  ")) or "train" in out
+    lines = [line.split() for line in out.splitlines()]
+    assert lines[0] == [str(tmp_path / "s.jsonl")]
+    assert lines[1] == ["split", "rows", "share", "speaker"]
+    assert [line[0] for line in lines[2:]] == ["train", "dev", "test"]
+    assert [line[-1] for line in lines[2:]] == ["1", "1", "1"]  # three speakers, one to each side
+    assert sum(int(line[1]) for line in lines[2:]) == 12
     assert run(["data", "split", str(manifest), "-o", str(tmp_path / "s.jsonl")]) == 4
     assert run(["data", "split", str(manifest), "-o", str(tmp_path / "s.jsonl"), "--seed", "1", "--overwrite"]) == 0
     capsys.readouterr()

@@ -95,6 +95,19 @@ def test_tokens_in_names_in_every_documented_form(tmp_path):
         pair(audio, rule="token", texts_dir=texts)
 
 
+def test_transcripts_that_cannot_be_read(tmp_path):
+    touch(tmp_path, "1/2/1-2-0.flac")
+    (tmp_path / "1" / "2" / "1-2.trans.txt").write_bytes(b"1-2-0 \xff\xfe")
+    with pytest.raises(DataError, match=r"1-2\.trans\.txt: cannot be read \(not UTF-8 text\)"):
+        pair(tmp_path)
+    kaldi = tmp_path / "kaldi"
+    kaldi.mkdir()
+    (kaldi / "wav.scp").write_text("r a.wav\n")
+    (kaldi / "segments").write_text("u r start end\n")
+    (kaldi / "text").write_text("u hello\n")
+    assert pair(kaldi).skipped == {"times in segments are no numbers": ["u"]}
+
+
 def test_what_cannot_be_paired_at_all(tmp_path):
     with pytest.raises(DataError, match="no such folder"):
         pair(tmp_path / "nowhere")

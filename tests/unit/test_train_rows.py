@@ -172,6 +172,12 @@ def test_hugging_face_datasets_on_disk_and_streamed(tmp_path):
     streamed = open_dataset(str(tmp_path / "saved"), name=None, split="train", revision=None, streaming=False)
     assert [r.text for r, _ in DatasetRows(streamed.to_iterable_dataset(), {}, "x")] == [r.text for r in rows]
     assert decode({"array": expected, "sampling_rate": 8000}).shape[0] == pytest.approx(2 * len(expected), abs=2)
+    (tmp_path / "none.flac").write_text("no audio")
+    broken = {**records, "audio": [str(tmp_path / "none.flac"), *records["audio"][1:]]}
+    datasets.Dataset.from_dict(broken).cast_column("audio", datasets.Audio()).save_to_disk(str(tmp_path / "broken"))
+    settings = load_train_config({"model": {"base": "b"}, "data": {"train": {"dataset": str(tmp_path / "broken")}}})
+    assert "1 dataset rows without readable audio" in refused(settings).message
+    assert len(gather(settings, skip_bad=True).train) == 5
     (tmp_path / "data").mkdir()
     lines = [{"audio": str(r.audio), "text": f"{i}"} for i, r in enumerate(rows)]
     (tmp_path / "data" / "train.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))

@@ -92,7 +92,6 @@ class Report:
     findings: list[Finding]
     hours_by: dict[str, dict[str, float]]
     rates: dict[int, int]
-    measured: list[Measured] = field(repr=False, default_factory=list)
 
     @property
     def errors(self) -> int:
@@ -189,7 +188,7 @@ def check(
     for one in good:
         rates[one.rate] = rates.get(one.rate, 0) + 1
     hours = sum(m.duration_s for m in good) / 3600
-    return Report(len(rows), hours, findings, hours_by(good), rates, measured)
+    return Report(len(rows), hours, findings, hours_by(good), rates)
 
 
 def measure(row: Row) -> Measured:

@@ -27,12 +27,12 @@ def describe(rows: Sequence[Row]) -> dict[str, Any]:
     tables: dict[str, dict[str, dict[str, float]]] = {}
     for column in ("language", "domain", "speaker", "split"):
         counts: Counter[str] = Counter()
-        hours: Counter[str] = Counter()
+        hours: dict[str, float] = {}
         for row, length in zip(rows, lengths, strict=True):
             value = row.get(column)
             if value:
                 counts[value] += 1
-                hours[value] += length / 3600  # type: ignore[assignment]
+                hours[value] = hours.get(value, 0.0) + length / 3600
         if counts:
             tables[column] = {v: {"rows": n, "hours": round(hours[v], 4)} for v, n in counts.most_common()}
     words = [len(row.text.split()) for row in rows]

@@ -87,6 +87,11 @@ def content_key(path: Path, start_s: float | None, end_s: float | None) -> str:
     return f"{found}:{start_s}:{end_s}"
 
 
+def audio_hash(audio: Audio) -> str:
+    """The hash of decoded samples, for audio that has no file."""
+    return str(xxhash.xxh3_128(numpy.ascontiguousarray(audio).tobytes()).hexdigest())
+
+
 def file_hash(path: Path) -> str:
     """The hash of a file's bytes, in blocks."""
     digest = xxhash.xxh3_128()

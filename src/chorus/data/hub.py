@@ -37,7 +37,7 @@ def open_dataset(source: str, *, name: str | None, split: str, revision: str | N
 
 
 class DatasetRows:
-    """The rows of a dataset, with columns named as a manifest's; `audio(row)` decodes what the row carries."""
+    """The rows of a dataset with columns named as a manifest's, each with its audio cell, which `decode` reads."""
 
     def __init__(self, dataset: Any, columns: Mapping[str, str], source: str) -> None:
         self.dataset, self.source = dataset, source

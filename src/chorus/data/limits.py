@@ -13,14 +13,14 @@ MULTILINGUAL = 51_865  # tokens; English-only models have one less, and language
 LONGEST_CTC_S = 60.0  # attention over minutes of audio takes all memory; nothing in the model forbids it
 
 
-def limits_of(model: str, *, revision: str | None = None) -> TextLimits:
+def limits_of(model: str) -> TextLimits:
     """The limits that texts and audio must keep to be learnt by a model (a directory or hub id)."""
     from transformers import AutoConfig, AutoTokenizer
 
     local = Path(model).is_dir()
     try:
-        config = AutoConfig.from_pretrained(model, revision=revision, local_files_only=local)
-        tokenizer = AutoTokenizer.from_pretrained(model, revision=revision, local_files_only=local)
+        config = AutoConfig.from_pretrained(model, local_files_only=local)
+        tokenizer = AutoTokenizer.from_pretrained(model, local_files_only=local)
     except (OSError, ValueError) as error:
         raise DataError(f"{model}: no tokenizer to check with ({error})", "name a model directory or hub id") from None
     return limits_from(config, tokenizer)

@@ -1,7 +1,7 @@
 """Which transcript belongs to which recording: five rules, tried in order, each match and each skip counted.
 
 table         one file with names and texts (CSV, TSV, or lines of "name text" or "name|text")
-kaldi         a folder with wav.scp and text (segments, utt2spk, spk2gender where there)
+kaldi         a folder with wav.scp and text (segments, utt2spk, utt2lang where there)
 librispeech   SPEAKER-CHAPTER.trans.txt beside the recordings
 sidecar       NAME.txt (or .lab, .normalized.txt) beside NAME.wav
 token         a token of the file's name (f01) that names one of several texts (f01.txt)
@@ -146,11 +146,7 @@ class _Texts:
     def _librispeech(self, path: Path) -> Match | str:
         folder = path.parent
         if folder not in self._trans:
-            lines = [
-                line.split(maxsplit=1)
-                for file in sorted(folder.glob("*.trans.txt"))
-                for line in file.read_text(encoding="utf-8").splitlines()
-            ]
+            lines = [line.split(maxsplit=1) for file in sorted(folder.glob("*.trans.txt")) for line in _lines(file)]
             self._trans[folder] = {parts[0]: parts[1] if len(parts) > 1 else "" for parts in lines if parts}
         texts = self._trans[folder]
         if path.stem in texts:
@@ -180,12 +176,18 @@ class _Texts:
         return self.tokens[hits[0]], "token", {"class": hits[0]}
 
 
+def _lines(path: Path) -> list[str]:
+    """A transcript file's lines; `DataError` names it where it is no UTF-8 text."""
+    try:
+        return path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not UTF-8 text"
+        raise DataError(f"{path}: cannot be read ({reason})", "save it as UTF-8 text") from None
+
+
 def read_table(path: Path) -> dict[str, dict[str, str]]:
     """Texts by file name, stem or path, from CSV, TSV, or lines of `name text` or `name|text`."""
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path}: cannot be read ({error})", "give a UTF-8 text file") from None
+    lines = _lines(path)
     if path.suffix in (".csv", ".tsv"):
         from chorus.data.manifest import read_manifest
 
@@ -210,7 +212,7 @@ def read_table(path: Path) -> dict[str, dict[str, str]]:
 
 def read_token_texts(folder: Path) -> dict[str, str]:
     """The texts that tokens stand for: f01.txt holds what every recording with f01 in its name says."""
-    texts = {p.stem.lower(): p.read_text(encoding="utf-8-sig").strip() for p in sorted(folder.glob("*.txt"))}
+    texts = {p.stem.lower(): "\n".join(_lines(p)).strip() for p in sorted(folder.glob("*.txt"))}
     if not texts:
         raise DataError(f"{folder}: no .txt files", "name the folder of the texts")
     empty = [name for name, text in texts.items() if not text]
@@ -235,8 +237,12 @@ def _kaldi(folder: Path, found: Pairing) -> None:
         elif not texts.get(name, "").strip():
             found.skip("no transcript in text", name)
         else:
+            try:
+                start, end = (float(times[0]), float(times[1])) if len(times) >= 2 else (None, None)
+            except ValueError:
+                found.skip("times in segments are no numbers", name)
+                continue
             found.matched["kaldi"] += 1
-            start, end = (float(times[0]), float(times[1])) if len(times) >= 2 else (None, None)
             found.rows.append(
                 Row(source, texts[name], languages.get(name, ""), speakers.get(name, ""), start=start, end=end,
                     root=folder)
@@ -248,5 +254,5 @@ def _kaldi(folder: Path, found: Pairing) -> None:
 def _kaldi_map(path: Path) -> dict[str, str]:
     if not path.exists():
         return {}
-    lines: Iterable[list[str]] = (line.split(maxsplit=1) for line in path.read_text(encoding="utf-8").splitlines())
+    lines: Iterable[list[str]] = (line.split(maxsplit=1) for line in _lines(path))
     return {parts[0]: parts[1] if len(parts) > 1 else "" for parts in lines if parts}

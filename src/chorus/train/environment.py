@@ -11,6 +11,8 @@ from importlib.util import find_spec
 
 from chorus.errors import ChorusError, MissingExtraError, UsageError, nearest
 
+REPORTERS = ("tensorboard", "wandb", "mlflow")  # names of their packages too
+
 
 def need_extra() -> None:
     """Raise `MissingExtraError` where the packages of training are not installed."""
@@ -22,16 +24,13 @@ def need_extra() -> None:
         raise MissingExtraError("train", "training") from None
 
 
-REPORTERS = {"tensorboard": "tensorboard", "wandb": "wandb", "mlflow": "mlflow"}  # name -> package
-
-
 def need_reporters(names: list[str]) -> None:
     """Raise before anything is loaded where `train.report_to` names what is unknown or not installed."""
     for name in names:
         if name not in REPORTERS:
             raise UsageError(f'train.report_to: unknown "{name}"{nearest(name, REPORTERS)}')
-        if find_spec(REPORTERS[name]) is None:
-            raise ChorusError(f"train.report_to: {name} is not installed", f"pip install {REPORTERS[name]}")
+        if find_spec(name) is None:
+            raise ChorusError(f"train.report_to: {name} is not installed", f"pip install {name}")
 
 
 def need_optimizer(name: str) -> None:

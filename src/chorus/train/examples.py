@@ -9,6 +9,7 @@ import torch
 
 from chorus.data import effects
 from chorus.data.audio import RATE
+from chorus.data.hub import decode
 from chorus.lazy import lazy
 from chorus.train.config import Augment
 from chorus.train.rows import Utterance
@@ -47,7 +48,7 @@ class TrainingSet(torch.utils.data.Dataset[dict[str, Any]]):
 
 
 class StreamedSet(torch.utils.data.IterableDataset[dict[str, Any]]):
-    """Examples of a streamed dataset, mixed by its buffer; without empty texts and what is too long to be heard."""
+    """Examples of a streamed dataset, mixed by its buffer; what cannot be learnt is passed over."""
 
     def __init__(self, rows: Any, backbone: Backbone, augment: Augment, seed: int) -> None:
         self.rows, self.backbone, self.augment, self.seed = rows, backbone, augment, seed
@@ -60,10 +61,13 @@ class StreamedSet(torch.utils.data.IterableDataset[dict[str, Any]]):
     def __iter__(self) -> Iterator[dict[str, Any]]:
         longest = self.backbone.longest_s
         for index, (row, value) in enumerate(self.rows):
-            utterance = Utterance(row, dataset=[{"audio": value}], column="audio")
-            audio = utterance.audio()
-            if not row.text.strip() or (longest and len(audio) > longest * RATE):
+            if not row.text.strip() or any(True for _ in self.backbone.limits.problems([row])):
                 continue
+            audio = decode(value)
+            if longest and len(audio) > longest * RATE:
+                continue
+            cell = {"array": audio, "sampling_rate": RATE}
+            utterance = Utterance(row, len(audio) / RATE, dataset=[{"audio": cell}], column="audio")
             rng = stream(self.seed, self.epoch, index)
             example = self.backbone.example(utterance, rng, self.augment)
             yield {**example, "row": index, "draw": int(rng.integers(2**31))}

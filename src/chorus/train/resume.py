@@ -73,7 +73,7 @@ def resume_point(logs: Path, mark: str, *, restart: bool) -> Path | None:
     """The last whole checkpoint of the same training; `OutputError` where it belongs to another."""
     main = is_main()
     if restart and main:
-        shutil.rmtree(logs, ignore_errors=True)
+        tidy(logs)
     if main:
         drop_broken(logs)
     last = last_whole(logs)
@@ -91,7 +91,7 @@ def resume_point(logs: Path, mark: str, *, restart: bool) -> Path | None:
 
 
 def tidy(logs: Path) -> None:
-    """The checkpoints of a finished training are no longer needed."""
+    """Take away what a training keeps for its resuming, and nothing else: other trainings may log below."""
     for path in [*logs.glob("checkpoint-*"), logs / INITIAL]:
         shutil.rmtree(path, ignore_errors=True)
     (logs / START).unlink(missing_ok=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from chorus.data.audio import info, read_audio
-from chorus.data.features import content_key, file_hash
+from chorus.data.features import audio_hash, content_key, file_hash
 from chorus.data.manifest import Row, read_manifest, select
 from chorus.data.parallel import in_order
 from chorus.errors import DataError
@@ -43,7 +43,8 @@ class Utterance:
     def key(self) -> str:
         """What its audio is, for the cache of features."""
         if self.dataset is not None:
-            return f"{getattr(self.dataset, '_fingerprint', id(self.dataset))}:{self.index}"
+            known = getattr(self.dataset, "_fingerprint", None)
+            return f"{known}:{self.index}" if known else audio_hash(self.audio())
         return content_key(self.row.audio, self.row.start, self.row.end)
 
 
@@ -204,7 +205,11 @@ def _dataset_rows(source: Source, role: str) -> list[Utterance]:
     for index, (row, value) in enumerate(rows):
         named = _named(row, source)
         if select([named], source.where):
-            found.append(Utterance(named, row.duration or duration_s(value), rows.dataset, index, column))
+            try:
+                length = row.duration or duration_s(value)
+            except DataError:
+                length = 0.0  # refused or left out with the other bad rows
+            found.append(Utterance(named, length, rows.dataset, index, column))
         if source.limit and len(found) >= source.limit:
             break
     return found
@@ -236,7 +241,7 @@ def _probe(utterances: list[Utterance], found: Rows, needs_audio: bool, *, skip_
 def _length(utterance: Utterance) -> float | str:
     row = utterance.row
     if utterance.dataset is not None:
-        return utterance.duration_s or "cells without audio"
+        return utterance.duration_s or "dataset rows without readable audio"
     try:
         whole = info(row.audio).duration_s
     except DataError as error:

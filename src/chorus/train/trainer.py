@@ -161,7 +161,7 @@ class SpeechTrainer(Trainer):
             kept = f"{last} is kept" if last else "no earlier one was written"
             raise OutputError(
                 f"{directory}: the checkpoint could not be written ({error}); {kept}",
-                "make room, then give the same command: it goes on from there",
+                "make room (or mend the disk), then give the same command: it goes on from there",
             ) from error
 
 
