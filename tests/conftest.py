@@ -7,6 +7,7 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 os.environ.setdefault("CHORUS_DEBUG", "0")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # of the commands that tests run, two tests at a time
 
 from pathlib import Path
 
