@@ -19,6 +19,7 @@ from chorus._version import __version__
 if TYPE_CHECKING:
     from chorus.checkpoints.open import open_model
     from chorus.errors import ChorusError
+    from chorus.evaluate.run import evaluate
     from chorus.merge.api import merge
     from chorus.merge.method import Between, PerModel, method
     from chorus.merge.options import Options
@@ -36,6 +37,7 @@ _HOMES = {
     "RankRule": "chorus.linalg.ranks",
     "load_train_config": "chorus.train.layers",
     "train": "chorus.train.run",
+    "evaluate": "chorus.evaluate.run",
     "extract_lora": "chorus.extract.lora",
     "extract_task_vector": "chorus.extract.task_vector",
     "Selection": "chorus.extract.pair",
@@ -57,6 +59,7 @@ __all__ = [
     "RankRule",
     "Selection",
     "__version__",
+    "evaluate",
     "extract_lora",
     "extract_task_vector",
     "load_recipe",

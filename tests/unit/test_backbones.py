@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from chorus.data.utterance import Utterance
 from chorus.errors import CheckpointError, DataError, RecipeError
 from chorus.train.adapters import check_ranks, freeze, freeze_unlearned, places, roles_of, summary
 from chorus.train.backbones.choose import load_backbone
@@ -17,7 +18,7 @@ from chorus.train.config import Adapter, Augment
 from chorus.train.examples import StreamedSet, stream
 from chorus.train.fitness import keep_what_fits
 from chorus.train.layers import load_train_config
-from chorus.train.rows import Rows, Utterance, gather
+from chorus.train.rows import Rows, gather
 from sounds import BASE, corpus, mms, tiny
 
 NONE = Augment()

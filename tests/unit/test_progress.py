@@ -6,7 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from chorus.train.measure import edits, error_rates, normaliser, rates, with_metric
+from chorus.data.normalise import normaliser
+from chorus.train.measure import edits, error_rates, rates, with_metric
 from chorus.train.progress import Progress, curve, plot_curve
 
 
@@ -116,7 +117,7 @@ def test_error_rates_are_jiwers():
     [
         ("raw", "  Olá,   Mundo! ", "Olá, Mundo!"),
         ("basic", "Olá, Mundo!", "olá mundo"),
-        ("english", "Mr. Brown can't colour it", "mister brown can not colour it"),
+        ("english", "Mr. Brown can't colour it", "mister brown can not color it"),
     ],
 )
 def test_normalisers(name, text, expected):
@@ -135,8 +136,8 @@ def test_normalisers(name, text, expected):
 )
 def test_characters_are_counted_where_words_have_no_spaces(languages, given, expected):
     from chorus.data.manifest import Row
+    from chorus.data.utterance import Utterance
     from chorus.train.layers import load_train_config
-    from chorus.train.rows import Utterance
 
     config = load_train_config(
         {"model": {"base": "b"}, "data": {"train": "m"}, "dev": {"metric": given} if given else {}}
@@ -147,7 +148,7 @@ def test_characters_are_counted_where_words_have_no_spaces(languages, given, exp
 @pytest.mark.parametrize("processes", [1, 2, 3])
 def test_every_process_decodes_as_often_and_each_row_counts_once(processes):
     from chorus.data.manifest import Row
-    from chorus.train.rows import Utterance
+    from chorus.data.utterance import Utterance
 
     rows = [Utterance(Row(f"{i}.wav", f"word{i}"), duration_s=float(i)) for i in range(11)]
     calls = []

@@ -9,8 +9,9 @@ import pytest
 import yaml
 
 from chorus.data.audio import RATE, read_audio
+from chorus.data.effect_names import effect_of
 from chorus.data.manifest import read_manifest
-from chorus.data.synth import effect_of, load_synth_recipe, plan_utterances, synthesise
+from chorus.data.synth import load_synth_recipe, plan_utterances, synthesise
 from chorus.errors import DataError, MissingExtraError, RecipeError
 
 RECIPE = {

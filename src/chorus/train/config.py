@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
+from chorus.data.normalise import NORMALISERS
+
 VERSION = 1
 Task = Literal["asr", "translate", "lm"]
 AdapterKind = Literal["lora", "rslora", "dora", "pissa", "olora", "eva"]
@@ -155,12 +157,20 @@ class Dev(_Strict):
     """How it is measured on the way; the checkpoint with the best value is kept."""
 
     metric: Literal["wer", "cer", "loss"] | None = None  # else wer; loss for language models
-    normaliser: Literal["raw", "basic", "english"] = "raw"
+    normaliser: str = "raw"  # raw, basic, english, marks, arabic (chorus.data.normalise)
     every_steps: int | None = Field(default=None, ge=1)  # else once an epoch
     batch_size: int | None = Field(default=None, ge=1)
     max_new_tokens: int | None = Field(default=None, ge=1)
     limit: int | None = Field(default=None, ge=1)  # rows, the same ones every time
     window_s: int | None = Field(default=None, ge=1, le=30)
+
+    @field_validator("normaliser")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        kind = value.split(":")[0]
+        if kind not in NORMALISERS:
+            raise ValueError(f"one of {', '.join(NORMALISERS)}")
+        return value
 
 
 class Augment(_Strict):

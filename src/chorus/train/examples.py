@@ -10,9 +10,9 @@ import torch
 from chorus.data import effects
 from chorus.data.audio import RATE
 from chorus.data.hub import decode
+from chorus.data.utterance import Utterance
 from chorus.lazy import lazy
 from chorus.train.config import Augment
-from chorus.train.rows import Utterance
 
 if TYPE_CHECKING:
     from numpy.random import Generator

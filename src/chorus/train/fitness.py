@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from chorus.data.utterance import Utterance
 from chorus.errors import DataError
 from chorus.train.config import TrainConfig
-from chorus.train.rows import Rows, Utterance, shown
+from chorus.train.rows import Rows, shown
 
 
 def keep_what_fits(rows: Rows, backbone: Any, *, skip_bad: bool) -> None:

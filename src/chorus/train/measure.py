@@ -3,35 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
+from chorus.data.normalise import Normalise, unspaced
+from chorus.data.utterance import Utterance
 from chorus.errors import MissingExtraError
 from chorus.train.backbones.protocol import Backbone
 from chorus.train.config import TrainConfig
-from chorus.train.rows import Utterance
-
-Normalise = Callable[[str], str]
-UNSPACED = {"bo", "ja", "km", "lo", "my", "th", "yue", "zh"}  # languages written without spaces between words
 
 
 def with_metric(config: TrainConfig, dev: Sequence[Utterance]) -> TrainConfig:
     """The configuration with its measure named: characters where no dev language puts spaces between words."""
     if config.dev.metric is not None:
         return config
-    languages = {u.row.language.lower() for u in dev}
-    name = "cer" if config.metric == "wer" and languages and languages <= UNSPACED else config.metric
+    languages = {u.row.language for u in dev if u.row.language}
+    name = "cer" if config.metric == "wer" and languages and all(map(unspaced, languages)) else config.metric
     return config.model_copy(update={"dev": config.dev.model_copy(update={"metric": name})})
-
-
-def normaliser(name: str) -> Normalise:
-    """`raw` (as written); `basic`, `english`: Whisper's, by transformers, without the table of British spellings."""
-    if name == "raw":
-        return lambda text: " ".join(text.split())
-    from transformers.models.whisper.english_normalizer import BasicTextNormalizer, EnglishTextNormalizer
-
-    made: Normalise = BasicTextNormalizer() if name == "basic" else EnglishTextNormalizer({})
-    return made
 
 
 def edits(references: Sequence[str], heard: Sequence[str]) -> dict[str, int]:

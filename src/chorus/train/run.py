@@ -8,15 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from chorus.errors import ChorusError, DataError
+from chorus.runtime import pick_device, quiet_libraries, seed_everything
 from chorus.train.config import TrainConfig
-from chorus.train.environment import (
-    need_extra,
-    need_optimizer,
-    need_reporters,
-    pick_device,
-    quiet_libraries,
-    seed_everything,
-)
+from chorus.train.environment import need_extra, need_optimizer, need_reporters
 
 if TYPE_CHECKING:
     from chorus.train.rows import Rows

@@ -13,12 +13,13 @@ from typing import Any
 import torch
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
 
+from chorus.data.normalise import normaliser
+from chorus.data.utterance import Utterance
 from chorus.errors import ChorusError, OutputError
 from chorus.train.backbones.protocol import Backbone
 from chorus.train.config import TrainConfig
 from chorus.train.examples import EpochSampler
-from chorus.train.measure import error_rates, normaliser, rates
-from chorus.train.rows import Utterance
+from chorus.train.measure import error_rates, rates
 
 WHOLE = "whole.json"  # written last into a checkpoint
 STREAM_STEPS = 500  # between measurements of a stream, which has no epochs

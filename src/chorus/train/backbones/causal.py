@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from chorus.data.limits import limits_from
+from chorus.data.utterance import Utterance
 from chorus.train.backbones.protocol import IGNORED
 from chorus.train.backbones.shared import (
     evaluating,
@@ -20,7 +21,6 @@ from chorus.train.backbones.shared import (
     row_numbers,
 )
 from chorus.train.config import Augment, TrainConfig
-from chorus.train.rows import Utterance
 
 if TYPE_CHECKING:
     from numpy.random import Generator

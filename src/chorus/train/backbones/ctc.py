@@ -14,6 +14,7 @@ import torch
 
 from chorus.data.audio import RATE
 from chorus.data.limits import ctc_text, limits_from
+from chorus.data.utterance import Utterance
 from chorus.errors import CheckpointError, nearest
 from chorus.train.backbones.shared import (
     VOCABULARIES,
@@ -27,7 +28,6 @@ from chorus.train.backbones.shared import (
 )
 from chorus.train.config import Augment, TrainConfig
 from chorus.train.examples import changed
-from chorus.train.rows import Utterance
 
 if TYPE_CHECKING:
     from numpy.random import Generator

@@ -7,8 +7,8 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from chorus.data.utterance import Utterance
 from chorus.train.config import Augment
-from chorus.train.rows import Utterance
 
 if TYPE_CHECKING:
     from numpy.random import Generator

@@ -17,6 +17,7 @@ import torch
 from chorus.cache import Cache
 from chorus.data.features import MARGIN, LogMel
 from chorus.data.limits import limits_from
+from chorus.data.utterance import Utterance
 from chorus.errors import CheckpointError
 from chorus.train.backbones.protocol import IGNORED
 from chorus.train.backbones.shared import (
@@ -32,7 +33,6 @@ from chorus.train.backbones.shared import (
 )
 from chorus.train.config import Augment, TrainConfig
 from chorus.train.examples import changed, masked
-from chorus.train.rows import Utterance
 
 if TYPE_CHECKING:
     from numpy.random import Generator

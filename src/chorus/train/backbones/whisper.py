@@ -3,29 +3,29 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from chorus.architectures.whisper import TASKS, complete_generation, shorter_window
 from chorus.cache import Cache
 from chorus.data.audio import RATE
 from chorus.data.features import MARGIN, LogMel
 from chorus.data.limits import PREFIX_TOKENS, limits_from
+from chorus.data.utterance import Utterance
 from chorus.errors import DataError, nearest
 from chorus.train.backbones.shared import evaluating, load_dtype, load_pretrained, load_side, pad_labels, row_numbers
 from chorus.train.config import Augment, TrainConfig
 from chorus.train.examples import changed, masked
-from chorus.train.rows import Utterance
 
 if TYPE_CHECKING:
     from numpy.random import Generator
 
 FRAMES_PER_SECOND = 100
 SECONDS_PER_TIMESTAMP = 0.02
-TASKS = ("transcribe", "translate")
 NEW_TOKENS = 200  # of a transcript, at most
 
 
@@ -50,7 +50,7 @@ class Whisper:
         self.windows = sorted({min(float(s), longest) for s in config.train.window_s})
         self.longest_s: float | None = self.windows[-1]
         self.multilingual = bool(self.limits.languages)
-        complete_generation(self.model, self.tokenizer, multilingual=self.multilingual)
+        complete_generation(self.model, self.tokenizer, self.limits.languages)
         # what training sets; it must not survive in the generation settings (transformers refuses to save it)
         self.model.config.forced_decoder_ids = None
 
@@ -124,25 +124,9 @@ class Whisper:
         fitting = [w for w in self.windows if w * FRAMES_PER_SECOND >= longest] or self.windows[-1:]
         return fitting[examples[0].get("draw", 0) % len(fitting)]
 
-    @contextmanager
-    def window(self, model: Any, batch: dict[str, Any]) -> Iterator[None]:
-        """Hear a shorter window: the encoder's positions are sinusoids, so that the first rows of their table are
-        the table of the shorter window, and five seconds cost a sixth of thirty.
-        """
-        count = batch["input_features"].shape[-1] // 2
-        if count == self.positions:
-            yield
-            return
-        encoder = _unwrapped(model).get_encoder()
-        table = encoder.embed_positions
-        shorter = torch.nn.Embedding(count, table.embedding_dim, _weight=table.weight[:count].detach())
-        encoder.embed_positions = shorter.requires_grad_(False)
-        self.model.config.max_source_positions = count
-        try:
-            yield
-        finally:
-            encoder.embed_positions = table
-            self.model.config.max_source_positions = self.positions
+    def window(self, model: Any, batch: dict[str, Any]) -> AbstractContextManager[None]:
+        """Hear a window as long as the batch (see chorus.architectures.window)."""
+        return shorter_window(_unwrapped(model), batch["input_features"].shape[-1] // 2)
 
     def transcribe(self, model: Any, utterances: Sequence[Utterance], **settings: Any) -> list[str]:
         """Without timestamps, each row in its language and task."""
@@ -190,29 +174,3 @@ def _unwrapped(model: Any) -> Any:
 
 def _dtype(model: Any) -> torch.dtype:
     return next(p.dtype for p in model.parameters() if p.is_floating_point())
-
-
-def complete_generation(model: Any, tokenizer: Any, *, multilingual: bool) -> None:
-    """What runtimes read in generation_config.json, from the tokenizer where the base lacks it."""
-    settings = model.generation_config
-    ids = tokenizer.convert_tokens_to_ids
-    vars(settings).pop("forced_decoder_ids", None)  # of old checkpoints: it would fix the language of every row
-    known = {
-        "decoder_start_token_id": ids("<|startoftranscript|>"),
-        "no_timestamps_token_id": ids("<|notimestamps|>"),
-        "prev_sot_token_id": ids("<|startofprev|>"),
-        "is_multilingual": multilingual,
-        "eos_token_id": tokenizer.eos_token_id,
-        "pad_token_id": tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id,
-    }
-    if multilingual:
-        codes = sorted(
-            c
-            for c in limits_from(model.config, tokenizer).languages
-            if ids(f"<|{c}|>") not in (None, tokenizer.unk_token_id)
-        )
-        known["lang_to_id"] = {f"<|{code}|>": ids(f"<|{code}|>") for code in codes}
-        known["task_to_id"] = {task: ids(f"<|{task}|>") for task in TASKS}
-    for key, value in known.items():
-        if getattr(settings, key, None) is None:
-            setattr(settings, key, value)

@@ -1,0 +1,161 @@
+"""`chorus evaluate`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from chorus.cli.data import columns_option, mapping
+from chorus.cli.output import as_json, note, progress, table
+from chorus.errors import UsageError
+
+YAML = (".yml", ".yaml")
+
+
+@click.command("evaluate", short_help="Error rates of models on recordings, with intervals.")
+@click.argument("models", nargs=-1, required=True, metavar="MODEL...")
+@click.option("--data", multiple=True, metavar="[NAME=]MANIFEST", help="Recordings with their texts; may be repeated.")
+@click.option("-o", "--out", default="evaluations", metavar="DIR", help="Results go here.  [default: evaluations]")
+@click.option("--split", help="Which split; all for every row.  [default: test where there is one]")
+@click.option("--where", multiple=True, metavar="COLUMN=VALUE", help="Only these rows; may be repeated.")
+@columns_option
+@click.option("--limit", type=click.IntRange(1), help="The first so many rows of each manifest.")
+@click.option("--backend", default="auto", help="transformers or faster-whisper.  [default: as the model is]")
+@click.option("--device", default="auto", help="auto, cuda, cuda:1, xpu, mps, cpu.  [default: auto]")
+@click.option("--preset", default="default", help="default, or paper (cut by voice activity, beam 5).")
+@click.option("--beam", type=click.IntRange(1), help="Beams.  [default: 1]")
+@click.option("--language", help="A code, column (the manifest's), or detect.  [default: column]")
+@click.option("--task", type=click.Choice(["transcribe", "translate"]), help="[default: transcribe]")
+@click.option("--prompt", help="What the decoder is told before; the question of a speech LLM.")
+@click.option("--timestamps", is_flag=True, default=None, help="Decode with Whisper's timestamps.")
+@click.option("--segments", type=click.Choice(["auto", "vad", "native"]), help="How long audio is heard.")
+@click.option("--batch-size", type=click.IntRange(1), help="Utterances at once.  [default: 16]")
+@click.option("--max-new-tokens", type=click.IntRange(1), help="Of one transcript.  [default: 200]")
+@click.option("--window", "window_s", type=click.IntRange(1, 30), help="Whisper: seconds that it hears.  [default: 30]")
+@click.option("--dtype", type=click.Choice(["float32", "float16", "bfloat16", "int8"]), help="[default: float32]")
+@click.option("--normaliser", default="marks", help="raw, basic, english, marks, arabic[:OPTIONS].  [default: marks]")
+@click.option("--unit", type=click.Choice(["words", "characters"]), help="What is counted.  [default: by language]")
+@click.option("--condition", multiple=True, help="noise:10db, telephone, reverb:0.4, codec:opus ...; may be repeated.")
+@click.option("--only-conditions", is_flag=True, help="Leave out the clean recordings.")
+@click.option("--by", multiple=True, type=click.Choice(["domain", "language", "speaker"]), help="Tables by a column.")
+@click.option("--worst", type=click.IntRange(1), metavar="N", help="Show the alignments of the N worst utterances.")
+@click.option("--parquet", is_flag=True, help="Write rows as Parquet instead of JSON lines.")
+@click.option("--skip-bad", is_flag=True, help="Leave out recordings that cannot be read, and count them.")
+@click.option("--overwrite", is_flag=True, help="Replace what is at the output.")
+@click.option("--json", "json_", is_flag=True, help="Print the summaries as JSON.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress and no notes.")
+def command(models: tuple[str, ...], **flags: Any) -> None:
+    """Hear recordings with each MODEL: a directory, hub id, base+adapter, recipe.yml, or a finished evaluation.
+
+    \b
+    chorus evaluate openai/whisper-small specialists/radio merge.yml --data speech/manifest.csv
+    chorus evaluate mine=merged --data test.csv --condition noise:10db --condition telephone
+    """
+    from chorus.evaluate.results import SUMMARY, read_evaluation
+
+    finished = [m for m in models if (Path(m) / SUMMARY).exists()]
+    if finished and (flags["data"] or len(finished) < len(models)):
+        raise UsageError(f"{finished[0]} is a finished evaluation", "name models with --data, or evaluations without")
+    if not finished and not flags["data"]:
+        raise UsageError("no recordings", "--data MANIFEST")
+    evaluations = [read_evaluation(m) for m in finished] or _evaluate(models, flags)
+    if flags["json_"]:
+        as_json([{"directory": str(one.directory), **one.summary} for one in evaluations])
+        return
+    _print(evaluations, flags)
+
+
+def _evaluate(models: tuple[str, ...], flags: dict[str, Any]) -> list[Any]:
+    from chorus.evaluate.run import evaluate
+    from chorus.evaluate.settings import decoding
+    from chorus.evaluate.systems import folder_of, unique_labels
+    from chorus.evaluate.testset import load_test_set
+
+    names = (
+        "beam", "language", "task", "prompt", "timestamps", "segments", "batch_size", "max_new_tokens", "window_s", "dtype",
+    )  # fmt: skip
+    heard_by = decoding(flags["preset"], {name: flags[name] for name in names})
+    test = load_test_set(
+        flags["data"], split=flags["split"], where=conditions_on(flags["where"]),
+        columns=mapping(flags["columns"]), audio_dir=flags["audio_dir"], limit=flags["limit"],
+        skip_bad=flags["skip_bad"],
+    )  # fmt: skip
+    for reason, left in test.left_out.items():
+        note(f"left out: {len(left)} {reason}", quiet=flags["quiet"])
+    systems = [opened(m) for m in models]
+    unique_labels(systems)
+    conditions = [*([] if flags["only_conditions"] else ["clean"]), *flags["condition"]]
+    if not conditions:
+        raise UsageError("--only-conditions without a --condition", "name one")
+    made = []
+    for system in systems:
+        with progress(quiet=flags["quiet"], label=system.label, unit="utterances") as bar:
+            made.append(
+                evaluate(
+                    system, test, Path(flags["out"]) / folder_of(system.label), decoding=heard_by,
+                    conditions=conditions, normaliser=flags["normaliser"], unit=flags["unit"],
+                    backend=flags["backend"], device=flags["device"], overwrite=flags["overwrite"],
+                    parquet=flags["parquet"], progress=bar,
+                )
+            )  # fmt: skip
+        failed = made[-1].summary["all"]["failed"]
+        if failed:
+            note(f"WARNING: {system.label}: {failed} decodes failed; they count as empty transcripts")
+    return made
+
+
+def conditions_on(pairs: Sequence[str]) -> dict[str, list[str]]:
+    """`speaker=ana`, `speaker=rui` as {speaker: [ana, rui]}."""
+    found: dict[str, list[str]] = {}
+    for pair in pairs:
+        column, equals, value = pair.partition("=")
+        if not equals or not column:
+            raise UsageError(f"--where {pair}: write COLUMN=VALUE, as in speaker=ana")
+        found.setdefault(column, []).append(value)
+    return found
+
+
+def opened(text: str) -> Any:
+    """`[NAME=]MODEL` as a system; a recipe is planned, `RECIPE:OUTPUT` names one of its outputs."""
+    from chorus.evaluate.systems import from_plan, open_system
+
+    label, equals, name = text.partition("=")
+    if not equals or Path(text).exists():
+        label, name = "", text
+    recipe, colon, variant = name.partition(":")
+    if Path(recipe).suffix in YAML:
+        from chorus.merge.planner import plan
+
+        return from_plan(plan(recipe), label=label, variant=variant if colon else None)
+    return open_system(name, label=label)
+
+
+def _print(evaluations: list[Any], flags: dict[str, Any]) -> None:
+    from chorus.evaluate import describe
+
+    table(*describe.main_table(evaluations))
+    groups = flags["by"] or ("domain",)
+    for made in (
+        describe.condition_table(evaluations), describe.translation_table(evaluations),
+        *(describe.group_table(evaluations, column) for column in groups),
+    ):  # fmt: skip
+        if made is not None:
+            click.echo()
+            table(*made)
+    if flags["worst"]:
+        for one in evaluations:
+            click.echo(f"\n{one.label}: the worst utterances\n")
+            click.echo("\n".join(describe.worst(one, flags["worst"])))
+    every = evaluations[0].summary["all"]
+    note(describe.clusters_note(every), quiet=flags["quiet"])
+    if every["empty_references"]:
+        told = f"{every['empty_references']} references are empty after normalisation: what is heard there is insertions"
+        note(told, quiet=flags["quiet"])
+    for one in evaluations:
+        note(f"results: {one.directory}", quiet=flags["quiet"])
+    if len(evaluations) > 1:
+        named = " ".join(str(one.directory) for one in evaluations)
+        note(f"next: chorus compare {named}", quiet=flags["quiet"])

@@ -1,0 +1,1 @@
+"""What decodes: one file a runtime, behind the protocol of protocol.py."""

@@ -1,0 +1,65 @@
+"""CTC encoders (wav2vec2, HuBERT, WavLM, MMS) through transformers: the best token of each frame."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from chorus.data.audio import RATE
+from chorus.data.limits import LONGEST_CTC_S
+from chorus.data.manifest import Row
+from chorus.evaluate.backends.loading import load_model, load_side, put_weights
+from chorus.evaluate.backends.protocol import Heard, Sound
+from chorus.evaluate.settings import Decoding
+from chorus.evaluate.systems import System
+from chorus.lazy import lazy
+
+torch = lazy("torch")
+transformers = lazy("transformers")
+
+
+class Ctc:
+    """The backend (see protocol.py)."""
+
+    long_form = False
+    longest_s: float | None = LONGEST_CTC_S
+
+    def __init__(self, system: System, decoding: Decoding, device: str) -> None:
+        self.device = device
+        self.model = load_model(transformers.AutoModelForCTC, system, decoding, device)
+        self.tokenizer = load_side(transformers.AutoTokenizer, system, "tokenizer")
+        self.extractor = load_side(transformers.AutoFeatureExtractor, system, "feature extractor")
+        # a model with group norm was trained without a mask, and is heard one by one: padding would change it
+        self.masks = bool(getattr(self.extractor, "return_attention_mask", False))
+        self.facts: dict[str, str] = {}  # versions of transformers and torch are told of every result
+
+    def replace(self, tensors: Any) -> None:
+        """Take other weights, in place."""
+        put_weights(self.model, tensors)
+
+    def sort_key(self, seconds: float) -> tuple[float, float]:
+        return (0.0, -seconds)
+
+    def check(self, rows: Sequence[Row]) -> None:
+        """Any row can be heard."""
+
+    def transcribe(self, sounds: Sequence[Sound]) -> list[Heard]:
+        parts = [list(sounds)] if self.masks else [[s] for s in sounds]
+        return [heard for part in parts for heard in self._together(part)]
+
+    def _together(self, sounds: Sequence[Sound]) -> list[Heard]:
+        name = self.extractor.model_input_names[0]
+        values = [self.extractor(s.audio, sampling_rate=RATE, return_tensors="np")[name][0] for s in sounds]
+        batch = self.extractor.pad({name: values}, padding=True, return_attention_mask=True, return_tensors="pt")
+        inputs = {name: batch[name].to(self.device, self.model.dtype)}
+        if self.masks:
+            inputs["attention_mask"] = batch["attention_mask"].to(self.device)
+        with torch.inference_mode():
+            ids = self.model(**inputs).logits.argmax(-1).cpu()
+        if self.masks:  # frames of the padding say nothing
+            lengths = self.model._get_feat_extract_output_lengths(batch["attention_mask"].sum(-1))
+            ids = [row[:n] for row, n in zip(ids, lengths.tolist(), strict=True)]
+        return [Heard(text.strip()) for text in self.tokenizer.batch_decode(ids)]
+
+    def close(self) -> None:
+        del self.model

@@ -1,0 +1,113 @@
+"""faster-whisper (CTranslate2): a converted directory, or a Whisper that is converted into the cache."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from chorus import cache
+from chorus.data.manifest import Row
+from chorus.errors import CheckpointError, ChorusError, DataError, MissingExtraError
+from chorus.evaluate.backends.isolated import Isolated
+from chorus.evaluate.backends.loading import load_config, load_model, load_side
+from chorus.evaluate.backends.protocol import Backend, Heard, Sound
+from chorus.evaluate.settings import BY_COLUMN, DETECT, Decoding
+from chorus.evaluate.systems import CONVERTED, System
+from chorus.lazy import lazy
+from chorus.runtime import quiet_libraries
+
+transformers = lazy("transformers")
+
+FOLDER = "ctranslate2"  # of the cache
+COPIED = ("tokenizer.json", "preprocessor_config.json")  # what faster-whisper reads beside the model
+
+
+def open_backend(system: System, decoding: Decoding, device: str) -> Backend:
+    """Convert if need be, and load in a process of its own."""
+    if find_spec("faster_whisper") is None:
+        raise MissingExtraError("evaluate", "the faster-whisper backend")
+    directory = system.directory if system.kind == "converted" else convert(system)
+    settings = {"directory": str(directory), "device": device.split(":")[0], "decoding": decoding.model_dump()}
+    made_by = f"{__name__}:FasterWhisper"
+    return Isolated(made_by, settings, longest_s=30.0, long_form=True)
+
+
+def convert(system: System) -> Path:
+    """The system in CTranslate2's format, kept in the cache by content; weights in float32, cast when loaded."""
+    place = cache.directory() / FOLDER
+    final = place / cache.key_of(ctranslate2=system.identity)
+    if (final / CONVERTED).exists():
+        os.utime(final)
+        return final
+    if load_config(system).model_type != "whisper":
+        raise CheckpointError(f"{system.label}: faster-whisper runs Whisper only", "use --backend transformers")
+    from ctranslate2.converters import TransformersConverter
+
+    place.mkdir(parents=True, exist_ok=True)
+    with quiet_libraries(), tempfile.TemporaryDirectory(dir=place) as folder:
+        source = Path(folder) / "source"
+        load_model(transformers.WhisperForConditionalGeneration, system, Decoding(), "cpu").save_pretrained(source)
+        load_side(transformers.WhisperTokenizerFast, system, "tokenizer").save_pretrained(source)
+        load_side(transformers.WhisperFeatureExtractor, system, "feature extractor").save_pretrained(source)
+        try:
+            TransformersConverter(str(source), copy_files=[n for n in COPIED if (source / n).exists()]).convert(
+                str(Path(folder) / "made")
+            )
+        except Exception as error:  # the converter raises whatever it meets
+            raise ChorusError(f"{system.label}: CTranslate2's converter failed ({error})") from None
+        (Path(folder) / "made").replace(final)
+    _bound(place, final)
+    return final
+
+
+def _bound(place: Path, keep: Path) -> None:
+    """What was not used for longest goes, until the folder fits the cache's limit."""
+    found = sorted((p for p in place.iterdir() if p != keep), key=lambda p: p.stat().st_mtime)
+    sizes = {p: sum(f.stat().st_size for f in p.rglob("*") if f.is_file()) for p in [*found, keep]}
+    for path in found:
+        if sum(sizes.values()) <= cache.limit_bytes():
+            break
+        del sizes[path]
+        shutil.rmtree(path, ignore_errors=True)
+
+
+class FasterWhisper:
+    """The backend itself, in the child process. Temperature 0: nothing is drawn, so that a result can be repeated."""
+
+    longest_s: float | None = 30.0
+    long_form = True
+
+    def __init__(self, directory: str, device: str, decoding: dict[str, Any]) -> None:
+        import ctranslate2
+        import faster_whisper
+
+        self.decoding = Decoding.model_validate(decoding)
+        self.model = faster_whisper.WhisperModel(directory, device=device, compute_type=self.decoding.dtype)
+        self.facts = {"faster-whisper": faster_whisper.__version__, "ctranslate2": ctranslate2.__version__}
+
+    def check(self, rows: Sequence[Row]) -> None:
+        if self.model.model.is_multilingual and self.decoding.language == BY_COLUMN:
+            known = self.model.supported_languages
+            for row in rows:
+                if not row.language:
+                    raise DataError(f"{row}: no language; give --language CODE, or --language detect")
+                if row.language not in known:
+                    raise DataError(f'{row}: faster-whisper knows no language "{row.language}"')
+
+    def transcribe(self, sounds: Sequence[Sound]) -> list[Heard]:
+        return [self._one(sound) for sound in sounds]
+
+    def _one(self, sound: Sound) -> Heard:
+        settings = self.decoding
+        language = {BY_COLUMN: sound.row.language, DETECT: None}.get(settings.language, settings.language)
+        segments, told = self.model.transcribe(
+            sound.audio, language=language or None, task=settings.task, beam_size=settings.beam, temperature=0.0,
+            initial_prompt=settings.prompt or None, without_timestamps=not settings.timestamps and sound.seconds <= 30,
+            condition_on_previous_text=False, max_new_tokens=settings.max_new_tokens,
+        )  # fmt: skip
+        return Heard(" ".join(s.text.strip() for s in segments).strip(), told.language)

@@ -1,0 +1,40 @@
+"""The transformers backend: from a model's config to the class that decodes it."""
+
+from __future__ import annotations
+
+from chorus.errors import CheckpointError, UsageError
+from chorus.evaluate.backends.loading import load_config
+from chorus.evaluate.backends.protocol import Backend
+from chorus.evaluate.settings import Decoding
+from chorus.evaluate.systems import System
+from chorus.runtime import quiet_libraries
+
+SPEECH_LLMS = {
+    "qwen2_audio": "Qwen2AudioForConditionalGeneration",
+    "qwen2_5_omni": "Qwen2_5OmniThinkerForConditionalGeneration",
+    "qwen2_5_omni_thinker": "Qwen2_5OmniThinkerForConditionalGeneration",
+}
+
+
+def open_backend(system: System, decoding: Decoding, device: str) -> Backend:
+    """Load a system. `CheckpointError` where it cannot be, or where it hears nothing."""
+    if system.kind == "converted":
+        raise UsageError(f"{system.label} is converted for CTranslate2", "use --backend faster-whisper")
+    with quiet_libraries():
+        config = load_config(system)
+        if config.model_type == "whisper":
+            from chorus.evaluate.backends.whisper import Whisper
+
+            return Whisper(system, decoding, device)
+        if config.model_type in SPEECH_LLMS:
+            from chorus.evaluate.backends.speech_llm import SpeechLlm
+
+            return SpeechLlm(system, decoding, device, SPEECH_LLMS[config.model_type])
+        if hasattr(config, "ctc_loss_reduction"):
+            from chorus.evaluate.backends.ctc import Ctc
+
+            return Ctc(system, decoding, device)
+    raise CheckpointError(
+        f"{system.label}: a {config.model_type} model cannot be decoded here",
+        "Whisper, wav2vec2-like CTC models, Qwen2-Audio and Qwen2.5-Omni can",
+    )

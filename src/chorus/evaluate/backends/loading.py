@@ -1,0 +1,79 @@
+"""A system's weights, tokenizer and feature extractor through transformers."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from chorus.checkpoints.sidecar import write_json
+from chorus.errors import CheckpointError, UsageError
+from chorus.evaluate.settings import Decoding
+from chorus.evaluate.systems import System
+from chorus.lazy import lazy
+
+torch = lazy("torch")
+transformers = lazy("transformers")
+
+
+def load_config(system: System) -> Any:
+    """The model's config, without its weights."""
+    try:
+        if system.config is None:
+            return transformers.AutoConfig.from_pretrained(system.directory)
+        with tempfile.TemporaryDirectory() as folder:  # AutoConfig chooses the class by the file
+            write_json(Path(folder) / "config.json", system.config)
+            return transformers.AutoConfig.from_pretrained(folder)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{system.label}: no usable config.json ({str(error).splitlines()[0]})") from None
+
+
+def load_model(cls: Any, system: System, decoding: Decoding, device: str) -> Any:
+    """The model in evaluation, on the device; from the system's tensors where it has some."""
+    if decoding.dtype == "int8":
+        raise UsageError("int8 is faster-whisper's", "use --backend faster-whisper, or float32, float16, bfloat16")
+    dtype = getattr(torch, decoding.dtype)
+    try:
+        if system.tensors is None:
+            model = cls.from_pretrained(system.directory, dtype=dtype, use_safetensors=True)
+        else:
+            state = {name: tensor.read() for name, tensor in system.tensors.items()}
+            model = cls.from_pretrained(None, config=load_config(system), state_dict=state, dtype=dtype)
+            _take_generation(model, system)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{system.label}: cannot be loaded ({error})", "check the model's directory") from None
+    return model.eval().requires_grad_(False).to(device)
+
+
+def _take_generation(model: Any, system: System) -> None:
+    """The generation settings that a merge decides on, else the directory's."""
+    if system.generation is not None:
+        model.generation_config = transformers.GenerationConfig.from_dict(system.generation)
+    elif (system.directory / "generation_config.json").exists():
+        model.generation_config = transformers.GenerationConfig.from_pretrained(system.directory)
+
+
+def load_side(cls: Any, system: System, what: str) -> Any:
+    """The tokenizer or the feature extractor."""
+    directory = (system.tokenizer or system.directory) if what == "tokenizer" else system.directory
+    vocabularies = ("tokenizer.json", "vocab.json", "tokenizer.model")
+    if what == "tokenizer" and not any((directory / name).exists() for name in vocabularies):
+        raise CheckpointError(f"{directory}: no tokenizer (none of {', '.join(vocabularies)})", "copy the base's")
+    try:
+        return cls.from_pretrained(directory)
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(f"{directory}: no {what} ({reason})", f"copy the {what}'s files there") from None
+
+
+def put_weights(model: Any, tensors: Any) -> None:
+    """Replace the weights of a loaded model by others of the same names and shapes, in place."""
+    own = dict(model.named_parameters()) | dict(model.named_buffers())
+    tied = set(own) - set(tensors)
+    with torch.no_grad():
+        for name, tensor in tensors.items():
+            if name not in own:
+                raise CheckpointError(f"{name}: not in the loaded model", "evaluate a written model instead")
+            own[name].copy_(tensor.read())
+    if tied:
+        model.tie_weights()

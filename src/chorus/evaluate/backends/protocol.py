@@ -1,0 +1,80 @@
+"""What evaluation asks of a runtime, and the registry of those that there are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+from chorus.data.manifest import Row
+from chorus.evaluate.settings import Decoding
+from chorus.evaluate.systems import System
+from chorus.registry import Registry
+
+if TYPE_CHECKING:
+    from chorus.data.audio import Audio
+
+
+@dataclass(frozen=True)
+class Sound:
+    """What is to be heard: samples at 16 kHz, the row that they belong to, and what they are by content."""
+
+    audio: Audio = field(repr=False)
+    row: Row
+    key: str = ""
+
+    @property
+    def seconds(self) -> float:
+        return len(self.audio) / 16_000
+
+
+@dataclass(frozen=True)
+class Heard:
+    """What a runtime made of a sound; `language` is what it was heard as, where the runtime tells."""
+
+    text: str
+    language: str = ""
+
+
+class Backend(Protocol):
+    """A loaded model. `transcribe` may raise: the caller then tries the sounds one by one."""
+
+    longest_s: float | None  # what it hears at once; None: anything
+    long_form: bool  # whether it decodes longer audio by itself
+    facts: dict[str, str]  # versions and settings that a result should name
+
+    def sort_key(self, seconds: float) -> tuple[float, float]:
+        """Sounds with near keys make good batches; those that differ in the first number share none."""
+        ...
+
+    def check(self, rows: Sequence[Row]) -> None:
+        """`DataError` where a row cannot be decoded as it is, such as without a language."""
+        ...
+
+    def transcribe(self, sounds: Sequence[Sound]) -> list[Heard]:
+        """What is heard, in order."""
+        ...
+
+    def close(self) -> None:
+        """Give memory and processes back."""
+        ...
+
+
+Opener = Callable[[System, Decoding, str], Backend]
+
+
+def _load() -> None:
+    from chorus.evaluate.backends import faster_whisper, huggingface
+
+    BACKENDS.add("transformers", huggingface.open_backend)
+    BACKENDS.add("faster-whisper", faster_whisper.open_backend)
+
+
+BACKENDS: Registry[Opener] = Registry("backend", "chorus.backends", _load)
+
+
+def chosen_backend(name: str, system: System) -> str:
+    """`auto` is faster-whisper for models that are converted for it, else transformers."""
+    if name == "auto":
+        return "faster-whisper" if system.kind == "converted" else "transformers"
+    return name

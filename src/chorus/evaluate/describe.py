@@ -1,0 +1,122 @@
+"""An evaluation as tables: rates with intervals, by domain, language, speaker and condition; the worst utterances."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from chorus.evaluate.counts import shown
+from chorus.evaluate.results import Evaluation
+
+Table = tuple[str, list[str], list[list[str]]]
+
+
+def number(value: float | None, digits: int = 2) -> str:
+    """A rate, or a dash where it is not defined."""
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def with_interval(measured: dict[str, Any]) -> str:
+    """A rate and its 95 % interval."""
+    low, high = measured["interval"]["low"], measured["interval"]["high"]
+    inside = "" if low is None else f" [{low:.1f}, {high:.1f}]"
+    return number(measured["error_rate"]) + inside
+
+
+def rate_name(measured: dict[str, Any]) -> str:
+    """What the error rate counts."""
+    return {"words": "WER", "characters": "CER", "mixed": "WER or CER"}[measured["unit"]]
+
+
+def clusters_note(measured: dict[str, Any]) -> str:
+    """What the interval resamples, and what that means."""
+    told = measured["interval"]
+    if told["by"] == "speaker":
+        return f"95 % intervals by resampling {told['clusters']} speakers"
+    return (
+        "95 % intervals by resampling utterances, as there are fewer than 20 speakers: they tell how sure the rate is for "
+        "these speakers, not for others"
+    )
+
+
+def main_table(evaluations: Sequence[Evaluation]) -> Table:
+    """A line a system: everything that one number hides."""
+    first = evaluations[0].summary
+    title = (
+        f"{rate_name(first['all'])} in percent, normaliser {first['normaliser']}, "
+        f"{first['all']['utterances']} utterances, {first['test']['hours']:.2f} h, {first['backend']}, "
+        f"beam {first['decoding']['beam']}"
+    )
+    columns = [
+        "system", "error rate [95 %]", "as written", "CER", "MER", "WIL", "sub", "del", "ins", "loops %", "failed",
+        "times real time",
+    ]  # fmt: skip
+    rows = []
+    for one in evaluations:
+        told = one.summary
+        every, edits = told["all"], told["all"]["words" if told["all"]["unit"] == "words" else "characters"]
+        speed = told["timing"]["real_time_factor"]
+        rows.append([
+            one.label, with_interval(every), number(told["orthographic"]["error_rate"]), number(every["cer"]),
+            number(every["mer"]), number(every["wil"]), *(str(edits[k]) for k in ("substitutions", "deletions",
+            "insertions")), number(every["hallucination"]["looping_percent"], 1), str(every["failed"]),
+            f"{1 / speed:.1f}" if speed else "-",
+        ])  # fmt: skip
+    return title, columns, rows
+
+
+def group_table(evaluations: Sequence[Evaluation], column: str) -> Table | None:
+    """Systems by the values of a column, with the unweighted mean; None where there is nothing to tell apart."""
+    values = list(dict.fromkeys(v for one in evaluations for v in one.summary["by"].get(column, {})))
+    if len(values) < 2:
+        return None
+    rows = []
+    for one in evaluations:
+        groups = one.summary["by"][column]
+        cells = [with_interval(groups[v]) if v in groups else "-" for v in values]
+        mean = one.summary["macro"].get(column)
+        rows.append([one.label, *cells, *([with_interval(mean)] if mean else [])])
+    means = ["macro average"] if column in evaluations[0].summary["macro"] else []
+    return f"by {column}", ["system", *values, *means], rows
+
+
+def condition_table(evaluations: Sequence[Evaluation]) -> Table | None:
+    """Systems by condition; None where there is one only."""
+    conditions = evaluations[0].summary["conditions"]
+    if len(conditions) < 2:
+        return None
+    rows = [
+        [one.label, *(with_interval(one.summary["conditions_measured"][c]) for c in conditions)] for one in evaluations
+    ]
+    return "by condition", ["system", *conditions], rows
+
+
+def translation_table(evaluations: Sequence[Evaluation]) -> Table | None:
+    """BLEU and chrF with the bootstrap's spread; None where nothing was translated."""
+    if "translation" not in evaluations[0].summary:
+        return None
+    rows = []
+    for one in evaluations:
+        for condition, told in one.summary["translation"].items():
+            cells = [
+                f"{told[m]['score']:.2f}" + (f" ± {told[m]['plus_minus']:.2f}" if "plus_minus" in told[m] else "")
+                for m in ("bleu", "chrf")
+            ]
+            rows.append([one.label, condition, *cells])
+    first = next(iter(evaluations[0].summary["translation"].values()))
+    title = f"translation: BLEU {first['bleu']['signature']}, chrF {first['chrf']['signature']}"
+    return title, ["system", "condition", "BLEU", "chrF"], rows
+
+
+def worst(evaluation: Evaluation, count: int) -> list[str]:
+    """The utterances with most errors, each with its alignment."""
+    ranked = sorted(evaluation.scored, key=lambda r: (-r.counts.errors, -(r.counts.error_rate or 0), r.name))
+    lines = []
+    for row in [r for r in ranked if r.counts.errors][:count]:
+        facts = ", ".join(filter(None, (row.condition, row.domain, row.language, row.speaker)))
+        lines.append(f"{row.name} ({facts}): {row.counts.errors} errors of {row.counts.length} {row.unit}")
+        if row.failed:
+            lines.append(f"  failed: {row.failed}")
+        lines += [f"  {line}" for line in shown(row.reference, row.heard, row.unit)]
+        lines.append("")
+    return lines

@@ -1,0 +1,173 @@
+"""From transcripts to measures: error rates with intervals, what is hallucinated, what failed, by any column.
+
+Rules: a failed decode counts as an empty transcript. A reference that is empty after normalisation has no units, and
+every unit heard for it is an insertion. Characters are counted where a row's language puts no spaces between words.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from chorus.data.normalise import normaliser, unspaced
+from chorus.evaluate.bootstrap import Interval, clusters_of, interval, macro_interval
+from chorus.evaluate.counts import Counts, Unit, edits, total
+
+LOOP = re.compile(r"\b(\S+(?:\s+\S+){0,7}?)(?:\s+\1){3,}\b")  # up to eight words, four times or more
+COLUMNS = ("domain", "language", "speaker")
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One utterance under one condition, with both texts normalised and counted."""
+
+    name: str
+    condition: str
+    language: str
+    domain: str
+    speaker: str
+    seconds: float
+    raw_reference: str
+    raw_heard: str
+    reference: str
+    heard: str
+    unit: Unit
+    words: Counts
+    characters: Counts
+    failed: str = ""  # why, where the decode failed
+
+    @property
+    def counts(self) -> Counts:
+        """In this row's own unit."""
+        return self.words if self.unit == "words" else self.characters
+
+    @property
+    def loops(self) -> bool:
+        """Whether words repeat four times or more in a row that the reference does not repeat."""
+        return bool(LOOP.search(self.heard)) and not LOOP.search(self.reference)
+
+
+def score(rows: Sequence[Mapping[str, Any]], normaliser_name: str, unit: Unit | None = None) -> list[Scored]:
+    """Normalise and count; `unit` for all rows, else by each row's language."""
+    normalise = normaliser(normaliser_name)
+    return [_scored(row, normalise, unit) for row in rows]
+
+
+def _scored(row: Mapping[str, Any], normalise: Callable[[str], str], unit: Unit | None) -> Scored:
+    reference, heard = normalise(row["reference"]), normalise(row["heard"])
+    chosen: Unit = unit or ("characters" if unspaced(row.get("language", "")) else "words")
+    return Scored(
+        name=row["name"], condition=row["condition"], language=row.get("language", ""), domain=row.get("domain", ""),
+        speaker=row.get("speaker", ""), seconds=row.get("seconds", 0.0), raw_reference=row["reference"],
+        raw_heard=row["heard"], reference=reference, heard=heard, unit=chosen,
+        words=edits(reference, heard, "words"), characters=edits(reference, heard, "characters"),
+        failed=row.get("failed", ""),
+    )  # fmt: skip
+
+
+def unit_of(rows: Sequence[Scored]) -> str:
+    """What an error rate over these rows counts."""
+    units = {row.unit for row in rows}
+    return "words" if units <= {"words"} else "characters" if units == {"characters"} else "mixed"
+
+
+def error_rate(rows: Sequence[Scored]) -> float:
+    """Pooled (micro) error rate in percent, in each row's own unit."""
+    return total(row.counts for row in rows).error_rate
+
+
+def arrays(rows: Sequence[Scored]) -> tuple[Any, Any]:
+    """Errors and lengths [utterances], in each row's own unit."""
+    errors = np.array([row.counts.errors for row in rows], np.float64)
+    return errors, np.array([row.counts.length for row in rows], np.float64)
+
+
+def interval_of(rows: Sequence[Scored], seed: int = 0) -> Interval:
+    """The 95 % interval of the pooled error rate."""
+    clusters, by = clusters_of([row.speaker for row in rows])
+    return interval(*arrays(rows), clusters, by=by, seed=seed)
+
+
+def macro(parts: Mapping[str, Sequence[Scored]], seed: int = 0) -> tuple[float, Interval]:
+    """The unweighted mean of parts' error rates, of those that have a reference, and its interval."""
+    groups = [rows for rows in parts.values() if total(r.counts for r in rows).length]
+    if not groups:
+        return float("nan"), Interval(float("nan"), float("nan"), "utterance", 0)
+    every, kind = [], "speaker"
+    for rows in groups:
+        clusters, by = clusters_of([row.speaker for row in rows])
+        kind = "utterance" if by == "utterance" else kind
+        every.append((*arrays(rows), clusters))
+    return float(np.mean([error_rate(rows) for rows in groups])), macro_interval(every, by=kind, seed=seed)
+
+
+def measures(rows: Sequence[Scored]) -> dict[str, Any]:
+    """Everything that is told of a set of rows; rates in percent, None where they are not defined."""
+    words, characters = total(r.words for r in rows), total(r.characters for r in rows)
+    silent = [r for r in rows if not r.reference]
+    spoken = [r for r in rows if r.reference]
+    ratio = sum(len(r.heard) for r in spoken) / max(1, sum(len(r.reference) for r in spoken))
+    heard_in_silence = sum(r.words.insertions for r in silent)
+    minutes = sum(r.seconds for r in silent) / 60
+    return {
+        "utterances": len(rows),
+        "seconds": round(sum(r.seconds for r in rows), 3),
+        "failed": sum(bool(r.failed) for r in rows),
+        "empty_references": len(silent),
+        "unit": unit_of(rows),
+        "error_rate": known(error_rate(rows)),
+        "interval": {k: known(v) if isinstance(v, float) else v for k, v in interval_of(rows).as_dict().items()},
+        "wer": known(words.error_rate),
+        "cer": known(characters.error_rate),
+        "mer": known(words.match_error_rate),
+        "wil": known(words.information_lost),
+        "words": vars(words),
+        "characters": vars(characters),
+        "hallucination": {
+            "looping_percent": 100 * sum(r.loops for r in rows) / max(1, len(rows)),
+            "words_in_silence": heard_in_silence,
+            "words_per_silent_minute": heard_in_silence / minutes if minutes else None,
+            "length_ratio": ratio if spoken else None,
+        },
+    }
+
+
+def known(value: float) -> float | None:
+    """None for NaN, which JSON does not have."""
+    return None if math.isnan(value) or math.isinf(value) else value
+
+
+def by_column(rows: Sequence[Scored], column: str) -> dict[str, list[Scored]]:
+    """Rows by a column's value, in the order of first appearance."""
+    found: dict[str, list[Scored]] = {}
+    for row in rows:
+        found.setdefault(getattr(row, column), []).append(row)
+    return found
+
+
+def translation(rows: Sequence[Scored], draws: int = 1000) -> dict[str, Any]:
+    """BLEU and chrF of the raw texts by sacrebleu, with its signatures and its own bootstrap over utterances."""
+    from chorus.errors import MissingExtraError
+
+    try:
+        from sacrebleu.metrics import BLEU, CHRF
+    except ImportError:
+        raise MissingExtraError("evaluate", "BLEU and chrF") from None
+    heard, references = [r.raw_heard for r in rows], [[r.raw_reference for r in rows]]
+    found = {}
+    for name, metric in (("bleu", BLEU()), ("chrf", CHRF())):
+        drawn = metric.corpus_score(heard, references, n_bootstrap=draws) if len(rows) > 1 else None
+        exact = type(metric)().corpus_score(heard, references)
+        told = {"score": exact.score, "signature": str(metric.get_signature())}
+        if drawn is not None:
+            import json
+
+            facts = json.loads(drawn.format(is_json=True, width=4, signature=told["signature"]))
+            told |= {"mean": facts.get("confidence_mean"), "plus_minus": facts.get("confidence_var")}
+        found[name] = told
+    return found

@@ -1,0 +1,47 @@
+"""Long audio in pieces: cut at pauses by voice activity, as WhisperX does, and joined to what a model hears at once."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from chorus.data.audio import RATE
+from chorus.errors import MissingExtraError
+
+if TYPE_CHECKING:
+    from chorus.data.audio import Audio
+
+MIN_SILENCE_MS = 500
+PAD_MS = 200
+
+
+def speech(audio: Audio) -> list[tuple[int, int]]:
+    """Where speech is [samples], by the Silero detector that comes with faster-whisper."""
+    try:
+        from faster_whisper.vad import VadOptions, get_speech_timestamps
+    except ImportError:
+        raise MissingExtraError("evaluate", "cutting audio by voice activity") from None
+    options = VadOptions(min_silence_duration_ms=MIN_SILENCE_MS, speech_pad_ms=PAD_MS)
+    return [(int(s["start"]), int(s["end"])) for s in get_speech_timestamps(audio, options)]
+
+
+def joined(spans: list[tuple[int, int]], longest: int) -> list[tuple[int, int]]:
+    """Spans of speech joined while they fit into `longest` samples with what lies between; longer ones are cut.
+
+    >>> joined([(0, 10), (12, 20), (30, 75)], 25)
+    [(0, 20), (30, 55), (55, 75)]
+    """
+    found: list[tuple[int, int]] = []
+    for start, end in spans:
+        if found and end - found[-1][0] <= longest:
+            found[-1] = found[-1][0], end
+            continue
+        while end - start > longest:
+            found.append((start, start + longest))
+            start += longest
+        found.append((start, end))
+    return found
+
+
+def pieces(audio: Audio, longest_s: float) -> list[Audio]:
+    """The audio's speech in pieces that a model hears at once; none where nobody speaks."""
+    return [audio[a:b] for a, b in joined(speech(audio), int(longest_s * RATE))]

@@ -1,0 +1,59 @@
+"""How speech is decoded: everything that may change a transcript, checked before a model is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from chorus.errors import RecipeError, UsageError, nearest
+from chorus.settings import explain
+
+BY_COLUMN, DETECT = "column", "detect"
+Segments = Literal["auto", "vad", "native"]
+
+
+class Decoding(BaseModel):
+    """One decoding.
+
+    segments: `auto` hears what fits the model as it is, and longer audio by the model's own long form, or cut at pauses
+        where it has none; `vad` cuts all audio at pauses and drops what is no speech; `native` insists on the long form.
+    window_s: Whisper hears windows of so many seconds (30 unless told); longer utterances get the whole window. Every
+        utterance's window depends on the utterance alone, so that batches of any size hear the same.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    beam: int = Field(default=1, ge=1)
+    language: str = BY_COLUMN  # a code, `column` (the manifest's), or `detect`
+    task: Literal["transcribe", "translate"] = "transcribe"
+    prompt: str = ""
+    timestamps: bool = False
+    segments: Segments = "auto"
+    batch_size: int = Field(default=16, ge=1)
+    max_new_tokens: int = Field(default=200, ge=1)
+    window_s: int | None = Field(default=None, ge=1, le=30)
+    dtype: Literal["float32", "float16", "bfloat16", "int8"] = "float32"
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "default": {},
+    # arXiv 2603.05354: segments by voice activity (as WhisperX cuts), beam 5
+    "paper": {"segments": "vad", "beam": 5},
+}
+
+
+def decoding(preset: str = "default", settings: Mapping[str, Any] | None = None) -> Decoding:
+    """A preset with some settings changed; None leaves a setting as it is.
+
+    >>> decoding("paper", {"batch_size": 4}).beam
+    5
+    """
+    if preset not in PRESETS:
+        raise UsageError(f'unknown preset "{preset}"{nearest(preset, PRESETS)}')
+    given = {k: v for k, v in (settings or {}).items() if v is not None}
+    try:
+        return Decoding.model_validate({**PRESETS[preset], **given})
+    except ValidationError as error:
+        raise RecipeError(explain(error, Decoding), source="decoding") from None

@@ -1,0 +1,128 @@
+"""What is heard: the rows of manifests, checked before a model is loaded, each under a name that does not change."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from chorus.data.audio import info
+from chorus.data.manifest import Row, groups, read_manifest, select
+from chorus.data.parallel import in_order
+from chorus.data.utterance import Utterance
+from chorus.errors import DataError
+
+SHOWN = 5
+JOBS = 4
+
+
+@dataclass
+class TestSet:
+    """Utterances under unique names, and what was left out: reason -> names."""
+
+    __test__ = False  # not a test of pytest's
+
+    utterances: dict[str, Utterance]
+    left_out: dict[str, list[str]] = field(default_factory=dict)
+
+    @property
+    def mark(self) -> str:
+        """What is asked of a system: the utterances by name, audio, reference and language."""
+        rows = [
+            [name, u.key(), u.row.text, u.row.language, u.row.get("task")] for name, u in self.utterances.items()
+        ]
+        return hashlib.blake2b(json.dumps(rows).encode(), digest_size=20).hexdigest()
+
+    @property
+    def hours(self) -> float:
+        return sum(u.duration_s for u in self.utterances.values()) / 3600
+
+
+def load_test_set(
+    manifests: Sequence[str | Path],
+    *,
+    split: str | None = None,
+    where: Mapping[str, Any] | None = None,
+    columns: Mapping[str, str] | None = None,
+    audio_dir: str | Path | None = None,
+    language: str = "",
+    limit: int | None = None,
+    skip_bad: bool = False,
+) -> TestSet:
+    """The rows to hear: of the split asked for, else `test` where there is one, else all.
+
+    `NAME=MANIFEST` names a set; rows without a domain get it as their domain. Raises `DataError` for unreadable
+    audio (left out and counted with `skip_bad`) and where nothing is left.
+    """
+    rows: list[Row] = []
+    for given in manifests:
+        name, path = _named(str(given))
+        manifest = read_manifest(path, columns=columns, audio_dir=audio_dir)
+        chosen = _of_split(manifest.rows, split)
+        chosen = select(chosen, where or {})
+        if not chosen:
+            raise DataError(f"{path}: none of its {len(manifest)} rows is left", "check --split and --where")
+        rows += [replace(r, domain=r.domain or name, language=r.language or language) for r in chosen[:limit]]
+    found, bad = _readable(rows)
+    if bad and not skip_bad:
+        told = "\n".join(f"  {line}" for line in bad[:SHOWN]) + (f"\n  and {len(bad) - SHOWN} more" * (len(bad) > SHOWN))
+        raise DataError(f"{len(bad)} of {len(rows)} recordings cannot be read\n{told}", "mend them, or --skip-bad")
+    if not found:
+        raise DataError("no recording is left to hear")
+    return TestSet(_unique(found), {"unreadable": bad} if bad else {})
+
+
+def _named(text: str) -> tuple[str, str]:
+    name, equals, path = text.partition("=")
+    return (name, path) if equals and not Path(text).exists() else ("", text)
+
+
+def _of_split(rows: list[Row], split: str | None) -> list[Row]:
+    if split == "all":
+        return rows
+    if split:
+        return [r for r in rows if r.split == split]
+    tests = [r for r in rows if r.split == "test"]
+    return tests if tests else rows
+
+
+def _readable(rows: Sequence[Row]) -> tuple[list[Utterance], list[str]]:
+    """Rows whose audio has a header, with their lengths; what is wrong with the others."""
+
+    def look(row: Row) -> Utterance | str:
+        try:
+            told = info(row.audio)
+        except DataError as error:
+            return error.message
+        if not told.frames or (row.start is not None and row.start >= told.duration_s):
+            return f"{row}: no audio there"
+        whole = told.duration_s if row.end is None else min(row.end, told.duration_s)
+        return Utterance(row, whole - (row.start or 0.0))
+
+    found: list[Utterance] = []
+    bad: list[str] = []
+    for one in in_order(look, rows, JOBS):
+        if isinstance(one, str):
+            bad.append(one)
+        else:
+            found.append(one)
+    return found, bad
+
+
+def _unique(utterances: Sequence[Utterance]) -> dict[str, Utterance]:
+    """By path and cut; the same path in several folders gets the folder's name, what is still the same a number."""
+    several = {
+        name for name, rows in groups([u.row for u in utterances], str).items() if len({r.root for r in rows}) > 1
+    }
+    names: dict[str, Utterance] = {}
+    for u in utterances:
+        name = f"{u.row.root.name}/{u.row}" if str(u.row) in several else str(u.row)
+        count, base = 1, name
+        while name in names:
+            count += 1
+            name = f"{base} ({count})"
+        names[name] = u
+    return names
