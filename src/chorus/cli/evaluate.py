@@ -75,7 +75,8 @@ def _evaluate(models: tuple[str, ...], flags: dict[str, Any]) -> list[Any]:
     from chorus.evaluate.testset import load_test_set
 
     names = (
-        "beam", "language", "task", "prompt", "timestamps", "segments", "batch_size", "max_new_tokens", "window_s", "dtype",
+        "beam", "language", "task", "prompt", "timestamps", "segments", "batch_size", "max_new_tokens", "window_s",
+        "dtype",
     )  # fmt: skip
     heard_by = decoding(flags["preset"], {name: flags[name] for name in names})
     test = load_test_set(
@@ -152,8 +153,8 @@ def _print(evaluations: list[Any], flags: dict[str, Any]) -> None:
     every = evaluations[0].summary["all"]
     note(describe.clusters_note(every), quiet=flags["quiet"])
     if every["empty_references"]:
-        told = f"{every['empty_references']} references are empty after normalisation: what is heard there is insertions"
-        note(told, quiet=flags["quiet"])
+        told = f"{every['empty_references']} references are empty after normalisation"
+        note(f"{told}: what is heard there counts as insertions", quiet=flags["quiet"])
     for one in evaluations:
         note(f"results: {one.directory}", quiet=flags["quiet"])
     if len(evaluations) > 1:

@@ -130,4 +130,5 @@ def shown(reference: str, heard: str, unit: Unit) -> Sequence[str]:
             ref.append(one.ljust(width))
             hyp.append(two.ljust(width))
             marks.append(mark.ljust(width))
-    return tuple(f"{name} {' '.join(parts)}".rstrip() for name, parts in (("REF:", ref), ("HYP:", hyp), ("    ", marks)))
+    lines = (("REF:", ref), ("HYP:", hyp), ("    ", marks))
+    return tuple(f"{name} {' '.join(parts)}".rstrip() for name, parts in lines)

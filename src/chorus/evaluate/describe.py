@@ -34,8 +34,8 @@ def clusters_note(measured: dict[str, Any]) -> str:
     if told["by"] == "speaker":
         return f"95 % intervals by resampling {told['clusters']} speakers"
     return (
-        "95 % intervals by resampling utterances, as there are fewer than 20 speakers: they tell how sure the rate is for "
-        "these speakers, not for others"
+        "95 % intervals by resampling utterances, as there are fewer than 20 speakers: they tell how sure the rate is "
+        "for these speakers, not for others"
     )
 
 

@@ -69,9 +69,7 @@ def segment_errors(reference: str, a: str, b: str, unit: Unit = "words") -> list
 
 def mapsswe(texts: Iterable[tuple[str, str, str, Unit]]) -> Matched:
     """The test over utterances (reference, first system, second system, unit)."""
-    differences = [
-        x - y for reference, a, b, unit in texts for x, y in segment_errors(reference, a, b, unit)
-    ]
+    differences = [x - y for reference, a, b, unit in texts for x, y in segment_errors(reference, a, b, unit)]
     return matched(differences)
 
 

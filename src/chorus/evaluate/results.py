@@ -1,8 +1,8 @@
 """The files of an evaluation: one row an utterance, and a summary; rows of a killed one are found again.
 
-    results.jsonl (or .parquet)   a row an utterance and condition: texts, edits, what failed
-    summary.json                  measures, settings, versions, hashes
-    rows.partial                  what an unfinished evaluation has heard so far
+results.jsonl (or .parquet)   a row an utterance and condition: texts, edits, what failed
+summary.json                  measures, settings, versions, hashes
+rows.partial                  what an unfinished evaluation has heard so far
 """
 
 from __future__ import annotations
@@ -71,7 +71,8 @@ def _read_rows(path: Path) -> list[dict[str, Any]]:
             import pyarrow.parquet as parquet
         except ImportError:
             raise MissingExtraError("audio", f"reading {PARQUET}") from None
-        return [{k: v for k, v in row.items() if v is not None} for row in parquet.read_table(path / PARQUET).to_pylist()]
+        rows = parquet.read_table(path / PARQUET).to_pylist()
+        return [{k: v for k, v in row.items() if v is not None} for row in rows]
     return [json.loads(line) for line in (path / ROWS).read_text(encoding="utf-8").splitlines()]
 
 

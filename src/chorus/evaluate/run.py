@@ -75,7 +75,7 @@ def evaluate(
     returns. `unit` counts "words" or "characters" for all rows, else as each row's language is written. A killed
     evaluation, given again, goes on; a finished one is read, and counted again where only the normaliser differs.
 
-    Raises `DataError`, `CheckpointError`, `MissingExtraError`, `OutputError`, and `ChorusError` where every decode fails.
+    Raises `DataError`, `CheckpointError`, `MissingExtraError`, `OutputError`; `ChorusError` where every decode fails.
 
     >>> chorus.evaluate("openai/whisper-small", "test.csv", "evaluations/small").summary["all"]  # doctest: +SKIP
     """

@@ -17,8 +17,9 @@ Segments = Literal["auto", "vad", "native"]
 class Decoding(BaseModel):
     """One decoding.
 
-    segments: `auto` hears what fits the model as it is, and longer audio by the model's own long form, or cut at pauses
-        where it has none; `vad` cuts all audio at pauses and drops what is no speech; `native` insists on the long form.
+    segments: `auto` hears what fits the model as it is, and longer audio by the model's own long form, or cut at
+        pauses where it has none; `vad` cuts all audio at pauses and drops what is no speech; `native` insists on the
+        long form.
     window_s: Whisper hears windows of so many seconds (30 unless told); longer utterances get the whole window. Every
         utterance's window depends on the utterance alone, so that batches of any size hear the same.
     """

@@ -31,9 +31,7 @@ class TestSet:
     @property
     def mark(self) -> str:
         """What is asked of a system: the utterances by name, audio, reference and language."""
-        rows = [
-            [name, u.key(), u.row.text, u.row.language, u.row.get("task")] for name, u in self.utterances.items()
-        ]
+        rows = [[name, u.key(), u.row.text, u.row.language, u.row.get("task")] for name, u in self.utterances.items()]
         return hashlib.blake2b(json.dumps(rows).encode(), digest_size=20).hexdigest()
 
     @property
@@ -68,7 +66,8 @@ def load_test_set(
         rows += [replace(r, domain=r.domain or name, language=r.language or language) for r in chosen[:limit]]
     found, bad = _readable(rows)
     if bad and not skip_bad:
-        told = "\n".join(f"  {line}" for line in bad[:SHOWN]) + (f"\n  and {len(bad) - SHOWN} more" * (len(bad) > SHOWN))
+        told = "\n".join(f"  {line}" for line in bad[:SHOWN])
+        told += f"\n  and {len(bad) - SHOWN} more" if len(bad) > SHOWN else ""
         raise DataError(f"{len(bad)} of {len(rows)} recordings cannot be read\n{told}", "mend them, or --skip-bad")
     if not found:
         raise DataError("no recording is left to hear")

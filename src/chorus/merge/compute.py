@@ -246,16 +246,19 @@ class Computation(_Base):
         if self.method is None:
             self.base = None
             return self.reader.raw(self.tensor.inputs[0], start, stop)
+        merged = self.method_values(start, stop)
+        return merged + self.base if self.deltas else merged
+
+    def method_values(self, start: int, stop: int) -> Any:
+        """What the method returns for a range, flat: of methods on deltas the merged delta, without the base."""
+        assert self.method is not None
         keywords = self.keywords(self)
         if "offset" in self.method.uses:
             keywords["offset"] = start
         operands = self.operands(start, stop)
         if self.split != "element" and len(self.shape) > 1:
             operands = [x.reshape(-1, *self.shape[1:]) for x in operands]
-        merged = self.call(self.method.function, operands, keywords).reshape(-1)
-        if self.deltas:
-            merged = merged + self.base
-        return merged
+        return self.call(self.method.function, operands, keywords).reshape(-1)
 
     def encoded(self, start: int, stop: int) -> Encoded:
         merged = self.compute(start, stop)

@@ -106,14 +106,14 @@ class Whole(Computation):
         for start in range(0, self.numel, step):
             yield start, min(start + step, self.numel)
 
-    def compute(self, start: int, stop: int) -> Any:
+    def method_values(self, start: int, stop: int) -> Any:
         self.prepare()
         assert self.tensor.base is not None
         self.base = self.reader.values(self.tensor.base, start, stop)
         if isinstance(self._merged, LowRank):
             columns = math.prod(self.shape[1:])
-            return self.base + self._merged.rows(start // columns, stop // columns).reshape(-1)
-        return self.base + self._merged[start:stop]
+            return self._merged.rows(start // columns, stop // columns).reshape(-1)
+        return self._merged[start:stop]
 
     def encoded(self, start: int, stop: int) -> Encoded:
         found = super().encoded(start, stop)

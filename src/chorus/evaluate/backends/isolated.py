@@ -21,9 +21,7 @@ from chorus.evaluate.backends.protocol import Heard, Sound
 class Isolated:
     """The backend (see protocol.py) that `module:class` makes of `settings`, in a child process."""
 
-    def __init__(
-        self, made_by: str, settings: Mapping[str, Any], *, longest_s: float | None, long_form: bool
-    ) -> None:
+    def __init__(self, made_by: str, settings: Mapping[str, Any], *, longest_s: float | None, long_form: bool) -> None:
         self.made_by, self.settings = made_by, dict(settings)
         self.longest_s, self.long_form = longest_s, long_form
         self.facts: dict[str, str] = {}

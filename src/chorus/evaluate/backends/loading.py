@@ -37,7 +37,7 @@ def load_model(cls: Any, system: System, decoding: Decoding, device: str) -> Any
         if system.tensors is None:
             model = cls.from_pretrained(system.directory, dtype=dtype, use_safetensors=True)
         else:
-            state = {name: tensor.read() for name, tensor in system.tensors.items()}
+            state = {name: tensor.read().clone() for name, tensor in system.tensors.items()}  # the engine infers
             model = cls.from_pretrained(None, config=load_config(system), state_dict=state, dtype=dtype)
             _take_generation(model, system)
     except (OSError, ValueError, RuntimeError) as error:

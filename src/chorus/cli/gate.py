@@ -1,0 +1,46 @@
+"""`chorus gate`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from chorus.cli.output import as_json
+from chorus.errors import UsageError
+
+
+@click.command("gate", short_help="Exit 1 where an evaluation is not good enough.")
+@click.argument("result", metavar="RESULT")
+@click.option("--against", metavar="RESULT", help="What it may not be worse than.")
+@click.option("--max-wer", type=float, metavar="PERCENT", help="The highest word error rate.")
+@click.option("--max-cer", type=float, metavar="PERCENT", help="The highest character error rate.")
+@click.option("--max-regression", type=float, metavar="POINTS", help="The most that --against may be better by.")
+@click.option("--max-domain-regression", type=float, metavar="POINTS", help="The same in the worst domain.")
+@click.option("--max-failed", type=click.IntRange(0), default=0, help="Failed decodes.  [default: 0]")
+@click.option("--significant", is_flag=True, help="A regression counts only where its 95 % interval lies above zero.")
+@click.option("--json", "json_", is_flag=True, help="Print the checks as JSON.")
+@click.pass_context
+def command(context: click.Context, result: str, json_: bool, **flags: Any) -> None:
+    """Check an evaluation, for pipelines: exit code 0 where everything holds, 1 where something does not.
+
+    \b
+    chorus gate evaluations/merged --max-wer 12 --max-regression 0.5 --against evaluations/base
+    """
+    from chorus.evaluate.gate import as_dict, gate
+    from chorus.evaluate.results import read_evaluation
+
+    bounds = ("max_wer", "max_cer", "max_regression", "max_domain_regression")
+    if all(flags[name] is None for name in bounds):
+        raise UsageError("nothing to check", "give --max-wer, --max-cer or --max-regression with --against")
+    regressions = flags["max_regression"] is not None or flags["max_domain_regression"] is not None
+    if regressions != bool(flags["against"]):
+        raise UsageError("--against and a regression's bound go together", "--against RESULT --max-regression 0.5")
+    against = flags.pop("against")
+    checks = gate(read_evaluation(result), against=read_evaluation(against) if against else None, **flags)
+    if json_:
+        as_json(as_dict(checks))
+    else:
+        click.echo("\n".join(map(str, checks)))
+    if not all(check.ok for check in checks):
+        context.exit(1)

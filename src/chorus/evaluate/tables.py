@@ -1,0 +1,125 @@
+"""A comparison as rows of texts: rates by domain, averages, and differences with their marks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from chorus.evaluate.bootstrap import Interval
+from chorus.evaluate.compare import Comparison, Line
+
+NAMES = {"in-domain": "in-domain", "out-of-domain": "out-of-domain", "other-language": "other languages", "all": "all"}
+Rows = tuple[str, list[str], list[list[str]], list[str], set[tuple[int, int]]]
+
+
+def rates_table(made: Comparison, *, domains: bool = True) -> Rows:
+    """(title, columns, rows, notes, best cells): a line a system, a column a domain and a group's average."""
+    groups = [*made.groups, *(["all"] if len(made.groups) > 1 else [])]
+    cells = [c.name for c in made.cells] if domains else []
+    kinds = {"words": "", "characters": " (CER)", "mixed": " (mixed)"}
+    marks = {c.name: kinds[c.unit] for c in made.cells}
+    many = any(len(line.recovery) for line in made.lines)
+    outside = any(line.forgetting is not None for line in made.lines)
+    columns = ["system", *(f"{name}{marks[name]}" for name in cells), *(f"{NAMES[g]} average" for g in groups)]
+    columns += ["recovery mean", "worst"] if many else []
+    columns += ["forgetting"] if outside else []
+    rows = []
+    for line in made.lines:
+        row = [_named(line), *(_rate(line.rates[c], line.intervals[c]) for c in cells)]
+        row += [_rate(line.averages[g], line.average_intervals[g]) + _mark(line, made, g) for g in groups]
+        row += [_share(line.recovery_mean), _share(line.recovery_worst)] if many else []
+        row += ["-" if line.forgetting is None else f"{line.forgetting:+.2f}"] if outside else []
+        rows.append(row)
+    best = set()
+    for j in range(1, 1 + len(cells) + len(groups)):
+        values = [_value(line, j - 1, cells, groups) for line in made.lines]
+        least = min((v for v in values if not math.isnan(v)), default=math.nan)
+        best |= {(i, j) for i, v in enumerate(values) if v == least}
+    kind = "Error rate" if len({c.unit for c in made.cells}) > 1 else "WER" if made.cells[0].unit == "words" else "CER"
+    title = f"{kind}, percent [95 % interval], normaliser {made.normaliser}, {made.condition}"
+    return title, columns, rows, notes_of(made), best
+
+
+def _value(line: Line, index: int, cells: Sequence[str], groups: Sequence[str]) -> float:
+    if index < len(cells):
+        return line.rates[cells[index]]
+    return line.averages[groups[index - len(cells)]]
+
+
+def _named(line: Line) -> str:
+    home = f" ({line.home})" if line.home and line.home not in line.label else ""
+    return f"{line.label}{home}{' †' if line.overfits else ''}"
+
+
+def _rate(value: float, interval: Interval) -> str:
+    if math.isnan(value):
+        return "-"
+    inside = "" if math.isnan(interval.low) else f" [{interval.low:.1f}, {interval.high:.1f}]"
+    return f"{value:.2f}{inside}"
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2f}"
+
+
+def _mark(line: Line, made: Comparison, group: str) -> str:
+    against = made.joint or made.base
+    return next((f" {d.mark}" for d in line.differences if d.reference == against and d.group == group and d.mark), "")
+
+
+def notes_of(made: Comparison) -> list[str]:
+    """What the table's reader must know."""
+    notes = []
+    if made.by == "utterance":
+        notes.append(
+            "Intervals resample utterances, as there are fewer than 20 speakers: they tell how sure the rates are for "
+            "these speakers, not for others."
+        )
+    else:
+        notes.append(f"Intervals resample {made.clusters} speakers.")
+    if any(line.differences for line in made.lines):
+        against = made.joint or made.base
+        notes.append(f"*, **, ***: differs from {against}, MAPSSWE with Holm's correction, p < .05, .01, .001.")
+    if any(line.recovery for line in made.lines):
+        notes.append("Recovery: (system - base) / (specialist - base), over the in-domain columns.")
+    if any(line.forgetting is not None for line in made.lines):
+        notes.append("Forgetting: points lost to the base outside the in-domain columns, in the mean.")
+    if any(line.overfits for line in made.lines):
+        notes.append("†: gains at home, and loses elsewhere in the mean.")
+    return [*notes, *(f"{note}." for note in made.notes)]
+
+
+def differences_table(made: Comparison) -> Rows | None:
+    """Every test: points, bootstrap interval, p values; None where there was no reference to test against."""
+    rows = []
+    for line in made.lines:
+        for d in line.differences:
+            rows.append([
+                line.label, d.reference, NAMES[d.group], f"{d.points:+.2f}", f"[{d.low:+.1f}, {d.high:+.1f}]",
+                f"{d.mapsswe.segments}", f"{d.mapsswe.z:.2f}", _p(d.mapsswe.p), f"{_p(d.p)} {d.mark}".strip(),
+                _p(d.p_bootstrap),
+            ])  # fmt: skip
+    if not rows:
+        return None
+    columns = ["system", "less", "over", "points", "95 %", "segments", "z", "p", "p (Holm)", "p (bootstrap)"]
+    notes = ["Negative points: fewer errors than the reference. p by MAPSSWE; Holm's over the systems of a reference."]
+    return "Differences between systems, pooled error rates", columns, rows, notes, set()
+
+
+def _p(value: float) -> str:
+    return "-" if math.isnan(value) else "< .001" if value < 0.001 else f"{value:.3f}"
+
+
+def plain(made: Comparison) -> dict[str, Any]:
+    """The comparison for JSON, without NaN."""
+
+    def clean(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {k: clean(v) for k, v in value.items()}
+        if isinstance(value, list | tuple):
+            return [clean(v) for v in value]
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    found: dict[str, Any] = clean(made.as_dict())
+    return found

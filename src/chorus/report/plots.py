@@ -1,0 +1,156 @@
+"""Plots as PNG and SVG: rates by domain, specialisation against retention, rates over a parameter, spectra.
+
+Colours carry the role (base, specialist, joint, merge), shapes tell systems of one role apart; nothing needs colour.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from chorus.checkpoints.writer import explained
+from chorus.errors import MissingExtraError
+
+COLOURS = {"base": "#555555", "specialist": "#d1495b", "joint": "#00798c", "merge": "#edae49", "": "#7a5195"}
+NAMES = {"base": "base", "specialist": "specialists", "joint": "joint fine-tune", "merge": "merges", "": "models"}
+MARKERS = "osD^v<>PXph*"
+HASH_SALT = "chorus"  # of the names inside SVG files, which are otherwise drawn anew each time
+
+
+@dataclass(frozen=True)
+class Point:
+    """A system's rate, perhaps with an interval."""
+
+    system: str
+    role: str
+    values: Mapping[str, float]  # by domain, or by axis
+    intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+
+
+def _figure(width: float, height: float) -> tuple[Any, Any]:
+    try:
+        from matplotlib import rcParams
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise MissingExtraError("audio", "plots") from None
+    rcParams["svg.hashsalt"] = HASH_SALT
+    rcParams["svg.fonttype"] = "path"
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes = figure.subplots()
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="both", color="#e5e5e5", linewidth=0.8)
+    axes.set_axisbelow(True)
+    return figure, axes
+
+
+def save(figure: Any, stem: Path) -> list[Path]:
+    """The figure as `stem`.png and `stem`.svg, without dates."""
+    made = []
+    with explained(stem):
+        stem.parent.mkdir(parents=True, exist_ok=True)
+        for suffix, more in (
+            (".png", {"dpi": 150, "metadata": {"Software": None}}),
+            (".svg", {"metadata": {"Date": None}}),
+        ):
+            path = stem.with_name(stem.name + suffix)
+            figure.savefig(path, **more)
+            made.append(path)
+    return made
+
+
+def by_domain(points: Sequence[Point], domains: Sequence[str], stem: Path, *, what: str) -> list[Path]:
+    """Rates by domain: a row a system, a dot a domain with its interval, the mean as a bar."""
+    figure, axes = _figure(8.5, 1.6 + 0.36 * len(points))
+    for i, point in enumerate(points):
+        y = len(points) - 1 - i
+        known = [point.values[d] for d in domains if point.values[d] == point.values[d]]
+        mean = sum(known) / len(known) if known else 0.0
+        axes.barh(y, mean, height=0.66, color=COLOURS[point.role], alpha=0.28, zorder=1)
+        for j, domain in enumerate(domains):
+            value = point.values[domain]
+            shift = 0.26 * (0.5 - (j + 0.5) / len(domains)) * 2
+            if domain in point.intervals:
+                axes.plot(point.intervals[domain], [y + shift] * 2, color="#aaaaaa", linewidth=0.8, zorder=2)
+            axes.plot(
+                value, y + shift, MARKERS[j % len(MARKERS)], color=COLOURS[point.role], markeredgecolor="#222222",
+                markeredgewidth=0.4, markersize=5, zorder=3, label=domain if i == 0 else None,
+            )  # fmt: skip
+    axes.set_yticks(range(len(points)), [p.system for p in reversed(points)])
+    axes.set_xlim(left=0)
+    axes.set_xlabel(f"{what}; bar: mean")
+    legend = axes.legend(ncols=min(6, len(domains)), loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False)
+    for handle in legend.legend_handles:
+        handle.set_color("#555555")
+    return save(figure, stem)
+
+
+def pareto(points: Sequence[tuple[float, float]]) -> list[int]:
+    """Which of (x, y), both to be small, no other is at least as good in both and better in one, by x.
+
+    >>> pareto([(1, 3), (2, 2), (3, 3), (3, 1)])
+    [0, 1, 3]
+    """
+    front = [
+        i for i, (x, y) in enumerate(points) if not any((a <= x and b <= y) and (a < x or b < y) for a, b in points)
+    ]
+    return sorted(front, key=lambda i: points[i])
+
+
+def trade(points: Sequence[Point], stem: Path, *, x: str, y: str, x_name: str, y_name: str) -> list[Path]:
+    """Specialisation against retention: below and left is better; the line joins what nothing beats in both."""
+    figure, axes = _figure(7.5, 5.2)
+    places = [(p.values[x], p.values[y]) for p in points]
+    front = pareto(places)
+    axes.plot([places[i][0] for i in front], [places[i][1] for i in front], color="#999999", linewidth=1.2, zorder=1)
+    for role in dict.fromkeys(p.role for p in points):
+        members = [i for i, p in enumerate(points) if p.role == role]
+        axes.scatter(
+            [places[i][0] for i in members], [places[i][1] for i in members], s=52, color=COLOURS[role],
+            edgecolors="#222222", linewidths=0.5, zorder=3, label=NAMES[role],
+        )  # fmt: skip
+    for (a, b), point in zip(places, points, strict=True):
+        axes.annotate(point.system, (a, b), xytext=(5, 4), textcoords="offset points", fontsize=7.5, zorder=4)
+    axes.margins(x=0.15, y=0.12)
+    axes.set_xlabel(x_name)
+    axes.set_ylabel(y_name)
+    axes.legend(frameon=False, loc="upper right")
+    return save(figure, stem)
+
+
+def curve(
+    lines: Mapping[str, Sequence[tuple[float, float]]], stem: Path, *, parameter: str, what: str,
+    levels: Mapping[str, float] | None = None, bands: Mapping[str, Sequence[tuple[float, float]]] | None = None,
+) -> list[Path]:  # fmt: skip
+    """Rates over a method's parameter; `levels` are other systems' rates as dashed lines."""
+    figure, axes = _figure(7.0, 4.4)
+    palette = ("#00798c", "#d1495b", "#edae49", "#7a5195", "#555555")
+    for number, (name, points) in enumerate(lines.items()):
+        colour = palette[number % len(palette)]
+        xs = [a for a, _ in points]
+        axes.plot(xs, [b for _, b in points], marker=MARKERS[number], color=colour, label=name, markersize=5)
+        if bands and name in bands:
+            low, high = zip(*bands[name], strict=True)
+            axes.fill_between(xs, low, high, color=colour, alpha=0.12, linewidth=0)
+    for number, (name, value) in enumerate((levels or {}).items()):
+        axes.axhline(value, color="#777777", linestyle=("--", ":", "-.")[number % 3], linewidth=1, label=name)
+    axes.set_xlabel(parameter)
+    axes.set_ylabel(what)
+    axes.legend(frameon=False, fontsize=8.5)
+    return save(figure, stem)
+
+
+def ranks(systems: Sequence[tuple[str, str, Sequence[float]]], stem: Path, *, what: str) -> list[Path]:
+    """The spread over matrices of a number for each system (name, role, values): boxes, medians marked."""
+    figure, axes = _figure(8.0, 1.4 + 0.36 * len(systems))
+    for i, (_, role, values) in enumerate(systems):
+        box = axes.boxplot(
+            list(values), positions=[len(systems) - 1 - i], orientation="horizontal", widths=0.6, showfliers=False,
+            patch_artist=True, medianprops={"color": "#222222"},
+        )  # fmt: skip
+        box["boxes"][0].set(facecolor=COLOURS[role], alpha=0.6)
+    axes.set_yticks(range(len(systems)), [name for name, _, _ in reversed(systems)])
+    axes.set_xlim(left=0)
+    axes.set_xlabel(what)
+    return save(figure, stem)
