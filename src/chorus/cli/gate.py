@@ -21,7 +21,7 @@ from chorus.errors import UsageError
 @click.option("--significant", is_flag=True, help="A regression counts only where its 95 % interval lies above zero.")
 @click.option("--json", "json_", is_flag=True, help="Print the checks as JSON.")
 @click.pass_context
-def command(context: click.Context, result: str, json_: bool, **flags: Any) -> None:
+def command(context: click.Context, /, result: str, json_: bool, **flags: Any) -> None:
     """Check an evaluation, for pipelines: exit code 0 where everything holds, 1 where something does not.
 
     \b

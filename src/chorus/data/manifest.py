@@ -228,8 +228,7 @@ def write_manifest(rows: Sequence[Row], target: str | Path) -> Path:
     if path.suffix not in SUFFIXES:
         raise UsageError(f"{path}: the suffix must be one of {', '.join(SUFFIXES)}")
     records = [_record(row, path.parent) for row in rows]
-    header = [c for c in COLUMNS if any(r.get(c) not in (None, "") for r in records) or c in ("path", "text")]
-    header += sorted({k for r in records for k in r} - set(COLUMNS))
+    header = _header(records)
     from chorus.checkpoints.writer import explained
 
     with explained(path):
@@ -243,12 +242,25 @@ def write_manifest(rows: Sequence[Row], target: str | Path) -> Path:
             lines = [{c: r[c] for c in header if r.get(c) not in (None, "")} for r in records]
             path.write_text("".join(json.dumps(x, ensure_ascii=False) + "\n" for x in lines), encoding="utf-8")
         else:
-            with path.open("w", newline="", encoding="utf-8") as file:
-                delimiter = "\t" if path.suffix == ".tsv" else ","
-                writer = csv.DictWriter(file, header, delimiter=delimiter, lineterminator="\n", restval="")
-                writer.writeheader()
-                writer.writerows({c: "" if r.get(c) is None else r[c] for c in header} for r in records)
+            path.write_text(manifest_text(rows, path), encoding="utf-8", newline="")
     return path
+
+
+def manifest_text(rows: Sequence[Row], target: Path) -> str:
+    """A CSV or TSV manifest's text, as it would be written to `target`."""
+    records = [_record(row, target.parent) for row in rows]
+    header, out = _header(records), io.StringIO()
+    delimiter = "\t" if target.suffix == ".tsv" else ","
+    writer = csv.DictWriter(out, header, delimiter=delimiter, lineterminator="\n", restval="")
+    writer.writeheader()
+    writer.writerows({c: "" if r.get(c) is None else r[c] for c in header} for r in records)
+    return out.getvalue()
+
+
+def _header(records: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The columns that have a value, Chorus's first."""
+    header = [c for c in COLUMNS if any(r.get(c) not in (None, "") for r in records) or c in ("path", "text")]
+    return header + sorted({k for r in records for k in r} - set(COLUMNS))
 
 
 def _record(row: Row, home: Path) -> dict[str, Any]:

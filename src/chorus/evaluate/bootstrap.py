@@ -38,12 +38,14 @@ class Interval:
         return vars(self)
 
 
-def clusters_of(speakers: Sequence[str], *, least: int = MIN_CLUSTERS) -> tuple[NDArray[np.int64], str]:
-    """(the cluster of each utterance, what a cluster is): speakers, or utterances where there are too few."""
-    names = {name: i for i, name in enumerate(dict.fromkeys(speakers))}
-    if "" in names or len(names) < least:
-        return np.arange(len(speakers)), "utterance"
-    return np.array([names[s] for s in speakers]), "speaker"
+def clusters_of(
+    speakers: Sequence[str], utterances: Sequence[str], *, least: int = MIN_CLUSTERS
+) -> tuple[NDArray[np.int64], str]:
+    """(the cluster of each row, what a cluster is): speakers, or utterances where there are too few."""
+    enough = "" not in speakers and len(set(speakers)) >= least
+    values = speakers if enough else utterances
+    names = {name: i for i, name in enumerate(dict.fromkeys(values))}
+    return np.array([names[v] for v in values], np.int64), "speaker" if enough else "utterance"
 
 
 def interval(
@@ -58,11 +60,16 @@ def interval(
     count = len(sums)
     if count < 2 or not sums[:, 1].sum():
         return Interval(float("nan"), float("nan"), by, count)
-    if not sums[:, 0].any():  # resampling perfection finds nothing else: the exact bound of no error in so many
-        return Interval(0.0, 100 * (1 - ((1 - level) / 2) ** (1 / count)), by, count)
+    if not sums[:, 0].any():
+        return Interval(0.0, _perfect(level, count), by, count)
     found = np.concatenate([100 * _ratio(w @ sums) for w in resamples(count, draws, seed)])
     low, high = np.nanquantile(found, tails(level, count) if widen else ((1 - level) / 2, (1 + level) / 2))
     return Interval(float(low), float(high), by, count)
+
+
+def _perfect(level: float, count: int) -> float:
+    """The upper end where nothing was wrong, which resampling cannot tell: the exact binomial bound."""
+    return float(100 * (1 - ((1 - level) / 2) ** (1 / count)))
 
 
 def macro_interval(
@@ -70,6 +77,9 @@ def macro_interval(
     draws: int = DRAWS, seed: int = 0,
 ) -> Interval:  # fmt: skip
     """The interval of the unweighted mean of several parts' error rates, each resampled within itself."""
+    if not any(errors.any() for errors, _, _ in parts):
+        count = sum(len(np.unique(clusters)) for _, _, clusters in parts)
+        return Interval(0.0, _perfect(level, count), by, count)
     means, smallest = np.zeros(draws), 10**9
     for number, (errors, lengths, clusters) in enumerate(parts):
         sums = _sums(np.column_stack([errors, lengths]), clusters)
@@ -129,6 +139,6 @@ def _sums(values: Floats, clusters: NDArray[np.int64]) -> Floats:
 
 
 def _ratio(sums: Floats) -> Floats:
-    with np.errstate(invalid="ignore", divide="ignore"):
-        found: Floats = sums[:, 0] / sums[:, 1]
+    lengths = np.where(sums[:, 1] > 0, sums[:, 1], np.nan)  # a draw without a reference has no rate
+    found: Floats = sums[:, 0] / lengths
     return found

@@ -13,10 +13,10 @@ from typing import Any, Literal
 import numpy as np
 
 from chorus.errors import DataError, UsageError, nearest
-from chorus.evaluate.bootstrap import Interval, clusters_of, paired_bootstrap
-from chorus.evaluate.mapsswe import Matched, holm, mapsswe
+from chorus.evaluate.bootstrap import Interval, paired_bootstrap
+from chorus.evaluate.mapsswe import Matched, holm, mapsswe, matched
 from chorus.evaluate.results import Evaluation
-from chorus.evaluate.scores import Scored, arrays, by_column, error_rate, interval_of, macro, unit_of
+from chorus.evaluate.scores import Scored, arrays, by_column, clustered, error_rate, interval_of, macro, unit_of
 
 Group = Literal["in-domain", "out-of-domain", "other-language"]
 GROUPS: tuple[Group, ...] = ("in-domain", "out-of-domain", "other-language")
@@ -136,7 +136,7 @@ def compare(
     lines = [_line(one, roles[one.label], own, cells, column) for one, own in zip(evaluations, rows, strict=True)]
     base_name = next((label for label, (role, _) in roles.items() if role == "base"), "")
     joint_name = next((label for label, (role, _) in roles.items() if role == "joint"), "")
-    clusters, by = clusters_of([r.speaker for r in rows[0]])
+    clusters, by = clustered(rows[0])
     made = Comparison(
         cells, lines, base_name, joint_name, chosen, normaliser or evaluations[0].normaliser, by,
         len(np.unique(clusters)), notes,
@@ -304,9 +304,20 @@ def _tested(
 ) -> Difference:
     pairs = [(x, y) for x, y in zip(a, b, strict=True) if getattr(x, column) in names]
     first, second = [x for x, _ in pairs], [y for _, y in pairs]
-    clusters, _ = clusters_of([x.speaker for x in first])
+    clusters, _ = clustered(first)
     errors_a, lengths = arrays(first)
     errors_b, _ = arrays(second)
     low, high, p = paired_bootstrap(errors_a, errors_b, lengths, clusters)
-    matched = mapsswe([(x.reference, x.heard, y.heard, x.unit) for x, y in pairs])
-    return Difference(reference, group, error_rate(first) - error_rate(second), low, high, p, matched)
+    return Difference(reference, group, error_rate(first) - error_rate(second), low, high, p, _matched(pairs))
+
+
+def _matched(pairs: Sequence[tuple[Scored, Scored]]) -> Matched:
+    """MAPSSWE; of several seeds an utterance's errors are summed over them, and each utterance is one segment."""
+    if len({x.utterance for x, _ in pairs}) == len(pairs):
+        return mapsswe([(x.reference, x.heard, y.heard, x.unit) for x, y in pairs])
+    sums: dict[str, list[int]] = {}
+    for x, y in pairs:
+        both = sums.setdefault(x.utterance, [0, 0])
+        both[0] += x.counts.errors
+        both[1] += y.counts.errors
+    return matched([a - b for a, b in sums.values() if a or b])

@@ -88,11 +88,11 @@ def evaluate(
     task = Task(opened, data, decoding or Decoding(), chosen, chosen_backend(backend, opened), device)
     place = Path(out) if out is not None else Path("evaluations") / opened.label
     settings = {"normaliser": normaliser, "unit": unit, "parquet": parquet}
-    done = _finished(place, task.mark, settings, overwrite=overwrite)
+    done = finished(place, task.mark, settings, overwrite=overwrite)
     return done if done is not None else hear(task, place, settings, progress)
 
 
-def _finished(place: Path, mark: str, settings: Mapping[str, Any], *, overwrite: bool) -> Evaluation | None:
+def finished(place: Path, mark: str, settings: Mapping[str, Any], *, overwrite: bool) -> Evaluation | None:
     """What is there already of the same task."""
     if overwrite or not place.exists() or not any(place.iterdir()):
         return None
@@ -115,13 +115,15 @@ def _finished(place: Path, mark: str, settings: Mapping[str, Any], *, overwrite:
     return write_evaluation(place, summary, with_edits(found.rows, settings), parquet=settings["parquet"])
 
 
-def hear(task: Task, place: Path, settings: Mapping[str, Any], progress: Progress) -> Evaluation:
-    """Decode what is not heard yet, then count."""
+def hear(
+    task: Task, place: Path, settings: Mapping[str, Any], progress: Progress, backend: Backend | None = None
+) -> Evaluation:
+    """Decode what is not heard yet, then count. A `backend` that is given has loaded the system, and stays open."""
     from chorus.evaluate.summary import summarise
 
     partial = Partial(place, task.mark)
     try:
-        listener = Listener(task, partial)
+        listener = Listener(task, partial, backend)
         facts = listener.run(progress)
     finally:
         partial.close()
@@ -171,8 +173,8 @@ def with_edits(rows: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -
 class Listener:
     """Hears what a partial result lacks; the audio of the next utterances is read while these are decoded."""
 
-    def __init__(self, task: Task, partial: Partial) -> None:
-        self.task, self.partial = task, partial
+    def __init__(self, task: Task, partial: Partial, backend: Backend | None = None) -> None:
+        self.task, self.partial, self.backend = task, partial, backend
         self._cuts, self._longest = False, 30 * RATE
 
     def run(self, progress: Progress) -> dict[str, str]:
@@ -187,7 +189,7 @@ class Listener:
         if not left:
             return {}
         with quiet_libraries():
-            backend = BACKENDS.get(task.backend)(task.system, task.decoding, task.device)
+            backend = self.backend or BACKENDS.get(task.backend)(task.system, task.decoding, task.device)
             try:
                 backend.check([u.row for u in task.test.utterances.values()])
                 self._cut_as(backend)
@@ -196,7 +198,8 @@ class Listener:
                     self.partial.add(rows)
                     progress(total - len(left) + self._count(left), total)
             finally:
-                backend.close()
+                if backend is not self.backend:
+                    backend.close()
         return dict(backend.facts)
 
     def _cut_as(self, backend: Backend) -> None:

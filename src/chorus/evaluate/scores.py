@@ -40,6 +40,7 @@ class Scored:
     words: Counts
     characters: Counts
     failed: str = ""  # why, where the decode failed
+    utterance: str = ""  # what is heard, where rows of several seeds stand together
 
     @property
     def counts(self) -> Counts:
@@ -66,7 +67,7 @@ def _scored(row: Mapping[str, Any], normalise: Callable[[str], str], unit: Unit 
         speaker=row.get("speaker", ""), seconds=row.get("seconds", 0.0), raw_reference=row["reference"],
         raw_heard=row["heard"], reference=reference, heard=heard, unit=chosen,
         words=edits(reference, heard, "words"), characters=edits(reference, heard, "characters"),
-        failed=row.get("failed", ""),
+        failed=row.get("failed", ""), utterance=row.get("utterance", row["name"]),
     )  # fmt: skip
 
 
@@ -89,8 +90,13 @@ def arrays(rows: Sequence[Scored]) -> tuple[Any, Any]:
 
 def interval_of(rows: Sequence[Scored], seed: int = 0) -> Interval:
     """The 95 % interval of the pooled error rate."""
-    clusters, by = clusters_of([row.speaker for row in rows])
+    clusters, by = clustered(rows)
     return interval(*arrays(rows), clusters, by=by, seed=seed)
+
+
+def clustered(rows: Sequence[Scored]) -> tuple[Any, str]:
+    """(the cluster of each row, what a cluster is): see `clusters_of`."""
+    return clusters_of([row.speaker for row in rows], [row.utterance for row in rows])
 
 
 def macro(parts: Mapping[str, Sequence[Scored]], seed: int = 0) -> tuple[float, Interval]:
@@ -100,7 +106,7 @@ def macro(parts: Mapping[str, Sequence[Scored]], seed: int = 0) -> tuple[float, 
         return float("nan"), Interval(float("nan"), float("nan"), "utterance", 0)
     every, kind = [], "speaker"
     for rows in groups:
-        clusters, by = clusters_of([row.speaker for row in rows])
+        clusters, by = clustered(rows)
         kind = "utterance" if by == "utterance" else kind
         every.append((*arrays(rows), clusters))
     return float(np.mean([error_rate(rows) for rows in groups])), macro_interval(every, by=kind, seed=seed)

@@ -64,6 +64,11 @@ def load_test_set(
         if not chosen:
             raise DataError(f"{path}: none of its {len(manifest)} rows is left", "check --split and --where")
         rows += [replace(r, domain=r.domain or name, language=r.language or language) for r in chosen[:limit]]
+    return of_rows(rows, skip_bad=skip_bad)
+
+
+def of_rows(rows: Sequence[Row], *, skip_bad: bool = False) -> TestSet:
+    """The rows as a test set; `DataError` as `load_test_set` says."""
     found, bad = _readable(rows)
     if bad and not skip_bad:
         told = "\n".join(f"  {line}" for line in bad[:SHOWN])

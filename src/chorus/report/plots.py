@@ -110,13 +110,25 @@ def trade(points: Sequence[Point], stem: Path, *, x: str, y: str, x_name: str, y
             [places[i][0] for i in members], [places[i][1] for i in members], s=52, color=COLOURS[role],
             edgecolors="#222222", linewidths=0.5, zorder=3, label=NAMES[role],
         )  # fmt: skip
-    for (a, b), point in zip(places, points, strict=True):
-        axes.annotate(point.system, (a, b), xytext=(5, 4), textcoords="offset points", fontsize=7.5, zorder=4)
+    for place, point, below in zip(places, points, _crowd(places), strict=True):
+        axes.annotate(
+            point.system, place, xytext=(5, 4 - 9 * below), textcoords="offset points", fontsize=7.5, zorder=4
+        )
     axes.margins(x=0.15, y=0.12)
     axes.set_xlabel(x_name)
     axes.set_ylabel(y_name)
     axes.legend(frameon=False, loc="upper right")
     return save(figure, stem)
+
+
+def _crowd(places: Sequence[tuple[float, float]]) -> list[int]:
+    """For each point how many earlier ones lie so near that their labels would lie on its own."""
+    width = max(x for x, _ in places) - min(x for x, _ in places) or 1.0
+    height = max(y for _, y in places) - min(y for _, y in places) or 1.0
+    return [
+        sum(abs(x - a) < 0.12 * width and abs(y - b) < 0.03 * height for a, b in places[:i])
+        for i, (x, y) in enumerate(places)
+    ]
 
 
 def curve(

@@ -38,7 +38,7 @@ def _cells(table: Table, bold: tuple[str, str], escape: dict[str, str]) -> list[
 
 
 def _markdown(table: Table) -> str:
-    rows = _cells(table, ("**", "**"), {"|": r"\|"})
+    rows = _cells(table, ("**", "**"), {"|": r"\|", "*": r"\*"})
     lines = [f"**{table.title}**", "", _bar(table.columns), _bar(["---", *["---:"] * (len(table.columns) - 1)])]
     lines += [_bar(row) for row in rows]
     lines += ["", *table.notes] if table.notes else []

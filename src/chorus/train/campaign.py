@@ -116,9 +116,11 @@ def _part(config: TrainConfig, name: str, where: dict[str, Any]) -> TrainConfig:
 
 def run_jobs(
     jobs: Sequence[Job], *, parallel: int | None = None, settings: dict[str, Any] | None = None,
-    note: Note = lambda text: None,
+    note: Note = lambda text: None, ended: Callable[[Job], None] = lambda job: None,
 ) -> list[dict[str, Any]]:  # fmt: skip
     """Run the trainings, some at once, each GPU taking one at a time. Results in the order of the jobs.
+
+    `ended` is called, from the thread of its training, whenever one has succeeded.
 
     A training that fails does not stop the others; at the end `ChorusError` names all that failed.
     """
@@ -143,6 +145,7 @@ def run_jobs(
             if stop.is_set():
                 return
             results[job.name] = _run_one(job, device, threads, settings or {}, note)
+            ended(job)
         except ChorusError as error:
             failures[job.name] = error.message
             note(f"{job.name}: {error.message}")

@@ -64,7 +64,7 @@ class SpeechLlm:
         """Any row can be heard."""
 
     def transcribe(self, sounds: Sequence[Sound]) -> list[Heard]:
-        features = [self.features.cached(s.key, lambda s=s: s.audio) for s in sounds]  # type: ignore[misc]
+        features = [self.features.cached(s.key, lambda s=s: s.audio) for s in sounds]
         columns = [max(4, min(f.shape[1] - MARGIN, self.columns)) for f in features]
         asked = [self.asked(s, n) for s, n in zip(sounds, columns, strict=True)]
         width = max(map(len, asked))

@@ -87,7 +87,7 @@ class Whisper:
         del self.model
 
     def _short(self, sounds: Sequence[Sound], window_s: float) -> list[Heard]:
-        features = [self.features.cached(s.key, lambda s=s: s.audio) for s in sounds]  # type: ignore[misc]
+        features = [self.features.cached(s.key, lambda s=s: s.audio) for s in sounds]
         inputs = self.features.window(features, int(window_s * FRAMES_PER_SECOND))
         inputs = inputs.to(self.device, self.model.dtype)
         with torch.inference_mode(), shorter_window(self.model, inputs.shape[-1] // 2):

@@ -1,0 +1,1 @@
+"""What is inside task vectors and merges: spectra and ranks."""

@@ -1,0 +1,38 @@
+"""What the numbers say, in sentences that could be read aloud: computed, never written by hand."""
+
+from __future__ import annotations
+
+from chorus.evaluate.compare import Comparison, Line
+
+
+def findings(made: Comparison, best: str, seeds: int) -> list[str]:
+    """The best merge against base, specialists and joint, with its intervals and what it forgot."""
+    lines = {line.label: line for line in made.lines}
+    merge, base = lines[best], lines[made.base]
+    specialists = [line for line in made.lines if line.role == "specialist"]
+    group = "in-domain"
+    told = [f"Chosen on dev: {best}. On test, over the domains: {_rate(merge, group)}; the base {_rate(base, group)}."]
+    if specialists:
+        nearest = min(specialists, key=lambda line: line.averages[group])
+        gains = [base.rates[line.home] - line.rates[line.home] for line in specialists]
+        told.append(
+            f"Specialists gain {min(gains):.1f} to {max(gains):.1f} points in their own domains; the best of them over "
+            f"all domains, {nearest.label}, has {_rate(nearest, group)}. Of what they gain the merge recovers "
+            f"{merge.recovery_mean or 0:.2f} in the mean, {merge.recovery_worst or 0:.2f} in the worst domain."
+        )
+    if made.joint:
+        joint = lines[made.joint]
+        difference = next((d for d in merge.differences if d.reference == made.joint and d.group == group), None)
+        test = f" (the merge: {difference.points:+.1f} points, p {difference.p:.3g})" if difference else ""
+        told.append(f"Joint fine-tuning, which needs all data at once, has {_rate(joint, group)}{test}.")
+    if merge.forgetting is not None:
+        losses = [f"{line.label} {line.forgetting:+.1f}" for line in specialists if line.forgetting is not None]
+        told.append(f"Outside the domains the merge loses {merge.forgetting:+.1f} points ({', '.join(losses)}).")
+    if seeds > 1:
+        told.append(f"All rates are over {seeds} seeds together.")
+    return told
+
+
+def _rate(line: Line, group: str) -> str:
+    inside = line.average_intervals[group]
+    return f"{line.averages[group]:.1f} % [{inside.low:.1f}, {inside.high:.1f}]"

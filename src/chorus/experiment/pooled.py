@@ -1,0 +1,23 @@
+"""The same system over several seeds as one evaluation: its rows together, each utterance a cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from chorus.evaluate.results import Evaluation
+
+
+def pooled(test: Mapping[int, Sequence[Evaluation]]) -> list[Evaluation]:
+    """The evaluations of each label, over seeds; of one seed as they are."""
+    seeds = list(test)
+    if len(seeds) == 1:
+        return list(test[seeds[0]])
+    found = []
+    for parts in zip(*(test[seed] for seed in seeds), strict=True):
+        rows = [
+            {**row, "name": f"{row['name']} (seed {seed})", "utterance": row["name"]}
+            for seed, one in zip(seeds, parts, strict=True)
+            for row in one.rows
+        ]
+        found.append(Evaluation(parts[0].directory, parts[0].summary, rows))
+    return found

@@ -1,0 +1,154 @@
+"""From an experiment's domains to training sources, and to the rows that dev and test hear."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from chorus.data.features import content_key
+from chorus.data.manifest import Row, manifest_text, read_manifest, select
+from chorus.data.split import split_rows
+from chorus.errors import DataError
+from chorus.evaluate.compare import Group
+from chorus.evaluate.testset import TestSet, of_rows
+from chorus.experiment.config import Experiment, Part
+from chorus.train.rows import SPLIT_NAMES
+
+SHOWN = 3
+
+
+def manifest_of(made: Experiment, part: Part) -> str:
+    """Where a part's rows are; of synthetic speech, or of another split, where they will be."""
+    if part.manifest:
+        return part.manifest
+    if made.data.split:
+        return str(divided(made))
+    return made.data.manifest or str(made.output_dir / "synth" / "manifest.csv")
+
+
+def divided(made: Experiment) -> Path:
+    """The shared manifest with the experiment's own split, written beside the results."""
+    assert made.data.split is not None
+    assert made.data.manifest is not None
+    place = made.output_dir / "split" / "manifest.csv"
+    manifest = read_manifest(made.data.manifest, columns=made.data.columns, audio_dir=made.data.audio_dir)
+    told = made.data.split
+    rows = split_rows(manifest.rows, dev=told.dev, test=told.test, by=told.by, stratify=told.stratify, seed=told.seed)
+    text = manifest_text(rows, place)
+    if not place.exists() or place.read_text(encoding="utf-8") != text:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text(text, encoding="utf-8")
+    return place
+
+
+def source_of(made: Experiment, name: str, part: Part) -> dict[str, Any]:
+    """The training source of a domain, as `chorus train` takes it."""
+    found = {
+        "manifest": manifest_of(made, part), "where": part.where, "domain": name,
+        "columns": part.columns or made.data.columns, "language": part.language or made.data.language,
+    }  # fmt: skip
+    place = part.audio_dir or made.data.audio_dir
+    return {**found, **({"audio_dir": place} if place else {})}
+
+
+def dev_sources(made: Experiment, parts: Mapping[str, Part]) -> list[dict[str, Any]]:
+    """What a training is measured on: the domains' dev rows."""
+    found = []
+    for name, part in parts.items():
+        source = source_of(made, name, part)
+        found.append({**source, "manifest": part.dev} if part.dev else {**source, "split": "dev"})
+    return found
+
+
+def groups_of(made: Experiment) -> dict[str, Group]:
+    """Each cell's group."""
+    found: dict[str, Group] = dict.fromkeys(made.domains, "in-domain")
+    found |= dict.fromkeys(made.tests.out_of_domain, "out-of-domain")
+    found |= dict.fromkeys(made.tests.other_language, "other-language")
+    return found
+
+
+def _parts(made: Experiment, groups: Iterable[str]) -> dict[str, Part]:
+    kinds = {
+        "in-domain": made.domains, "out-of-domain": made.tests.out_of_domain,
+        "other-language": made.tests.other_language,
+    }  # fmt: skip
+    return {name: part for group in groups for name, part in kinds[group].items()}
+
+
+def rows_of(made: Experiment, name: str, part: Part, split: str) -> list[Row]:
+    """The dev or test rows of a domain, named after it. A test set's manifest without splits is all test."""
+    own = part.dev if split == "dev" else part.test
+    columns = part.columns or made.data.columns
+    manifest = read_manifest(
+        own or manifest_of(made, part), columns=columns, audio_dir=part.audio_dir or made.data.audio_dir
+    )
+    rows = select(manifest.rows, part.where)
+    wanted = {part.split} if part.split and split == "test" else set(SPLIT_NAMES[split])
+    if part.split != "all" and not (own and not any(r.split in wanted for r in rows)):
+        has_splits = any(r.split for r in manifest.rows)
+        rows = [r for r in rows if r.split in wanted] if has_splits or split == "dev" else rows
+    return [replace(r, domain=name, language=r.language or part.language or made.data.language) for r in rows]
+
+
+def dev_set(made: Experiment) -> TestSet:
+    """What settings are chosen on. `DataError` where a domain has no dev rows."""
+    over = ("in-domain", "out-of-domain", "other-language") if made.selection.over == "all" else ("in-domain",)
+    rows: list[Row] = []
+    for name, part in _parts(made, over).items():
+        found = rows_of(made, name, part, "dev")
+        if not found and name in made.domains:
+            raise DataError(f"{name}: no dev rows to choose on", "give rows of split dev, or dev: MANIFEST")
+        rows += found
+    return of_rows(rows)
+
+
+def test_set(made: Experiment) -> TestSet:
+    """What is told in the end."""
+    rows: list[Row] = []
+    for name, part in _parts(made, ("in-domain", "out-of-domain", "other-language")).items():
+        found = rows_of(made, name, part, "test")
+        if not found:
+            raise DataError(f"{name}: no test rows", "give rows of split test, or test: MANIFEST")
+        rows += found
+    return of_rows(rows)
+
+
+test_set.__test__ = False  # type: ignore[attr-defined]  # not a test of pytest's
+
+
+def refuse_overlap(made: Experiment) -> None:
+    """`DataError` where dev and test share recordings, by their places; a test manifest not there yet passes."""
+    dev = {_place(r) for n, p in _parts(made, ("in-domain",)).items() for r in rows_of(made, n, p, "dev")}
+    shared = []
+    for name, part in _parts(made, ("in-domain", "out-of-domain", "other-language")).items():
+        try:
+            shared += [str(r) for r in rows_of(made, name, part, "test") if _place(r) in dev]
+        except DataError:
+            continue  # it is looked for again when it is needed
+    _refuse(shared)
+
+
+def refuse_same_sounds(dev: TestSet, test: TestSet) -> None:
+    """The same by content, once the test recordings may be opened."""
+    known = {_sound(u.row) for u in dev.utterances.values()}
+    _refuse([name for name, u in test.utterances.items() if _sound(u.row) in known])
+
+
+def _refuse(shared: list[str]) -> None:
+    if shared:
+        more = f" and {len(shared) - SHOWN} more" if len(shared) > SHOWN else ""
+        raise DataError(
+            f"dev and test share {len(shared)} recordings: {', '.join(shared[:SHOWN])}{more}",
+            "what settings are chosen on must not be what is reported: split them apart",
+        )
+
+
+def _place(row: Row) -> tuple[Path, float | None, float | None]:
+    return row.audio.resolve(), row.start, row.end
+
+
+def _sound(row: Row) -> str:
+    return content_key(row.audio, row.start, row.end)

@@ -1,0 +1,148 @@
+"""Intervals, paired tests, Holm: against scipy, a published worked example, and simulated truth."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from chorus.evaluate.bootstrap import (
+    Interval,
+    clusters_of,
+    interval,
+    macro_interval,
+    paired_bootstrap,
+    resamples,
+    tails,
+)
+from chorus.evaluate.mapsswe import holm, mapsswe, matched, segment_errors
+
+RNG = np.random.default_rng
+
+
+def drawn(seed: int, count: int = 40) -> tuple[np.ndarray, np.ndarray]:
+    rng = RNG(seed)
+    lengths = rng.integers(3, 30, count).astype(float)
+    return rng.binomial(lengths.astype(int), 0.2).astype(float), lengths
+
+
+def test_percentiles_are_scipys() -> None:
+    errors, lengths = drawn(0)
+    ours = interval(errors, lengths, np.arange(40), draws=20_000, widen=False)
+    theirs = stats.bootstrap(
+        (errors, lengths), lambda e, n, axis=-1: 100 * e.sum(axis) / n.sum(axis), paired=True, n_resamples=20_000,
+        method="percentile", rng=RNG(1),
+    ).confidence_interval  # fmt: skip
+    assert ours.low == pytest.approx(theirs.low, abs=0.2)
+    assert ours.high == pytest.approx(theirs.high, abs=0.2)
+
+
+def test_resampled_clusters_are_whole() -> None:
+    for counts in resamples(7, 50, seed=3):
+        assert counts.shape == (50, 7)
+        assert (counts.sum(axis=1) == 7).all()
+    speakers = ["a"] * 3 + ["b"] * 2
+    assert clusters_of(speakers, list("vwxyz")) == (pytest.approx(np.arange(5)), "utterance")
+    found, by = clusters_of(speakers, list("vwxyz"), least=2)
+    assert by == "speaker"
+    assert found.tolist() == [0, 0, 0, 1, 1]
+    assert clusters_of(["a", "", "b"], list("xyz"), least=1)[1] == "utterance"
+
+
+def test_below_twenty_speakers_utterances_are_resampled() -> None:
+    assert clusters_of([str(i % 19) for i in range(100)], [str(i) for i in range(100)])[1] == "utterance"
+    assert clusters_of([str(i % 20) for i in range(100)], [str(i) for i in range(100)])[1] == "speaker"
+
+
+def test_intervals_cover_the_truth_as_often_as_they_say() -> None:
+    """A thousand simulations of thirty speakers who differ, twenty utterances each."""
+    rng, truth, covered, speakers = RNG(2026), 100 * 0.2, 0, 30
+    clusters = np.repeat(np.arange(speakers), 20)
+    for trial in range(1000):
+        rates = rng.beta(4, 16, speakers)  # mean .2
+        lengths = rng.integers(5, 15, len(clusters))
+        errors = rng.binomial(lengths, rates[clusters])
+        found = interval(errors.astype(float), lengths.astype(float), clusters, draws=600, seed=trial)
+        covered += found.low <= truth <= found.high
+    assert 920 <= covered <= 970, covered
+
+
+def test_without_an_error_the_upper_end_is_the_exact_bound() -> None:
+    lengths = np.ones(50)
+    found = interval(np.zeros(50), lengths, np.arange(50))
+    assert (found.low, found.high) == (0.0, pytest.approx(100 * stats.binomtest(0, 50).proportion_ci().high))
+    both = macro_interval([(np.zeros(50), lengths, np.arange(50))] * 2)
+    assert both.high == pytest.approx(100 * stats.binomtest(0, 100).proportion_ci().high)
+
+
+def test_one_cluster_has_no_interval() -> None:
+    assert math.isnan(interval(np.ones(3), np.ones(3), np.zeros(3, int)).low)
+    assert math.isnan(macro_interval([(np.ones(3), np.ones(3), np.zeros(3, int))]).high)
+    assert math.isnan(paired_bootstrap(np.ones(1), np.ones(1), np.ones(1), np.zeros(1, int))[2])
+    assert Interval(1.0, 2.0, "speaker", 20).as_dict()["by"] == "speaker"
+
+
+def test_few_clusters_widen_the_tails() -> None:
+    low, high = tails(0.95, 30)
+    assert low < 0.025 < 0.975 < high
+    assert tails(0.95, 100_000)[0] == pytest.approx(0.025, abs=1e-4)
+
+
+def test_the_paired_bootstrap_agrees_with_a_paired_t_test() -> None:
+    rng = RNG(5)
+    lengths = np.full(400, 10.0)
+    a = rng.binomial(10, 0.25, 400).astype(float)
+    b = np.clip(a - rng.binomial(1, 0.06, 400), 0, None)
+    low, high, p = paired_bootstrap(a, b, lengths, np.arange(400), draws=4000)
+    test = stats.ttest_rel(a, b)
+    inside = test.confidence_interval()
+    assert low == pytest.approx(10 * inside.low, abs=0.1)
+    assert high == pytest.approx(10 * inside.high, abs=0.1)
+    assert (p < 0.05) == (test.pvalue < 0.05)
+    assert paired_bootstrap(a, a, lengths, np.arange(400))[2] == 1.0
+
+
+# ---- MAPSSWE ----
+
+
+def test_segments_are_those_of_nists_example() -> None:
+    """The example of NIST's page on the test: four regions with errors, here with its two systems."""
+    reference = "it was the best of times it was the worst of times it was"
+    a = "its the best of times it is the worst of times or it was"
+    b = "it was the best times it won the test of times it was"
+    assert segment_errors(reference, a, b) == [(2, 0), (0, 1), (1, 2), (1, 0)]
+
+
+def test_the_statistic_is_that_of_a_paired_test_on_segments() -> None:
+    rng = RNG(7)
+    a, b = rng.integers(0, 4, 120), rng.integers(0, 3, 120)
+    found = matched((a - b).tolist())
+    test = stats.ttest_rel(a, b)
+    assert found.z == pytest.approx(test.statistic, rel=1e-12)
+    assert found.p == pytest.approx(2 * stats.norm.sf(abs(test.statistic)), rel=1e-12)
+    assert found.segments == 120
+
+
+def test_equal_systems_do_not_differ() -> None:
+    texts = [("a b c d", "a x c d", "a x c d", "words")] * 5
+    assert mapsswe(texts).p == 1.0
+    assert mapsswe([("a b", "a b", "a b", "words")]).segments == 0
+    one_sided = matched([1, 1, 1])
+    assert one_sided.p == 0.0
+    assert one_sided.z == math.inf
+
+
+def test_insertions_at_both_ends_belong_to_segments() -> None:
+    assert segment_errors("a b c d", "x a b c d", "a b c d y y") == [(1, 0), (0, 2)]
+    assert segment_errors("", "x y", "") == [(2, 0)]
+
+
+def test_holm_is_the_procedure_of_his_paper() -> None:
+    """As R's p.adjust(c(0.01, 0.02, 0.03, 0.04), "holm") gives it, and order and NaN kept."""
+    assert holm([0.01, 0.02, 0.03, 0.04]) == pytest.approx([0.04, 0.06, 0.06, 0.06])
+    assert holm([0.04, 0.01]) == pytest.approx([0.04, 0.02])
+    found = holm([0.5, float("nan"), 0.9])
+    assert math.isnan(found[1])
+    assert found[0] == 1.0
