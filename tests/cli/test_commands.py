@@ -27,7 +27,7 @@ def recipe(qwen, tmp_path):
 def test_help_lists_every_command(capsys):
     assert run(["--help"]) == 0
     text = capsys.readouterr().out
-    assert len(COMMANDS) == 11
+    assert len(COMMANDS) == 15
     for name in COMMANDS:
         assert f"  {name}" in text
         assert run([name, "--help"]) == 0

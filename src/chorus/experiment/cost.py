@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from chorus.data.manifest import read_manifest, select
+from chorus.data.manifest import select
 from chorus.errors import ChorusError
 from chorus.evaluate.conditions import CLEAN
 from chorus.experiment.config import Experiment, Part, train_config, training
-from chorus.experiment.rows import groups_of, manifest_of, rows_of
+from chorus.experiment.rows import groups_of, read_part, rows_of
 from chorus.experiment.run import counts, curves_of, settings_of, systems_of
 from chorus.experiment.trainings import JOINT, base_of
 from chorus.train.config import TrainConfig
@@ -77,8 +77,7 @@ def _learnt(made: Experiment) -> str:
 
 
 def _hours_of(made: Experiment, part: Part) -> float:
-    manifest = read_manifest(manifest_of(made, part), columns=part.columns or made.data.columns)
-    rows = select(manifest.rows, part.where)
+    rows = select(read_part(made, part), part.where)
     return sum(r.length_s or 0.0 for r in rows if r.split in ("train", "")) / 3600
 
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from chorus.checkpoints.writer import write_text
 from chorus.data.features import content_key
 from chorus.data.manifest import Row, manifest_text, read_manifest, select
 from chorus.data.split import split_rows
@@ -24,23 +25,34 @@ def manifest_of(made: Experiment, part: Part) -> str:
     if part.manifest:
         return part.manifest
     if made.data.split:
-        return str(divided(made))
+        return str(made.output_dir / "split" / "manifest.csv")
     return made.data.manifest or str(made.output_dir / "synth" / "manifest.csv")
 
 
-def divided(made: Experiment) -> Path:
-    """The shared manifest with the experiment's own split, written beside the results."""
+def read_part(made: Experiment, part: Part) -> list[Row]:
+    """All rows of the manifest that a part's rows are in, with the experiment's own split where it has one."""
+    columns, place = part.columns or made.data.columns, part.audio_dir or made.data.audio_dir
+    if part.manifest or not made.data.split:
+        return read_manifest(manifest_of(made, part), columns=columns, audio_dir=place).rows
+    return divided(made)
+
+
+def divided(made: Experiment) -> list[Row]:
+    """The shared manifest's rows with the experiment's own split."""
     assert made.data.split is not None
     assert made.data.manifest is not None
-    place = made.output_dir / "split" / "manifest.csv"
     manifest = read_manifest(made.data.manifest, columns=made.data.columns, audio_dir=made.data.audio_dir)
     told = made.data.split
-    rows = split_rows(manifest.rows, dev=told.dev, test=told.test, by=told.by, stratify=told.stratify, seed=told.seed)
-    text = manifest_text(rows, place)
+    return split_rows(manifest.rows, dev=told.dev, test=told.test, by=told.by, stratify=told.stratify, seed=told.seed)
+
+
+def write_divided(made: Experiment) -> None:
+    """Write the manifest with the experiment's own split where trainings read it."""
+    place = made.output_dir / "split" / "manifest.csv"
+    text = manifest_text(divided(made), place)
     if not place.exists() or place.read_text(encoding="utf-8") != text:
         place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_text(text, encoding="utf-8")
-    return place
+        write_text(place, text)
 
 
 def source_of(made: Experiment, name: str, part: Part) -> dict[str, Any]:
@@ -81,14 +93,11 @@ def _parts(made: Experiment, groups: Iterable[str]) -> dict[str, Part]:
 def rows_of(made: Experiment, name: str, part: Part, split: str) -> list[Row]:
     """The dev or test rows of a domain, named after it. A test set's manifest without splits is all test."""
     own = part.dev if split == "dev" else part.test
-    columns = part.columns or made.data.columns
-    manifest = read_manifest(
-        own or manifest_of(made, part), columns=columns, audio_dir=part.audio_dir or made.data.audio_dir
-    )
-    rows = select(manifest.rows, part.where)
+    every = read_part(made, part.model_copy(update={"manifest": own}) if own else part)
+    rows = select(every, part.where)
     wanted = {part.split} if part.split and split == "test" else set(SPLIT_NAMES[split])
     if part.split != "all" and not (own and not any(r.split in wanted for r in rows)):
-        has_splits = any(r.split for r in manifest.rows)
+        has_splits = any(r.split for r in every)
         rows = [r for r in rows if r.split in wanted] if has_splits or split == "dev" else rows
     return [replace(r, domain=name, language=r.language or part.language or made.data.language) for r in rows]
 

@@ -25,13 +25,7 @@ from chorus.evaluate.results import Evaluation
 from chorus.evaluate.systems import folder_of
 from chorus.experiment.config import Experiment, Setting, grid_of, load_experiment
 from chorus.experiment.progress import Show, Steps
-from chorus.experiment.rows import (
-    dev_set,
-    groups_of,
-    refuse_overlap,
-    refuse_same_sounds,
-    test_set,
-)
+from chorus.experiment.rows import dev_set, groups_of, refuse_overlap, refuse_same_sounds, test_set, write_divided
 from chorus.experiment.select import Chosen, macro_rate, select, write_selection
 from chorus.experiment.sweep import Listener, recipe_of
 from chorus.experiment.trainings import JOINT, base_job, jobs_of, parallel, run_trainings
@@ -115,6 +109,8 @@ class _Run:
             self.out.mkdir(parents=True, exist_ok=True)
         if made.data.synth:
             self._speak(made.data.synth)
+        if made.data.split:
+            write_divided(made)
         refuse_overlap(made)
         dev = dev_set(made)
         self._train()

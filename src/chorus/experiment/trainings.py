@@ -14,7 +14,7 @@ from chorus.checkpoints.model import read_json
 from chorus.checkpoints.sidecar import write_json
 from chorus.data.features import content_key
 from chorus.experiment.config import Experiment, Part, train_config, training
-from chorus.experiment.rows import dev_sources, source_of
+from chorus.experiment.rows import dev_sources, manifest_of, source_of
 from chorus.train.campaign import Job, run_jobs
 from chorus.train.layers import as_yaml
 
@@ -37,7 +37,7 @@ def base_job(made: Experiment) -> Job | None:
     """The training of the base itself."""
     if made.base.train is None:
         return None
-    manifests = made.base.manifest or made.data.manifest or str(made.output_dir / "synth" / "manifest.csv")
+    manifests = made.base.manifest or manifest_of(made, Part())
     part = Part(where=made.base.where)
     sources = [
         {**source_of(made, BASE, part.model_copy(update={"manifest": one})), "domain": ""}

@@ -29,8 +29,9 @@ class Ctc:
         self.model = load_model(transformers.AutoModelForCTC, system, decoding, device)
         self.tokenizer = load_side(transformers.AutoTokenizer, system, "tokenizer")
         self.extractor = load_side(transformers.AutoFeatureExtractor, system, "feature extractor")
-        # a model with group norm was trained without a mask, and is heard one by one: padding would change it
         self.masks = bool(getattr(self.extractor, "return_attention_mask", False))
+        # group norm runs over time, padding and all: such a model hears one sound at a time, whatever the batch size
+        self.batches = self.masks and getattr(self.model.config, "feat_extract_norm", "layer") == "layer"
         self.facts: dict[str, str] = {}  # versions of transformers and torch are told of every result
 
     def replace(self, tensors: Any) -> None:
@@ -44,7 +45,7 @@ class Ctc:
         """Any row can be heard."""
 
     def transcribe(self, sounds: Sequence[Sound]) -> list[Heard]:
-        parts = [list(sounds)] if self.masks else [[s] for s in sounds]
+        parts = [list(sounds)] if self.batches else [[s] for s in sounds]
         return [heard for part in parts for heard in self._together(part)]
 
     def _together(self, sounds: Sequence[Sound]) -> list[Heard]:

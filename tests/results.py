@@ -1,0 +1,57 @@
+"""Evaluations made up of texts, for tests of what is done with them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from chorus.evaluate.results import FORMAT, Evaluation, write_evaluation
+from chorus.evaluate.settings import Decoding
+from chorus.evaluate.summary import summarise
+
+WORDS = ("one", "two", "three", "four", "five")
+
+
+def made_up(
+    place: Path, label: str, wrong: Mapping[str, int], *, each: int = 20, role: str = "", home: str = "",
+    languages: Mapping[str, str] | None = None, speakers: int = 3, conditions: Sequence[str] = ("clean",),
+    normaliser: str = "marks", parameters: Mapping[str, Any] | None = None,
+) -> Evaluation:  # fmt: skip
+    """`each` utterances of two words a domain, of which `wrong[domain]` are heard with one word wrong."""
+    rows = []
+    for condition in conditions:
+        for domain, count in wrong.items():
+            for i in range(each):
+                reference = f"{WORDS[i % 5]} {WORDS[(i + 1) % 5]}"
+                heard = f"{WORDS[i % 5]} wrong" if i < count else reference
+                rows.append({
+                    "name": f"{domain}/{i}", "condition": condition, "domain": domain, "seconds": 1.0,
+                    "speaker": f"{domain}-{i % speakers}", "language": (languages or {}).get(domain, "en"),
+                    "reference": reference, "heard": heard,
+                })  # fmt: skip
+    facts = {
+        "format": FORMAT, "kind": "evaluation", "chorus": "0", "mark": label,
+        "backend": "transformers", "device": "cpu",
+        "system": {"label": label, "kind": "model", "identity": label, "role": role,
+                   "home": {"domain": home} if home else {}, "parameters": dict(parameters or {})},
+        "decoding": Decoding().model_dump(), "versions": {}, "conditions": list(conditions),
+        "test": {"mark": "m", "utterances": len(rows), "hours": 0.1, "left_out": {}},
+        "timing": {"decode_s": 1.0, "audio_s": 2.0, "real_time_factor": 0.5},
+    }  # fmt: skip
+    return write_evaluation(place / label, summarise(facts, rows, normaliser), rows)
+
+
+def family(place: Path) -> list[Evaluation]:
+    """Base, two specialists, joint, merge; `extra` is no domain of theirs, `fado` is in another language."""
+    languages = {"fado": "pt"}
+    given: list[tuple[str, dict[str, int], str, str]] = [
+        ("base", {"radio": 16, "phone": 16, "extra": 4, "fado": 4}, "base", ""),
+        ("radio", {"radio": 4, "phone": 18, "extra": 8, "fado": 6}, "specialist", "radio"),
+        ("phone", {"radio": 18, "phone": 4, "extra": 8, "fado": 6}, "specialist", "phone"),
+        ("joint", {"radio": 6, "phone": 6, "extra": 6, "fado": 12}, "joint", ""),
+        ("merged", {"radio": 7, "phone": 10, "extra": 4, "fado": 5}, "merge", ""),
+    ]
+    return [
+        made_up(place, label, wrong, role=role, home=home, languages=languages) for label, wrong, role, home in given
+    ]
