@@ -16,6 +16,7 @@ import torch
 import chorus
 from chorus.data.audio import write_flac
 from chorus.data.synth import load_synth_recipe
+from chorus.experiment.config import load_experiment
 from chorus.merge.catalogue import overview, pages
 from chorus.merge.method import METHODS
 from models import Family, build, copy_model, load_all, make_family, write_recipe
@@ -60,7 +61,8 @@ def adapters(place: Path) -> None:
 def recordings(place: Path) -> None:
     """A folder of recordings by speaker, one with tokens in its names, and what a small Whisper needs to learn them."""
     for name in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copy(ROOT / "examples" / "digits" / "base" / name, place / "openai/whisper-small" / name)
+        for model in ("openai/whisper-small", *SIDES):
+            shutil.copy(ROOT / "examples" / "digits" / "base" / name, place / model / name)
     numbers = iter(range(1000))
     for speaker in ("ana", "rui", "eva", "gil"):
         for word in ("one", "two", "three"):
@@ -80,6 +82,8 @@ def put(place: Path, name: str, text: str) -> None:
     (place / name).write_text(text)
     if name.startswith("synth"):
         load_synth_recipe(place / name)
+    elif name.startswith("experiment"):
+        load_experiment(place / name)
     elif "merge_method" in text:
         chorus.load_recipe(place / name)
     else:
@@ -93,6 +97,8 @@ def test_the_pages_are_known():
         "cli.md",
         "data.md",
         "differences.md",
+        "evaluate.md",
+        "experiments.md",
         "methods.md",
         "recipes.md",
         "subspace.md",
@@ -130,7 +136,15 @@ def test_every_block_runs(page, models, tmp_path):
             continue
         ran += 1
     counts = {"cli.md": 3, "differences.md": 0, "methods.md": 23, "recipes.md": 4, "whisper.md": 9, "README.md": 4}
-    counts |= {"adapters.md": 6, "subspace.md": 2, "data.md": 3, "train.md": 7, "whisper-finetuning.md": 2}
+    counts |= {
+        "adapters.md": 6,
+        "subspace.md": 2,
+        "data.md": 3,
+        "train.md": 7,
+        "whisper-finetuning.md": 2,
+        "evaluate.md": 3,
+        "experiments.md": 3,
+    }
     assert ran >= counts[page.name]
 
 

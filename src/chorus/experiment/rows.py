@@ -18,6 +18,7 @@ from chorus.experiment.config import Experiment, Part
 from chorus.train.rows import SPLIT_NAMES
 
 SHOWN = 3
+SEEN = ("dev", "train")
 
 
 def manifest_of(made: Experiment, part: Part) -> str:
@@ -92,13 +93,13 @@ def _parts(made: Experiment, groups: Iterable[str]) -> dict[str, Part]:
 
 def rows_of(made: Experiment, name: str, part: Part, split: str) -> list[Row]:
     """The dev or test rows of a domain, named after it. A test set's manifest without splits is all test."""
-    own = part.dev if split == "dev" else part.test
+    own = {"dev": part.dev, "test": part.test}.get(split)
     every = read_part(made, part.model_copy(update={"manifest": own}) if own else part)
     rows = select(every, part.where)
-    wanted = {part.split} if part.split and split == "test" else set(SPLIT_NAMES[split])
-    if part.split != "all" and not (own and not any(r.split in wanted for r in rows)):
-        has_splits = any(r.split for r in every)
-        rows = [r for r in rows if r.split in wanted] if has_splits or split == "dev" else rows
+    if part.split != "all" or split != "test":
+        wanted = {part.split} if part.split and split == "test" else set(SPLIT_NAMES[split])
+        divided_already = any(r.split for r in every)
+        rows = [r for r in rows if r.split in wanted] if divided_already else rows if own or split == "test" else []
     return [replace(r, domain=name, language=r.language or part.language or made.data.language) for r in rows]
 
 
@@ -129,29 +130,36 @@ test_set.__test__ = False  # type: ignore[attr-defined]  # not a test of pytest'
 
 
 def refuse_overlap(made: Experiment) -> None:
-    """`DataError` where dev and test share recordings, by their places; a test manifest not there yet passes."""
-    dev = {_place(r) for n, p in _parts(made, ("in-domain",)).items() for r in rows_of(made, n, p, "dev")}
-    shared = []
+    """`DataError` where test shares recordings with train or dev, by their places.
+
+    A test manifest that is not there yet passes: it is looked for again when it is needed.
+    """
+    inside = _parts(made, ("in-domain",))
+    known = {split: {_place(r) for n, p in inside.items() for r in rows_of(made, n, p, split)} for split in SEEN}
+    shared: dict[str, list[str]] = {split: [] for split in SEEN}
     for name, part in _parts(made, ("in-domain", "out-of-domain", "other-language")).items():
         try:
-            shared += [str(r) for r in rows_of(made, name, part, "test") if _place(r) in dev]
+            rows = rows_of(made, name, part, "test")
         except DataError:
-            continue  # it is looked for again when it is needed
-    _refuse(shared)
+            continue
+        for split, places in known.items():
+            shared[split] += [str(r) for r in rows if _place(r) in places]
+    for split, names in shared.items():
+        _refuse(split, names)
 
 
 def refuse_same_sounds(dev: TestSet, test: TestSet) -> None:
     """The same by content, once the test recordings may be opened."""
     known = {_sound(u.row) for u in dev.utterances.values()}
-    _refuse([name for name, u in test.utterances.items() if _sound(u.row) in known])
+    _refuse("dev", [name for name, u in test.utterances.items() if _sound(u.row) in known])
 
 
-def _refuse(shared: list[str]) -> None:
+def _refuse(split: str, shared: list[str]) -> None:
     if shared:
         more = f" and {len(shared) - SHOWN} more" if len(shared) > SHOWN else ""
         raise DataError(
-            f"dev and test share {len(shared)} recordings: {', '.join(shared[:SHOWN])}{more}",
-            "what settings are chosen on must not be what is reported: split them apart",
+            f"{split} and test share {len(shared)} recordings: {', '.join(shared[:SHOWN])}{more}",
+            "what is learnt from or chosen on must not be what is reported: split them apart",
         )
 
 
