@@ -34,7 +34,10 @@ YAML = (".yml", ".yaml")
 @click.option("--segments", type=click.Choice(["auto", "vad", "native"]), help="How long audio is heard.")
 @click.option("--batch-size", type=click.IntRange(1), help="Utterances at once.  [default: 16]")
 @click.option("--max-new-tokens", type=click.IntRange(1), help="Of one transcript.  [default: 200]")
-@click.option("--window", "window_s", type=click.IntRange(1, 30), help="Whisper: seconds that it hears.  [default: 30]")
+@click.option(
+    "--window", "window_s", type=click.IntRange(1, 30), multiple=True,
+    help="Whisper: seconds that it hears of shorter utterances; may be repeated.  [default: 30]",
+)  # fmt: skip
 @click.option("--dtype", type=click.Choice(["float32", "float16", "bfloat16", "int8"]), help="[default: float32]")
 @click.option("--normaliser", default="marks", help="raw, basic, english, marks, arabic[:OPTIONS].  [default: marks]")
 @click.option("--unit", type=click.Choice(["words", "characters"]), help="What is counted.  [default: by language]")
@@ -78,7 +81,7 @@ def _evaluate(models: tuple[str, ...], flags: dict[str, Any]) -> list[Any]:
         "beam", "language", "task", "prompt", "timestamps", "segments", "batch_size", "max_new_tokens", "window_s",
         "dtype",
     )  # fmt: skip
-    heard_by = decoding(flags["preset"], {name: flags[name] for name in names})
+    heard_by = decoding(flags["preset"], {name: flags[name] or None for name in names})
     test = load_test_set(
         flags["data"], split=flags["split"], where=conditions_on(flags["where"]),
         columns=mapping(flags["columns"]), audio_dir=flags["audio_dir"], limit=flags["limit"],

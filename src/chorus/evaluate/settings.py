@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from chorus.errors import RecipeError, UsageError, nearest
 from chorus.settings import explain
 
 BY_COLUMN, DETECT = "column", "detect"
 Segments = Literal["auto", "vad", "native"]
+Seconds = Annotated[int, Field(ge=1, le=30)]
+Windows = Annotated[
+    tuple[Seconds, ...], BeforeValidator(lambda v: tuple(sorted(v)) if isinstance(v, list | tuple) else (v,))
+]
 
 
 class Decoding(BaseModel):
@@ -20,8 +24,8 @@ class Decoding(BaseModel):
     segments: `auto` hears what fits the model as it is, and longer audio by the model's own long form, or cut at
         pauses where it has none; `vad` cuts all audio at pauses and drops what is no speech; `native` insists on the
         long form.
-    window_s: Whisper hears windows of so many seconds (30 unless told); longer utterances get the whole window. Every
-        utterance's window depends on the utterance alone, so that batches of any size hear the same.
+    window_s: Whisper hears the shortest of these windows (seconds) that holds an utterance, else the whole 30. Which
+        one depends on the utterance alone, so that batches of any size hear the same.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -34,7 +38,7 @@ class Decoding(BaseModel):
     segments: Segments = "auto"
     batch_size: int = Field(default=16, ge=1)
     max_new_tokens: int = Field(default=200, ge=1)
-    window_s: int | None = Field(default=None, ge=1, le=30)
+    window_s: Windows | None = None
     dtype: Literal["float32", "float16", "bfloat16", "int8"] = "float32"
 
 

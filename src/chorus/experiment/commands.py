@@ -47,7 +47,8 @@ def _evaluate(made: Experiment, system: str) -> str:
     for key, value in made.heard_by.model_dump().items():
         if value != getattr(plain, key):
             flag = FLAGS.get(key, "--" + key.replace("_", "-"))
-            parts += [flag] if value is True else [flag, str(value)]
+            values = value if isinstance(value, tuple) else (value,)
+            parts += [flag] if value is True else [part for one in values for part in (flag, str(one))]
     parts += ["--normaliser", made.normaliser]
     for condition in made.conditions:
         parts += ["--condition", condition] if condition != CLEAN else []

@@ -42,7 +42,7 @@ class Whisper:
         complete_generation(self.model, self.tokenizer, self.languages)
         self.model.config.forced_decoder_ids = None
         self.longest_s: float | None = self.model.config.max_source_positions * 2 / FRAMES_PER_SECOND
-        self.window_s = min(float(decoding.window_s or self.longest_s), self.longest_s)
+        self.windows = sorted({min(float(s), self.longest_s) for s in (*(decoding.window_s or ()), self.longest_s)})
         self.facts: dict[str, str] = {}  # versions of transformers and torch are told of every result
         self.prompt = self._prompt(decoding.prompt)
 
@@ -68,7 +68,7 @@ class Whisper:
         assert self.longest_s is not None
         if seconds > self.longest_s:
             return 2 * self.longest_s
-        return self.window_s if seconds <= self.window_s else self.longest_s
+        return next(w for w in self.windows if seconds <= w)
 
     def transcribe(self, sounds: Sequence[Sound]) -> list[Heard]:
         """Sounds of one window (see `sort_key`), or of several one after the other."""
