@@ -9,12 +9,13 @@ methods whose settings are chosen on dev, the test with intervals, plots and a r
 from __future__ import annotations
 
 import argparse
-import csv
+import json
 import subprocess
 import sys
 import sysconfig
 import time
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -31,15 +32,31 @@ next, with your own recordings (docs/experiments.md says more):
   chorus experiment mine.yml                             again after a kill: it goes on"""
 
 
-def print_table(path: Path) -> None:
-    """A table of the experiment, folded to the terminal."""
-    header, *rows = list(csv.reader(path.open(encoding="utf-8")))
-    table = Table(title="WER, percent [95 % interval], on test", title_justify="left")
-    for i, column in enumerate(header):
-        table.add_column(column, justify="left" if i == 0 else "right")
-    for row in rows:
-        table.add_row(*(cell.replace("[", r"\[") for cell in row))
-    Console(width=None if sys.stdout.isatty() else 200).print(table)
+def print_table(values: dict[str, Any]) -> None:
+    """Rates by speaker, and the averages with their intervals."""
+    made = values["comparison"]
+    speakers = [cell["name"] for cell in made["cells"]]
+    groups = [g for g in ("in-domain", "out-of-domain") if any(c["group"] == g for c in made["cells"])]
+    table = Table(title=f"WER, percent, on test (normaliser {made['normaliser']})", title_justify="left")
+    for i, name in enumerate(["", *speakers, *(f"{g} [95 %]" for g in groups), "recovery", "forgetting"]):
+        table.add_column(name, justify="left" if i == 0 else "right")
+    role = made["lines"][0]["role"]
+    for line in made["lines"]:
+        if line["role"] != role:
+            table.add_section()
+            role = line["role"]
+        best = " *" if line["label"] == values["best"] else ""
+        averages = [(line["averages"][g], line["average_intervals"][g]) for g in groups]
+        table.add_row(
+            line["label"] + best, *(f"{line['rates'][s]:.0f}" for s in speakers),
+            *(f"{v:.1f} \\[{i['low']:.1f}, {i['high']:.1f}]" for v, i in averages),
+            "" if line["recovery_mean"] is None else f"{line['recovery_mean']:.2f}",
+            "" if line["forgetting"] is None else f"{line['forgetting']:+.1f}",
+        )  # fmt: skip
+    Console(width=None if sys.stdout.isatty() else 140).print(table)
+    print("* chosen on dev.  " + " ".join(made["notes"]))
+    print("Intervals resample utterances: they tell how sure the rates are for these five speakers, not for others.")
+    print("Recovery: of what the specialists gain at home. Forgetting: points lost on the base's own speakers.")
 
 
 def main() -> None:
@@ -50,7 +67,7 @@ def main() -> None:
     started = time.monotonic()
     command = [CHORUS, "experiment", HERE / "demo.yml", "-o", out]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    print_table(next(iter(sorted((out / "tables").glob("01-*.csv")))))
+    print_table(json.loads((out / "results.json").read_text(encoding="utf-8")))
     print(
         f"\n{time.monotonic() - started:.0f} s. Look at {out}/report.html in a browser; the best merge: {out}/merged/"
     )
