@@ -77,7 +77,7 @@ def plain(model: Path, test: Any, batch: int, new_tokens: int) -> tuple[float, l
 
 def ours(model: Path, test: Any, batch: int, new_tokens: int, place: Path) -> tuple[float, list[str]]:
     """Seconds and texts of the evaluation's own loop, rows written as they come."""
-    from chorus.evaluate.backends.protocol import BACKENDS
+    from chorus.evaluate.backends.choose import BACKENDS
     from chorus.evaluate.results import Partial
     from chorus.evaluate.run import Listener, Task
     from chorus.evaluate.settings import Decoding

@@ -22,8 +22,9 @@ import chorus
 from chorus.data.audio import write_flac
 from chorus.data.manifest import Row, read_manifest, write_manifest
 from chorus.errors import CheckpointError, ChorusError, DataError, MissingExtraError, OutputError, UsageError
+from chorus.evaluate.backends.choose import BACKENDS
 from chorus.evaluate.backends.isolated import Isolated
-from chorus.evaluate.backends.protocol import BACKENDS, Heard, Sound
+from chorus.evaluate.backends.protocol import Heard, Sound
 from chorus.evaluate.conditions import check_condition, under
 from chorus.evaluate.results import PARTIAL, ROWS, SUMMARY, read_evaluation
 from chorus.evaluate.run import evaluate

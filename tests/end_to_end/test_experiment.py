@@ -24,7 +24,8 @@ from chorus.evaluate.results import read_evaluation
 from chorus.experiment.config import grid_of, load_experiment
 from chorus.experiment.cost import describe
 from chorus.experiment.progress import Steps, duration
-from chorus.experiment.run import counts, experiment
+from chorus.experiment.run import experiment
+from chorus.experiment.steps import counts
 from chorus.experiment.sweep import recipe_of
 from chorus.merge.method import METHODS
 from sounds import BASE, MANIFEST, ROOT

@@ -14,7 +14,8 @@ from chorus.cache import key_of
 from chorus.data.audio import RATE
 from chorus.data.normalise import normaliser as named_normaliser
 from chorus.errors import ChorusError, DataError, OutputError, UsageError
-from chorus.evaluate.backends.protocol import BACKENDS, Backend, Heard, Sound, chosen_backend
+from chorus.evaluate.backends.choose import BACKENDS, chosen_backend
+from chorus.evaluate.backends.protocol import Backend, Heard, Sound
 from chorus.evaluate.conditions import CLEAN, check_condition, under
 from chorus.evaluate.results import FORMAT, PARTIAL, SUMMARY, Evaluation, Partial, read_evaluation, write_evaluation
 from chorus.evaluate.segments import pieces
@@ -142,7 +143,7 @@ def hear(
         },
         "backend": task.backend,
         "device": task.device.split(":")[0],
-        "decoding": task.decoding.model_dump(),
+        "decoding": task.decoding.model_dump(mode="json"),
         "versions": {**versions(PACKAGES), **facts},
         "test": {
             "mark": task.test.mark, "utterances": len(task.test.utterances), "hours": round(task.test.hours, 4),

@@ -9,7 +9,7 @@ from chorus.evaluate.conditions import CLEAN
 from chorus.evaluate.settings import Decoding
 from chorus.evaluate.systems import folder_of
 from chorus.experiment.config import Experiment
-from chorus.experiment.run import Outcome, curves_of
+from chorus.experiment.steps import Outcome, curves_of
 from chorus.experiment.sweep import reference
 from chorus.experiment.trainings import JOINT, base_of
 from chorus.report.html import Command

@@ -20,8 +20,8 @@ from chorus.experiment.commands import commands_of
 from chorus.experiment.config import Experiment
 from chorus.experiment.findings import findings
 from chorus.experiment.pooled import pooled
-from chorus.experiment.run import Outcome, curves_of
 from chorus.experiment.spectra import effective_ranks
+from chorus.experiment.steps import Outcome, curves_of
 from chorus.experiment.trainings import JOINT
 from chorus.report.compared import compared_plots
 from chorus.report.html import Page, Picture, render

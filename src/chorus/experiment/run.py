@@ -12,7 +12,6 @@ OUTPUT/
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,29 +19,17 @@ import yaml
 
 from chorus.checkpoints.writer import explained, write_text
 from chorus.data.manifest import write_manifest
-from chorus.errors import ChorusError
-from chorus.evaluate.results import Evaluation
 from chorus.evaluate.systems import folder_of
-from chorus.experiment.config import Experiment, Setting, grid_of, load_experiment
+from chorus.experiment.config import Experiment, Setting, load_experiment
 from chorus.experiment.progress import Show, Steps
+from chorus.experiment.publish import publish
 from chorus.experiment.rows import dev_set, groups_of, refuse_overlap, refuse_same_sounds, test_set, write_divided
 from chorus.experiment.select import Chosen, macro_rate, select, write_selection
+from chorus.experiment.steps import Outcome, counts, curves_of, settings_of, systems_of
 from chorus.experiment.sweep import Listener, recipe_of
-from chorus.experiment.trainings import JOINT, base_job, jobs_of, parallel, run_trainings
+from chorus.experiment.trainings import base_job, jobs_of, parallel, run_trainings
 
 Note = Callable[[str], None]
-
-
-@dataclass
-class Outcome:
-    """What an experiment made. `test` maps a seed to its evaluations, base first."""
-
-    directory: Path
-    report: Path
-    best: str
-    chosen: dict[str, Chosen]
-    test: dict[int, list[Evaluation]] = field(default_factory=dict)
-    curves: dict[str, dict[int, list[Evaluation]]] = field(default_factory=dict)
 
 
 def experiment(
@@ -57,41 +44,6 @@ def experiment(
     """
     made = source if isinstance(source, Experiment) else load_experiment(source)
     return _Run(made, show, note).run()
-
-
-def settings_of(made: Experiment) -> dict[str, list[Setting]]:
-    """The grid of every method."""
-    return {name: grid_of(name, values) for name, values in made.methods.items()}
-
-
-def curves_of(made: Experiment, chosen: Mapping[str, Chosen] | None = None) -> dict[str, list[Setting]]:
-    """The settings of every curve: one parameter varied, the others as chosen."""
-    found = {}
-    for name, values in made.curves.items():
-        others = chosen[name].setting.parameters if chosen else {}
-        method = str(made.methods[name].get("method", name))
-        base = bool(made.methods[name].get("base", False))
-        (parameter, points), *_ = values.items()
-        found[name] = [Setting(name, method, {**others, parameter: v}, with_base=base) for v in points]
-    return found
-
-
-def systems_of(made: Experiment) -> list[str]:
-    """The models that are heard beside merges."""
-    return ["base", *made.domains, *([JOINT] if made.joint else [])]
-
-
-def counts(made: Experiment) -> dict[str, int]:
-    """How many steps of each kind."""
-    seeds, own = len(made.seeds), len(systems_of(made))
-    grid = sum(map(len, settings_of(made).values()))
-    curves = sum(map(len, curves_of(made).values()))
-    return {
-        "train": len(jobs_of(made)) + (base_job(made) is not None),
-        "dev": seeds * (own + grid),
-        "test": seeds * (own + len(made.methods) + curves),
-        "report": 1,
-    }
 
 
 class _Run:
@@ -127,8 +79,6 @@ class _Run:
         for seed in made.seeds:
             self._test(outcome, test, seed)
         self._keep(outcome)
-        from chorus.experiment.publish import publish
-
         publish(made, outcome, groups_of(made))
         self.steps.ended("report")
         return outcome
@@ -216,13 +166,3 @@ class _Run:
 
             merge(str(recipe), final, Options(overwrite=True))
             write_text(mark, recipe.read_text(encoding="utf-8"))
-
-
-def dry_run(made: Experiment) -> list[str]:
-    """What an experiment would do and cost, without doing any of it."""
-    from chorus.experiment.cost import describe
-
-    try:
-        return describe(made)
-    except ChorusError as error:
-        return [f"cannot be told: {error.message}"]

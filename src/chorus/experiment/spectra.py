@@ -8,7 +8,7 @@ from chorus.analyse.ranks import Ranks, ranks
 from chorus.checkpoints.open import open_model
 from chorus.checkpoints.reference import parse_reference
 from chorus.experiment.config import Experiment, Setting
-from chorus.experiment.run import Outcome
+from chorus.experiment.steps import Outcome
 from chorus.experiment.sweep import recipe_of, reference
 from chorus.experiment.trainings import JOINT, base_of
 from chorus.merge.planner import plan

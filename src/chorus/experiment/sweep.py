@@ -11,7 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from chorus.evaluate.backends.protocol import BACKENDS, Backend, chosen_backend
+from chorus.evaluate.backends.choose import BACKENDS, chosen_backend
+from chorus.evaluate.backends.protocol import Backend
 from chorus.evaluate.results import Evaluation
 from chorus.evaluate.run import Task, finished, hear
 from chorus.evaluate.systems import System, folder_of, from_plan, open_system

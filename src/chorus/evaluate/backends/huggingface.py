@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
+from chorus.architectures.qwen_audio import SPEECH_LLMS
 from chorus.errors import CheckpointError, UsageError
 from chorus.evaluate.backends.loading import load_config
 from chorus.evaluate.backends.protocol import Backend
 from chorus.evaluate.settings import Decoding
 from chorus.evaluate.systems import System
 from chorus.runtime import quiet_libraries
-
-SPEECH_LLMS = {
-    "qwen2_audio": "Qwen2AudioForConditionalGeneration",
-    "qwen2_5_omni": "Qwen2_5OmniThinkerForConditionalGeneration",
-    "qwen2_5_omni_thinker": "Qwen2_5OmniThinkerForConditionalGeneration",
-}
 
 
 def open_backend(system: System, decoding: Decoding, device: str) -> Backend:

@@ -1,15 +1,12 @@
-"""What evaluation asks of a runtime, and the registry of those that there are."""
+"""What evaluation asks of a runtime."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from chorus.data.manifest import Row
-from chorus.evaluate.settings import Decoding
-from chorus.evaluate.systems import System
-from chorus.registry import Registry
 
 if TYPE_CHECKING:
     from chorus.data.audio import Audio
@@ -58,23 +55,3 @@ class Backend(Protocol):
     def close(self) -> None:
         """Give memory and processes back."""
         ...
-
-
-Opener = Callable[[System, Decoding, str], Backend]
-
-
-def _load() -> None:
-    from chorus.evaluate.backends import faster_whisper, huggingface
-
-    BACKENDS.add("transformers", huggingface.open_backend)
-    BACKENDS.add("faster-whisper", faster_whisper.open_backend)
-
-
-BACKENDS: Registry[Opener] = Registry("backend", "chorus.backends", _load)
-
-
-def chosen_backend(name: str, system: System) -> str:
-    """`auto` is faster-whisper for models that are converted for it, else transformers."""
-    if name == "auto":
-        return "faster-whisper" if system.kind == "converted" else "transformers"
-    return name

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from chorus.architectures.qwen_audio import audio_question
 from chorus.cache import Cache
 from chorus.data.features import MARGIN, LogMel
 from chorus.data.manifest import Row
@@ -18,10 +19,8 @@ torch = lazy("torch")
 transformers = lazy("transformers")
 
 FRAMES_PER_SECOND = 100
-SYSTEM_PROMPT = "You are a helpful assistant."
 QUESTION = "Transcribe the audio. Output only the transcription."
 TRANSLATE = "Translate the audio to English. Output only the translation."
-AUDIO, BEGIN, END = "<|AUDIO|>", "<|audio_bos|>", "<|audio_eos|>"
 
 
 class SpeechLlm:
@@ -51,12 +50,8 @@ class SpeechLlm:
         return (0.0, -seconds)
 
     def asked(self, sound: Sound, columns: int) -> list[int]:
-        """Everything before the answer; the audio's place is as long as the tower's output."""
-        frames = ((columns - 1) // 2 + 1 - 2) // 2 + 1
-        text = (
-            f"<|im_start|>system\n{SYSTEM_PROMPT}<|im_end|>\n<|im_start|>user\n{BEGIN}{AUDIO * frames}{END}"
-            f"{sound.row.get('prompt') or self.question}<|im_end|>\n<|im_start|>assistant\n"
-        )
+        """Everything before the answer."""
+        text = audio_question(sound.row.get("prompt") or self.question, columns)
         ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False)
         return ids
 

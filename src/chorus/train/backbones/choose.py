@@ -5,15 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from chorus.architectures.qwen_audio import SPEECH_LLMS
 from chorus.errors import CheckpointError
 from chorus.train.backbones.protocol import Backbone
 from chorus.train.config import TrainConfig
-
-SPEECH_LLMS = {
-    "qwen2_audio": "Qwen2AudioForConditionalGeneration",
-    "qwen2_5_omni": "Qwen2_5OmniThinkerForConditionalGeneration",
-    "qwen2_5_omni_thinker": "Qwen2_5OmniThinkerForConditionalGeneration",
-}
 
 
 def model_config(config: TrainConfig) -> Any:

@@ -14,7 +14,6 @@ from chorus.train.backbones.protocol import IGNORED
 from chorus.train.config import TrainConfig
 
 VOCABULARIES = ("tokenizer.json", "vocab.json", "tokenizer.model", "vocab.txt", "spiece.model")
-CHATML_SYSTEM = "You are a helpful assistant."
 
 
 def load_dtype(config: TrainConfig, device: str) -> Any:

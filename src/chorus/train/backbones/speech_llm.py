@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from chorus.architectures.qwen_audio import AUDIO, audio_question
 from chorus.cache import Cache
 from chorus.data.features import MARGIN, LogMel
 from chorus.data.limits import limits_from
@@ -21,7 +22,6 @@ from chorus.data.utterance import Utterance
 from chorus.errors import CheckpointError
 from chorus.train.backbones.protocol import IGNORED
 from chorus.train.backbones.shared import (
-    CHATML_SYSTEM,
     evaluating,
     load_dtype,
     load_pretrained,
@@ -37,7 +37,6 @@ from chorus.train.examples import changed, masked
 if TYPE_CHECKING:
     from numpy.random import Generator
 
-AUDIO, BEGIN, END = "<|AUDIO|>", "<|audio_bos|>", "<|audio_eos|>"
 WINDOW_S, FRAMES_PER_SECOND = 30, 100
 
 
@@ -72,12 +71,8 @@ class SpeechLlm:
         self.longest_s = self.window_columns / FRAMES_PER_SECOND
 
     def question(self, row: Any, columns: int) -> list[int]:
-        """Everything before the answer; the audio's place is as long as the tower's output."""
-        frames = ((columns - 1) // 2 + 1 - 2) // 2 + 1
-        text = (
-            f"<|im_start|>system\n{CHATML_SYSTEM}<|im_end|>\n<|im_start|>user\n{BEGIN}{AUDIO * frames}{END}"
-            f"{row.get('prompt') or self.config.data.prompt}<|im_end|>\n<|im_start|>assistant\n"
-        )
+        """Everything before the answer."""
+        text = audio_question(row.get("prompt") or self.config.data.prompt, columns)
         ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False)
         return ids
 
