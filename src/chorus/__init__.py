@@ -19,7 +19,10 @@ from chorus._version import __version__
 if TYPE_CHECKING:
     from chorus.checkpoints.open import open_model
     from chorus.errors import ChorusError
+    from chorus.evaluate.compare import compare
     from chorus.evaluate.run import evaluate
+    from chorus.experiment.config import load_experiment
+    from chorus.experiment.run import experiment
     from chorus.merge.api import merge
     from chorus.merge.method import Between, PerModel, method
     from chorus.merge.options import Options
@@ -37,7 +40,10 @@ _HOMES = {
     "RankRule": "chorus.linalg.ranks",
     "load_train_config": "chorus.train.layers",
     "train": "chorus.train.run",
+    "compare": "chorus.evaluate.compare",
     "evaluate": "chorus.evaluate.run",
+    "experiment": "chorus.experiment.run",
+    "load_experiment": "chorus.experiment.config",
     "extract_lora": "chorus.extract.lora",
     "extract_task_vector": "chorus.extract.task_vector",
     "Selection": "chorus.extract.pair",
@@ -59,9 +65,12 @@ __all__ = [
     "RankRule",
     "Selection",
     "__version__",
+    "compare",
     "evaluate",
+    "experiment",
     "extract_lora",
     "extract_task_vector",
+    "load_experiment",
     "load_recipe",
     "load_train_config",
     "merge",

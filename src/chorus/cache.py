@@ -3,9 +3,9 @@
     CHORUS_CACHE         its directory (default: chorus in XDG_CACHE_HOME or ~/.cache)
     CHORUS_CACHE_LIMIT   its size, as 20GB (the default); 0 turns it off
 
-Entries are safetensors files. What was not used for longest goes first, but never what this very run has used or
-made; and a merge that needs more than the whole cache takes only the room that is free, so that no run chases out
-what the last one kept.
+Entries are safetensors files; beside them lie models converted for faster-whisper. What was not used for longest goes
+first, but never what this very run has used or made; and a merge that needs more than the whole cache takes only the
+room that is free, so that no run chases out what the last one kept.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ safetensors = lazy("safetensors.torch")
 
 DEFAULT_LIMIT = 20_000_000_000
 SUFFIX = ".safetensors"
+CONVERTED = "ctranslate2"  # the folder of models that were converted for faster-whisper
 FORMAT = 1  # of keys and entries; another number forgets everything
 
 
@@ -147,8 +149,11 @@ class Cache:
         return found
 
     def usage(self) -> Usage:
+        """Entries and converted models, and their bytes."""
         files = self._files()
-        return Usage(self.place, len(files), sum(s.st_size for _, s in files), self.limit)
+        converted = list((self.place / CONVERTED).glob("*/"))
+        size = sum(s.st_size for _, s in files) + sum(_size(p) for p in converted)
+        return Usage(self.place, len(files) + len(converted), size, self.limit)
 
     def clear(self) -> int:
         """Take all entries away; returns how many bytes that were."""
@@ -158,4 +163,11 @@ class Cache:
             freed += status.st_size
         for part in self.place.glob("??/*.part"):
             part.unlink(missing_ok=True)
+        freed += _size(self.place / CONVERTED)
+        shutil.rmtree(self.place / CONVERTED, ignore_errors=True)
         return freed
+
+
+def _size(folder: Path) -> int:
+    """Bytes of all files below a folder."""
+    return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file())

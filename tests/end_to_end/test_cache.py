@@ -147,3 +147,14 @@ def test_the_command_shows_and_clears_it(qwen, tmp_path, cache, capsys):
     assert run(["cache", "clear"]) == 0
     assert "freed" in capsys.readouterr().out
     assert not list(cache.rglob("*.safetensors"))
+
+
+def test_converted_models_are_counted_and_cleared(cache):
+    from chorus.cache import CONVERTED, Cache
+
+    model = cache / CONVERTED / "abc" / "model.bin"
+    model.parent.mkdir(parents=True)
+    model.write_bytes(b"x" * 1000)
+    assert (Cache().usage().entries, Cache().usage().bytes) == (1, 1000)
+    assert Cache().clear() == 1000
+    assert not model.exists()

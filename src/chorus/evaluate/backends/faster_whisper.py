@@ -23,7 +23,6 @@ from chorus.runtime import quiet_libraries
 
 transformers = lazy("transformers")
 
-FOLDER = "ctranslate2"  # of the cache
 COPIED = ("tokenizer.json", "preprocessor_config.json")  # what faster-whisper reads beside the model
 
 
@@ -39,7 +38,7 @@ def open_backend(system: System, decoding: Decoding, device: str) -> Backend:
 
 def convert(system: System) -> Path:
     """The system in CTranslate2's format, kept in the cache by content; weights in float32, cast when loaded."""
-    place = cache.directory() / FOLDER
+    place = cache.directory() / cache.CONVERTED
     final = place / cache.key_of(ctranslate2=system.identity)
     if (final / CONVERTED).exists():
         os.utime(final)
