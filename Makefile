@@ -12,10 +12,10 @@ demo: $(VENV)/.demo
 	$(BIN)/python examples/digits/demo.py
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -n 2 --cov --cov-report=term:skip-covered
+	$(BIN)/python -m pytest -n 2 --dist loadgroup --cov --cov-report=term:skip-covered
 
 test-all: $(VENV)/.dev
-	$(BIN)/python -m pytest -n 2 -m "slow or not slow" --cov --cov-report=term:skip-covered
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "slow or not slow" --cov --cov-report=term:skip-covered
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

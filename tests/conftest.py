@@ -22,6 +22,14 @@ settings.register_profile("chorus", deadline=None, max_examples=25, suppress_hea
 settings.load_profile("chorus")
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that share a dear fixture of their module run in one worker, so that it is made once."""
+    for item in items:
+        if "ran" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group("ran"))
+
+
 @pytest.fixture(scope="session")
 def qwen(tmp_path_factory: pytest.TempPathFactory) -> Family:
     """A tiny Qwen2 base and three fine-tunes, float32; one of them in shards."""

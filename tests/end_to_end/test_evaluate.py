@@ -317,6 +317,23 @@ def test_what_breaks_a_batch_is_a_failed_utterance_not_a_crash(digits: Path, tmp
     assert read_evaluation(tmp_path / "all").summary["all"]["failed"] == bad
 
 
+def test_translations_are_told_by_bleu_and_chrf(digits: Path, tmp_path: Path, faulty: Faulty) -> None:
+    from chorus.evaluate.describe import translation_table
+
+    faulty.bad.clear()
+    found = evaluate(
+        str(BASE), digits, tmp_path / "o", backend="faulty", device="cpu", decoding=Decoding(task="translate"),
+        conditions=["clean", "telephone"],
+    )  # fmt: skip
+    told = found.summary["translation"]
+    assert set(told) == {"clean", "telephone"}
+    assert told["clean"]["chrf"]["score"] == pytest.approx(100.0)
+    title, columns, rows = translation_table([found])
+    assert told["clean"]["bleu"]["signature"] in title
+    assert columns[2:] == ["BLEU", "chrF"]
+    assert len(rows) == 2
+
+
 def test_batches_hold_sounds_of_like_length(digits: Path, tmp_path: Path, faulty: Faulty) -> None:
     faulty.bad.clear()
     evaluate(str(BASE), digits, tmp_path / "o", backend="faulty", device="cpu", decoding=Decoding(batch_size=16))

@@ -6,6 +6,7 @@ every unit heard for it is an insertion. Characters are counted where a row's la
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -167,13 +168,11 @@ def translation(rows: Sequence[Scored], draws: int = 1000) -> dict[str, Any]:
     heard, references = [r.raw_heard for r in rows], [[r.raw_reference for r in rows]]
     found = {}
     for name, metric in (("bleu", BLEU()), ("chrf", CHRF())):
-        drawn = metric.corpus_score(heard, references, n_bootstrap=draws) if len(rows) > 1 else None
-        exact = type(metric)().corpus_score(heard, references)
-        told = {"score": exact.score, "signature": str(metric.get_signature())}
-        if drawn is not None:
-            import json
-
-            facts = json.loads(drawn.format(is_json=True, width=4, signature=told["signature"]))
-            told |= {"mean": facts.get("confidence_mean"), "plus_minus": facts.get("confidence_var")}
-        found[name] = told
+        told: dict[str, Any] = {"score": type(metric)().corpus_score(heard, references).score}
+        if len(rows) > 1:
+            drawn = metric.corpus_score(heard, references, n_bootstrap=draws)
+            facts = json.loads(drawn.format(is_json=True, width=4, signature=str(metric.get_signature())))
+            # sacrebleu leaves both out where every draw scores zero
+            told |= {"mean": facts.get("confidence_mean", 0.0), "plus_minus": facts.get("confidence_var", 0.0)}
+        found[name] = {**told, "signature": str(metric.get_signature())}
     return found
