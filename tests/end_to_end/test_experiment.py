@@ -136,6 +136,23 @@ def test_run_again_it_does_nothing_again(ran: Any) -> None:
     assert seen[-1] == f"{total}/{total}"
 
 
+def test_the_command_prints_the_table_and_where_the_report_is(
+    ran: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given, outcome = ran
+    path = tmp_path / "e.yml"
+    path.write_text(yaml.safe_dump(given))
+    assert chorus_command(["experiment", str(path)]) == 0
+    told = capsys.readouterr()
+    assert "| base |" in told.out
+    assert told.out.rstrip().endswith("report.html")
+    assert "chosen on dev" in told.err
+    assert chorus_command(["experiment", str(path), "--json", "-q"]) == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["best"] == outcome.best
+    assert not printed.err
+
+
 def test_another_grid_hears_only_what_is_new(ran: Any) -> None:
     given, _ = ran
     out = Path(given["output"])

@@ -32,6 +32,7 @@ Progress = Callable[[int, int], None]
 NORMALISER = "marks"
 AHEAD_S = 600.0  # seconds of audio that are read ahead of the decoder
 LOADERS = 4
+KEPT_H = 1.0  # hours of audio, all conditions together, that stay in memory for the next system: 230 MB
 PACKAGES = ("ctranslate2", "faster-whisper", "jiwer", "sacrebleu", "soundfile", "soxr", "whisper-normalizer")
 
 
@@ -239,6 +240,17 @@ class Listener:
             yield part
 
     def _load(self, key: tuple[str, str]) -> list[Sound] | str:
+        """The sounds of an utterance under a condition, kept for the next system where that takes little room."""
+        test = self.task.test
+        place = (key, self.task.decoding.segments, self._cuts, self._longest)
+        found = test.kept.get(place)
+        if found is None:
+            found = self._sounds(key)
+            if test.hours * len(self.task.conditions) <= KEPT_H:
+                test.kept[place] = found
+        return found
+
+    def _sounds(self, key: tuple[str, str]) -> list[Sound] | str:
         """The sounds of an utterance under a condition, whole or in pieces; or why there are none."""
         name, condition = key
         utterance: Utterance = self.task.test.utterances[name]

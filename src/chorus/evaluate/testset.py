@@ -27,6 +27,7 @@ class TestSet:
 
     utterances: dict[str, Utterance]
     left_out: dict[str, list[str]] = field(default_factory=dict)
+    kept: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)  # sounds, for the next system
 
     @property
     def mark(self) -> str:
