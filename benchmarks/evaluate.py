@@ -2,7 +2,7 @@
 
     python benchmarks/evaluate.py [--rows 128] [--batch 16] [--repeats 3]
 
-The base of the digits example is first taught to write down one to twelve digits in a row (a minute or two), so that
+The base of the digits example is first taught to write down one to twelve digits in a row (some minutes), so that
 its transcripts are as long as what is said. The rivals take turns in one process on the same recordings, features kept
 by neither: the plain loop takes them in the manifest's order, extracts, and calls transformers' `generate`; ours is the
 whole of `chorus evaluate`'s decoding, audio read from disk. Texts must be the same but for ties.
@@ -52,7 +52,7 @@ def teach(place: Path, manifest: Path) -> Path:
 
     config = chorus.load_train_config({
         "model": {"base": str(BASE)}, "data": {"train": str(manifest), "dev": []},
-        "train": {"epochs": 6, "batch_size": 16, "learning_rate": 1e-3, "window_s": [10]},
+        "train": {"epochs": 16, "batch_size": 16, "learning_rate": 1.5e-3, "window_s": [10]},
         "output": str(place / "model"), "logs": str(place / "logs"),
     })  # fmt: skip
     return chorus.train(config).directory
