@@ -152,7 +152,7 @@ def test_doctor_tells_versions_devices_extras_and_caches(capsys):
     facts = json.loads(capsys.readouterr().out)
     assert facts["packages"]["torch"]
     assert "cpu" in facts["devices"]
-    assert set(facts["extras"]) == {"audio", "train", "synth", "dev"}
+    assert set(facts["extras"]) == {"audio", "evaluate", "train", "synth", "dev"}
     assert set(facts["caches"]) == {"hub", "compiled kernels", "spectra"}
     assert run(["doctor"]) == 0
     assert "chorus-merge" in capsys.readouterr().out

@@ -14,6 +14,7 @@ from chorus.merge.options import Options
 from chorus.merge.planner import plan
 from chorus.merge.resident import Resident, Store
 from models import Family
+from sounds import tiny, tone
 
 PARAMETERS: dict[str, list[dict[str, Any]]] = {
     "ties": [{"density": 0.4, "lambda": 0.5}, {"density": 0.4, "lambda": 1.3}, {"density": 0.7}],
@@ -106,3 +107,35 @@ def test_adapters_merge_in_memory_too(method: str, tmp_path: Path) -> None:
     for name, tensor in found.items():
         expected = planned[name].read().double()
         assert torch.allclose(tensor.value.double(), expected, atol=1e-6 * float(expected.abs().max())), name
+
+
+@pytest.mark.parametrize("kind", ["qwen2_audio", "omni", "wav2vec2"])
+def test_models_that_rename_their_weights_are_loaded_anew(kind: str, tmp_path: Path) -> None:
+    """Merges of speech language models are heard from memory as from disk, one after the other."""
+    import chorus
+    from chorus.data.audio import write_flac
+    from chorus.data.manifest import Row, write_manifest
+    from chorus.evaluate.run import Task, evaluate, hear
+    from chorus.evaluate.settings import Decoding
+    from chorus.evaluate.systems import from_plan
+    from chorus.evaluate.testset import load_test_set
+    from chorus.experiment.sweep import with_weights
+
+    models = [tiny(tmp_path / f"m{i}", kind, seed=i) for i in range(3)]
+    write_flac(tmp_path / "a.flac", tone(0.8))
+    test = load_test_set([write_manifest([Row("a.flac", "one", "en", root=tmp_path)], tmp_path / "m.csv")])
+    backend, settings = None, Decoding(max_new_tokens=6)
+    for i in (1, 2):
+        recipe = {
+            "merge_method": "linear", "models": [{"model": str(models[0])}, {"model": str(models[i])}],
+            "parameters": {"weight": 1.0}, "out_dtype": "float32",
+        }  # fmt: skip
+        planned = plan(recipe)
+        task = Task(from_plan(planned, label=f"s{i}"), test, settings)
+        backend = with_weights(backend, task, Resident().merge(planned))
+        told = {"normaliser": "raw", "unit": None, "parquet": False}
+        ours = hear(task, tmp_path / f"ours{i}", told, lambda done, total: None, backend)
+        chorus.merge(recipe, tmp_path / f"merged{i}")
+        theirs = evaluate(str(tmp_path / f"merged{i}"), test, tmp_path / f"t{i}", decoding=settings, device="cpu")
+        assert ours.summary["all"]["failed"] == 0, ours.rows
+        assert ours.rows[0]["heard"] == theirs.rows[0]["heard"]

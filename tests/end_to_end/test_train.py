@@ -574,6 +574,16 @@ def test_an_interrupt_ends_a_campaign_and_its_trainings(campaign):
     assert not (campaign / "runs" / "asr" / "d1").exists()
 
 
+def test_a_training_that_does_not_hear_ctrl_c_is_ended(monkeypatch):
+    from chorus.train import campaign as module
+
+    monkeypatch.setattr(module, "GRACE_S", 0.2)
+    deaf = "import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); time.sleep(60)"
+    child = subprocess.Popen([sys.executable, "-c", deaf], text=True)
+    module._end({child})
+    assert child.wait(timeout=10) == -signal.SIGTERM
+
+
 def test_values_that_would_share_a_folder(tmp_path):
     from dataclasses import replace
 

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from chorus.errors import CheckpointError, ChorusError
 from chorus.evaluate.backends.choose import BACKENDS, chosen_backend
 from chorus.evaluate.backends.protocol import Backend
 from chorus.evaluate.results import Evaluation
@@ -102,12 +103,7 @@ class Listener:
 
     def _loaded(self, task: Task, tensors: Mapping[str, Any]) -> Backend:
         """The one model that all merges are put into."""
-        if self._backend is None:
-            system = replace(task.system, tensors=tensors)
-            with quiet_libraries():
-                self._backend = BACKENDS.get(task.backend)(system, task.decoding, task.device)
-        else:
-            self._backend.replace(tensors)  # type: ignore[attr-defined]
+        self._backend = with_weights(self._backend, task, tensors)
         return self._backend
 
     def close(self) -> None:
@@ -115,10 +111,20 @@ class Listener:
             self._backend.close()
 
 
+def with_weights(backend: Backend | None, task: Task, tensors: Mapping[str, Any]) -> Backend:
+    """A loaded backend with other weights put into it; a new one where there is none, or where that cannot be done."""
+    if backend is not None:
+        try:
+            backend.replace(tensors)  # type: ignore[attr-defined]
+            return backend
+        except CheckpointError:
+            backend.close()
+    with quiet_libraries():
+        return BACKENDS.get(task.backend)(replace(task.system, tensors=tensors), task.decoding, task.device)
+
+
 def _same(place: Path, mark: str, settings: Mapping[str, Any]) -> Evaluation | None:
     """A finished result of the very same task; another's, of an earlier version of the experiment, is replaced."""
-    from chorus.errors import ChorusError
-
     try:
         return finished(place, mark, settings, overwrite=False)
     except ChorusError:

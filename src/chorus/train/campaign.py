@@ -25,6 +25,7 @@ from chorus.train.layers import as_yaml
 
 Note = Callable[[str], None]
 INTERRUPTED = 130  # the exit code of a command that Ctrl-C ended
+GRACE_S = 5.0  # that an interrupted training has to end by itself
 
 
 @dataclass(frozen=True)
@@ -133,6 +134,7 @@ def run_jobs(
     failures: dict[str, str] = {}
     threads = max(1, (os.cpu_count() or 1) // count)
     stop = threading.Event()  # set by Ctrl-C: nothing more is begun
+    children: set[subprocess.Popen[str]] = set()
 
     def run(job: Job) -> None:
         while job.after and job.after not in results and not stop.is_set():
@@ -144,7 +146,7 @@ def run_jobs(
         try:
             if stop.is_set():
                 return
-            results[job.name] = _run_one(job, device, threads, settings or {}, note)
+            results[job.name] = _run_one(job, device, threads, settings or {}, note, children)
             ended(job)
         except ChorusError as error:
             failures[job.name] = error.message
@@ -160,6 +162,7 @@ def run_jobs(
             list(pool.map(run, jobs))
         except BaseException:
             stop.set()
+            _end(children)
             raise
     if failures:
         told = "\n".join(f"  {name}: {why}" for name, why in failures.items())
@@ -180,8 +183,20 @@ def _devices() -> list[str]:
     return visible.split(",") if visible else [str(i) for i in range(torch.cuda.device_count())]
 
 
-def _run_one(job: Job, device: str | None, threads: int, settings: dict[str, Any], note: Note) -> dict[str, Any]:
-    """One child process: `chorus train` on the job's own configuration."""
+def _end(children: set[subprocess.Popen[str]]) -> None:
+    """Ctrl-C has reached the trainings too; those that have not ended by themselves soon are ended."""
+    deadline = time.monotonic() + GRACE_S
+    while time.monotonic() < deadline and any(child.poll() is None for child in list(children)):
+        time.sleep(0.05)
+    for child in list(children):
+        child.terminate()
+
+
+def _run_one(
+    job: Job, device: str | None, threads: int, settings: dict[str, Any], note: Note,
+    children: set[subprocess.Popen[str]],
+) -> dict[str, Any]:  # fmt: skip
+    """One child process: `chorus train` on the job's own configuration; it is among `children` while it runs."""
     logs = Path(job.config.logs_dir)
     logs.mkdir(parents=True, exist_ok=True)
     path = logs.with_name(logs.name + ".yaml")
@@ -197,6 +212,7 @@ def _run_one(job: Job, device: str | None, threads: int, settings: dict[str, Any
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as child:
         assert child.stderr is not None
         assert child.stdout is not None
+        children.add(child)
         try:
             for line in child.stderr:
                 told.append(line.rstrip())
@@ -206,6 +222,9 @@ def _run_one(job: Job, device: str | None, threads: int, settings: dict[str, Any
         except BaseException:
             child.terminate()
             raise
+        finally:
+            child.wait()
+            children.discard(child)
     if child.returncode in (INTERRUPTED, -signal.SIGINT):
         raise KeyboardInterrupt
     if child.returncode:

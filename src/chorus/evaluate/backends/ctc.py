@@ -8,7 +8,7 @@ from typing import Any
 from chorus.data.audio import RATE
 from chorus.data.limits import LONGEST_CTC_S
 from chorus.data.manifest import Row
-from chorus.evaluate.backends.loading import load_model, load_side, put_weights
+from chorus.evaluate.backends.loading import load_config, load_model, load_side, put_weights
 from chorus.evaluate.backends.protocol import Heard, Sound
 from chorus.evaluate.settings import Decoding
 from chorus.evaluate.systems import System
@@ -26,7 +26,9 @@ class Ctc:
 
     def __init__(self, system: System, decoding: Decoding, device: str) -> None:
         self.device = device
-        self.model = load_model(transformers.AutoModelForCTC, system, decoding, device)
+        names = load_config(system).architectures or [""]  # the automatic class cannot load from tensors
+        found = getattr(transformers, names[0]) if names[0].endswith("ForCTC") else transformers.AutoModelForCTC
+        self.model = load_model(found, system, decoding, device)
         self.tokenizer = load_side(transformers.AutoTokenizer, system, "tokenizer")
         self.extractor = load_side(transformers.AutoFeatureExtractor, system, "feature extractor")
         self.masks = bool(getattr(self.extractor, "return_attention_mask", False))

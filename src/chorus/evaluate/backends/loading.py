@@ -67,13 +67,17 @@ def load_side(cls: Any, system: System, what: str) -> Any:
 
 
 def put_weights(model: Any, tensors: Any) -> None:
-    """Replace the weights of a loaded model by others of the same names and shapes, in place."""
+    """Replace the weights of a loaded model by others of the same names and shapes, in place.
+
+    `CheckpointError`, and nothing is changed, where the model calls its weights otherwise than its file does (speech
+    language models do): such a model is loaded anew.
+    """
     own = dict(model.named_parameters()) | dict(model.named_buffers())
-    tied = set(own) - set(tensors)
+    unknown = next((name for name in tensors if name not in own), None)
+    if unknown is not None:
+        raise CheckpointError(f"{unknown}: not in the loaded model", "load it anew")
     with torch.no_grad():
         for name, tensor in tensors.items():
-            if name not in own:
-                raise CheckpointError(f"{name}: not in the loaded model", "evaluate a written model instead")
             own[name].copy_(tensor.read())
-    if tied:
+    if set(own) - set(tensors):
         model.tie_weights()
