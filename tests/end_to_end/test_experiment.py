@@ -231,6 +231,7 @@ def test_without_the_test_manifest_everything_up_to_the_selection_runs(tmp_path:
         joint=False, tests={}, keep="none",
         domains={s: {"where": {"speaker": s}, "test": str(test)} for s in ("george", "nicolas")},
     )  # fmt: skip
+    given["train"]["adapter"] = {"type": "lora", "rank": 2}
     with pytest.raises(DataError, match=r"test\.csv"):
         experiment(given)
     selection = tmp_path / "out" / "selection.json"
