@@ -27,7 +27,11 @@ def findings(made: Comparison, best: str, seeds: int) -> list[str]:
         told.append(f"Joint fine-tuning, which needs all data at once, has {_rate(joint, group)}{test}.")
     if merge.forgetting is not None:
         losses = [f"{line.label} {line.forgetting:+.1f}" for line in specialists if line.forgetting is not None]
-        told.append(f"Outside the domains the merge loses {merge.forgetting:+.1f} points ({', '.join(losses)}).")
+        verb = "loses" if merge.forgetting > 0 else "gains"
+        told.append(
+            f"Outside the domains the merge {verb} {abs(merge.forgetting):.1f} points against the base "
+            f"(change of the specialists: {', '.join(losses)})."
+        )
     if seeds > 1:
         told.append(f"All rates are over {seeds} seeds together.")
     return told
