@@ -16,6 +16,7 @@ from chorus.errors import MissingExtraError
 COLOURS = {"base": "#555555", "specialist": "#d1495b", "joint": "#00798c", "merge": "#edae49", "": "#7a5195"}
 NAMES = {"base": "base", "specialist": "specialists", "joint": "joint fine-tune", "merge": "merges", "": "models"}
 MARKERS = "osD^v<>PXph*"
+LEGEND_LETTERS = 96  # that fit on a line above a plot
 HASH_SALT = "chorus"  # of the names inside SVG files, which are otherwise drawn anew each time
 
 
@@ -61,29 +62,46 @@ def save(figure: Any, stem: Path) -> list[Path]:
 
 
 def by_domain(points: Sequence[Point], domains: Sequence[str], stem: Path, *, what: str) -> list[Path]:
-    """Rates by domain: a row a system, a dot a domain with its interval, the mean as a bar."""
-    figure, axes = _figure(8.5, 1.6 + 0.36 * len(points))
+    """Rates by domain: a row a system, a dot a domain with its interval, the mean (in-domain, where known) as a bar.
+
+    Rates far beyond the others stand at the edge, with their number.
+    """
+    figure, axes = _figure(8.5, 1.8 + 0.36 * len(points))
+    edge = _edge([p.values[d] for p in points for d in domains if p.values[d] == p.values[d]])
     for i, point in enumerate(points):
         y = len(points) - 1 - i
         known = [point.values[d] for d in domains if point.values[d] == point.values[d]]
-        mean = sum(known) / len(known) if known else 0.0
-        axes.barh(y, mean, height=0.66, color=COLOURS[point.role], alpha=0.28, zorder=1)
+        mean = point.values.get("in-domain", sum(known) / len(known) if known else 0.0)
+        axes.barh(y, min(mean, edge), height=0.66, color=COLOURS[point.role], alpha=0.28, zorder=1)
         for j, domain in enumerate(domains):
             value = point.values[domain]
-            shift = 0.26 * (0.5 - (j + 0.5) / len(domains)) * 2
-            if domain in point.intervals:
-                axes.plot(point.intervals[domain], [y + shift] * 2, color="#aaaaaa", linewidth=0.8, zorder=2)
+            place = y + 0.26 * (0.5 - (j + 0.5) / len(domains)) * 2
+            if domain in point.intervals and value <= edge:
+                low, high = point.intervals[domain]
+                axes.plot((low, min(high, edge)), [place] * 2, color="#aaaaaa", linewidth=0.8, zorder=2)
             axes.plot(
-                value, y + shift, MARKERS[j % len(MARKERS)], color=COLOURS[point.role], markeredgecolor="#222222",
-                markeredgewidth=0.4, markersize=5, zorder=3, label=domain if i == 0 else None,
+                min(value, edge), place, MARKERS[j % len(MARKERS)], color=COLOURS[point.role], markersize=5,
+                markeredgecolor="#222222", markeredgewidth=0.4, zorder=3, clip_on=False,
+                label=domain if i == 0 else None,
             )  # fmt: skip
+            if value > edge:
+                axes.annotate(f"{value:.0f}", (edge, place), xytext=(5, -2), textcoords="offset points", fontsize=6.5)
     axes.set_yticks(range(len(points)), [p.system for p in reversed(points)])
-    axes.set_xlim(left=0)
-    axes.set_xlabel(f"{what}; bar: mean")
-    legend = axes.legend(ncols=min(6, len(domains)), loc="lower center", bbox_to_anchor=(0.5, 1.0), frameon=False)
+    axes.set_xlim(0, edge)
+    axes.set_xlabel(f"{what}; bar: in-domain mean" if "in-domain" in points[0].values else f"{what}; bar: mean")
+    handles, names = axes.get_legend_handles_labels()
+    columns = max(1, min(len(names), LEGEND_LETTERS // (6 + max(map(len, names)))))
+    legend = figure.legend(handles, names, ncols=columns, loc="outside upper center", frameon=False)
     for handle in legend.legend_handles:
         handle.set_color("#555555")
     return save(figure, stem)
+
+
+def _edge(values: Sequence[float]) -> float:
+    """Where the axis of rates ends: the largest, but not far beyond 100 where the others stay below."""
+    largest = max(values, default=1.0) * 1.05
+    usual = [v for v in values if v <= 120]
+    return min(largest, max(usual) * 1.1) if usual and largest > 200 else max(largest, 1.0)
 
 
 def pareto(points: Sequence[tuple[float, float]]) -> list[int]:
@@ -117,7 +135,7 @@ def trade(points: Sequence[Point], stem: Path, *, x: str, y: str, x_name: str, y
     axes.margins(x=0.15, y=0.12)
     axes.set_xlabel(x_name)
     axes.set_ylabel(y_name)
-    axes.legend(frameon=False, loc="upper right")
+    figure.legend(ncols=4, loc="outside upper center", frameon=False)
     return save(figure, stem)
 
 
