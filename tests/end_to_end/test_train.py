@@ -561,8 +561,10 @@ def test_an_interrupt_ends_a_campaign_and_its_trainings(campaign):
     """Ctrl-C reaches the whole group; no training is begun after it."""
     command = [sys.executable, "-m", "chorus", "train", "c.yaml", "train.epochs=400", "--each", "domain"]
     with subprocess.Popen(
-        command, cwd=campaign, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    ) as child:
+        command, cwd=campaign, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        # a shell's background jobs ignore Ctrl-C, and hand that on to the tests that they run
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    ) as child:  # fmt: skip
         for line in child.stderr:
             if "before it" in line:
                 break
