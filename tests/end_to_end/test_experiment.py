@@ -349,6 +349,16 @@ def test_domains_without_dev_rows_are_named(tmp_path: Path) -> None:
         experiment(settings(tmp_path, manifest))
 
 
+def test_without_the_extra_it_says_how_to_install_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "e.yml"
+    path.write_text(yaml.safe_dump(settings(tmp_path, rows_for(tmp_path))))
+    monkeypatch.setitem(sys.modules, "accelerate", None)
+    assert chorus_command(["experiment", str(path)]) == 3
+    assert 'pip install "chorus-merge[train]"' in capsys.readouterr().err
+
+
 # ---- plans ----
 
 

@@ -28,6 +28,7 @@ from chorus.experiment.select import Chosen, macro_rate, select, write_selection
 from chorus.experiment.steps import Outcome, counts, curves_of, settings_of, systems_of
 from chorus.experiment.sweep import Listener, recipe_of
 from chorus.experiment.trainings import base_job, jobs_of, parallel, run_trainings
+from chorus.train.environment import need_extra
 
 Note = Callable[[str], None]
 
@@ -40,8 +41,10 @@ def experiment(
 ) -> Outcome:
     """Run an experiment file; after a kill, or a change of the file, only what is missing is done again.
 
-    Raises `RecipeError` for everything wrong with the file before the first training, `DataError` for rows.
+    Raises `RecipeError` for everything wrong with the file before the first training, `DataError` for rows,
+    `MissingExtraError` where training is not installed.
     """
+    need_extra()
     made = source if isinstance(source, Experiment) else load_experiment(source)
     return _Run(made, show, note).run()
 
