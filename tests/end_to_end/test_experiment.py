@@ -415,6 +415,22 @@ def test_recipes_of_every_method_plan(ran: Any) -> None:
     assert planned >= 18
 
 
+def test_a_domain_may_train_longer_than_the_others(tmp_path: Path) -> None:
+    from chorus.experiment.trainings import jobs_of
+
+    given = settings(tmp_path, rows_for(tmp_path))
+    given["domains"] = {
+        "george": {"where": {"speaker": "george"}, "train": {"train": {"epochs": 7}}},
+        "nicolas": {"where": {"speaker": "nicolas"}},
+    }
+    jobs = {job.name: job.config for job in jobs_of(load_experiment(given))}
+    assert {name: config.train.epochs for name, config in jobs.items()} == {"george": 7, "nicolas": 1, "joint": 1}
+    assert jobs["george"].train.batch_size == 8
+    given["domains"]["nicolas"]["train"] = {"train": {"epoch": 2}}
+    with pytest.raises(RecipeError, match=r"domains\.nicolas\.train(.|\n)*epochs"):
+        load_experiment(given)
+
+
 def test_grids_unfold_and_gradients_stay_values() -> None:
     points = grid_of("mine", {"method": "ties", "density": [0.2, 0.5], "lambda": {"value": [0.1, 0.9]}})
     assert [p.method for p in points] == ["ties", "ties"]

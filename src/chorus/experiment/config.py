@@ -40,6 +40,7 @@ class Part(_Strict):
     dev: str | None = None
     test: str | None = None
     split: str | None = None  # of a test set: which rows; else test
+    train: dict[str, Any] = Field(default_factory=dict)  # of this domain's specialist, laid over the experiment's
 
 
 class Split(_Strict):
@@ -253,7 +254,8 @@ def _problems(made: Experiment) -> list[str]:
         else:
             settings = {"method": made.methods[name].get("method", name), **values}
             found += _method_problems(f"curves.{name}", name, settings)
-    for where, config in (("train", made.train), ("base.train", made.base.train or {}), *_joint(made)):
+    own = [(f"domains.{name}.train", part.train) for name, part in made.domains.items() if part.train]
+    for where, config in (("train", made.train), ("base.train", made.base.train or {}), *_joint(made), *own):
         found += [f"{where}.{key}: set by the experiment" for key in config if key in OURS and key != "model"]
         found += _training_problems(where, config, made)
     try:

@@ -57,7 +57,7 @@ def jobs_of(made: Experiment) -> list[Job]:
     jobs = []
     for seed in made.seeds:
         for name, part in made.domains.items():
-            jobs.append(_job(made, name, {name: part}, seed, {}))
+            jobs.append(_job(made, name, {name: part}, seed, part.train))
         if made.joint:
             more = made.joint if isinstance(made.joint, dict) else {}
             jobs.append(_job(made, JOINT, made.domains, seed, more))
