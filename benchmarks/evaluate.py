@@ -77,11 +77,11 @@ def plain(model: Path, test: Any, batch: int, new_tokens: int) -> tuple[float, l
 
 def ours(model: Path, test: Any, batch: int, new_tokens: int, place: Path) -> tuple[float, list[str]]:
     """Seconds and texts of the evaluation's own loop, rows written as they come."""
-    from chorus.evaluate.backends.choose import BACKENDS
     from chorus.evaluate.results import Partial
     from chorus.evaluate.run import Listener, Task
-    from chorus.evaluate.settings import Decoding
-    from chorus.evaluate.systems import open_system
+    from chorus.transcribe.backends.choose import BACKENDS
+    from chorus.transcribe.decoding import Decoding
+    from chorus.transcribe.systems import open_system
 
     task = Task(open_system(str(model)), test, Decoding(batch_size=batch, max_new_tokens=new_tokens))
     backend = BACKENDS.get("transformers")(task.system, task.decoding, "cpu")
@@ -107,7 +107,7 @@ def main() -> None:
         os.environ["CHORUS_CACHE"] = str(place / "cache")
         model = teach(place, sequences(place, "train", 400, seed=1))
         os.environ["CHORUS_CACHE_LIMIT"] = "0"  # features are computed by both
-        from chorus.evaluate.testset import load_test_set
+        from chorus.transcribe.test_sets import load_test_set
 
         rows = []
         for kind, most in (("mixed, 1 to 12 words", 80), ("alike, one word", 80)):

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from chorus.evaluate.results import FORMAT, Evaluation, write_evaluation
-from chorus.evaluate.settings import Decoding
 from chorus.evaluate.summary import summarise
+from chorus.transcribe.decoding import Decoding
 
 WORDS = ("one", "two", "three", "four", "five")
 

@@ -27,14 +27,14 @@ if TYPE_CHECKING:
     from chorus.merge.method import Between, PerModel, method
     from chorus.merge.options import Options
     from chorus.merge.plan import Plan
-    from chorus.merge.planner import plan
-    from chorus.merge.recipe import load_recipe
+    from chorus.merge.planning.planner import plan
+    from chorus.merge.recipes.schema import load_recipe
     from chorus.train.layers import load_train_config
     from chorus.train.run import train
 
 _HOMES = {
-    "load_recipe": "chorus.merge.recipe",
-    "plan": "chorus.merge.planner",
+    "load_recipe": "chorus.merge.recipes.schema",
+    "plan": "chorus.merge.planning.planner",
     "merge": "chorus.merge.api",
     "merge_into_adapter": "chorus.merge.api",
     "RankRule": "chorus.linalg.ranks",

@@ -31,14 +31,14 @@ from chorus.checkpoints.safetensors_header import Entry
 from chorus.errors import ChorusError, RecipeError
 from chorus.linalg.blocks import CHUNK
 from chorus.linalg.low_rank import LowRank
-from chorus.merge.compute import Computation
+from chorus.merge.arithmetic.compute import Computation
+from chorus.merge.arithmetic.reader import Reader
+from chorus.merge.arithmetic.treatment import treatment_of
+from chorus.merge.arithmetic.work import work_of
 from chorus.merge.method import METHODS, Method, Parameter, compute_now
-from chorus.merge.parameters import check_parameters, convert
 from chorus.merge.plan import Input, TensorPlan
-from chorus.merge.reader import Reader
-from chorus.merge.recipe import load_recipe
-from chorus.merge.treatment import treatment_of
-from chorus.merge.work import work_of
+from chorus.merge.recipes.parameters import check_parameters, convert
+from chorus.merge.recipes.schema import load_recipe
 
 Check = Callable[[str], None]
 SHAPES: list[tuple[int, ...]] = [(1,), (7,), (3, 5), (1, 9), (4, 1), (4, 3, 2), (CHUNK + 3,)]

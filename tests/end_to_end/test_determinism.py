@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import chorus
-from chorus.merge.engine import _TensorWriter
+from chorus.merge.runs.engine import _TensorWriter
 from models import files_of, write_model
 
 METHODS = {

@@ -22,16 +22,16 @@ import chorus
 from chorus.data.audio import write_flac
 from chorus.data.manifest import Row, read_manifest, write_manifest
 from chorus.errors import CheckpointError, ChorusError, DataError, MissingExtraError, OutputError, UsageError
-from chorus.evaluate.backends.choose import BACKENDS
-from chorus.evaluate.backends.isolated import Isolated
-from chorus.evaluate.backends.protocol import Heard, Sound
-from chorus.evaluate.conditions import check_condition, under
 from chorus.evaluate.results import PARTIAL, ROWS, SUMMARY, read_evaluation
 from chorus.evaluate.run import evaluate
-from chorus.evaluate.segments import joined, pieces
-from chorus.evaluate.settings import Decoding, decoding
-from chorus.evaluate.systems import folder_of, from_plan, open_system, role_of
-from chorus.evaluate.testset import load_test_set
+from chorus.transcribe.backends.choose import BACKENDS
+from chorus.transcribe.backends.isolated import Isolated
+from chorus.transcribe.backends.protocol import Heard, Sound
+from chorus.transcribe.conditions import check_condition, under
+from chorus.transcribe.decoding import Decoding, decoding
+from chorus.transcribe.segments import joined, pieces
+from chorus.transcribe.systems import folder_of, from_plan, open_system, role_of
+from chorus.transcribe.test_sets import load_test_set
 from sounds import BASE, MANIFEST, tiny, tone
 
 FAST = Decoding(window_s=3, max_new_tokens=12)
@@ -464,7 +464,7 @@ def test_a_runtime_that_dies_takes_an_utterance_with_it(monkeypatch: pytest.Monk
 def test_a_missing_backend_says_how_to_install_it(
     digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from chorus.evaluate.backends import faster_whisper
+    from chorus.transcribe.backends import faster_whisper
 
     monkeypatch.setattr(faster_whisper, "find_spec", lambda name: None)
     with pytest.raises(MissingExtraError) as caught:
@@ -505,7 +505,7 @@ def test_recordings_of_one_name_in_two_folders_are_told_apart(tmp_path: Path) ->
 @pytest.mark.slow
 def test_batch_sizes_agree_on_whole_test_sets(tmp_path: Path) -> None:
     """The demo's test set whole, and `sentences_de`: what differs is a tie, and how many did is printed."""
-    from chorus.evaluate.backends.whisper import Whisper
+    from chorus.transcribe.backends.whisper import Whisper
 
     sets = {"digits": load_test_set([MANIFEST])}
     place = os.environ.get("CHORUS_DATA")
@@ -527,7 +527,7 @@ def test_batch_sizes_agree_on_whole_test_sets(tmp_path: Path) -> None:
 
 def _gap(backend: Any, utterance: Any) -> float:
     """The smallest distance of the best two logits on the way of an utterance alone."""
-    from chorus.evaluate.backends.greedy import greedy
+    from chorus.transcribe.backends.greedy import greedy
 
     sound = Sound(utterance.audio(), utterance.row, utterance.key())
     features = backend.features.window([backend.features(sound.audio)], 3000)

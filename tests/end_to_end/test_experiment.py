@@ -330,8 +330,8 @@ def test_dev_and_test_may_not_share_recordings(tmp_path: Path) -> None:
 
 def test_copies_of_dev_recordings_in_test_are_found_by_content(tmp_path: Path) -> None:
     from chorus.data.audio import write_flac
-    from chorus.evaluate.testset import of_rows
     from chorus.experiment.rows import refuse_same_sounds
+    from chorus.transcribe.test_sets import of_rows
     from sounds import tone
 
     for name in ("a", "b"):
@@ -402,7 +402,7 @@ def test_dry_run_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[st
 
 def test_recipes_of_every_method_plan(ran: Any) -> None:
     from chorus.experiment.config import Setting
-    from chorus.merge.planner import plan
+    from chorus.merge.planning.planner import plan
 
     given, _ = ran
     made = load_experiment(given)

@@ -11,8 +11,8 @@ import torch
 from adapters import make_adapters, recipe_of
 from chorus.merge.method import METHODS
 from chorus.merge.options import Options
-from chorus.merge.planner import plan
-from chorus.merge.resident import Resident, Store
+from chorus.merge.planning.planner import plan
+from chorus.merge.runs.resident import Resident, Store
 from models import Family
 from sounds import tiny, tone
 
@@ -116,10 +116,10 @@ def test_models_that_rename_their_weights_are_loaded_anew(kind: str, tmp_path: P
     from chorus.data.audio import write_flac
     from chorus.data.manifest import Row, write_manifest
     from chorus.evaluate.run import Task, evaluate, hear
-    from chorus.evaluate.settings import Decoding
-    from chorus.evaluate.systems import from_plan
-    from chorus.evaluate.testset import load_test_set
     from chorus.experiment.sweep import with_weights
+    from chorus.transcribe.decoding import Decoding
+    from chorus.transcribe.systems import from_plan
+    from chorus.transcribe.test_sets import load_test_set
 
     models = [tiny(tmp_path / f"m{i}", kind, seed=i) for i in range(3)]
     write_flac(tmp_path / "a.flac", tone(0.8))

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from chorus.data.counts import Counts, corrects, edits, shown, total
 from chorus.data.normalise import ARABIC, NORMALISERS, normaliser, unspaced
 from chorus.errors import UsageError
-from chorus.evaluate.counts import Counts, corrects, edits, shown, total
 from chorus.evaluate.scores import error_rate, measures, score, translation, unit_of
 
 TEXT = st.lists(st.sampled_from(["a", "bb", "ccc", "d"]), min_size=1, max_size=8).map(" ".join)

@@ -8,7 +8,15 @@ from hypothesis import strategies as st
 
 from chorus.architectures.roles import Role
 from chorus.merge.method import METHODS
-from chorus.merge.parameters import MISSING, Site, check_parameters, check_setting, convert, gradient_position, resolve
+from chorus.merge.recipes.parameters import (
+    MISSING,
+    Site,
+    check_parameters,
+    check_setting,
+    convert,
+    gradient_position,
+    resolve,
+)
 
 Q = Role("encoder", "attention", "encoder", 2, 0.4, "layer")
 SITE = Site("model.encoder.layers.2.self_attn.q_proj.weight", Q, 0.5)

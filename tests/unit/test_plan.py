@@ -8,7 +8,7 @@ import pytest
 
 import chorus
 from chorus.errors import PlanError, RecipeError
-from chorus.merge.describe import describe, draw_together
+from chorus.merge.planning.describe import describe, draw_together
 from models import copy_model, load_all
 
 

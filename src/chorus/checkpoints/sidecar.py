@@ -29,6 +29,8 @@ TOKENIZER_FILES = (
     "chat_template.json",
     "sentencepiece.bpe.model",
 )
+# One of these holds a tokenizer's vocabulary: transformers 5 makes an empty tokenizer of a directory without any.
+VOCABULARIES = ("tokenizer.json", "vocab.json", "tokenizer.model", "vocab.txt", "spiece.model")
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json")
 
 

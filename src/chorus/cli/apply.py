@@ -43,7 +43,7 @@ def command(
     chorus apply whisper-small noisy clean --weight 1 --weight -1 -o model
     """
     from chorus.merge.api import merge
-    from chorus.merge.planner import plan
+    from chorus.merge.planning.planner import plan
 
     if len(weights) not in (0, 1, len(deltas)):
         raise UsageError(

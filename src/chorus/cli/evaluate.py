@@ -73,9 +73,9 @@ def command(models: tuple[str, ...], **flags: Any) -> None:
 
 def _evaluate(models: tuple[str, ...], flags: dict[str, Any]) -> list[Any]:
     from chorus.evaluate.run import evaluate
-    from chorus.evaluate.settings import decoding
-    from chorus.evaluate.systems import folder_of, unique_labels
-    from chorus.evaluate.testset import load_test_set
+    from chorus.transcribe.decoding import decoding
+    from chorus.transcribe.systems import folder_of, unique_labels
+    from chorus.transcribe.test_sets import load_test_set
 
     names = (
         "beam", "language", "task", "prompt", "timestamps", "segments", "batch_size", "max_new_tokens", "window_s",
@@ -124,14 +124,14 @@ def conditions_on(pairs: Sequence[str]) -> dict[str, list[str]]:
 
 def opened(text: str) -> Any:
     """`[NAME=]MODEL` as a system; a recipe is planned, `RECIPE:OUTPUT` names one of its outputs."""
-    from chorus.evaluate.systems import from_plan, open_system
+    from chorus.transcribe.systems import from_plan, open_system
 
     label, equals, name = text.partition("=")
     if not equals or Path(text).exists():
         label, name = "", text
     recipe, colon, variant = name.partition(":")
     if Path(recipe).suffix in YAML:
-        from chorus.merge.planner import plan
+        from chorus.merge.planning.planner import plan
 
         return from_plan(plan(recipe), label=label, variant=variant if colon else None)
     return open_system(name, label=label)

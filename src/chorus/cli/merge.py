@@ -17,8 +17,8 @@ from chorus.errors import UsageError
 
 if TYPE_CHECKING:
     from chorus.linalg.ranks import RankRule
-    from chorus.merge.engine import Result
     from chorus.merge.plan import Plan
+    from chorus.merge.runs.engine import Result
 
 
 @click.command("merge", short_help="Merge models by a recipe into a model directory.")
@@ -56,7 +56,7 @@ def command(
     chorus merge recipe.yml -o adapter --as adapter --max-rank 32
     """
     from chorus.merge.api import merge
-    from chorus.merge.planner import plan
+    from chorus.merge.planning.planner import plan
 
     target = _target(recipe, out, out_flag)
     ranks = _ranks(form, resume, flags)

@@ -25,8 +25,8 @@ def command(recipe: str, tensors: bool, json_: bool, **flags: Any) -> None:
     \b
     chorus plan recipe.yml
     """
-    from chorus.merge.describe import describe
-    from chorus.merge.planner import plan
+    from chorus.merge.planning.describe import describe
+    from chorus.merge.planning.planner import plan
 
     try:
         planned = plan(recipe, options_of(flags), weights=False)
@@ -46,7 +46,7 @@ def command(recipe: str, tensors: bool, json_: bool, **flags: Any) -> None:
 
 
 def _print(facts: dict[str, Any], every_tensor: bool) -> None:
-    from chorus.merge.describe import draw_together
+    from chorus.merge.planning.describe import draw_together
 
     rows = [
         [

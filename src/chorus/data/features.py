@@ -25,6 +25,7 @@ numpy = lazy("numpy")
 torch = lazy("torch")
 xxhash = lazy("xxhash")
 
+FRAMES_PER_SECOND = 100  # of log-mel features, in every model here
 MARGIN = 3  # columns that the last samples still reach (half a window), and one of pure silence
 _hashes: dict[tuple[str, int, int], str] = {}
 _hash_lock = threading.Lock()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from chorus.evaluate.counts import shown
+from chorus.data.counts import shown
 from chorus.evaluate.results import Evaluation
 
 Table = tuple[str, list[str], list[list[str]]]

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from chorus.evaluate.counts import Unit, corrects
+from chorus.data.counts import Unit, corrects
 from chorus.lazy import lazy
 
 stats = lazy("scipy.stats")

@@ -14,16 +14,16 @@ from chorus.cache import key_of
 from chorus.data.audio import RATE
 from chorus.data.normalise import normaliser as named_normaliser
 from chorus.errors import ChorusError, DataError, OutputError, UsageError
-from chorus.evaluate.backends.choose import BACKENDS, chosen_backend
-from chorus.evaluate.backends.protocol import Backend, Heard, Sound
-from chorus.evaluate.conditions import CLEAN, check_condition, under
 from chorus.evaluate.results import FORMAT, PARTIAL, SUMMARY, Evaluation, Partial, read_evaluation, write_evaluation
-from chorus.evaluate.segments import pieces
-from chorus.evaluate.settings import Decoding
-from chorus.evaluate.systems import System, open_system
-from chorus.evaluate.testset import TestSet, load_test_set
 from chorus.provenance import versions
 from chorus.runtime import pick_device, quiet_libraries
+from chorus.transcribe.backends.choose import BACKENDS, chosen_backend
+from chorus.transcribe.backends.protocol import Backend, Heard, Sound
+from chorus.transcribe.conditions import CLEAN, check_condition, under
+from chorus.transcribe.decoding import Decoding
+from chorus.transcribe.segments import pieces
+from chorus.transcribe.systems import System, open_system
+from chorus.transcribe.test_sets import TestSet, load_test_set
 
 if TYPE_CHECKING:
     from chorus.data.utterance import Utterance
@@ -73,7 +73,7 @@ def evaluate(
 ) -> Evaluation:
     """Hear recordings with a system and write what was heard and how well, into the directory `out`.
 
-    `system` is a directory, hub id, `base+adapter`, or what `chorus.evaluate.systems.from_plan(chorus.plan(recipe))`
+    `system` is a directory, hub id, `base+adapter`, or what `chorus.transcribe.systems.from_plan(chorus.plan(recipe))`
     returns. `unit` counts "words" or "characters" for all rows, else as each row's language is written. A killed
     evaluation, given again, goes on; a finished one is read, and counted again where only the normaliser differs.
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from chorus.evaluate.conditions import CLEAN
 from chorus.evaluate.scores import COLUMNS, Scored, by_column, known, macro, measures, score, translation
+from chorus.transcribe.conditions import CLEAN
 
 MAX_GROUPS = 500  # of a column: beyond, it is no grouping
 LEAST = 20

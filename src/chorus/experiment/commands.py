@@ -5,14 +5,14 @@ from __future__ import annotations
 import shlex
 from pathlib import Path
 
-from chorus.evaluate.conditions import CLEAN
-from chorus.evaluate.settings import Decoding
-from chorus.evaluate.systems import folder_of
 from chorus.experiment.config import Experiment
 from chorus.experiment.steps import Outcome, curves_of
 from chorus.experiment.sweep import reference
 from chorus.experiment.trainings import JOINT, base_of
 from chorus.report.html import Command
+from chorus.transcribe.conditions import CLEAN
+from chorus.transcribe.decoding import Decoding
+from chorus.transcribe.systems import folder_of
 
 FLAGS = {"window_s": "--window"}
 

@@ -13,13 +13,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from chorus.data.normalise import NORMALISERS
 from chorus.errors import ChorusError, RecipeError, nearest
-from chorus.evaluate.conditions import CLEAN, check_condition
-from chorus.evaluate.settings import PRESETS, Decoding, decoding
 from chorus.merge.method import METHODS
-from chorus.merge.parameters import check_parameters
+from chorus.merge.recipes.parameters import check_parameters
 from chorus.settings import explain, read_document
 from chorus.train.config import TrainConfig
 from chorus.train.layers import lay_over, load_train_config
+from chorus.transcribe.conditions import CLEAN, check_condition
+from chorus.transcribe.decoding import PRESETS, Decoding, decoding
 
 MAX_SETTINGS = 2000  # of one method
 OURS = ("model", "data", "seed", "output", "logs", "name", "version", "device")  # keys of a training that are set here

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from chorus.data.manifest import select
 from chorus.errors import ChorusError
-from chorus.evaluate.conditions import CLEAN
 from chorus.experiment.config import Experiment, Part, train_config, training
 from chorus.experiment.rows import groups_of, read_part, rows_of
 from chorus.experiment.steps import counts, curves_of, settings_of, systems_of
 from chorus.experiment.trainings import JOINT, base_of
 from chorus.train.config import TrainConfig
+from chorus.transcribe.conditions import CLEAN
 
 
 def describe(made: Experiment) -> list[str]:

@@ -19,7 +19,6 @@ import yaml
 
 from chorus.checkpoints.writer import explained, write_text
 from chorus.data.manifest import write_manifest
-from chorus.evaluate.systems import folder_of
 from chorus.experiment.config import Experiment, Setting, load_experiment
 from chorus.experiment.progress import Show, Steps
 from chorus.experiment.publish import publish
@@ -29,6 +28,7 @@ from chorus.experiment.steps import Outcome, counts, curves_of, settings_of, sys
 from chorus.experiment.sweep import Listener, recipe_of
 from chorus.experiment.trainings import base_job, jobs_of, parallel, run_trainings
 from chorus.train.environment import need_extra
+from chorus.transcribe.systems import folder_of
 
 Note = Callable[[str], None]
 

@@ -11,9 +11,9 @@ from chorus.experiment.config import Experiment, Setting
 from chorus.experiment.steps import Outcome
 from chorus.experiment.sweep import recipe_of, reference
 from chorus.experiment.trainings import JOINT, base_of
-from chorus.merge.planner import plan
-from chorus.merge.resident import Resident
-from chorus.merge.treatment import MATRIX
+from chorus.merge.arithmetic.treatment import MATRIX
+from chorus.merge.planning.planner import plan
+from chorus.merge.runs.resident import Resident
 
 
 def effective_ranks(made: Experiment, outcome: Outcome) -> dict[str, tuple[str, Sequence[Ranks]]]:

@@ -12,20 +12,20 @@ from pathlib import Path
 from typing import Any
 
 from chorus.errors import CheckpointError, ChorusError
-from chorus.evaluate.backends.choose import BACKENDS, chosen_backend
-from chorus.evaluate.backends.protocol import Backend
 from chorus.evaluate.results import Evaluation
 from chorus.evaluate.run import Task, finished, hear
-from chorus.evaluate.systems import System, folder_of, from_plan, open_system
-from chorus.evaluate.testset import TestSet
 from chorus.experiment.config import Experiment, Setting
 from chorus.experiment.trainings import JOINT, base_of, model_dir
 from chorus.merge.method import METHODS
 from chorus.merge.options import Options
 from chorus.merge.plan import Plan
-from chorus.merge.planner import plan
-from chorus.merge.resident import Resident
+from chorus.merge.planning.planner import plan
+from chorus.merge.runs.resident import Resident
 from chorus.runtime import pick_device, quiet_libraries
+from chorus.transcribe.backends.choose import BACKENDS, chosen_backend
+from chorus.transcribe.backends.protocol import Backend
+from chorus.transcribe.systems import System, folder_of, from_plan, open_system
+from chorus.transcribe.test_sets import TestSet
 
 
 def reference(made: Experiment, name: str, seed: int) -> str:

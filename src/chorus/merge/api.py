@@ -9,11 +9,11 @@ from typing import Any
 
 from chorus.checkpoints.adapter_report import AdapterResult
 from chorus.linalg.ranks import RankRule
-from chorus.merge.engine import Progress, Result, run
 from chorus.merge.options import Options
 from chorus.merge.plan import Plan
-from chorus.merge.planner import plan as make_plan
-from chorus.merge.recipe import LoadedRecipe
+from chorus.merge.planning.planner import plan as make_plan
+from chorus.merge.recipes.schema import LoadedRecipe
+from chorus.merge.runs.engine import Progress, Result, run
 
 
 def merge(
@@ -60,7 +60,7 @@ def merge_into_adapter(
     >>> chorus.merge_into_adapter("recipe.yml", "adapter", ranks=chorus.RankRule(max_rank=32))  # doctest: +SKIP
     AdapterResult(directory=PosixPath('adapter'), ...)
     """
-    from chorus.merge.as_adapter import run_as_adapter
+    from chorus.merge.runs.as_adapter import run_as_adapter
 
     planned = recipe if isinstance(recipe, Plan) else make_plan(recipe, options)
     return run_as_adapter(planned, Path(output), ranks or RankRule(), progress)

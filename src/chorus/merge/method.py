@@ -102,7 +102,7 @@ class Method:
     models: how many tensors the function takes (the base not counted unless it is an input); None: no limit.
     split: into what the tensor may be cut: single elements, rows of the first dimension, or not at all.
     subspace: whether it decomposes matrices, which it then gets whole, and merges other tensors value by value; its
-        parameter `treat` says which is which (see chorus.merge.treatment).
+        parameter `treat` says which is which (see chorus.merge.arithmetic.treatment).
     low_rank: whether, of adapters, it takes the factors (chorus.linalg.low_rank.LowRank) and may return such.
     linear: whether, where it may be cut into elements, the result is one `linear_combination` of the tensors, with
         coefficients from parameters and statistics; the engine then combines the files' bytes without torch.

@@ -13,9 +13,9 @@ from chorus.checkpoints.lazy_tensor import Checkpoint
 from chorus.checkpoints.model import Model
 from chorus.checkpoints.reference import Reference
 from chorus.checkpoints.safetensors_header import build_header
+from chorus.merge.arithmetic.treatment import MATRIX, matrix_shape
 from chorus.merge.options import Options
-from chorus.merge.recipe import LoadedRecipe
-from chorus.merge.treatment import MATRIX, matrix_shape
+from chorus.merge.recipes.schema import LoadedRecipe
 
 COPY = "copy"
 
@@ -198,7 +198,7 @@ class Plan:
 
     def checkpoint(self, variant: str | None = None) -> Checkpoint:
         """The merged model as a read-only mapping, each tensor computed as it is read."""
-        from chorus.merge.engine import merged_checkpoint
+        from chorus.merge.runs.engine import merged_checkpoint
 
         chosen = self.variants[0] if variant is None else next(v for v in self.variants if v.name == variant)
         return merged_checkpoint(self, chosen)

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from chorus.checkpoints.sidecar import VOCABULARIES
 from chorus.data.audio import RATE
 from chorus.data.limits import ctc_text, limits_from
 from chorus.data.utterance import Utterance
 from chorus.errors import CheckpointError, nearest
 from chorus.train.backbones.shared import (
-    VOCABULARIES,
     evaluating,
     load_dtype,
     load_pretrained,

@@ -9,11 +9,10 @@ from typing import Any
 
 import torch
 
+from chorus.checkpoints.sidecar import VOCABULARIES
 from chorus.errors import CheckpointError
 from chorus.train.backbones.protocol import IGNORED
 from chorus.train.config import TrainConfig
-
-VOCABULARIES = ("tokenizer.json", "vocab.json", "tokenizer.model", "vocab.txt", "spiece.model")
 
 
 def load_dtype(config: TrainConfig, device: str) -> Any:

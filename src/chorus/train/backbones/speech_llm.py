@@ -16,7 +16,7 @@ import torch
 
 from chorus.architectures.qwen_audio import AUDIO, audio_question
 from chorus.cache import Cache
-from chorus.data.features import MARGIN, LogMel
+from chorus.data.features import FRAMES_PER_SECOND, MARGIN, LogMel
 from chorus.data.limits import limits_from
 from chorus.data.utterance import Utterance
 from chorus.errors import CheckpointError
@@ -37,7 +37,7 @@ from chorus.train.examples import changed, masked
 if TYPE_CHECKING:
     from numpy.random import Generator
 
-WINDOW_S, FRAMES_PER_SECOND = 30, 100
+WINDOW_S = 30
 
 
 class SpeechLlm:

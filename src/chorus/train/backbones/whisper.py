@@ -13,7 +13,7 @@ import torch
 from chorus.architectures.whisper import TASKS, complete_generation, shorter_window
 from chorus.cache import Cache
 from chorus.data.audio import RATE
-from chorus.data.features import MARGIN, LogMel
+from chorus.data.features import FRAMES_PER_SECOND, MARGIN, LogMel
 from chorus.data.limits import PREFIX_TOKENS, limits_from
 from chorus.data.utterance import Utterance
 from chorus.errors import DataError, nearest
@@ -24,7 +24,6 @@ from chorus.train.examples import changed, masked
 if TYPE_CHECKING:
     from numpy.random import Generator
 
-FRAMES_PER_SECOND = 100
 SECONDS_PER_TIMESTAMP = 0.02
 NEW_TOKENS = 200  # of a transcript, at most
 

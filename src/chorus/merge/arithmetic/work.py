@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from chorus.merge.compute import Combination, Computation, Work, without_torch
+from chorus.merge.arithmetic.compute import Combination, Computation, Work, without_torch
+from chorus.merge.arithmetic.reader import Reader
+from chorus.merge.arithmetic.treatment import MATRIX
+from chorus.merge.arithmetic.whole import Whole
 from chorus.merge.plan import TensorPlan
-from chorus.merge.reader import Reader
-from chorus.merge.treatment import MATRIX
-from chorus.merge.whole import Whole
 
 
 def work_of(tensor: TensorPlan, reader: Reader, *, seed: int, block_values: int, in_torch: bool = False) -> Work:

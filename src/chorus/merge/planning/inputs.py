@@ -14,7 +14,7 @@ from chorus.checkpoints.open import open_model
 from chorus.checkpoints.reference import Reference, parse_reference
 from chorus.errors import ChorusError
 from chorus.merge.options import Options
-from chorus.merge.recipe import ModelEntry, Module, Recipe, Slice
+from chorus.merge.recipes.schema import ModelEntry, Module, Recipe, Slice
 
 
 @dataclass

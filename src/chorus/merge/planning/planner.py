@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from chorus.errors import PlanError, RecipeError, UsageError
-from chorus.merge.generation import settings as generation_settings
-from chorus.merge.inputs import Inputs, check_inputs, duplicates_of, open_inputs, sources_of, vocabulary_sizes
 from chorus.merge.method import METHODS, Method
 from chorus.merge.options import Options
-from chorus.merge.outputs import check_dtypes, output_config
-from chorus.merge.parameters import check_parameters, check_selector, is_gradient
 from chorus.merge.plan import Plan, Variant
-from chorus.merge.recipe import LoadedRecipe, Output, load_recipe
-from chorus.merge.slots import Builder, output_slices
+from chorus.merge.planning.generation import settings as generation_settings
+from chorus.merge.planning.inputs import Inputs, check_inputs, duplicates_of, open_inputs, sources_of, vocabulary_sizes
+from chorus.merge.planning.layouts import Builder, output_slices
+from chorus.merge.planning.outputs import check_dtypes, output_config
+from chorus.merge.recipes.parameters import check_parameters, check_selector, is_gradient
+from chorus.merge.recipes.schema import LoadedRecipe, Output, load_recipe
 
 
 def plan(

@@ -15,7 +15,7 @@ import numpy as np
 
 from chorus.data.manifest import Row
 from chorus.errors import ChorusError, DataError, MissingExtraError
-from chorus.evaluate.backends.protocol import Heard, Sound
+from chorus.transcribe.backends.protocol import Heard, Sound
 
 
 class Isolated:
@@ -29,7 +29,7 @@ class Isolated:
         self._start()
 
     def _start(self) -> None:
-        command = [sys.executable, "-m", "chorus.evaluate.backends.worker", self.made_by]
+        command = [sys.executable, "-m", "chorus.transcribe.backends.worker", self.made_by]
         self._child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         answer = self._ask(self.settings)
         self.facts = answer["facts"]

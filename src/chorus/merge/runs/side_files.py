@@ -13,8 +13,8 @@ from chorus.checkpoints.model import INDEX, Model
 from chorus.checkpoints.reference import parse_reference, public_name
 from chorus.checkpoints.sidecar import copy_side_files, write_json
 from chorus.checkpoints.writer import write_text
-from chorus.merge.inputs import vocabulary_sizes
 from chorus.merge.plan import Plan, TensorPlan, Variant
+from chorus.merge.planning.inputs import vocabulary_sizes
 from chorus.provenance import card_metadata, licence_of, licence_warnings, model_card, versions
 
 Done = dict[tuple[str, str], dict[str, Any]]

@@ -8,21 +8,20 @@ from typing import Any
 from chorus.architectures.whisper import complete_generation, shorter_window
 from chorus.cache import Cache
 from chorus.data.audio import RATE
-from chorus.data.features import LogMel
+from chorus.data.features import FRAMES_PER_SECOND, LogMel
 from chorus.data.limits import limits_from
 from chorus.data.manifest import Row
 from chorus.errors import DataError, nearest
-from chorus.evaluate.backends.greedy import greedy
-from chorus.evaluate.backends.loading import load_model, load_side, put_weights
-from chorus.evaluate.backends.protocol import Heard, Sound
-from chorus.evaluate.settings import BY_COLUMN, DETECT, Decoding
-from chorus.evaluate.systems import System
 from chorus.lazy import lazy
+from chorus.transcribe.backends.greedy import greedy
+from chorus.transcribe.backends.loading import load_model, load_side, put_weights
+from chorus.transcribe.backends.protocol import Heard, Sound
+from chorus.transcribe.decoding import BY_COLUMN, DETECT, Decoding
+from chorus.transcribe.systems import System
 
 torch = lazy("torch")
 transformers = lazy("transformers")
 
-FRAMES_PER_SECOND = 100
 PROMPT_SHARE = 2  # of the decoder's positions a prompt takes at most one half, as openai-whisper has it
 
 

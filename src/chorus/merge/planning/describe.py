@@ -6,8 +6,8 @@ import re
 from typing import Any
 
 from chorus.architectures.families import architecture
-from chorus.merge.finish import licences
 from chorus.merge.plan import Plan, TensorPlan
+from chorus.merge.runs.side_files import licences
 
 
 def describe(plan: Plan) -> dict[str, Any]:

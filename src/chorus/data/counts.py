@@ -23,9 +23,6 @@ class Counts:
     deletions: int = 0
     insertions: int = 0
 
-    def __add__(self, other: Counts) -> Counts:
-        return Counts(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
-
     @property
     def errors(self) -> int:
         return self.substitutions + self.deletions + self.insertions
@@ -78,17 +75,15 @@ def aligned(reference: str, heard: str, unit: Unit) -> Any:
     try:
         import jiwer
     except ImportError:
-        raise MissingExtraError("evaluate", "error rates") from None
+        raise MissingExtraError("audio", "error rates") from None
     process = jiwer.process_words if unit == "words" else jiwer.process_characters
     return process(reference, heard)
 
 
 def total(counts: Iterable[Counts]) -> Counts:
     """The sum."""
-    found = Counts()
-    for one in counts:
-        found = found + one
-    return found
+    every = list(counts)
+    return Counts(*(sum(getattr(one, f.name) for one in every) for f in fields(Counts)))
 
 
 def corrects(reference: str, heard: str, unit: Unit) -> tuple[list[bool], list[int]]:

@@ -7,7 +7,7 @@ from typing import Any
 from chorus.checkpoints.model import Model, read_json
 from chorus.checkpoints.reference import parse_reference
 from chorus.errors import nearest
-from chorus.merge.inputs import Inputs
+from chorus.merge.planning.inputs import Inputs
 
 SHOWN = (
     "lang_to_id",

@@ -7,18 +7,17 @@ from typing import Any
 
 from chorus.architectures.qwen_audio import audio_question
 from chorus.cache import Cache
-from chorus.data.features import MARGIN, LogMel
+from chorus.data.features import FRAMES_PER_SECOND, MARGIN, LogMel
 from chorus.data.manifest import Row
-from chorus.evaluate.backends.loading import load_model, load_side, put_weights
-from chorus.evaluate.backends.protocol import Heard, Sound
-from chorus.evaluate.settings import Decoding
-from chorus.evaluate.systems import System
 from chorus.lazy import lazy
+from chorus.transcribe.backends.loading import load_model, load_side, put_weights
+from chorus.transcribe.backends.protocol import Heard, Sound
+from chorus.transcribe.decoding import Decoding
+from chorus.transcribe.systems import System
 
 torch = lazy("torch")
 transformers = lazy("transformers")
 
-FRAMES_PER_SECOND = 100
 QUESTION = "Transcribe the audio. Output only the transcription."
 TRANSLATE = "Translate the audio to English. Output only the translation."
 

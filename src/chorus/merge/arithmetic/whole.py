@@ -10,11 +10,11 @@ from chorus.checkpoints.adapter import low_rank_delta
 from chorus.lazy import lazy
 from chorus.linalg.blocks import CHUNK
 from chorus.linalg.low_rank import LowRank
-from chorus.merge.compute import Computation, Encoded
-from chorus.merge.memo import CachedMemo
+from chorus.merge.arithmetic.compute import Computation, Encoded
+from chorus.merge.arithmetic.memo import CachedMemo
+from chorus.merge.arithmetic.reader import Reader
+from chorus.merge.arithmetic.treatment import matrix_shape
 from chorus.merge.plan import Input, TensorPlan
-from chorus.merge.reader import Reader
-from chorus.merge.treatment import matrix_shape
 
 if TYPE_CHECKING:
     import torch

@@ -9,13 +9,13 @@ from typing import Any
 from chorus.architectures.roles import Role, Stack, layer_index, relative_depth
 from chorus.checkpoints.dtypes import FLOATS, parse_dtype, promote
 from chorus.checkpoints.reference import parse_reference
-from chorus.merge.inputs import Inputs, reference_of, vocabulary_sizes
+from chorus.merge.arithmetic.treatment import treatment_of
 from chorus.merge.method import Method, Parameter
 from chorus.merge.options import Options
-from chorus.merge.parameters import MISSING, Site, convert, gradient_position, matches_role, resolve
 from chorus.merge.plan import COPY, Input, TensorPlan
-from chorus.merge.recipe import ModelEntry, Module, Output, Recipe
-from chorus.merge.treatment import treatment_of
+from chorus.merge.planning.inputs import Inputs, reference_of, vocabulary_sizes
+from chorus.merge.recipes.parameters import MISSING, Site, convert, gradient_position, matches_role, resolve
+from chorus.merge.recipes.schema import ModelEntry, Module, Output, Recipe
 
 
 @dataclass(frozen=True)

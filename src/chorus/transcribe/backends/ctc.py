@@ -8,11 +8,11 @@ from typing import Any
 from chorus.data.audio import RATE
 from chorus.data.limits import LONGEST_CTC_S
 from chorus.data.manifest import Row
-from chorus.evaluate.backends.loading import load_config, load_model, load_side, put_weights
-from chorus.evaluate.backends.protocol import Heard, Sound
-from chorus.evaluate.settings import Decoding
-from chorus.evaluate.systems import System
 from chorus.lazy import lazy
+from chorus.transcribe.backends.loading import load_config, load_model, load_side, put_weights
+from chorus.transcribe.backends.protocol import Heard, Sound
+from chorus.transcribe.decoding import Decoding
+from chorus.transcribe.systems import System
 
 torch = lazy("torch")
 transformers = lazy("transformers")

@@ -20,13 +20,13 @@ from chorus.checkpoints.writer import OutputFile, PartialDirectory
 from chorus.errors import CheckpointError, UsageError
 from chorus.lazy import lazy
 from chorus.linalg.lapack import one_blas_thread
-from chorus.merge.compute import Work, without_torch
-from chorus.merge.finish import write_side_files
-from chorus.merge.journal import NAME as JOURNAL
-from chorus.merge.journal import Journal, fingerprint
+from chorus.merge.arithmetic.compute import Work, without_torch
+from chorus.merge.arithmetic.reader import Reader
+from chorus.merge.arithmetic.work import work_of
 from chorus.merge.plan import Input, Plan, TensorPlan, Variant
-from chorus.merge.reader import Reader
-from chorus.merge.work import work_of
+from chorus.merge.runs.journal import NAME as JOURNAL
+from chorus.merge.runs.journal import Journal, fingerprint
+from chorus.merge.runs.side_files import write_side_files
 
 torch = lazy("torch")
 xxhash = lazy("xxhash")

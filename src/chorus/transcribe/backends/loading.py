@@ -6,11 +6,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from chorus.checkpoints.sidecar import write_json
+from chorus.checkpoints.sidecar import VOCABULARIES, write_json
 from chorus.errors import CheckpointError, UsageError
-from chorus.evaluate.settings import Decoding
-from chorus.evaluate.systems import System
 from chorus.lazy import lazy
+from chorus.transcribe.decoding import Decoding
+from chorus.transcribe.systems import System
 
 torch = lazy("torch")
 transformers = lazy("transformers")
@@ -25,7 +25,9 @@ def load_config(system: System) -> Any:
             write_json(Path(folder) / "config.json", system.config)
             return transformers.AutoConfig.from_pretrained(folder)
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{system.label}: no usable config.json ({str(error).splitlines()[0]})") from None
+        raise CheckpointError(
+            f"{system.label}: no usable config.json ({str(error).splitlines()[0]})", "copy the base's"
+        ) from None
 
 
 def load_model(cls: Any, system: System, decoding: Decoding, device: str) -> Any:
@@ -56,9 +58,8 @@ def _take_generation(model: Any, system: System) -> None:
 def load_side(cls: Any, system: System, what: str) -> Any:
     """The tokenizer or the feature extractor."""
     directory = (system.tokenizer or system.directory) if what == "tokenizer" else system.directory
-    vocabularies = ("tokenizer.json", "vocab.json", "tokenizer.model")
-    if what == "tokenizer" and not any((directory / name).exists() for name in vocabularies):
-        raise CheckpointError(f"{directory}: no tokenizer (none of {', '.join(vocabularies)})", "copy the base's")
+    if what == "tokenizer" and not any((directory / name).exists() for name in VOCABULARIES):
+        raise CheckpointError(f"{directory}: no tokenizer (none of {', '.join(VOCABULARIES)})", "copy the base's")
     try:
         return cls.from_pretrained(directory)
     except (OSError, ValueError) as error:

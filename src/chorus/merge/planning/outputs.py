@@ -6,11 +6,11 @@ import copy
 from typing import Any
 
 from chorus.checkpoints.dtypes import parse_dtype
-from chorus.merge.inputs import Inputs, vocabulary_sizes
 from chorus.merge.options import Options
 from chorus.merge.plan import TensorPlan
-from chorus.merge.recipe import Output, Recipe
-from chorus.merge.slots import OutputSlice
+from chorus.merge.planning.inputs import Inputs, vocabulary_sizes
+from chorus.merge.planning.layouts import OutputSlice
+from chorus.merge.recipes.schema import Output, Recipe
 
 NOT_LAYERED = ("architectures", "suppress_tokens", "begin_suppress_tokens", "eos_token_id", "id2label", "auto_map")
 

@@ -17,12 +17,12 @@ from chorus.checkpoints.dtypes import torch_dtype
 from chorus.checkpoints.lazy_tensor import FileTensor, MemoryTensor
 from chorus.lazy import lazy
 from chorus.linalg.lapack import one_blas_thread
-from chorus.merge.compute import Computation
-from chorus.merge.engine import check_duplicates
+from chorus.merge.arithmetic.compute import Computation
+from chorus.merge.arithmetic.reader import Reader
+from chorus.merge.arithmetic.work import work_of
 from chorus.merge.method import METHODS
 from chorus.merge.plan import COPY, Input, Plan, TensorPlan
-from chorus.merge.reader import Reader
-from chorus.merge.work import work_of
+from chorus.merge.runs.engine import check_duplicates
 
 torch = lazy("torch")
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from chorus.data.manifest import Row
 from chorus.errors import DataError, MissingExtraError
-from chorus.evaluate.backends.protocol import Sound
+from chorus.transcribe.backends.protocol import Sound
 
 SAMPLE_BYTES = 4
 

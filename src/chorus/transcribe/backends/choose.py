@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from chorus.evaluate.backends import faster_whisper, huggingface
-from chorus.evaluate.backends.protocol import Backend
-from chorus.evaluate.settings import Decoding
-from chorus.evaluate.systems import System
 from chorus.registry import Registry
+from chorus.transcribe.backends import faster_whisper, huggingface
+from chorus.transcribe.backends.protocol import Backend
+from chorus.transcribe.decoding import Decoding
+from chorus.transcribe.systems import System
 
 Opener = Callable[[System, Decoding, str], Backend]
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from chorus.architectures.qwen_audio import SPEECH_LLMS
 from chorus.errors import CheckpointError, UsageError
-from chorus.evaluate.backends.loading import load_config
-from chorus.evaluate.backends.protocol import Backend
-from chorus.evaluate.settings import Decoding
-from chorus.evaluate.systems import System
 from chorus.runtime import quiet_libraries
+from chorus.transcribe.backends.loading import load_config
+from chorus.transcribe.backends.protocol import Backend
+from chorus.transcribe.decoding import Decoding
+from chorus.transcribe.systems import System
 
 
 def open_backend(system: System, decoding: Decoding, device: str) -> Backend:
@@ -18,15 +18,15 @@ def open_backend(system: System, decoding: Decoding, device: str) -> Backend:
     with quiet_libraries():
         config = load_config(system)
         if config.model_type == "whisper":
-            from chorus.evaluate.backends.whisper import Whisper
+            from chorus.transcribe.backends.whisper import Whisper
 
             return Whisper(system, decoding, device)
         if config.model_type in SPEECH_LLMS:
-            from chorus.evaluate.backends.speech_llm import SpeechLlm
+            from chorus.transcribe.backends.speech_llm import SpeechLlm
 
             return SpeechLlm(system, decoding, device, SPEECH_LLMS[config.model_type])
         if hasattr(config, "ctc_loss_reduction"):
-            from chorus.evaluate.backends.ctc import Ctc
+            from chorus.transcribe.backends.ctc import Ctc
 
             return Ctc(system, decoding, device)
     raise CheckpointError(

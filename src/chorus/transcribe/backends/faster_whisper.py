@@ -13,13 +13,13 @@ from typing import Any
 from chorus import cache
 from chorus.data.manifest import Row
 from chorus.errors import CheckpointError, ChorusError, DataError, MissingExtraError
-from chorus.evaluate.backends.isolated import Isolated
-from chorus.evaluate.backends.loading import load_config, load_model, load_side
-from chorus.evaluate.backends.protocol import Backend, Heard, Sound
-from chorus.evaluate.settings import BY_COLUMN, DETECT, Decoding
-from chorus.evaluate.systems import CONVERTED, System
 from chorus.lazy import lazy
 from chorus.runtime import quiet_libraries
+from chorus.transcribe.backends.isolated import Isolated
+from chorus.transcribe.backends.loading import load_config, load_model, load_side
+from chorus.transcribe.backends.protocol import Backend, Heard, Sound
+from chorus.transcribe.decoding import BY_COLUMN, DETECT, Decoding
+from chorus.transcribe.systems import CONVERTED, System
 
 transformers = lazy("transformers")
 

@@ -31,15 +31,15 @@ from chorus.linalg import native
 from chorus.linalg.low_rank import LowRank, low_rank_sum, recompress, svd
 from chorus.linalg.ranks import RankRule
 from chorus.linalg.spectra import singular_triplets
-from chorus.merge.adapter_files import write_adapter_files
-from chorus.merge.compute import Computation
-from chorus.merge.engine import cache_for, check_device, one_thread_each
+from chorus.merge.arithmetic.compute import Computation
+from chorus.merge.arithmetic.reader import Reader
+from chorus.merge.arithmetic.treatment import matrix_shape
+from chorus.merge.arithmetic.whole import Whole
+from chorus.merge.arithmetic.work import work_of
 from chorus.merge.method import METHODS
 from chorus.merge.plan import COPY, Plan, TensorPlan, Variant, split_of
-from chorus.merge.reader import Reader
-from chorus.merge.treatment import matrix_shape
-from chorus.merge.whole import Whole
-from chorus.merge.work import work_of
+from chorus.merge.runs.adapter_files import write_adapter_files
+from chorus.merge.runs.engine import cache_for, check_device, one_thread_each
 
 if TYPE_CHECKING:
     import torch

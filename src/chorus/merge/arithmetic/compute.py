@@ -24,10 +24,10 @@ from chorus.lazy import lazy
 from chorus.linalg import native
 from chorus.linalg.blocks import CHUNK
 from chorus.linalg.draws import key_of
+from chorus.merge.arithmetic.reader import Bytes, Reader
+from chorus.merge.arithmetic.treatment import matrix_shape
 from chorus.merge.method import METHODS, Method, compute_now
 from chorus.merge.plan import COPY, Input, TensorPlan, split_of
-from chorus.merge.reader import Bytes, Reader
-from chorus.merge.treatment import matrix_shape
 
 torch = lazy("torch")
 

@@ -1,0 +1,1 @@
+"""One output tensor: what is read, what is computed, in which steps."""

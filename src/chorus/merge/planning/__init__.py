@@ -1,0 +1,1 @@
+"""From a recipe and the models' headers to a plan; no weight is read."""

@@ -1,0 +1,1 @@
+"""What a recipe says: its schema, and the values of its parameters."""

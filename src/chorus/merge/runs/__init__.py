@@ -1,0 +1,1 @@
+"""Carrying a plan out: into files, into memory, into an adapter."""

@@ -1,0 +1,1 @@
+"""From recordings to hypotheses: systems, test sets, decoding, runtimes."""
