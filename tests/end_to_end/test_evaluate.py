@@ -328,10 +328,11 @@ def test_translations_are_told_by_bleu_and_chrf(digits: Path, tmp_path: Path, fa
     told = found.summary["translation"]
     assert set(told) == {"clean", "telephone"}
     assert told["clean"]["chrf"]["score"] == pytest.approx(100.0)
-    title, columns, rows = translation_table([found])
-    assert told["clean"]["bleu"]["signature"] in title
-    assert columns[2:] == ["BLEU", "chrF"]
-    assert len(rows) == 2
+    table = translation_table([found])
+    assert table is not None
+    assert told["clean"]["bleu"]["signature"] in table.title
+    assert table.columns[2:] == ["BLEU", "chrF"]
+    assert len(table.rows) == 2
 
 
 def test_batches_hold_sounds_of_like_length(digits: Path, tmp_path: Path, faulty: Faulty) -> None:

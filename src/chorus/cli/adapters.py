@@ -10,6 +10,7 @@ import click
 from chorus.cli.output import as_json, note, table
 from chorus.errors import UsageError
 from chorus.linalg.ranks import RankRule
+from chorus.tables import Table
 
 if TYPE_CHECKING:
     from chorus.checkpoints.adapter_report import AdapterResult
@@ -75,4 +76,4 @@ def print_energies(result: AdapterResult) -> None:
         [m.tensor, str(m.rank), f"{100 * m.energy:.2f} %", m.way]
         for m in sorted(result.modules, key=lambda m: (m.energy, m.tensor))
     ]
-    table("Modules", ["tensor", "rank", "energy kept", "way"], rows)
+    table(Table("Modules", ["tensor", "rank", "energy kept", "way"], rows))

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 
 from chorus.cli.output import as_json, note, table
 from chorus.errors import UsageError
+from chorus.tables import Format, Table
 
 GROUPS = {"in_domain": "in-domain", "out_of_domain": "out-of-domain", "other_language": "other-language"}
-SUFFIXES = {".md": "markdown", ".csv": "csv", ".tex": "latex", ".json": "json"}
+SUFFIXES: dict[str, Format | Literal["json"]] = {".md": "markdown", ".csv": "csv", ".tex": "latex", ".json": "json"}
 
 
 @click.command("compare", short_help="Base, specialists, joint and merges in one table.")
@@ -42,7 +43,6 @@ def command(results: tuple[str, ...], **flags: Any) -> None:
     from chorus.evaluate.compare import compare
     from chorus.evaluate.results import read_evaluation
     from chorus.evaluate.tables import differences_table, plain, rates_table
-    from chorus.report.tables import Table
 
     for name in flags["out"]:
         if Path(name).suffix not in SUFFIXES:
@@ -54,10 +54,10 @@ def command(results: tuple[str, ...], **flags: Any) -> None:
         base=flags["base"], joint=flags["joint"], specialists=specialists, groups=groups,  # type: ignore[arg-type]
         common=flags["common"], normaliser=flags["normaliser"],
     )  # fmt: skip
-    tables = [Table(*rates_table(made, domains=not flags["averages"]))]
+    tables = [rates_table(made, domains=not flags["averages"])]
     differences = differences_table(made)
     if differences:
-        tables.append(Table(*differences))
+        tables.append(differences)
     for name in flags["out"]:
         _write(Path(name), tables, plain(made))
     if flags["plots"]:
@@ -69,8 +69,8 @@ def command(results: tuple[str, ...], **flags: Any) -> None:
         as_json(plain(made))
     elif flags["form"] == "text":
         for one in tables:
-            table(one.title, one.columns, one.rows)
-            click.echo("\n".join(["", *one.notes, ""]))
+            table(one)
+            click.echo()
     else:
         click.echo("\n".join(one.render(flags["form"]) for one in tables), nl=False)
 
@@ -82,9 +82,11 @@ def _pair(text: str) -> tuple[str, str]:
     return label, domain
 
 
-def _write(path: Path, tables: list[Any], values: dict[str, Any]) -> None:
+def _write(path: Path, tables: list[Table], values: dict[str, Any]) -> None:
     from chorus.checkpoints.writer import write_text
 
     form = SUFFIXES[path.suffix]
-    text = json.dumps(values, indent=2, ensure_ascii=False) + "\n" if form == "json" else ""
-    write_text(path, text or "\n".join(one.render(form) for one in tables))
+    if form == "json":
+        write_text(path, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
+    else:
+        write_text(path, "\n".join(one.render(form) for one in tables))

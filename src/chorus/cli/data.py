@@ -11,6 +11,7 @@ import click
 
 from chorus.cli.output import as_json, note, progress, table
 from chorus.errors import UsageError
+from chorus.tables import Table
 
 F = TypeVar("F", bound=Callable[..., Any])
 SHOWN = 5  # rows of a finding that the table spells out
@@ -242,7 +243,7 @@ def _print_report(report: Any, model: str | None) -> None:
             rows.append((*first, text))
         if len(finding.rows) > SHOWN:
             rows.append(("", "", "", f"... {len(finding.rows) - SHOWN} more (--json names all)"))
-    table("", ["", "finding", "rows", "which"], rows)
+    table(Table("", ["", "finding", "rows", "which"], rows))
     click.echo(f"\n{report.errors} errors, {report.warnings} warnings")
 
 
@@ -294,7 +295,7 @@ def split(
                 str(len(groups(part, by))),
             )
         )
-    table("", ["split", "rows", "share", by if by != "row" else "rows apart"], lines)
+    table(Table("", ["split", "rows", "share", by if by != "row" else "rows apart"], lines))
 
 
 @command.command("describe", short_help="Durations, domains, languages, speakers.")
@@ -328,11 +329,8 @@ def describe_(
     )
     for column, values in facts["by"].items():
         click.echo("")
-        table(
-            "",
-            [column, "rows", "hours"],
-            [(k, str(v["rows"]), f"{v['hours']:.3f}") for k, v in list(values.items())[:20]],
-        )
+        lines = [(k, str(v["rows"]), f"{v['hours']:.3f}") for k, v in list(values.items())[:20]]
+        table(Table("", [column, "rows", "hours"], lines))
     if plot_file:
         click.echo(f"\n{plot_file}")
 

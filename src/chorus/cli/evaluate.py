@@ -140,7 +140,7 @@ def opened(text: str) -> Any:
 def _print(evaluations: list[Any], flags: dict[str, Any]) -> None:
     from chorus.evaluate import describe
 
-    table(*describe.main_table(evaluations))
+    table(describe.main_table(evaluations))
     groups = flags["by"] or ("domain",)
     for made in (
         describe.condition_table(evaluations), describe.translation_table(evaluations),
@@ -148,7 +148,7 @@ def _print(evaluations: list[Any], flags: dict[str, Any]) -> None:
     ):  # fmt: skip
         if made is not None:
             click.echo()
-            table(*made)
+            table(made)
     if flags["worst"]:
         for one in evaluations:
             click.echo(f"\n{one.label}: the worst utterances\n")

@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import click
 
 from chorus.lazy import lazy
+from chorus.tables import Table, as_text
 
-rich_table = lazy("rich.table")
 rich_console = lazy("rich.console")
 rich_progress = lazy("rich.progress")
 
@@ -32,23 +32,9 @@ def size(n_bytes: float) -> str:
     return f"{n_bytes:.0f} bytes"
 
 
-def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+def table(made: Table) -> None:
     """Print a table to stdout: folded to the width of a terminal, whole lines elsewhere."""
-    terminal = sys.stdout.isatty()
-    made = rich_table.Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
-    for column in columns:
-        made.add_column(column, overflow="fold", no_wrap=not terminal)
-    for row in rows:
-        made.add_row(*(rich_escape(cell) for cell in row))
-    console = rich_console.Console(width=None if terminal else 10_000, highlight=False)
-    with console.capture() as capture:
-        console.print(made)
-    click.echo("\n".join(line.rstrip() for line in capture.get().splitlines()))
-
-
-def rich_escape(text: str) -> str:
-    """Square brackets are text here, not rich's markup."""
-    return text.replace("[", r"\[")
+    click.echo(as_text(made, terminal=sys.stdout.isatty()), nl=False)
 
 
 def note(text: str, *, quiet: bool = False) -> None:

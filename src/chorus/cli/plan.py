@@ -10,6 +10,7 @@ from chorus.cache import limit_bytes
 from chorus.cli.options import idle_note, merge_options, options_of
 from chorus.cli.output import as_json, note, size, table
 from chorus.errors import RecipeError
+from chorus.tables import Table
 
 
 @click.command("plan", short_help="Show what a recipe would do, without reading a weight.")
@@ -60,7 +61,7 @@ def _print(facts: dict[str, Any], every_tensor: bool) -> None:
         ]
         for m in facts["models"]
     ]
-    table("Models", ["model", "part", "architecture", "dtype", "tensors", "size", "licence"], rows)
+    table(Table("Models", ["model", "part", "architecture", "dtype", "tensors", "size", "licence"], rows))
     for output in facts["outputs"]:
         click.echo()
         shown = [(t, 1) for t in output["tensors"]] if every_tensor else draw_together(output["tensors"])
@@ -80,7 +81,7 @@ def _print(facts: dict[str, Any], every_tensor: bool) -> None:
                 ]
             )
         name = f"Output {output['name']}" if output["name"] else "Output"
-        table(f"{name}: {output['method']}", ["tensor", "shape", "role", "method", "parameters"], rows)
+        table(Table(f"{name}: {output['method']}", ["tensor", "shape", "role", "method", "parameters"], rows))
     click.echo()
     click.echo(
         f"reads {size(facts['bytes_to_read'])}, writes {size(facts['bytes_to_write'])} in "

@@ -8,6 +8,7 @@ import click
 
 from chorus.cli.output import as_json, note, table
 from chorus.errors import UsageError
+from chorus.tables import Table
 
 
 @click.command("train", short_help="Fine-tune a model into a specialist, or one for each domain.")
@@ -110,4 +111,4 @@ def _campaign(config: Any, flags: dict[str, Any], settings: dict[str, Any]) -> N
     for job, result in zip(jobs, results, strict=True):
         numbers = [f"{result[k]:.2f}" if result.get(k) is not None else "-" for k in ("before", "best")]
         rows.append((job.name, *numbers, str(result["steps"]), result["directory"]))
-    table("", ["", f"dev {config.metric} before", "after", "steps", "directory"], rows)
+    table(Table("", ["", f"dev {config.metric} before", "after", "steps", "directory"], rows))

@@ -7,8 +7,7 @@ from typing import Any
 
 from chorus.data.counts import shown
 from chorus.evaluate.results import Evaluation
-
-Table = tuple[str, list[str], list[list[str]]]
+from chorus.tables import Table
 
 
 def number(value: float | None, digits: int = 2) -> str:
@@ -62,7 +61,7 @@ def main_table(evaluations: Sequence[Evaluation]) -> Table:
             "insertions")), number(every["hallucination"]["looping_percent"], 1), str(every["failed"]),
             f"{1 / speed:.1f}" if speed else "-",
         ])  # fmt: skip
-    return title, columns, rows
+    return Table(title, columns, rows)
 
 
 def group_table(evaluations: Sequence[Evaluation], column: str) -> Table | None:
@@ -77,7 +76,7 @@ def group_table(evaluations: Sequence[Evaluation], column: str) -> Table | None:
         mean = one.summary["macro"].get(column)
         rows.append([one.label, *cells, *([with_interval(mean)] if mean else [])])
     means = ["macro average"] if column in evaluations[0].summary["macro"] else []
-    return f"by {column}", ["system", *values, *means], rows
+    return Table(f"by {column}", ["system", *values, *means], rows)
 
 
 def condition_table(evaluations: Sequence[Evaluation]) -> Table | None:
@@ -88,7 +87,7 @@ def condition_table(evaluations: Sequence[Evaluation]) -> Table | None:
     rows = [
         [one.label, *(with_interval(one.summary["conditions_measured"][c]) for c in conditions)] for one in evaluations
     ]
-    return "by condition", ["system", *conditions], rows
+    return Table("by condition", ["system", *conditions], rows)
 
 
 def translation_table(evaluations: Sequence[Evaluation]) -> Table | None:
@@ -105,7 +104,7 @@ def translation_table(evaluations: Sequence[Evaluation]) -> Table | None:
             rows.append([one.label, condition, *cells])
     first = next(iter(evaluations[0].summary["translation"].values()))
     title = f"translation: BLEU {first['bleu']['signature']}, chrF {first['chrf']['signature']}"
-    return title, ["system", "condition", "BLEU", "chrF"], rows
+    return Table(title, ["system", "condition", "BLEU", "chrF"], rows)
 
 
 def worst(evaluation: Evaluation, count: int) -> list[str]:

@@ -8,13 +8,13 @@ from typing import Any
 
 from chorus.evaluate.bootstrap import Interval
 from chorus.evaluate.compare import Comparison, Line
+from chorus.tables import Table
 
 NAMES = {"in-domain": "in-domain", "out-of-domain": "out-of-domain", "other-language": "other languages", "all": "all"}
-Rows = tuple[str, list[str], list[list[str]], list[str], set[tuple[int, int]]]
 
 
-def rates_table(made: Comparison, *, domains: bool = True) -> Rows:
-    """(title, columns, rows, notes, best cells): a line a system, a column a domain and a group's average."""
+def rates_table(made: Comparison, *, domains: bool = True) -> Table:
+    """A line a system, a column a domain and a group's average."""
     groups = [*made.groups, *(["all"] if len(made.groups) > 1 else [])]
     cells = [c.name for c in made.cells] if domains else []
     kinds = {"words": "", "characters": " (CER)", "mixed": " (mixed)"}
@@ -38,7 +38,7 @@ def rates_table(made: Comparison, *, domains: bool = True) -> Rows:
         best |= {(i, j) for i, v in enumerate(values) if v == least}
     kind = "Error rate" if len({c.unit for c in made.cells}) > 1 else "WER" if made.cells[0].unit == "words" else "CER"
     title = f"{kind}, percent [95 % interval], normaliser {made.normaliser}, {made.condition}"
-    return title, columns, rows, notes_of(made), best
+    return Table(title, columns, rows, notes_of(made), best)
 
 
 def _value(line: Line, index: int, cells: Sequence[str], groups: Sequence[str]) -> float:
@@ -90,7 +90,7 @@ def notes_of(made: Comparison) -> list[str]:
     return [*notes, *(f"{note}." for note in made.notes)]
 
 
-def differences_table(made: Comparison) -> Rows | None:
+def differences_table(made: Comparison) -> Table | None:
     """Every test: points, bootstrap interval, p values; None where there was no reference to test against."""
     rows = []
     for line in made.lines:
@@ -104,7 +104,7 @@ def differences_table(made: Comparison) -> Rows | None:
         return None
     columns = ["system", "less", "over", "points", "95 %", "segments", "z", "p", "p (Holm)", "p (bootstrap)"]
     notes = ["Negative points: fewer errors than the reference. p by MAPSSWE; Holm's over the systems of a reference."]
-    return "Differences between systems, pooled error rates", columns, rows, notes, set()
+    return Table("Differences between systems, pooled error rates", columns, rows, notes)
 
 
 def _p(value: float) -> str:

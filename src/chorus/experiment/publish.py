@@ -26,7 +26,7 @@ from chorus.experiment.trainings import JOINT
 from chorus.report.compared import compared_plots
 from chorus.report.html import Page, Picture, render
 from chorus.report.plots import curve, ranks
-from chorus.report.tables import Table
+from chorus.tables import Table
 
 
 def publish(made: Experiment, outcome: Outcome, groups: Mapping[str, Group]) -> None:
@@ -35,12 +35,12 @@ def publish(made: Experiment, outcome: Outcome, groups: Mapping[str, Group]) -> 
     every = pooled(outcome.test)
     found = _compared(made, every, groups, made.conditions[0], tests=True)
     found_ranks = effective_ranks(made, outcome)
-    tables = [Table(*rates_table(found)), _seeds(made, outcome, groups), _selection(made, outcome)]
+    tables = [rates_table(found), _seeds(made, outcome, groups), _selection(made, outcome)]
     if len(made.conditions) > 1:
         tables.insert(1, _conditions(made, every, groups))
     differences = differences_table(found)
     if differences:
-        tables.append(Table(*differences))
+        tables.append(differences)
     tables.append(_ranks_table(found_ranks))
     curves = {name: _curve(made, points, groups) for name, points in outcome.curves.items()}
     for number, name in enumerate(curves):

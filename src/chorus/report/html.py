@@ -7,10 +7,9 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from chorus.errors import MissingExtraError
-from chorus.report.tables import Table
+from chorus.tables import Table, as_html
 
 
 @dataclass(frozen=True)
@@ -73,9 +72,10 @@ def render(page: Page) -> str:
     )  # fmt: skip
     known = {c.name: c.anchor for c in page.commands}
 
-    def target(row: Sequence[str]) -> Any:
-        """The anchor of the system that a row begins with."""
+    def anchor(row: Sequence[str]) -> str | None:
+        """Where the commands are of the system that a row begins with."""
         name = row[0].removesuffix(" †").split(" (")[0]
         return known.get(row[0]) or known.get(name)
 
-    return environment.get_template("report.html").render(page=page, target=target)
+    rendered = [(table.title, as_html(table, link=anchor)) for table in page.tables]
+    return environment.get_template("report.html").render(page=page, tables=rendered)
