@@ -90,7 +90,7 @@ def ours(model: Path, test: Any, batch: int, new_tokens: int, place: Path) -> tu
     Listener(task, partial, backend).run(lambda done, total: None)
     seconds = time.perf_counter() - started
     partial.close()
-    return seconds, [partial.rows[name, "clean"]["heard"] for name in test.utterances]
+    return seconds, [partial.rows[name, "clean"]["hypothesis"] for name in test.utterances]
 
 
 def main() -> None:

@@ -28,7 +28,7 @@ def made_up(
                 rows.append({
                     "name": f"{domain}/{i}", "condition": condition, "domain": domain, "seconds": 1.0,
                     "speaker": f"{domain}-{i % speakers}", "language": (languages or {}).get(domain, "en"),
-                    "reference": reference, "heard": heard,
+                    "reference": reference, "hypothesis": heard,
                 })  # fmt: skip
     facts = {
         "format": FORMAT, "kind": "evaluation", "chorus": "0", "mark": label,

@@ -26,7 +26,7 @@ from chorus.evaluate.results import PARTIAL, ROWS, SUMMARY, read_evaluation
 from chorus.evaluate.run import evaluate
 from chorus.transcribe.backends.choose import BACKENDS
 from chorus.transcribe.backends.isolated import Isolated
-from chorus.transcribe.backends.protocol import Heard, Sound
+from chorus.transcribe.backends.protocol import Hypothesis, Sound
 from chorus.transcribe.conditions import check_condition, under
 from chorus.transcribe.decoding import Decoding, decoding
 from chorus.transcribe.segments import joined, pieces
@@ -70,7 +70,7 @@ def test_real_speech_is_heard_and_counted(heard: Any) -> None:
     assert told["versions"]["jiwer"]
     assert len(heard.rows) == 80
     row = json.loads((heard.directory / ROWS).read_text().splitlines()[0])
-    assert {"name", "condition", "reference", "heard", "errors", "length", "unit", "speaker"} <= set(row)
+    assert {"name", "condition", "reference", "hypothesis", "errors", "length", "unit", "speaker"} <= set(row)
     assert not (heard.directory / PARTIAL).exists()
     assert sum(r["errors"] for r in heard.rows if r["condition"] == "clean") == round(told["all"]["wer"] * 40 / 100)
 
@@ -106,7 +106,7 @@ def test_texts_are_transformers_own_at_any_batch_size(digits: Path, tmp_path: Pa
         texts.append(tokenizer.batch_decode(ids, skip_special_tokens=True)[0].strip())
     few = write_manifest(rows[:12], tmp_path / "few.csv")
     found = {
-        size: [r["heard"] for r in evaluate(
+        size: [r["hypothesis"] for r in evaluate(
             str(BASE), few, tmp_path / f"b{size}", decoding=Decoding(batch_size=size, max_new_tokens=12), device="cpu"
         ).rows]
         for size in (1, 5, 12)
@@ -132,7 +132,7 @@ def test_beams_timestamps_prompts_and_detection_run(digits: Path, tmp_path: Path
     found = evaluate(
         str(BASE), few, tmp_path / "detect", decoding=Decoding(language="detect", max_new_tokens=12), device="cpu"
     )
-    assert all(len(r["heard_language"]) in (2, 3) for r in found.rows)
+    assert all(len(r["detected_language"]) in (2, 3) for r in found.rows)
 
 
 def test_a_recipe_and_an_adapter_are_heard_without_being_written(digits: Path, tmp_path: Path) -> None:
@@ -154,7 +154,7 @@ def test_a_recipe_and_an_adapter_are_heard_without_being_written(digits: Path, t
     for name in ("tokenizer.json", "tokenizer_config.json", "preprocessor_config.json", "generation_config.json"):
         (tmp_path / "merged" / name).write_bytes((BASE / name).read_bytes())
     merged = evaluate(str(tmp_path / "merged"), few, tmp_path / "m", decoding=FAST, device="cpu")
-    assert [r["heard"] for r in applied.rows] == [r["heard"] for r in merged.rows]
+    assert [r["hypothesis"] for r in applied.rows] == [r["hypothesis"] for r in merged.rows]
     recipe = tmp_path / "recipe.yml"
     entries = [{"model": str(BASE)}, {"model": str(tmp_path / "merged")}]
     recipe.write_text(yaml.safe_dump({"merge_method": "linear", "models": entries, "parameters": {"weight": 1}}))
@@ -162,7 +162,7 @@ def test_a_recipe_and_an_adapter_are_heard_without_being_written(digits: Path, t
     assert planned.summary["system"]["role"] == "merge"
     chorus.merge(recipe, tmp_path / "out")
     on_disk = evaluate(str(tmp_path / "out"), few, tmp_path / "d", decoding=FAST, device="cpu")
-    assert [r["heard"] for r in planned.rows] == [r["heard"] for r in on_disk.rows]
+    assert [r["hypothesis"] for r in planned.rows] == [r["hypothesis"] for r in on_disk.rows]
     assert role_of(tmp_path / "out")[0] == "merge"
     assert open_system(str(adapter)).kind == "adapter"  # its base is in its config
 
@@ -173,11 +173,11 @@ def test_faster_whisper_converts_into_the_cache_and_hears_alike(digits: Path, tm
     ours = evaluate(str(BASE), few, tmp_path / "t", decoding=settings, device="cpu")
     theirs = evaluate(str(BASE), few, tmp_path / "f", decoding=settings, device="cpu", backend="faster-whisper")
     assert theirs.summary["versions"]["faster-whisper"]
-    assert sum(a["heard"] != b["heard"] for a, b in zip(ours.rows, theirs.rows, strict=True)) <= 2
+    assert sum(a["hypothesis"] != b["hypothesis"] for a, b in zip(ours.rows, theirs.rows, strict=True)) <= 2
     converted = next((cache / "ctranslate2").iterdir())
     direct = evaluate(str(converted), few, tmp_path / "c", decoding=settings, device="cpu")
     assert direct.summary["backend"] == "faster-whisper"
-    assert [r["heard"] for r in direct.rows] == [r["heard"] for r in theirs.rows]
+    assert [r["hypothesis"] for r in direct.rows] == [r["hypothesis"] for r in theirs.rows]
     with pytest.raises(UsageError, match="converted"):
         evaluate(str(converted), few, tmp_path / "x", decoding=settings, device="cpu", backend="transformers")
 
@@ -197,7 +197,7 @@ def test_other_families_decode(kind: str, tmp_path: Path) -> None:
         )
         for size in (1, 3)
     ]  # fmt: skip
-    assert [r["heard"] for r in found[0].rows] == [r["heard"] for r in found[1].rows]
+    assert [r["hypothesis"] for r in found[0].rows] == [r["hypothesis"] for r in found[1].rows]
     assert all(one.summary["all"]["failed"] == 0 for one in found)
 
 
@@ -231,7 +231,7 @@ def test_long_recordings_are_heard_whole_and_in_pieces(tmp_path: Path) -> None:
     for segments in ("auto", "vad", "native"):
         found = evaluate(str(BASE), manifest, tmp_path / segments, decoding=Decoding(segments=segments), device="cpu")
         assert found.summary["all"]["failed"] == 0, found.rows
-        assert found.rows[0]["heard"]
+        assert found.rows[0]["hypothesis"]
     with pytest.raises(UsageError, match="no long form"):
         evaluate(
             str(tiny(tmp_path / "w", "wav2vec2")), manifest, tmp_path / "n", decoding=Decoding(segments="native"),
@@ -284,11 +284,14 @@ class Faulty:
     def check(self, rows: Sequence[Row]) -> None:
         pass
 
-    def transcribe(self, sounds: Sequence[Sound]) -> list[Heard]:
+    def transcribe(self, sounds: Sequence[Sound]) -> list[Hypothesis]:
         self.batches.append(len(sounds))
         if any(s.row.text in self.bad for s in sounds):
             raise RuntimeError("the decoder is confused")
-        return [Heard(s.row.text) for s in sounds]
+        return [Hypothesis(s.row.text) for s in sounds]
+
+    def replace(self, tensors: object) -> None:
+        raise CheckpointError("no other weights", "load it anew")
 
     def close(self) -> None:
         pass
@@ -387,7 +390,7 @@ def test_a_killed_evaluation_goes_on_where_it_stopped(digits: Path, tmp_path: Pa
         read_evaluation(place / "base")
     with partial.open("a") as file:
         file.write('{"name": "torn')
-    known = partial.read_text().count('"heard"')
+    known = partial.read_text().count('"hypothesis"')
     seen: list[int] = []
     settings = FAST.model_copy(update={"batch_size": 1})
     found = evaluate(
@@ -438,26 +441,29 @@ class Dies:
         if any(not r.language for r in rows):
             raise DataError("no language")
 
-    def transcribe(self, sounds: Sequence[Sound]) -> list[Heard]:
+    def transcribe(self, sounds: Sequence[Sound]) -> list[Hypothesis]:
         print("a library prints to stdout")
         if any(s.seconds > self.limit_s for s in sounds):
             os.kill(os.getpid(), signal.SIGSEGV)
-        return [Heard(f"{s.seconds:.1f} s", s.row.language) for s in sounds]
+        return [Hypothesis(f"{s.seconds:.1f} s", s.row.language) for s in sounds]
 
 
 def test_a_runtime_that_dies_takes_an_utterance_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1])]))
+    places = [Path(__file__).parent, Path(__file__).parents[1], *filter(None, [os.environ.get("PYTHONPATH")])]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, places)))
     made = Isolated("test_evaluate:Dies", {"limit_s": 1.0}, longest_s=30.0, long_form=True)
     try:
         assert made.facts == {"runtime": "1"}
         short, long = (Sound(tone(s), Row("a.flac", language="en")) for s in (0.5, 1.5))
-        assert made.transcribe([short, short]) == [Heard("0.5 s", "en")] * 2
+        assert made.transcribe([short, short]) == [Hypothesis("0.5 s", "en")] * 2
         with pytest.raises(ChorusError, match="signal 11"):
             made.transcribe([short, long])
-        assert made.transcribe([short]) == [Heard("0.5 s", "en")]
+        assert made.transcribe([short]) == [Hypothesis("0.5 s", "en")]
         made.check([short.row])
         with pytest.raises(DataError, match="no language"):
             made.check([replace(short.row, language="")])
+        with pytest.raises(CheckpointError, match="Dies takes no other weights"):
+            made.replace({})
     finally:
         made.close()
 
@@ -517,7 +523,7 @@ def test_batch_sizes_agree_on_whole_test_sets(tmp_path: Path) -> None:
         for size in (1, 7, 32):
             settings = Decoding(batch_size=size, max_new_tokens=40)
             found = evaluate(str(BASE), test, tmp_path / name / str(size), decoding=settings, device="cpu")
-            texts[size] = [r["heard"] for r in found.rows]
+            texts[size] = [r["hypothesis"] for r in found.rows]
         differing = [i for i in range(len(texts[1])) if len({texts[size][i] for size in texts}) > 1]
         print(f"{name}: {len(differing)} of {len(texts[1])} texts differ between batch sizes 1, 7 and 32")
         backend = Whisper(open_system(str(BASE)), Decoding(max_new_tokens=40), "cpu")

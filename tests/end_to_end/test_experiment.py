@@ -118,7 +118,7 @@ def test_a_merge_in_memory_is_heard_as_the_written_one(ran: Any, tmp_path: Path)
     assert chorus_command([*line, "--condition", "telephone", "-q"]) == 0
     ours = read_evaluation(out / "test" / "seed-0" / outcome.best)
     theirs = read_evaluation(tmp_path / "again")
-    assert [r["heard"] for r in ours.rows] == [r["heard"] for r in theirs.rows]
+    assert [r["hypothesis"] for r in ours.rows] == [r["hypothesis"] for r in theirs.rows]
 
 
 def test_run_again_it_does_nothing_again(ran: Any) -> None:

@@ -138,4 +138,4 @@ def test_models_that_rename_their_weights_are_loaded_anew(kind: str, tmp_path: P
         chorus.merge(recipe, tmp_path / f"merged{i}")
         theirs = evaluate(str(tmp_path / f"merged{i}"), test, tmp_path / f"t{i}", decoding=settings, device="cpu")
         assert ours.summary["all"]["failed"] == 0, ours.rows
-        assert ours.rows[0]["heard"] == theirs.rows[0]["heard"]
+        assert ours.rows[0]["hypothesis"] == theirs.rows[0]["hypothesis"]

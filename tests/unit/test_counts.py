@@ -20,7 +20,7 @@ HEARD = st.lists(st.sampled_from(["a", "bb", "ccc", "x"]), max_size=9).map(" ".j
 
 
 def row(reference: str, heard: str, **more: object) -> dict[str, object]:
-    return {"name": f"{reference}|{heard}", "condition": "clean", "reference": reference, "heard": heard, **more}
+    return {"name": f"{reference}|{heard}", "condition": "clean", "reference": reference, "hypothesis": heard, **more}
 
 
 @given(st.lists(st.tuples(TEXT, HEARD), min_size=1, max_size=12))

@@ -314,7 +314,7 @@ def _tested(
 def _matched(pairs: Sequence[tuple[Scored, Scored]]) -> Matched:
     """MAPSSWE; of several seeds an utterance's errors are summed over them, and each utterance is one segment."""
     if len({x.utterance for x, _ in pairs}) == len(pairs):
-        return mapsswe([(x.reference, x.heard, y.heard, x.unit) for x, y in pairs])
+        return mapsswe([(x.reference, x.hypothesis, y.hypothesis, x.unit) for x, y in pairs])
     sums: dict[str, list[int]] = {}
     for x, y in pairs:
         both = sums.setdefault(x.utterance, [0, 0])

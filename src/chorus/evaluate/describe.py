@@ -116,6 +116,6 @@ def worst(evaluation: Evaluation, count: int) -> list[str]:
         lines.append(f"{row.name} ({facts}): {row.counts.errors} errors of {row.counts.length} {row.unit}")
         if row.failed:
             lines.append(f"  failed: {row.failed}")
-        lines += [f"  {line}" for line in shown(row.reference, row.heard, row.unit)]
+        lines += [f"  {line}" for line in shown(row.reference, row.hypothesis, row.unit)]
         lines.append("")
     return lines

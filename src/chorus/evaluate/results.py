@@ -20,7 +20,7 @@ from chorus.errors import DataError, MissingExtraError
 from chorus.evaluate.scores import Scored, score
 
 SUMMARY, ROWS, PARQUET, PARTIAL = "summary.json", "results.jsonl", "results.parquet", "rows.partial"
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from chorus.evaluate.results import FORMAT, PARTIAL, SUMMARY, Evaluation, Partia
 from chorus.provenance import versions
 from chorus.runtime import pick_device, quiet_libraries
 from chorus.transcribe.backends.choose import BACKENDS, chosen_backend
-from chorus.transcribe.backends.protocol import Backend, Heard, Sound
+from chorus.transcribe.backends.protocol import Backend, Hypothesis, Sound
 from chorus.transcribe.conditions import CLEAN, check_condition, under
 from chorus.transcribe.decoding import Decoding
 from chorus.transcribe.segments import pieces
@@ -277,7 +277,7 @@ class Listener:
             return (*backend.sort_key(one[place[1]].seconds), place)
 
         sounds.sort(key=order)
-        heard: dict[tuple[int, int], Heard | str] = {}
+        heard: dict[tuple[int, int], Hypothesis | str] = {}
         took: dict[int, float] = {}
         for batch in self._batches(backend, sounds, loaded):
             started = time.perf_counter()
@@ -304,8 +304,8 @@ class Listener:
             yield batch
 
     def _row(
-        self, key: tuple[str, str], index: int, loaded: list[Sound] | str, heard: Mapping[tuple[int, int], Heard | str],
-        took_s: float,
+        self, key: tuple[str, str], index: int, loaded: list[Sound] | str,
+        heard: Mapping[tuple[int, int], Hypothesis | str], took_s: float,
     ) -> dict[str, Any]:  # fmt: skip
         name, condition = key
         utterance = self.task.test.utterances[name]
@@ -313,18 +313,18 @@ class Listener:
         row |= {c: utterance.row.get(c) for c in ("language", "domain", "speaker") if utterance.row.get(c)}
         found = [heard[index, n] for n in range(len(loaded))] if not isinstance(loaded, str) else []
         wrong = loaded if isinstance(loaded, str) else next((one for one in found if isinstance(one, str)), "")
-        texts = [one.text for one in found if isinstance(one, Heard)] if not wrong else []
+        texts = [one.text for one in found if isinstance(one, Hypothesis)] if not wrong else []
         more: dict[str, Any] = {"failed": wrong} if wrong else {}
-        languages = {one.language for one in found if isinstance(one, Heard) and one.language}
+        languages = {one.language for one in found if isinstance(one, Hypothesis) and one.language}
         if self.task.decoding.language == "detect" and len(languages) == 1:
-            more["heard_language"] = languages.pop()
+            more["detected_language"] = languages.pop()
         return {
             **row, "seconds": round(utterance.duration_s, 3), "reference": utterance.row.text,
-            "heard": " ".join(filter(None, texts)), **more, "took_s": took_s,
+            "hypothesis": " ".join(filter(None, texts)), **more, "took_s": took_s,
         }  # fmt: skip
 
 
-def _carefully(backend: Backend, sounds: Sequence[Sound]) -> list[Heard | str]:
+def _carefully(backend: Backend, sounds: Sequence[Sound]) -> list[Hypothesis | str]:
     """What is heard; where a batch fails each sound is tried alone, and what still fails is told as a text."""
     try:
         return list(backend.transcribe(sounds))

@@ -34,9 +34,9 @@ class Scored:
     speaker: str
     seconds: float
     raw_reference: str
-    raw_heard: str
+    raw_hypothesis: str
     reference: str
-    heard: str
+    hypothesis: str
     unit: Unit
     words: Counts
     characters: Counts
@@ -51,7 +51,7 @@ class Scored:
     @property
     def loops(self) -> bool:
         """Whether words repeat four times or more in a row that the reference does not repeat."""
-        return bool(LOOP.search(self.heard)) and not LOOP.search(self.reference)
+        return bool(LOOP.search(self.hypothesis)) and not LOOP.search(self.reference)
 
 
 def score(rows: Sequence[Mapping[str, Any]], normaliser_name: str, unit: Unit | None = None) -> list[Scored]:
@@ -61,13 +61,13 @@ def score(rows: Sequence[Mapping[str, Any]], normaliser_name: str, unit: Unit | 
 
 
 def _scored(row: Mapping[str, Any], normalise: Callable[[str], str], unit: Unit | None) -> Scored:
-    reference, heard = normalise(row["reference"]), normalise(row["heard"])
+    reference, hypothesis = normalise(row["reference"]), normalise(row["hypothesis"])
     chosen: Unit = unit or ("characters" if unspaced(row.get("language", "")) else "words")
     return Scored(
         name=row["name"], condition=row["condition"], language=row.get("language", ""), domain=row.get("domain", ""),
         speaker=row.get("speaker", ""), seconds=row.get("seconds", 0.0), raw_reference=row["reference"],
-        raw_heard=row["heard"], reference=reference, heard=heard, unit=chosen,
-        words=edits(reference, heard, "words"), characters=edits(reference, heard, "characters"),
+        raw_hypothesis=row["hypothesis"], reference=reference, hypothesis=hypothesis, unit=chosen,
+        words=edits(reference, hypothesis, "words"), characters=edits(reference, hypothesis, "characters"),
         failed=row.get("failed", ""), utterance=row.get("utterance", row["name"]),
     )  # fmt: skip
 
@@ -118,7 +118,7 @@ def measures(rows: Sequence[Scored]) -> dict[str, Any]:
     words, characters = total(r.words for r in rows), total(r.characters for r in rows)
     silent = [r for r in rows if not r.reference]
     spoken = [r for r in rows if r.reference]
-    ratio = sum(len(r.heard) for r in spoken) / max(1, sum(len(r.reference) for r in spoken))
+    ratio = sum(len(r.hypothesis) for r in spoken) / max(1, sum(len(r.reference) for r in spoken))
     heard_in_silence = sum(r.words.insertions for r in silent)
     minutes = sum(r.seconds for r in silent) / 60
     return {
@@ -165,7 +165,7 @@ def translation(rows: Sequence[Scored], draws: int = 1000) -> dict[str, Any]:
         from sacrebleu.metrics import BLEU, CHRF
     except ImportError:
         raise MissingExtraError("evaluate", "BLEU and chrF") from None
-    heard, references = [r.raw_heard for r in rows], [[r.raw_reference for r in rows]]
+    heard, references = [r.raw_hypothesis for r in rows], [[r.raw_reference for r in rows]]
     found = {}
     for name, metric in (("bleu", BLEU()), ("chrf", CHRF())):
         told: dict[str, Any] = {"score": type(metric)().corpus_score(heard, references).score}

@@ -115,7 +115,7 @@ def with_weights(backend: Backend | None, task: Task, tensors: Mapping[str, Any]
     """A loaded backend with other weights put into it; a new one where there is none, or where that cannot be done."""
     if backend is not None:
         try:
-            backend.replace(tensors)  # type: ignore[attr-defined]
+            backend.replace(tensors)
             return backend
         except CheckpointError:
             backend.close()

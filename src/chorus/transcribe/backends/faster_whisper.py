@@ -17,7 +17,7 @@ from chorus.lazy import lazy
 from chorus.runtime import quiet_libraries
 from chorus.transcribe.backends.isolated import Isolated
 from chorus.transcribe.backends.loading import load_config, load_model, load_side
-from chorus.transcribe.backends.protocol import Backend, Heard, Sound
+from chorus.transcribe.backends.protocol import Backend, Hypothesis, Sound
 from chorus.transcribe.decoding import BY_COLUMN, DETECT, Decoding
 from chorus.transcribe.systems import CONVERTED, System
 
@@ -98,10 +98,10 @@ class FasterWhisper:
                 if row.language not in known:
                     raise DataError(f'{row}: faster-whisper knows no language "{row.language}"')
 
-    def transcribe(self, sounds: Sequence[Sound]) -> list[Heard]:
+    def transcribe(self, sounds: Sequence[Sound]) -> list[Hypothesis]:
         return [self._one(sound) for sound in sounds]
 
-    def _one(self, sound: Sound) -> Heard:
+    def _one(self, sound: Sound) -> Hypothesis:
         settings = self.decoding
         language = {BY_COLUMN: sound.row.language, DETECT: None}.get(settings.language, settings.language)
         segments, told = self.model.transcribe(
@@ -109,4 +109,4 @@ class FasterWhisper:
             initial_prompt=settings.prompt or None, without_timestamps=not settings.timestamps and sound.seconds <= 30,
             condition_on_previous_text=False, max_new_tokens=settings.max_new_tokens,
         )  # fmt: skip
-        return Heard(" ".join(s.text.strip() for s in segments).strip(), told.language)
+        return Hypothesis(" ".join(s.text.strip() for s in segments).strip(), told.language)

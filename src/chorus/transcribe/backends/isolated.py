@@ -9,13 +9,16 @@ import json
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from chorus.data.manifest import Row
-from chorus.errors import ChorusError, DataError, MissingExtraError
-from chorus.transcribe.backends.protocol import Heard, Sound
+from chorus.errors import CheckpointError, ChorusError, DataError, MissingExtraError
+from chorus.transcribe.backends.protocol import Hypothesis, Sound
+
+if TYPE_CHECKING:
+    from chorus.checkpoints.lazy_tensor import LazyTensor
 
 
 class Isolated:
@@ -41,8 +44,8 @@ class Isolated:
         """As the child's `check` says."""
         self._ask({"check": [{"name": str(r), "language": r.language} for r in rows]})
 
-    def transcribe(self, sounds: Sequence[Sound]) -> list[Heard]:
-        """What is heard; `ChorusError` where the process died, which the next call starts again."""
+    def transcribe(self, sounds: Sequence[Sound]) -> list[Hypothesis]:
+        """As the child does; `ChorusError` where its process died, which the next call starts again."""
         if self._child is None:
             self._start()
         arrays = [np.ascontiguousarray(s.audio, dtype=np.float32) for s in sounds]
@@ -51,7 +54,11 @@ class Isolated:
             "rows": [{"name": str(s.row), "language": s.row.language} for s in sounds],
         }
         answer = self._ask(asked, b"".join(a.tobytes() for a in arrays))
-        return [Heard(**one) for one in answer["heard"]]
+        return [Hypothesis(**one) for one in answer["hypotheses"]]
+
+    def replace(self, tensors: Mapping[str, LazyTensor]) -> None:
+        """Refused: the child has converted weights, which nobody puts tensors into."""
+        raise CheckpointError(f"{self.made_by.partition(':')[2]} takes no other weights in place", "load it anew")
 
     def _ask(self, message: Mapping[str, Any], data: bytes = b"") -> dict[str, Any]:
         child = self._child

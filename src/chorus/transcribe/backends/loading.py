@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from chorus.checkpoints.sidecar import VOCABULARIES, write_json
 from chorus.errors import CheckpointError, UsageError
 from chorus.lazy import lazy
 from chorus.transcribe.decoding import Decoding
 from chorus.transcribe.systems import System
+
+if TYPE_CHECKING:
+    from chorus.checkpoints.lazy_tensor import LazyTensor
 
 torch = lazy("torch")
 transformers = lazy("transformers")
@@ -67,7 +71,7 @@ def load_side(cls: Any, system: System, what: str) -> Any:
         raise CheckpointError(f"{directory}: no {what} ({reason})", f"copy the {what}'s files there") from None
 
 
-def put_weights(model: Any, tensors: Any) -> None:
+def put_weights(model: Any, tensors: Mapping[str, LazyTensor]) -> None:
     """Replace the weights of a loaded model by others of the same names and shapes, in place.
 
     `CheckpointError`, and nothing is changed, where the model calls its weights otherwise than its file does (speech

@@ -1,20 +1,21 @@
-"""What evaluation asks of a runtime."""
+"""What a runtime must offer, whole."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from chorus.data.manifest import Row
 
 if TYPE_CHECKING:
+    from chorus.checkpoints.lazy_tensor import LazyTensor
     from chorus.data.audio import Audio
 
 
 @dataclass(frozen=True)
 class Sound:
-    """What is to be heard: samples at 16 kHz, the row that they belong to, and what they are by content."""
+    """What is to be transcribed: samples at 16 kHz, the row that they belong to, and what they are by content."""
 
     audio: Audio = field(repr=False)
     row: Row
@@ -26,8 +27,8 @@ class Sound:
 
 
 @dataclass(frozen=True)
-class Heard:
-    """What a runtime made of a sound; `language` is what it was heard as, where the runtime tells."""
+class Hypothesis:
+    """What a runtime made of a sound; `language` is the one that it decoded in, where the runtime tells."""
 
     text: str
     language: str = ""
@@ -36,7 +37,7 @@ class Heard:
 class Backend(Protocol):
     """A loaded model. `transcribe` may raise: the caller then tries the sounds one by one."""
 
-    longest_s: float | None  # what it hears at once; None: anything
+    longest_s: float | None  # of audio that it takes at once; None: any length
     long_form: bool  # whether it decodes longer audio by itself
     facts: dict[str, str]  # versions and settings that a result should name
 
@@ -48,8 +49,15 @@ class Backend(Protocol):
         """`DataError` where a row cannot be decoded as it is, such as without a language."""
         ...
 
-    def transcribe(self, sounds: Sequence[Sound]) -> list[Heard]:
-        """What is heard, in order."""
+    def transcribe(self, sounds: Sequence[Sound]) -> list[Hypothesis]:
+        """A hypothesis for each sound, in order."""
+        ...
+
+    def replace(self, tensors: Mapping[str, LazyTensor]) -> None:
+        """Take other weights of the same names and shapes, in place.
+
+        `CheckpointError`, and nothing is changed, where this runtime or this model cannot: the caller loads it anew.
+        """
         ...
 
     def close(self) -> None:

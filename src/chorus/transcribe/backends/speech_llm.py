@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from chorus.architectures.qwen_audio import audio_question
 from chorus.cache import Cache
@@ -11,9 +11,12 @@ from chorus.data.features import FRAMES_PER_SECOND, MARGIN, LogMel
 from chorus.data.manifest import Row
 from chorus.lazy import lazy
 from chorus.transcribe.backends.loading import load_model, load_side, put_weights
-from chorus.transcribe.backends.protocol import Heard, Sound
+from chorus.transcribe.backends.protocol import Hypothesis, Sound
 from chorus.transcribe.decoding import Decoding
 from chorus.transcribe.systems import System
+
+if TYPE_CHECKING:
+    from chorus.checkpoints.lazy_tensor import LazyTensor
 
 torch = lazy("torch")
 transformers = lazy("transformers")
@@ -41,8 +44,8 @@ class SpeechLlm:
         self.question = decoding.prompt or (QUESTION if decoding.task == "transcribe" else TRANSLATE)
         self.facts: dict[str, str] = {}  # versions of transformers and torch are told of every result
 
-    def replace(self, tensors: Any) -> None:
-        """Take other weights, in place."""
+    def replace(self, tensors: Mapping[str, LazyTensor]) -> None:
+        """As the protocol says."""
         put_weights(self.model, tensors)
 
     def sort_key(self, seconds: float) -> tuple[float, float]:
@@ -55,9 +58,9 @@ class SpeechLlm:
         return ids
 
     def check(self, rows: Sequence[Row]) -> None:
-        """Any row can be heard."""
+        """Any row can be decoded."""
 
-    def transcribe(self, sounds: Sequence[Sound]) -> list[Heard]:
+    def transcribe(self, sounds: Sequence[Sound]) -> list[Hypothesis]:
         features = [self.features.cached(s.key, lambda s=s: s.audio) for s in sounds]
         columns = [max(4, min(f.shape[1] - MARGIN, self.columns)) for f in features]
         asked = [self.asked(s, n) for s, n in zip(sounds, columns, strict=True)]
@@ -74,7 +77,7 @@ class SpeechLlm:
                 eos_token_id=self.end, pad_token_id=self.padding, max_new_tokens=self.decoding.max_new_tokens,
             )  # fmt: skip
         texts = self.tokenizer.batch_decode(ids[:, width:], skip_special_tokens=True)
-        return [Heard(text.strip()) for text in texts]
+        return [Hypothesis(text.strip()) for text in texts]
 
     def close(self) -> None:
         del self.model

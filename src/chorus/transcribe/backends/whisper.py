@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from chorus.architectures.whisper import complete_generation, shorter_window
 from chorus.cache import Cache
@@ -15,9 +15,12 @@ from chorus.errors import DataError, nearest
 from chorus.lazy import lazy
 from chorus.transcribe.backends.greedy import greedy
 from chorus.transcribe.backends.loading import load_model, load_side, put_weights
-from chorus.transcribe.backends.protocol import Heard, Sound
+from chorus.transcribe.backends.protocol import Hypothesis, Sound
 from chorus.transcribe.decoding import BY_COLUMN, DETECT, Decoding
 from chorus.transcribe.systems import System
+
+if TYPE_CHECKING:
+    from chorus.checkpoints.lazy_tensor import LazyTensor
 
 torch = lazy("torch")
 transformers = lazy("transformers")
@@ -55,8 +58,8 @@ class Whisper:
     def token(self, name: str) -> int:
         return int(self.tokenizer.convert_tokens_to_ids(name))
 
-    def replace(self, tensors: Any) -> None:
-        """Take other weights, in place."""
+    def replace(self, tensors: Mapping[str, LazyTensor]) -> None:
+        """As the protocol says."""
         put_weights(self.model, tensors)
 
     def sort_key(self, seconds: float) -> tuple[float, float]:
@@ -69,23 +72,23 @@ class Whisper:
             return 2 * self.longest_s
         return next(w for w in self.windows if seconds <= w)
 
-    def transcribe(self, sounds: Sequence[Sound]) -> list[Heard]:
+    def transcribe(self, sounds: Sequence[Sound]) -> list[Hypothesis]:
         """Sounds of one window (see `sort_key`), or of several one after the other."""
-        found: dict[int, Heard] = {}
+        found: dict[int, Hypothesis] = {}
         groups: dict[float, list[int]] = {}
         for i, sound in enumerate(sounds):
             groups.setdefault(self._window_of(sound.seconds), []).append(i)
         for window_s, members in groups.items():
             chosen = [sounds[i] for i in members]
             long = self.longest_s is not None and window_s > self.longest_s
-            heard = self._long(chosen) if long else self._short(chosen, window_s)
-            found |= dict(zip(members, heard, strict=True))
+            decoded = self._long(chosen) if long else self._short(chosen, window_s)
+            found |= dict(zip(members, decoded, strict=True))
         return [found[i] for i in range(len(sounds))]
 
     def close(self) -> None:
         del self.model
 
-    def _short(self, sounds: Sequence[Sound], window_s: float) -> list[Heard]:
+    def _short(self, sounds: Sequence[Sound], window_s: float) -> list[Hypothesis]:
         features = [self.features.cached(s.key, lambda s=s: s.audio) for s in sounds]
         inputs = self.features.window(features, int(window_s * FRAMES_PER_SECOND))
         inputs = inputs.to(self.device, self.model.dtype)
@@ -97,7 +100,7 @@ class Whisper:
             else:
                 ids = self._generate(hidden, inputs, languages)
         texts = self.tokenizer.batch_decode(ids, skip_special_tokens=True)
-        return [Heard(t.strip(), code) for t, code in zip(texts, languages, strict=True)]
+        return [Hypothesis(t.strip(), code) for t, code in zip(texts, languages, strict=True)]
 
     def _languages(self, sounds: Sequence[Sound], hidden: Any = None) -> list[str]:
         """The code of each sound; empty where the model is English-only, or where long form detects by itself."""
@@ -182,9 +185,9 @@ class Whisper:
         count = len(self.prompt)
         return ids[count:] if count and ids[:count] == self.prompt else ids
 
-    def _long(self, sounds: Sequence[Sound]) -> list[Heard]:
-        """The model's own long form: windows that go on from the last timestamp heard."""
-        heard = []
+    def _long(self, sounds: Sequence[Sound]) -> list[Hypothesis]:
+        """The model's own long form: windows that go on from the last timestamp decoded."""
+        hypotheses = []
         for sound, code in zip(sounds, self._languages(sounds), strict=True):
             made = self.extractor(
                 sound.audio, sampling_rate=RATE, return_tensors="pt", truncation=False, padding="longest",
@@ -197,5 +200,5 @@ class Whisper:
                     attention_mask=made["attention_mask"].to(self.device), **settings,
                 )  # fmt: skip
             text = self.tokenizer.batch_decode(ids, skip_special_tokens=True)[0]
-            heard.append(Heard(text.strip(), code))
-        return heard
+            hypotheses.append(Hypothesis(text.strip(), code))
+        return hypotheses

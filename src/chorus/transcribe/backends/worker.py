@@ -60,8 +60,8 @@ def _transcribe(backend: Any, asked: dict[str, Any], requests: BinaryIO) -> dict
         return {}
     arrays = [np.frombuffer(requests.read(n * SAMPLE_BYTES), np.float32) for n in asked["samples"]]
     rows = [Row(path=row["name"], language=row["language"]) for row in asked["rows"]]
-    heard = backend.transcribe([Sound(audio, row) for audio, row in zip(arrays, rows, strict=True)])
-    return {"heard": [vars(one) for one in heard]}
+    hypotheses = backend.transcribe([Sound(audio, row) for audio, row in zip(arrays, rows, strict=True)])
+    return {"hypotheses": [vars(one) for one in hypotheses]}
 
 
 if __name__ == "__main__":
