@@ -72,7 +72,9 @@ def test_the_model_sees_one_start_and_the_end_has_a_loss(whisper, speech_rows):
 
 def test_languages_and_tasks_come_from_the_row(whisper, speech_rows):
     row = speech_rows[1][0].row
-    assert whisper.prefix(replace(row, language="Portuguese"))[0] == whisper.token("<|pt|>")
+    for name in ("pt", "pt-BR", "pt_br", "Portuguese"):
+        assert whisper.prefix(replace(row, language=name))[0] == whisper.token("<|pt|>")
+    assert not list(whisper.limits.problems([replace(row, language="pt-BR")]))
     assert whisper.prefix(replace(row, extra={"task": "translate"}))[1] == whisper.token("<|translate|>")
     with pytest.raises(DataError, match='the tokenizer knows no language "xx"'):
         whisper.prefix(replace(row, language="xx"))

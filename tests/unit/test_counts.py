@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chorus.data.counts import Counts, corrects, edits, shown, total
-from chorus.data.normalise import ARABIC, NORMALISERS, normaliser, unspaced
+from chorus.data.normalise import ARABIC, NORMALISERS, normaliser
 from chorus.errors import UsageError
 from chorus.evaluate.scores import error_rate, measures, score, translation, unit_of
 
@@ -77,8 +77,6 @@ def test_characters_are_counted_for_languages_without_spaces() -> None:
     assert [r.unit for r in rows] == ["characters", "words"]
     assert unit_of(rows) == "mixed"
     assert error_rate(rows) == pytest.approx(100 * 2 / 5)
-    assert unspaced("zh-TW")
-    assert not unspaced("de")
     forced = score([row("今日は", "今日わ", language="ja")], "marks", "words")
     assert forced[0].unit == "words"
 

@@ -18,6 +18,7 @@ from chorus.data.manifest import Row
 from chorus.data.parallel import in_order
 from chorus.errors import DataError
 from chorus.lazy import lazy
+from chorus.models.languages import language_code
 
 numpy = lazy("numpy")
 xxhash = lazy("xxhash")
@@ -138,7 +139,7 @@ class TextLimits:
                 yield row, "unwritable text", self._unwritable(self.bare(row.text))
             if self.max_tokens is not None and len(ids) > self.max_tokens:
                 yield row, "text too long", f"{len(ids)} tokens, the decoder takes {self.max_tokens}"
-            if self.languages and row.language and row.language.lower() not in self.languages:
+            if self.languages and row.language and language_code(row.language) not in self.languages:
                 yield row, "unknown language", row.language
 
     def _unwritable(self, text: str) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 from chorus.data.check import TextLimits
 from chorus.errors import DataError
+from chorus.models.languages import LANGUAGES
 
 PREFIX_TOKENS = 5  # Whisper's start, language, task, a timestamp at each end or notimestamps, and the end
 MULTILINGUAL = 51_865  # tokens; English-only models have one less, and language tokens that they never use
@@ -49,15 +50,9 @@ def limits_from(config: Any, tokenizer: Any) -> TextLimits:
 
 
 def whisper_languages(tokenizer: Any) -> set[str]:
-    """Codes and English names of the languages that the tokenizer has a token for; empty for English-only models."""
-    from transformers.models.whisper.tokenization_whisper import LANGUAGES, TO_LANGUAGE_CODE
-
-    known = {
-        code
-        for code in LANGUAGES
-        if tokenizer.convert_tokens_to_ids(f"<|{code}|>") not in (None, tokenizer.unk_token_id)
-    }
-    return known | {name for name, code in TO_LANGUAGE_CODE.items() if code in known}
+    """Codes of the languages that the tokenizer has a token for; empty for English-only models."""
+    missing = (None, tokenizer.unk_token_id)
+    return {code for code in LANGUAGES if tokenizer.convert_tokens_to_ids(f"<|{code}|>") not in missing}
 
 
 def ctc_text(tokenizer: Any) -> Any:

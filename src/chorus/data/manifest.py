@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from chorus.errors import DataError, UsageError, nearest
+from chorus.models.languages import is_language
 
 TEXTS = ("path", "text", "language", "speaker", "domain", "split")
 NUMBERS = ("duration", "start", "end")
@@ -277,9 +278,17 @@ def _near(audio: Path, folder: Path) -> bool:
 
 
 def select(rows: Iterable[Row], where: Mapping[str, Any]) -> list[Row]:
-    """The rows whose columns have one of the given values: {"speaker": ["ana", "rui"], "split": "train"}."""
+    """The rows whose columns have one of the given values: {"speaker": ["ana", "rui"], "split": "train"}.
+
+    A language has many names: {"language": "pt"} takes `pt-BR` and `Portuguese` too.
+    """
     wanted = {c: {str(v) for v in (vs if isinstance(vs, list | tuple | set) else [vs])} for c, vs in where.items()}
-    return [row for row in rows if all(row.get(c) in values for c, values in wanted.items())]
+
+    def chosen(row: Row, column: str, values: set[str]) -> bool:
+        value = row.get(column)
+        return value in values or (column == "language" and any(is_language(value, v) for v in values))
+
+    return [row for row in rows if all(chosen(row, c, values) for c, values in wanted.items())]
 
 
 def groups(rows: Iterable[Row], column: str | Callable[[Row], str]) -> dict[str, list[Row]]:

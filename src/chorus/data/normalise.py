@@ -27,12 +27,6 @@ ARABIC: dict[str, tuple[str, str]] = {  # option -> (pattern, replacement)
     "tatweel": ("\u0640", ""),
     "diacritics": ("[\u0610-\u061a\u064b-\u065f\u0670\u06d6-\u06dc\u06df-\u06e8\u06ea-\u06ed]", ""),
 }
-UNSPACED = {"bo", "ja", "km", "lo", "my", "th", "yue", "zh"}  # languages written without spaces between words
-
-
-def unspaced(language: str) -> bool:
-    """Whether a language, by its code, puts no spaces between words, so that characters are counted."""
-    return language.lower().replace("_", "-").split("-")[0] in UNSPACED
 
 
 def normaliser(name: str) -> Normalise:

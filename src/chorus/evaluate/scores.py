@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 
 from chorus.data.counts import Counts, Unit, edits, total
-from chorus.data.normalise import normaliser, unspaced
+from chorus.data.normalise import normaliser
 from chorus.evaluate.bootstrap import Interval, clusters_of, interval, macro_interval
+from chorus.models.languages import unspaced
 
 LOOP = re.compile(r"\b(\S+(?:\s+\S+){0,7}?)(?:\s+\1){3,}\b")  # up to eight words, four times or more
 COLUMNS = ("domain", "language", "speaker")

@@ -8,8 +8,9 @@ from typing import Any
 
 from chorus.data.counts import edits as counted
 from chorus.data.counts import total
-from chorus.data.normalise import Normalise, unspaced
+from chorus.data.normalise import Normalise
 from chorus.data.utterance import Utterance
+from chorus.models.languages import unspaced
 from chorus.train.backbones.protocol import Backbone
 from chorus.train.config import TrainConfig
 

@@ -17,6 +17,7 @@ from chorus.data.features import FRAMES_PER_SECOND, MARGIN, LogMel
 from chorus.data.limits import PREFIX_TOKENS, limits_from
 from chorus.data.utterance import Utterance
 from chorus.errors import DataError, nearest
+from chorus.models.languages import known_language
 from chorus.train.backbones.shared import evaluating, load_dtype, load_pretrained, load_side, pad_labels, row_numbers
 from chorus.train.config import Augment, TrainConfig
 from chorus.train.examples import changed, masked
@@ -64,16 +65,9 @@ class Whisper:
 
     def language(self, row: Any) -> str:
         """The row's language as its code; `DataError` where there is none or it is unknown."""
-        from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
-
-        name = row.language.lower()
-        if not name:
-            raise DataError(f"{row}: no language", "give a column language, or data.language=CODE")
-        code = TO_LANGUAGE_CODE.get(name, name)
-        if code not in self.limits.languages:
-            known = [c for c in self.limits.languages if len(c) <= 3]
-            raise DataError(f'{row}: the tokenizer knows no language "{row.language}"{nearest(name, known)}')
-        return code
+        return known_language(
+            row.language, self.limits.languages, where=row, hint="give a column language, or data.language=CODE"
+        )
 
     def task(self, row: Any) -> str:
         named = row.get(self.config.data.task_column)

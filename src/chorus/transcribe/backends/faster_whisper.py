@@ -12,8 +12,9 @@ from typing import Any
 
 from chorus import cache
 from chorus.data.manifest import Row
-from chorus.errors import CheckpointError, ChorusError, DataError, MissingExtraError
+from chorus.errors import CheckpointError, ChorusError, MissingExtraError
 from chorus.lazy import lazy
+from chorus.models.languages import known_language
 from chorus.runtime import quiet_libraries
 from chorus.transcribe.backends.isolated import Isolated
 from chorus.transcribe.backends.loading import load_config, load_model, load_side
@@ -90,22 +91,25 @@ class FasterWhisper:
         self.facts = {"faster-whisper": faster_whisper.__version__, "ctranslate2": ctranslate2.__version__}
 
     def check(self, rows: Sequence[Row]) -> None:
-        if self.model.model.is_multilingual and self.decoding.language == BY_COLUMN:
-            known = self.model.supported_languages
-            for row in rows:
-                if not row.language:
-                    raise DataError(f"{row}: no language; give --language CODE, or --language detect")
-                if row.language not in known:
-                    raise DataError(f'{row}: faster-whisper knows no language "{row.language}"')
+        for row in rows:
+            self._language(row)
+
+    def _language(self, row: Row) -> str | None:
+        """The code that a row is heard in; None where it is detected. `DataError` as `known_language` says."""
+        given = self.decoding.language
+        if given == DETECT or not self.model.model.is_multilingual:
+            return None
+        text = row.language if given == BY_COLUMN else given
+        known = self.model.supported_languages
+        return known_language(text, known, where=row, hint="give --language CODE, or --language detect")
 
     def transcribe(self, sounds: Sequence[Sound]) -> list[Hypothesis]:
         return [self._one(sound) for sound in sounds]
 
     def _one(self, sound: Sound) -> Hypothesis:
-        settings = self.decoding
-        language = {BY_COLUMN: sound.row.language, DETECT: None}.get(settings.language, settings.language)
+        settings, language = self.decoding, self._language(sound.row)
         segments, told = self.model.transcribe(
-            sound.audio, language=language or None, task=settings.task, beam_size=settings.beam, temperature=0.0,
+            sound.audio, language=language, task=settings.task, beam_size=settings.beam, temperature=0.0,
             initial_prompt=settings.prompt or None, without_timestamps=not settings.timestamps and sound.seconds <= 30,
             condition_on_previous_text=False, max_new_tokens=settings.max_new_tokens,
         )  # fmt: skip

@@ -11,8 +11,8 @@ from chorus.data.audio import RATE
 from chorus.data.features import FRAMES_PER_SECOND, LogMel
 from chorus.data.limits import limits_from
 from chorus.data.manifest import Row
-from chorus.errors import DataError, nearest
 from chorus.lazy import lazy
+from chorus.models.languages import known_language
 from chorus.transcribe.backends.greedy import greedy
 from chorus.transcribe.backends.loading import load_model, load_side, put_weights
 from chorus.transcribe.backends.protocol import Hypothesis, Sound
@@ -117,18 +117,9 @@ class Whisper:
 
     def language(self, row: Row) -> str:
         """The code of a row's language; `DataError` where it is missing or unknown."""
-        from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
-
         given = self.decoding.language
-        name = (row.language if given == BY_COLUMN else given).lower()
-        if not name:
-            raise DataError(f"{row}: no language", "give --language CODE, or --language detect")
-        code = TO_LANGUAGE_CODE.get(name, name).replace("_", "-")
-        code = code if code in self.languages else code.split("-")[0]
-        if code not in self.languages:
-            known = [c for c in self.languages if len(c) <= 3]
-            raise DataError(f'{row}: the tokenizer knows no language "{name}"{nearest(name, known)}')
-        return code
+        text = row.language if given == BY_COLUMN else given
+        return known_language(text, self.languages, where=row, hint="give --language CODE, or --language detect")
 
     def _detected(self, hidden: Any) -> list[str]:
         """The likeliest language token after the start, as openai-whisper detects."""
