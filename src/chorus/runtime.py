@@ -1,38 +1,98 @@
-"""What models run in: the device, the seeds, and libraries that keep their voices down."""
+"""What models run in: devices, cores, seeds, and libraries that keep their voices down."""
 
 from __future__ import annotations
 
 import os
 import random
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
-from chorus.errors import ChorusError
+from chorus.errors import UsageError, nearest
+
+DEVICES = ("auto", "cpu", "cuda", "mps", "xpu")
+HINT = "`chorus doctor` lists the devices; --device auto takes the best"
+NUMBERED = ("cuda", "xpu")
+MOST_THREADS = 8  # beyond which disks and memory are the limit
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+_claimed: dict[str, str] = {}  # what was asked for -> what this process calls it
+
+
+def device_parts(text: str) -> tuple[str, int | None]:
+    """Kind and number of a device's name; `ValueError` where it is none.
+
+    >>> device_parts("cuda:1"), device_parts("cpu")
+    (('cuda', 1), ('cpu', None))
+    """
+    kind, colon, number = text.partition(":")
+    if kind not in DEVICES or (colon and not (kind in NUMBERED and number.isdecimal())):
+        raise ValueError(f'unknown device "{text}"{nearest(text, (*DEVICES, "cuda:1"))}')
+    return kind, int(number) if colon else None
 
 
 def pick_device(asked: str) -> str:
-    """The device that is asked for, or the best that is there."""
+    """The device that is asked for as torch names it, or the best that is there (`auto`).
+
+    `UsageError` where the name is unknown or the device is not in this machine.
+    """
+    try:
+        kind, number = device_parts(asked)
+    except ValueError as error:
+        raise UsageError(str(error), HINT) from None
+    if kind == "auto":
+        return next(k for k in ("cuda", "xpu", "mps", "cpu") if _count(k))
+    if _count(kind) <= (number or 0):
+        raise UsageError(f"device {asked}: not there", HINT)
+    return asked
+
+
+def _count(kind: str) -> int:
+    """How many devices of a kind there are."""
+    if kind == "cpu":
+        return 1
     import torch
 
-    if asked == "auto":
-        if torch.cuda.is_available():
-            return "cuda"
-        if hasattr(torch, "xpu") and torch.xpu.is_available():
-            return "xpu"
-        return "mps" if torch.backends.mps.is_available() else "cpu"
-    there: dict[str, Callable[[], bool]] = {
-        "cuda": torch.cuda.is_available,
-        "xpu": lambda: hasattr(torch, "xpu") and torch.xpu.is_available(),
-        "mps": torch.backends.mps.is_available,
-        "cpu": lambda: True,
-    }
-    kind, _, index = asked.partition(":")
-    if not there[kind]():
-        raise ChorusError(f"device {asked}: not there", "chorus doctor lists the devices; --device auto takes the best")
-    if kind == "cuda" and index:  # read when CUDA starts, which it has not yet; accelerate takes the first it sees
-        os.environ["CUDA_VISIBLE_DEVICES"] = index
+    if kind == "mps":
+        return int(torch.backends.mps.is_available())
+    found = getattr(torch, kind)
+    return int(found.device_count()) if found.is_available() else 0
+
+
+def claim_device(asked: str) -> str:
+    """As `pick_device`, and of several GPUs this process sees only the one asked for, as plain `cuda`.
+
+    For transformers' Trainer, which spreads over all that it sees. To be called before CUDA starts: the variable is
+    read then, and asking whether CUDA is there starts it.
+    """
+    if asked in _claimed:
+        return _claimed[asked]
+    kind, _, number = asked.partition(":")
+    if kind != "cuda" or not number.isdecimal():
+        return pick_device(asked)
+    before = os.environ.get(VISIBLE)
+    names = before.split(",") if before else None
+    if names is not None and int(number) >= len(names):
+        raise UsageError(f"device {asked}: not there ({VISIBLE}={before})", HINT)
+    os.environ[VISIBLE] = names[int(number)] if names else number
+    if not _count(kind):
+        os.environ.pop(VISIBLE)
+        if before is not None:
+            os.environ[VISIBLE] = before
+        raise UsageError(f"device {asked}: not there", HINT)
+    _claimed[asked] = kind
     return kind
+
+
+def cores() -> int:
+    """How many processor cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def threads(asked: int | None = None) -> int:
+    """How many threads to work with: as asked for, else the cores, up to eight."""
+    return asked or min(cores(), MOST_THREADS)
 
 
 def seed_everything(seed: int) -> None:

@@ -374,7 +374,7 @@ def test_two_real_merges_at_once_never_spoil_each_other(qwen, tmp_path, out):
 def test_fails_with_a_device_that_is_not_there(fails, qwen):
     if torch.cuda.is_available():
         pytest.skip("there is a GPU here")
-    fails(linear(qwen.base), "device cuda is not available", "--device cpu", flags=["--device", "cuda"])
+    fails(linear(qwen.base), "device cuda: not there", "chorus doctor", flags=["--device", "cuda"])
 
 
 def test_fails_without_an_output(qwen, tmp_path, capsys):

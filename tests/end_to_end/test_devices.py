@@ -39,5 +39,5 @@ def test_a_gpu_merges_as_the_cpu_does(qwen, tmp_path, method):
 def test_a_device_that_is_not_there_is_named(qwen, tmp_path):
     if torch.cuda.is_available():
         pytest.skip("there is one")
-    with pytest.raises(chorus.ChorusError, match="device cuda is not available"):
+    with pytest.raises(chorus.ChorusError, match="device cuda: not there"):
         chorus.merge(qwen.recipe("tsv_m"), tmp_path / "x", chorus.Options(device="cuda"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
@@ -13,6 +12,7 @@ import click
 from chorus._version import __version__
 from chorus.cli.output import as_json, size
 from chorus.errors import install_hint
+from chorus.runtime import cores
 
 DISTRIBUTION = "chorus-merge"
 
@@ -47,7 +47,7 @@ def examine() -> dict[str, Any]:
         "chorus": __version__,
         "python": platform.python_version(),
         "platform": f"{platform.system()} {platform.machine()}",
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": cores(),
         "packages": {name: _version(name) for name in _required("")},
         "devices": _devices(),
         "extras": {extra: [n for n in _required(extra) if _version(n) is None] for extra in _extras()},

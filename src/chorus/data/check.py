@@ -7,7 +7,6 @@ memory of a few utterances. Every finding names its rows; errors spoil a trainin
 from __future__ import annotations
 
 import math
-import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from chorus.data.parallel import in_order
 from chorus.errors import DataError
 from chorus.lazy import lazy
 from chorus.models.languages import language_code
+from chorus.runtime import threads
 
 numpy = lazy("numpy")
 xxhash = lazy("xxhash")
@@ -165,7 +165,7 @@ def check(
         found.setdefault(kind, []).append(f"{row}: {detail}" if detail else str(row))
 
     measured = []
-    for result in in_order(measure, rows, jobs or min(8, os.cpu_count() or 1)):
+    for result in in_order(measure, rows, threads(jobs)):
         measured.append(result)
         progress(len(measured), len(rows))
         if result.problem:

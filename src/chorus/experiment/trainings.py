@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from chorus.checkpoints.sidecar import write_json
 from chorus.data.features import content_key
 from chorus.experiment.config import Experiment, Part, train_config, training
 from chorus.experiment.rows import dev_sources, manifest_of, source_of
+from chorus.runtime import cores
 from chorus.train.campaign import Job, run_jobs
 from chorus.train.layers import as_yaml
 
@@ -83,7 +83,7 @@ def parallel(made: Experiment) -> int | None:
         return made.parallel
     import torch
 
-    return None if torch.cuda.is_available() else max(1, (os.cpu_count() or 1) // 2)
+    return None if torch.cuda.is_available() else max(1, cores() // 2)
 
 
 def run_trainings(made: Experiment, jobs: Sequence[Job], note: Note, ended: Callable[[], None]) -> int:

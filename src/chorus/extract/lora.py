@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -24,6 +23,7 @@ from chorus.linalg.low_rank import LowRank, norm
 from chorus.linalg.ranks import RankRule
 from chorus.linalg.spectra import Triplets, singular_triplets
 from chorus.provenance import licence_of, model_card
+from chorus.runtime import threads
 
 if TYPE_CHECKING:
     import torch
@@ -102,7 +102,7 @@ class _Extraction:
             embedding = role.component in ("embeddings", "lm_head") or role.kind == "embedding"
             (matrices if dense and (embeddings or not embedding) else vectors).append(job)
         matrices.sort(key=lambda job: -job[1].shape[0] * job[1].shape[1])
-        modules = self._decompose(matrices, jobs or min(8, len(os.sched_getaffinity(0))), progress)
+        modules = self._decompose(matrices, threads(jobs), progress)
         for job in vectors:
             self._vector(job, save_vectors)
         every = matrix_modules(self.pair.base.checkpoint)

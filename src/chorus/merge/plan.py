@@ -16,6 +16,7 @@ from chorus.checkpoints.safetensors_header import build_header
 from chorus.merge.arithmetic.treatment import MATRIX, matrix_shape
 from chorus.merge.options import Options
 from chorus.merge.recipes.schema import LoadedRecipe
+from chorus.runtime import threads
 
 COPY = "copy"
 
@@ -138,11 +139,7 @@ class Plan:
     @property
     def jobs(self) -> int:
         """Threads: as asked for, else one a core up to eight, as far as the memory budget carries them."""
-        import os
-
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
-        wanted = self.options.jobs or min(cores, 8)
-        return max(1, min(wanted, self.options.memory_budget_bytes // max(1, self.bytes_per_job)))
+        return max(1, min(threads(self.options.jobs), self.options.memory_budget_bytes // max(1, self.bytes_per_job)))
 
     @property
     def bytes_per_job(self) -> int:

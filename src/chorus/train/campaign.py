@@ -20,6 +20,7 @@ from queue import Queue
 from typing import Any
 
 from chorus.errors import ChorusError, DataError, UsageError, nearest
+from chorus.runtime import cores
 from chorus.train.config import TrainConfig
 from chorus.train.layers import as_yaml
 
@@ -132,7 +133,7 @@ def run_jobs(
         free.put(devices[i % len(devices)] if devices else None)
     results: dict[str, dict[str, Any]] = {}
     failures: dict[str, str] = {}
-    threads = max(1, (os.cpu_count() or 1) // count)
+    threads = max(1, cores() // count)
     stop = threading.Event()  # set by Ctrl-C: nothing more is begun
     children: set[subprocess.Popen[str]] = set()
 

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from chorus.data.normalise import NORMALISERS
+from chorus.runtime import device_parts
 
 VERSION = 1
 Task = Literal["asr", "translate", "lm"]
@@ -242,8 +243,7 @@ class TrainConfig(_Strict):
     @field_validator("device")
     @classmethod
     def _a_device(cls, value: str) -> str:
-        if value.split(":")[0] not in ("auto", "cuda", "xpu", "mps", "cpu"):
-            raise ValueError("one of auto, cuda, xpu, mps, cpu")
+        device_parts(value)
         return value
 
     @property

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from chorus.errors import ChorusError, DataError
-from chorus.runtime import pick_device, quiet_libraries, seed_everything
+from chorus.runtime import claim_device, quiet_libraries, seed_everything
 from chorus.train.config import TrainConfig
 from chorus.train.environment import need_extra, need_optimizer, need_reporters
 
@@ -67,7 +67,7 @@ def train(
         quiet, note = True, _silent
     with quiet_libraries():
         need_optimizer(config.train.optimizer)
-        device = pick_device(config.device)
+        device = claim_device(config.device)
         seed_everything(config.seed)
         needs_audio = hears_audio(config)
         if not needs_audio and config.task != "lm":

@@ -39,7 +39,8 @@ from chorus.merge.arithmetic.work import work_of
 from chorus.merge.method import METHODS
 from chorus.merge.plan import COPY, Plan, TensorPlan, Variant, split_of
 from chorus.merge.runs.adapter_files import write_adapter_files
-from chorus.merge.runs.engine import cache_for, check_device, one_thread_each
+from chorus.merge.runs.engine import cache_for, one_thread_each
+from chorus.runtime import pick_device
 
 if TYPE_CHECKING:
     import torch
@@ -64,7 +65,7 @@ def run_as_adapter(
     plan: Plan, output: Path, rule: RankRule, progress: Progress = lambda done, total: None
 ) -> AdapterResult:
     """Carry out a plan into adapter directories, one a variant. Raises `PlanError` where that cannot be."""
-    check_device(plan.options.device)
+    pick_device(plan.options.device)
     check_adapter_plan(plan, rule)
     whole = AdapterResult(output, [v.name for v in plan.variants if v.name])
     with appearing_whole(output, overwrite=plan.options.overwrite) as partial:

@@ -17,7 +17,7 @@ from chorus.cache import Cache
 from chorus.checkpoints.dtypes import itemsize, torch_dtype
 from chorus.checkpoints.lazy_tensor import Checkpoint
 from chorus.checkpoints.writer import OutputFile, PartialDirectory
-from chorus.errors import CheckpointError, UsageError
+from chorus.errors import CheckpointError
 from chorus.lazy import lazy
 from chorus.linalg.lapack import one_blas_thread
 from chorus.merge.arithmetic.compute import Work, without_torch
@@ -27,6 +27,7 @@ from chorus.merge.plan import Input, Plan, TensorPlan, Variant
 from chorus.merge.runs.journal import NAME as JOURNAL
 from chorus.merge.runs.journal import Journal, fingerprint
 from chorus.merge.runs.side_files import write_side_files
+from chorus.runtime import pick_device
 
 torch = lazy("torch")
 xxhash = lazy("xxhash")
@@ -53,7 +54,7 @@ class Cancelled(Exception):  # noqa: N818  not an error: another thread has fail
 
 def run(plan: Plan, output: Path, progress: Progress = lambda done, total: None) -> Result:
     """Carry out a plan. `progress(bytes done, bytes in all)` is called from the calling thread only."""
-    check_device(plan.options.device)
+    pick_device(plan.options.device)
     check_duplicates(plan)
     partial = PartialDirectory(output, resume=plan.options.resume, overwrite=plan.options.overwrite)
     finished = False
@@ -90,23 +91,6 @@ def check_duplicates(plan: Plan) -> None:
                 f"{plan.models[model].label}: {copy} is tied to {source}, but the two hold different values",
                 'if they are meant to differ, set "tie_word_embeddings": false in its config.json',
             )
-
-
-def check_device(device: str) -> None:
-    """`UsageError` where torch does not have this device."""
-    kind = device.split(":")[0]
-    available = {"cpu": True, "meta": False}
-    if kind not in available:
-        accelerator = getattr(torch, kind, None)
-        available[kind] = bool(
-            accelerator is not None and hasattr(accelerator, "is_available") and accelerator.is_available()
-        )
-        if kind == "mps":
-            available[kind] = bool(torch.backends.mps.is_available())
-    if not available[kind]:
-        raise UsageError(
-            f"device {device} is not available here", "use --device cpu; `chorus doctor` lists the devices"
-        )
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from chorus.data.manifest import Row
 from chorus.errors import CheckpointError, ChorusError, MissingExtraError
 from chorus.lazy import lazy
 from chorus.models.languages import known_language
-from chorus.runtime import quiet_libraries
+from chorus.runtime import device_parts, quiet_libraries
 from chorus.transcribe.backends.isolated import Isolated
 from chorus.transcribe.backends.loading import load_config, load_model, load_side
 from chorus.transcribe.backends.protocol import Backend, Hypothesis, Sound
@@ -32,7 +32,7 @@ def open_backend(system: System, decoding: Decoding, device: str) -> Backend:
     if find_spec("faster_whisper") is None:
         raise MissingExtraError("evaluate", "the faster-whisper backend")
     directory = system.directory if system.kind == "converted" else convert(system)
-    settings = {"directory": str(directory), "device": device.split(":")[0], "decoding": decoding.model_dump()}
+    settings = {"directory": str(directory), "device": device, "decoding": decoding.model_dump()}
     made_by = f"{__name__}:FasterWhisper"
     return Isolated(made_by, settings, longest_s=30.0, long_form=True)
 
@@ -87,7 +87,10 @@ class FasterWhisper:
         import faster_whisper
 
         self.decoding = Decoding.model_validate(decoding)
-        self.model = faster_whisper.WhisperModel(directory, device=device, compute_type=self.decoding.dtype)
+        kind, number = device_parts(device)
+        self.model = faster_whisper.WhisperModel(
+            directory, device=kind, device_index=number or 0, compute_type=self.decoding.dtype
+        )
         self.facts = {"faster-whisper": faster_whisper.__version__, "ctranslate2": ctranslate2.__version__}
 
     def check(self, rows: Sequence[Row]) -> None:
