@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chorus.data.counts import Counts, corrects, edits, shown, total
-from chorus.data.normalise import ARABIC, NORMALISERS, normaliser
 from chorus.errors import UsageError
-from chorus.evaluate.scores import error_rate, measures, score, translation, unit_of
+from chorus.evaluate.scores import error_rate, measures, translation, unit_of
+from chorus.tasks.counts import Counts, align, edits, shown, total
+from chorus.tasks.normalise import ARABIC, NORMALISERS, normaliser
+from chorus.tasks.scored import score_texts as score
 
 TEXT = st.lists(st.sampled_from(["a", "bb", "ccc", "d"]), min_size=1, max_size=8).map(" ".join)
 HEARD = st.lists(st.sampled_from(["a", "bb", "ccc", "x"]), max_size=9).map(" ".join)
@@ -41,7 +42,8 @@ def test_rates_are_jiwers_exactly(pairs: list[tuple[str, str]]) -> None:
 @given(TEXT, HEARD)
 def test_alignments_add_up_to_the_counts(reference: str, heard: str) -> None:
     counts = edits(reference, heard, "words")
-    right, inserted = corrects(reference, heard, "words")
+    aligned = align([reference], [heard], "words")[0]
+    right, inserted = aligned.correct, aligned.inserted
     assert len(right) == counts.length
     assert len(inserted) == counts.length + 1
     assert sum(right) == counts.hits
@@ -82,10 +84,10 @@ def test_characters_are_counted_for_languages_without_spaces() -> None:
 
 
 def test_alignments_are_shown_one_above_the_other() -> None:
-    assert shown("the cat sat", "a cat sat down", "words") == (
+    assert shown("the cat sat", "a cat sat down", "words", align(["the cat sat"], ["a cat sat down"], "words")[0]) == (
         "REF: the cat sat ****", "HYP: a   cat sat down", "     S           I"
     )  # fmt: skip
-    assert shown("", "oh no", "words") == ("REF:", "HYP: oh no", "     I I")
+    assert shown("", "oh no", "words", align([""], ["oh no"], "words")[0]) == ("REF: ** **", "HYP: oh no", "     I  I")
 
 
 def test_bleu_and_chrf_are_sacrebleus_with_signature() -> None:

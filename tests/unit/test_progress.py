@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from chorus.data.normalise import normaliser
+from chorus.tasks.normalise import normaliser
 from chorus.train.measure import edits, error_rates, rates, with_metric
 from chorus.train.progress import Progress, curve, plot_curve
 

@@ -18,6 +18,7 @@ from chorus.evaluate.bootstrap import (
     tails,
 )
 from chorus.evaluate.mapsswe import holm, mapsswe, matched, segment_errors
+from chorus.tasks.counts import Alignment, align
 
 RNG = np.random.default_rng
 
@@ -107,12 +108,17 @@ def test_the_paired_bootstrap_agrees_with_a_paired_t_test() -> None:
 # ---- MAPSSWE ----
 
 
+def both(reference: str, a: str, b: str) -> tuple[Alignment, Alignment]:
+    first, second = align([reference] * 2, [a, b], "words")
+    return first, second
+
+
 def test_segments_are_those_of_nists_example() -> None:
     """The example of NIST's page on the test: four regions with errors, here with its two systems."""
     reference = "it was the best of times it was the worst of times it was"
     a = "its the best of times it is the worst of times or it was"
     b = "it was the best times it won the test of times it was"
-    assert segment_errors(reference, a, b) == [(2, 0), (0, 1), (1, 2), (1, 0)]
+    assert segment_errors(*both(reference, a, b)) == [(2, 0), (0, 1), (1, 2), (1, 0)]
 
 
 def test_the_statistic_is_that_of_a_paired_test_on_segments() -> None:
@@ -126,17 +132,16 @@ def test_the_statistic_is_that_of_a_paired_test_on_segments() -> None:
 
 
 def test_equal_systems_do_not_differ() -> None:
-    texts = [("a b c d", "a x c d", "a x c d", "words")] * 5
-    assert mapsswe(texts).p == 1.0
-    assert mapsswe([("a b", "a b", "a b", "words")]).segments == 0
+    assert mapsswe([both("a b c d", "a x c d", "a x c d")] * 5).p == 1.0
+    assert mapsswe([both("a b", "a b", "a b")]).segments == 0
     one_sided = matched([1, 1, 1])
     assert one_sided.p == 0.0
     assert one_sided.z == math.inf
 
 
 def test_insertions_at_both_ends_belong_to_segments() -> None:
-    assert segment_errors("a b c d", "x a b c d", "a b c d y y") == [(1, 0), (0, 2)]
-    assert segment_errors("", "x y", "") == [(2, 0)]
+    assert segment_errors(*both("a b c d", "x a b c d", "a b c d y y")) == [(1, 0), (0, 2)]
+    assert segment_errors(*both("", "x y", "")) == [(2, 0)]
 
 
 def test_holm_is_the_procedure_of_his_paper() -> None:

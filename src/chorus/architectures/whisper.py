@@ -6,11 +6,20 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from chorus.errors import UsageError
 from chorus.lazy import lazy
 
 torch = lazy("torch")
 
-TASKS = ("transcribe", "translate")
+TASK_TOKENS = {"asr": "transcribe", "st": "translate"}  # Whisper's words for tasks
+TASKS = tuple(TASK_TOKENS.values())
+
+
+def task_token(task: str) -> str:
+    """Whisper's word for a task; `UsageError` where it was never taught one."""
+    if task not in TASK_TOKENS:
+        raise UsageError(f'Whisper has no token for the task "{task}"', f"it knows {' and '.join(TASK_TOKENS)}")
+    return TASK_TOKENS[task]
 
 
 @contextmanager

@@ -16,7 +16,8 @@ from chorus.errors import DataError, UsageError, nearest
 from chorus.evaluate.bootstrap import Interval, paired_bootstrap
 from chorus.evaluate.mapsswe import Matched, holm, mapsswe, matched
 from chorus.evaluate.results import Evaluation
-from chorus.evaluate.scores import Scored, arrays, by_column, clustered, error_rate, interval_of, macro, unit_of
+from chorus.evaluate.scores import arrays, by_column, clustered, error_rate, interval_of, macro, unit_of
+from chorus.tasks.scored import Scored
 
 Group = Literal["in-domain", "out-of-domain", "other-language"]
 GROUPS: tuple[Group, ...] = ("in-domain", "out-of-domain", "other-language")
@@ -160,7 +161,7 @@ def _roles(
         if label not in labels:
             raise UsageError(f'no result is called "{label}"{nearest(label, labels)}')
     found = {}
-    values = {row.get(column, "") for row in evaluations[0].rows}
+    values = {str(row.get(column, "")) for row in evaluations[0].rows}
     for one in evaluations:
         system = one.summary["system"]
         found[one.label] = (str(system["role"]), _home(system["home"], column, values))
@@ -189,14 +190,14 @@ def _aligned(
     evaluations: Sequence[Evaluation], condition: str, normaliser: str | None, *, common: bool
 ) -> tuple[list[list[Scored]], list[str]]:
     """Each system's rows in the same order of the same utterances."""
-    from chorus.evaluate.scores import score
+    from chorus.tasks.scored import score_texts
 
     tables: list[dict[str, Scored]] = []
     for one in evaluations:
         if condition not in one.summary["conditions"]:
             raise DataError(f"{one.label} was not heard under {condition}", "evaluate it with the same --condition")
         again = normaliser is not None and normaliser != one.normaliser
-        scored = score(one.rows, normaliser or "", one.summary.get("forced_unit")) if again else one.scored
+        scored = score_texts(one.rows, normaliser or "", one.summary.get("forced_unit")) if again else one.scored
         tables.append({row.name: row for row in scored if row.condition == condition})
     first, notes = evaluations[0].label, []
     shared = set.intersection(*(set(t) for t in tables))
@@ -314,7 +315,7 @@ def _tested(
 def _matched(pairs: Sequence[tuple[Scored, Scored]]) -> Matched:
     """MAPSSWE; of several seeds an utterance's errors are summed over them, and each utterance is one segment."""
     if len({x.utterance for x, _ in pairs}) == len(pairs):
-        return mapsswe([(x.reference, x.hypothesis, y.hypothesis, x.unit) for x, y in pairs])
+        return mapsswe((x.alignment, y.alignment) for x, y in pairs)
     sums: dict[str, list[int]] = {}
     for x, y in pairs:
         both = sums.setdefault(x.utterance, [0, 0])

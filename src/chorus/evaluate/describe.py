@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from chorus.data.counts import shown
 from chorus.evaluate.results import Evaluation
 from chorus.tables import Table
+from chorus.tasks.counts import shown
 
 
 def number(value: float | None, digits: int = 2) -> str:
@@ -116,6 +116,6 @@ def worst(evaluation: Evaluation, count: int) -> list[str]:
         lines.append(f"{row.name} ({facts}): {row.counts.errors} errors of {row.counts.length} {row.unit}")
         if row.failed:
             lines.append(f"  failed: {row.failed}")
-        lines += [f"  {line}" for line in shown(row.reference, row.hypothesis, row.unit)]
+        lines += [f"  {line}" for line in shown(row.reference, row.hypothesis, row.unit, row.alignment)]
         lines.append("")
     return lines

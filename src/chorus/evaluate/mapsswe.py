@@ -1,6 +1,6 @@
-"""MAPSSWE: the matched-pairs test of Gillick & Cox (ICASSP 1989) on segments between words that both systems heard.
+"""MAPSSWE: the matched-pairs test of Gillick & Cox (ICASSP 1989) on segments between words that both have right.
 
-A segment ends where both systems heard at least two words in a row, so that errors in different segments can be
+A segment ends where both systems have at least two words in a row right, so that errors in different segments can be
 taken for independent. On the differences Z of the two systems' errors in each segment, W = mean(Z) / (sd(Z) /
 sqrt(n)) is compared with the normal distribution, as NIST's scoring tools do it; segments without an error of either
 system do not count. With Holm's correction (1979) over many tests.
@@ -13,12 +13,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from chorus.data.counts import Unit, corrects
 from chorus.lazy import lazy
+from chorus.tasks.counts import Alignment
 
 stats = lazy("scipy.stats")
 
-GOOD_WORDS = 2  # heard by both between two segments
+GOOD_WORDS = 2  # right in both, between two segments
 
 
 @dataclass(frozen=True)
@@ -34,14 +34,14 @@ class Matched:
         return vars(self)
 
 
-def segment_errors(reference: str, a: str, b: str, unit: Unit = "words") -> list[tuple[int, int]]:
+def segment_errors(a: Alignment, b: Alignment) -> list[tuple[int, int]]:
     """Errors of both systems in each segment of an utterance that holds any.
 
-    >>> segment_errors("a b c d e f g", "a x c d e f g", "a b c d e y g")
+    >>> from chorus.tasks.counts import align
+    >>> segment_errors(*align(["a b c d e f g"] * 2, ["a x c d e f g", "a b c d e y g"], "words"))
     [(1, 0), (0, 1)]
     """
-    right_a, inserted_a = corrects(reference, a, unit)
-    right_b, inserted_b = corrects(reference, b, unit)
+    right_a, inserted_a, right_b, inserted_b = a.correct, a.inserted, b.correct, b.inserted
     found: list[tuple[int, int]] = []
     wrong_a = wrong_b = good = 0
     for i in range(len(right_a) + 1):
@@ -67,9 +67,9 @@ def segment_errors(reference: str, a: str, b: str, unit: Unit = "words") -> list
     return found
 
 
-def mapsswe(texts: Iterable[tuple[str, str, str, Unit]]) -> Matched:
-    """The test over utterances (reference, first system, second system, unit)."""
-    differences = [x - y for reference, a, b, unit in texts for x, y in segment_errors(reference, a, b, unit)]
+def mapsswe(pairs: Iterable[tuple[Alignment, Alignment]]) -> Matched:
+    """The test over utterances, each as the two systems' alignments with its reference."""
+    differences = [x - y for a, b in pairs for x, y in segment_errors(a, b)]
     return matched(differences)
 
 

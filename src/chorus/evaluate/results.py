@@ -12,12 +12,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from chorus.checkpoints.sidecar import write_json
 from chorus.checkpoints.writer import explained, write_text
 from chorus.errors import DataError, MissingExtraError
-from chorus.evaluate.scores import Scored, score
+from chorus.tasks.scored import Answer, Scored, score_texts
 
 SUMMARY, ROWS, PARQUET, PARTIAL = "summary.json", "results.jsonl", "results.parquet", "rows.partial"
 FORMAT = 2
@@ -29,7 +29,7 @@ class Evaluation:
 
     directory: Path
     summary: dict[str, Any]
-    rows: list[dict[str, Any]]
+    rows: list[Answer]
 
     @property
     def label(self) -> str:
@@ -42,7 +42,7 @@ class Evaluation:
     @cached_property
     def scored(self) -> list[Scored]:
         """The rows, counted under the evaluation's own normaliser."""
-        return score(self.rows, self.normaliser, self.summary.get("forced_unit"))
+        return score_texts(self.rows, self.normaliser, self.summary.get("forced_unit"))
 
 
 def read_evaluation(directory: str | Path) -> Evaluation:
@@ -65,19 +65,19 @@ def read_evaluation(directory: str | Path) -> Evaluation:
     return Evaluation(path, summary, rows)
 
 
-def _read_rows(path: Path) -> list[dict[str, Any]]:
+def _read_rows(path: Path) -> list[Answer]:
     if (path / PARQUET).exists():
         try:
             import pyarrow.parquet as parquet
         except ImportError:
             raise MissingExtraError("audio", f"reading {PARQUET}") from None
         rows = parquet.read_table(path / PARQUET).to_pylist()
-        return [{k: v for k, v in row.items() if v is not None} for row in rows]
+        return [cast(Answer, {k: v for k, v in row.items() if v is not None}) for row in rows]
     return [json.loads(line) for line in (path / ROWS).read_text(encoding="utf-8").splitlines()]
 
 
 def write_evaluation(
-    directory: Path, summary: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], *, parquet: bool = False
+    directory: Path, summary: Mapping[str, Any], rows: Sequence[Answer], *, parquet: bool = False
 ) -> Evaluation:
     """Write both files; the summary last, so that a directory that has one is whole."""
     with explained(directory):
@@ -95,7 +95,7 @@ def write_evaluation(
             write_text(directory / ROWS, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
         write_json(directory / SUMMARY, dict(summary))
         (directory / PARTIAL).unlink(missing_ok=True)
-    return Evaluation(directory, dict(summary), [dict(row) for row in rows])
+    return Evaluation(directory, dict(summary), list(rows))
 
 
 class Partial:
@@ -103,7 +103,7 @@ class Partial:
 
     def __init__(self, directory: Path, mark: str) -> None:
         self.path = directory / PARTIAL
-        self.rows: dict[tuple[str, str], dict[str, Any]] = {}
+        self.rows: dict[tuple[str, str], Answer] = {}
         with explained(directory):
             directory.mkdir(parents=True, exist_ok=True)
             kept = self._kept(mark)
@@ -130,7 +130,7 @@ class Partial:
             kept.append(line)
         return kept
 
-    def add(self, rows: Iterable[dict[str, Any]]) -> None:
+    def add(self, rows: Iterable[Answer]) -> None:
         """Keep rows, at once."""
         with explained(self.path):
             for row in rows:

@@ -7,16 +7,17 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from chorus._version import __version__
 from chorus.cache import key_of
 from chorus.data.audio import RATE
-from chorus.data.normalise import normaliser as named_normaliser
 from chorus.errors import ChorusError, DataError, OutputError, UsageError
 from chorus.evaluate.results import FORMAT, PARTIAL, SUMMARY, Evaluation, Partial, read_evaluation, write_evaluation
 from chorus.provenance import versions
 from chorus.runtime import pick_device, quiet_libraries
+from chorus.tasks.normalise import normaliser as named_normaliser
+from chorus.tasks.scored import Answer
 from chorus.transcribe.backends.choose import BACKENDS, chosen_backend
 from chorus.transcribe.backends.protocol import Backend, Hypothesis, Sound
 from chorus.transcribe.conditions import CLEAN, check_condition, under
@@ -161,11 +162,11 @@ def hear(
     return made
 
 
-def with_edits(rows: Sequence[Mapping[str, Any]], settings: Mapping[str, Any]) -> list[dict[str, Any]]:
+def with_edits(rows: Sequence[Answer], settings: Mapping[str, Any]) -> list[Answer]:
     """Rows with their counts, for readers of the file."""
-    from chorus.evaluate.scores import score
+    from chorus.tasks.scored import score_texts
 
-    counted = score(rows, settings["normaliser"], settings["unit"])
+    counted = score_texts(rows, settings["normaliser"], settings["unit"])
     return [
         {**row, "unit": one.unit, "errors": one.counts.errors, "length": one.counts.length}
         for row, one in zip(rows, counted, strict=True)
@@ -197,7 +198,7 @@ class Listener:
                 self._cut_as(backend)
                 left.sort(key=lambda key: (*backend.sort_key(task.test.utterances[key[0]].duration_s), key))
                 for rows in self._heard(backend, left):
-                    self.partial.add(rows)
+                    self.partial.add(cast(list[Answer], rows))
                     progress(total - len(left) + self._count(left), total)
             finally:
                 if backend is not self.backend:

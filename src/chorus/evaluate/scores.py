@@ -1,76 +1,19 @@
-"""From transcripts to measures: error rates with intervals, what is hallucinated, what failed, by any column.
-
-Rules: a failed decode counts as an empty transcript. A reference that is empty after normalisation has no units, and
-every unit heard for it is an insertion. Characters are counted where a row's language puts no spaces between words.
-"""
+"""From hypotheses to measures: error rates with intervals, what is hallucinated, what failed, by any column."""
 
 from __future__ import annotations
 
 import json
 import math
-import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from chorus.data.counts import Counts, Unit, edits, total
-from chorus.data.normalise import normaliser
 from chorus.evaluate.bootstrap import Interval, clusters_of, interval, macro_interval
-from chorus.models.languages import unspaced
+from chorus.tasks.counts import total
+from chorus.tasks.scored import Scored
 
-LOOP = re.compile(r"\b(\S+(?:\s+\S+){0,7}?)(?:\s+\1){3,}\b")  # up to eight words, four times or more
 COLUMNS = ("domain", "language", "speaker")
-
-
-@dataclass(frozen=True)
-class Scored:
-    """One utterance under one condition, with both texts normalised and counted."""
-
-    name: str
-    condition: str
-    language: str
-    domain: str
-    speaker: str
-    seconds: float
-    raw_reference: str
-    raw_hypothesis: str
-    reference: str
-    hypothesis: str
-    unit: Unit
-    words: Counts
-    characters: Counts
-    failed: str = ""  # why, where the decode failed
-    utterance: str = ""  # what is heard, where rows of several seeds stand together
-
-    @property
-    def counts(self) -> Counts:
-        """In this row's own unit."""
-        return self.words if self.unit == "words" else self.characters
-
-    @property
-    def loops(self) -> bool:
-        """Whether words repeat four times or more in a row that the reference does not repeat."""
-        return bool(LOOP.search(self.hypothesis)) and not LOOP.search(self.reference)
-
-
-def score(rows: Sequence[Mapping[str, Any]], normaliser_name: str, unit: Unit | None = None) -> list[Scored]:
-    """Normalise and count; `unit` for all rows, else by each row's language."""
-    normalise = normaliser(normaliser_name)
-    return [_scored(row, normalise, unit) for row in rows]
-
-
-def _scored(row: Mapping[str, Any], normalise: Callable[[str], str], unit: Unit | None) -> Scored:
-    reference, hypothesis = normalise(row["reference"]), normalise(row["hypothesis"])
-    chosen: Unit = unit or ("characters" if unspaced(row.get("language", "")) else "words")
-    return Scored(
-        name=row["name"], condition=row["condition"], language=row.get("language", ""), domain=row.get("domain", ""),
-        speaker=row.get("speaker", ""), seconds=row.get("seconds", 0.0), raw_reference=row["reference"],
-        raw_hypothesis=row["hypothesis"], reference=reference, hypothesis=hypothesis, unit=chosen,
-        words=edits(reference, hypothesis, "words"), characters=edits(reference, hypothesis, "characters"),
-        failed=row.get("failed", ""), utterance=row.get("utterance", row["name"]),
-    )  # fmt: skip
 
 
 def unit_of(rows: Sequence[Scored]) -> str:

@@ -5,19 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from chorus.evaluate.scores import COLUMNS, Scored, by_column, known, macro, measures, score, translation
+from chorus.evaluate.scores import COLUMNS, by_column, known, macro, measures, translation
+from chorus.tasks.scored import Answer, Scored, score_texts
 from chorus.transcribe.conditions import CLEAN
 
 MAX_GROUPS = 500  # of a column: beyond, it is no grouping
-LEAST = 20
 
 
-def summarise(
-    facts: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], normaliser: str, unit: Any = None
-) -> dict[str, Any]:
+def summarise(facts: Mapping[str, Any], rows: Sequence[Answer], normaliser: str, unit: Any = None) -> dict[str, Any]:
     """`facts` with the measures of these rows under a normaliser."""
-    scored = score(rows, normaliser, unit)
-    raw = score(rows, "raw", unit) if normaliser != "raw" else scored
+    scored = score_texts(rows, normaliser, unit)
+    raw = score_texts(rows, "raw", unit) if normaliser != "raw" else scored
     clean, orthographic = _main(scored, facts["conditions"]), _main(raw, facts["conditions"])
     found = {
         **facts,
@@ -29,7 +27,7 @@ def summarise(
         "by": {column: _groups(clean, column) for column in COLUMNS if _worth(clean, column)},
     }
     found["macro"] = {column: _macro(clean, column) for column in ("domain", "language") if column in found["by"]}
-    if facts["decoding"]["task"] == "translate":
+    if facts["decoding"]["task"] == "st":
         found["translation"] = {
             name: translation(part) for name, part in by_column(scored, "condition").items() if len(part) > 0
         }

@@ -11,11 +11,11 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from chorus.data.normalise import NORMALISERS
 from chorus.errors import ChorusError, RecipeError, nearest
 from chorus.merge.method import METHODS
 from chorus.merge.recipes.parameters import check_parameters
 from chorus.settings import explain, read_document
+from chorus.tasks.normalise import NORMALISERS
 from chorus.train.config import TrainConfig
 from chorus.train.layers import lay_over, load_train_config
 from chorus.transcribe.conditions import CLEAN, check_condition

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 from chorus.evaluate.results import Evaluation
+from chorus.tasks.scored import Answer
 
 
 def pooled(test: Mapping[int, Sequence[Evaluation]]) -> list[Evaluation]:
@@ -14,8 +16,8 @@ def pooled(test: Mapping[int, Sequence[Evaluation]]) -> list[Evaluation]:
         return list(test[seeds[0]])
     found = []
     for parts in zip(*(test[seed] for seed in seeds), strict=True):
-        rows = [
-            {**row, "name": f"{row['name']} (seed {seed})", "utterance": row["name"]}
+        rows: list[Answer] = [
+            cast(Answer, {**row, "name": f"{row['name']} (seed {seed})", "utterance": row["name"]})
             for seed, one in zip(seeds, parts, strict=True)
             for row in one.rows
         ]

@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
-from chorus.data.normalise import NORMALISERS
 from chorus.runtime import device_parts
+from chorus.tasks.normalise import NORMALISERS
 
 VERSION = 1
 Task = Literal["asr", "translate", "lm"]
@@ -158,7 +158,7 @@ class Dev(_Strict):
     """How it is measured on the way; the checkpoint with the best value is kept."""
 
     metric: Literal["wer", "cer", "loss"] | None = None  # else wer; loss for language models
-    normaliser: str = "raw"  # raw, basic, english, marks, arabic (chorus.data.normalise)
+    normaliser: str = "raw"  # raw, basic, english, marks, arabic (chorus.tasks.normalise)
     every_steps: int | None = Field(default=None, ge=1)  # else once an epoch
     batch_size: int | None = Field(default=None, ge=1)
     max_new_tokens: int | None = Field(default=None, ge=1)

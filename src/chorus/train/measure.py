@@ -6,11 +6,11 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from chorus.data.counts import edits as counted
-from chorus.data.counts import total
-from chorus.data.normalise import Normalise
 from chorus.data.utterance import Utterance
 from chorus.models.languages import unspaced
+from chorus.tasks.counts import edits as counted
+from chorus.tasks.counts import total
+from chorus.tasks.normalise import Normalise
 from chorus.train.backbones.protocol import Backbone
 from chorus.train.config import TrainConfig
 

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
 
-from chorus.data.normalise import normaliser
 from chorus.data.utterance import Utterance
 from chorus.errors import ChorusError, OutputError
+from chorus.tasks.normalise import normaliser
 from chorus.train.backbones.protocol import Backbone
 from chorus.train.config import TrainConfig
 from chorus.train.examples import EpochSampler

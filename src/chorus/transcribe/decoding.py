@@ -1,4 +1,4 @@
-"""How speech is decoded: everything that may change a transcript, checked before a model is loaded."""
+"""How speech is decoded: everything that may change a hypothesis, checked before a model is loaded."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from chorus.errors import RecipeError, UsageError, nearest
 from chorus.settings import explain
+from chorus.tasks.registry import TaskName
 
 BY_COLUMN, DETECT = "column", "detect"
 Segments = Literal["auto", "vad", "native"]
@@ -21,18 +22,18 @@ Windows = Annotated[
 class Decoding(BaseModel):
     """One decoding.
 
-    segments: `auto` hears what fits the model as it is, and longer audio by the model's own long form, or cut at
+    segments: `auto` decodes what fits the model as it is, and longer audio by the model's own long form, or cut at
         pauses where it has none; `vad` cuts all audio at pauses and drops what is no speech; `native` insists on the
         long form.
-    window_s: Whisper hears the shortest of these windows (seconds) that holds an utterance, else the whole 30. Which
-        one depends on the utterance alone, so that batches of any size hear the same.
+    window_s: Whisper is given the shortest of these windows (seconds) that holds an utterance, else the whole 30. Which
+        one depends on the utterance alone, so that batches of any size decode the same.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     beam: int = Field(default=1, ge=1)
     language: str = BY_COLUMN  # a code, `column` (the manifest's), or `detect`
-    task: Literal["transcribe", "translate"] = "transcribe"
+    task: TaskName = "asr"
     prompt: str = ""
     timestamps: bool = False
     segments: Segments = "auto"

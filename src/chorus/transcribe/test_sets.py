@@ -1,4 +1,4 @@
-"""What is heard: the rows of manifests, checked before a model is loaded, each under a name that does not change."""
+"""What is transcribed: the rows of manifests, checked before a model is loaded, each under a name that stays."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class TestSet:
 
     @property
     def mark(self) -> str:
-        """What is asked of a system: the utterances by name, audio, reference and language."""
-        rows = [[name, u.key(), u.row.text, u.row.language, u.row.get("task")] for name, u in self.utterances.items()]
+        """The utterances by name, audio, text and language."""
+        rows = [[name, u.key(), u.row.text, u.row.language] for name, u in self.utterances.items()]
         return hashlib.blake2b(json.dumps(rows).encode(), digest_size=20).hexdigest()
 
     @property
@@ -51,7 +51,7 @@ def load_test_set(
     limit: int | None = None,
     skip_bad: bool = False,
 ) -> TestSet:
-    """The rows to hear: of the split asked for, else `test` where there is one, else all.
+    """The rows to transcribe: of the split asked for, else `test` where there is one, else all.
 
     `NAME=MANIFEST` names a set; rows without a domain get it as their domain. Raises `DataError` for unreadable
     audio (left out and counted with `skip_bad`) and where nothing is left.
@@ -76,7 +76,7 @@ def of_rows(rows: Sequence[Row], *, skip_bad: bool = False) -> TestSet:
         told += f"\n  and {len(bad) - SHOWN} more" if len(bad) > SHOWN else ""
         raise DataError(f"{len(bad)} of {len(rows)} recordings cannot be read\n{told}", "mend them, or --skip-bad")
     if not found:
-        raise DataError("no recording is left to hear")
+        raise DataError("no recording is left to transcribe")
     return TestSet(_unique(found), {"unreadable": bad} if bad else {})
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from chorus import cache
+from chorus.architectures.whisper import task_token
 from chorus.data.manifest import Row
 from chorus.errors import CheckpointError, ChorusError, MissingExtraError
 from chorus.lazy import lazy
@@ -112,8 +113,9 @@ class FasterWhisper:
     def _one(self, sound: Sound) -> Hypothesis:
         settings, language = self.decoding, self._language(sound.row)
         segments, told = self.model.transcribe(
-            sound.audio, language=language, task=settings.task, beam_size=settings.beam, temperature=0.0,
-            initial_prompt=settings.prompt or None, without_timestamps=not settings.timestamps and sound.seconds <= 30,
+            sound.audio, language=language, task=task_token(settings.task), beam_size=settings.beam,
+            temperature=0.0, initial_prompt=settings.prompt or None,
+            without_timestamps=not settings.timestamps and sound.seconds <= 30,
             condition_on_previous_text=False, max_new_tokens=settings.max_new_tokens,
         )  # fmt: skip
         return Hypothesis(" ".join(s.text.strip() for s in segments).strip(), told.language)

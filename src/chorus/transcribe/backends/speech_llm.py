@@ -10,6 +10,7 @@ from chorus.cache import Cache
 from chorus.data.features import FRAMES_PER_SECOND, MARGIN, LogMel
 from chorus.data.manifest import Row
 from chorus.lazy import lazy
+from chorus.tasks.registry import TASKS
 from chorus.transcribe.backends.loading import load_model, load_side, put_weights
 from chorus.transcribe.backends.protocol import Hypothesis, Sound
 from chorus.transcribe.decoding import Decoding
@@ -20,9 +21,6 @@ if TYPE_CHECKING:
 
 torch = lazy("torch")
 transformers = lazy("transformers")
-
-QUESTION = "Transcribe the audio. Output only the transcription."
-TRANSLATE = "Translate the audio to English. Output only the translation."
 
 
 class SpeechLlm:
@@ -41,7 +39,7 @@ class SpeechLlm:
         self.longest_s: float | None = self.columns / FRAMES_PER_SECOND
         self.end = int(self.tokenizer.convert_tokens_to_ids("<|im_end|>"))
         self.padding = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else self.end
-        self.question = decoding.prompt or (QUESTION if decoding.task == "transcribe" else TRANSLATE)
+        self.question = decoding.prompt or TASKS.get(decoding.task).instruction
         self.facts: dict[str, str] = {}  # versions of transformers and torch are told of every result
 
     def replace(self, tensors: Mapping[str, LazyTensor]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from chorus.architectures.whisper import complete_generation, shorter_window
+from chorus.architectures.whisper import complete_generation, shorter_window, task_token
 from chorus.cache import Cache
 from chorus.data.audio import RATE
 from chorus.data.features import FRAMES_PER_SECOND, LogMel
@@ -34,7 +34,7 @@ class Whisper:
     long_form = True
 
     def __init__(self, system: System, decoding: Decoding, device: str) -> None:
-        self.decoding, self.device = decoding, device
+        self.decoding, self.device, self.task = decoding, device, task_token(decoding.task)
         self.model = load_model(transformers.WhisperForConditionalGeneration, system, decoding, device)
         self.tokenizer = load_side(transformers.WhisperTokenizerFast, system, "tokenizer")
         extractor = load_side(transformers.WhisperFeatureExtractor, system, "feature extractor")
@@ -135,7 +135,7 @@ class Whisper:
         settings = self.model.generation_config
         prefixes = []
         for code in languages:
-            spoken = [self.token(f"<|{code}|>"), self.token(f"<|{self.decoding.task}|>")] if code else []
+            spoken = [self.token(f"<|{code}|>"), self.token(f"<|{self.task}|>")] if code else []
             start = int(settings.decoder_start_token_id)
             prefixes.append([*self.prompt, start, *spoken, int(settings.no_timestamps_token_id)])
         return greedy(
@@ -167,7 +167,7 @@ class Whisper:
             "num_beams": self.decoding.beam, "do_sample": False, "return_timestamps": self.decoding.timestamps,
         }  # fmt: skip
         if self.languages:
-            settings |= {"task": self.decoding.task} | ({"language": code} if code else {})
+            settings |= {"task": self.task} | ({"language": code} if code else {})
         if self.prompt:
             settings["prompt_ids"] = torch.tensor(self.prompt, device=self.device)
         return settings

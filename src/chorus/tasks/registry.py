@@ -1,0 +1,46 @@
+"""The tasks that there are, by name; others' come from the entry-point group `chorus.tasks`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BeforeValidator
+
+from chorus.errors import UsageError, nearest
+from chorus.registry import Registry
+from chorus.tasks.protocol import Task
+
+
+def _load() -> None:
+    from chorus.tasks.asr import ASR
+    from chorus.tasks.st import ST
+
+    for task in (ASR, ST):
+        TASKS.add(task.name, task)
+
+
+TASKS: Registry[Task] = Registry("task", "chorus.tasks", _load)
+
+
+def parse_task(text: str) -> str:
+    """A task's name from any of its spellings; `UsageError` names the nearest.
+
+    >>> parse_task("transcribe"), parse_task("st")
+    ('asr', 'st')
+    """
+    spelled = {spelling: task.name for task in TASKS for spelling in (task.name, *task.spellings)}
+    given = text.strip().lower()
+    if given not in spelled:
+        raise UsageError(f'unknown task "{text}"{nearest(given, spelled)}')
+    return spelled[given]
+
+
+def _parsed(value: object) -> object:
+    """For pydantic, which takes a `ValueError` for the user's fault."""
+    try:
+        return parse_task(value) if isinstance(value, str) else value
+    except UsageError as error:
+        raise ValueError(error.message) from None
+
+
+TaskName = Annotated[str, BeforeValidator(_parsed)]  # of settings: any spelling is taken, the name is kept

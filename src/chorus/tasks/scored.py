@@ -1,0 +1,141 @@
+"""Texts normalised, aligned and counted once; what metrics, tests, and the printed alignments read.
+
+Rules: a failed decode counts as an empty hypothesis. A reference that is empty after normalisation has no units, and
+every unit of its hypothesis is an insertion. Characters are counted where a language puts no spaces between words.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NotRequired, TypedDict
+
+from chorus.lazy import lazy
+from chorus.models.languages import unspaced
+from chorus.tasks.counts import Alignment, Counts, Unit, align
+from chorus.tasks.normalise import normaliser
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from chorus.tasks.protocol import Clusters, Floats
+else:
+    np = lazy("numpy")
+
+LOOP = re.compile(r"\b(\S+(?:\s+\S+){0,7}?)(?:\s+\1){3,}\b")  # up to eight words, four times or more
+MIN_CLUSTERS = 20
+
+
+class Answer(TypedDict):
+    """What a system answered about one utterance under one condition: a row of results.jsonl."""
+
+    name: str
+    condition: str
+    reference: str
+    hypothesis: str
+    seconds: NotRequired[float]
+    language: NotRequired[str]
+    written: NotRequired[str]  # the language of the texts, where it is not the spoken one
+    detected_language: NotRequired[str]
+    domain: NotRequired[str]
+    speaker: NotRequired[str]
+    failed: NotRequired[str]  # why
+    utterance: NotRequired[str]  # what is asked about, where rows of several seeds stand together
+    took_s: NotRequired[float]
+    unit: NotRequired[Unit]
+    errors: NotRequired[int]
+    length: NotRequired[int]
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One answer with both texts normalised, aligned in its unit, and counted."""
+
+    name: str
+    condition: str
+    language: str
+    domain: str
+    speaker: str
+    seconds: float
+    raw_reference: str
+    raw_hypothesis: str
+    reference: str
+    hypothesis: str
+    unit: Unit
+    words: Counts
+    characters: Counts
+    alignment: Alignment
+    failed: str = ""  # why, where the decode failed
+    utterance: str = ""  # what is asked about, where rows of several seeds stand together
+
+    @property
+    def counts(self) -> Counts:
+        """In this row's own unit."""
+        return self.alignment.counts
+
+    @property
+    def loops(self) -> bool:
+        """Whether words repeat four times or more in a row that the reference does not repeat."""
+        return bool(LOOP.search(self.hypothesis)) and not LOOP.search(self.reference)
+
+
+def counted_in(language: str) -> Unit:
+    """What is counted in texts of a language, by its code."""
+    return "characters" if unspaced(language) else "words"
+
+
+def score_texts(rows: Sequence[Answer], normaliser_name: str, unit: Unit | None = None) -> list[Scored]:
+    """Normalise, align in words and in characters, and count; `unit` for all rows, else by each row's language."""
+    normalise = normaliser(normaliser_name)
+    references, hypotheses = ([normalise(row[key]) for row in rows] for key in ("reference", "hypothesis"))
+    words, characters = (align(references, hypotheses, unit) for unit in ("words", "characters"))
+    return [
+        _scored(row, references[i], hypotheses[i], unit, words[i], characters[i]) for i, row in enumerate(rows)
+    ]  # fmt: skip
+
+
+def _scored(
+    row: Answer, reference: str, hypothesis: str, unit: Unit | None, words: Alignment, characters: Alignment
+) -> Scored:
+    language = row.get("language", "")
+    chosen = unit or counted_in(row.get("written", language))
+    return Scored(
+        name=row["name"], condition=row["condition"], language=language, domain=row.get("domain", ""),
+        speaker=row.get("speaker", ""), seconds=row.get("seconds", 0.0), raw_reference=row["reference"],
+        raw_hypothesis=row["hypothesis"], reference=reference, hypothesis=hypothesis, unit=chosen,
+        words=words.counts, characters=characters.counts, alignment=words if chosen == "words" else characters,
+        failed=row.get("failed", ""), utterance=row.get("utterance", row["name"]),
+    )  # fmt: skip
+
+
+def speakers_or_utterances(rows: Sequence[Scored], *, least: int = MIN_CLUSTERS) -> tuple[Clusters, str]:
+    """(the cluster of each row, what a cluster is): speakers, or utterances where there are too few."""
+    speakers = [row.speaker for row in rows]
+    enough = "" not in speakers and len(set(speakers)) >= least
+    values = speakers if enough else [row.utterance for row in rows]
+    names = {name: i for i, name in enumerate(dict.fromkeys(values))}
+    return np.array([names[v] for v in values], np.int64), "speaker" if enough else "utterance"
+
+
+class ErrorRate:
+    """The pooled (micro) error rate in percent, each row in its own unit: errors over units of the reference."""
+
+    name, title, best = "error_rate", "error rate", 0.0
+
+    def signature(self) -> str:
+        from importlib.metadata import version
+
+        return f"jiwer {version('jiwer')}"
+
+    def statistics(self, rows: Sequence[Scored]) -> Floats:
+        """Errors and units of the reference [answers, 2]."""
+        return np.array([(row.counts.errors, row.counts.length) for row in rows], np.float64).reshape(-1, 2)
+
+    def values(self, sums: Floats) -> Floats:
+        lengths = np.where(sums[:, 1] > 0, sums[:, 1], np.nan)  # a draw without a reference has no rate
+        found: Floats = 100 * sums[:, 0] / lengths
+        return found
+
+
+ERROR_RATE = ErrorRate()

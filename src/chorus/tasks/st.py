@@ -1,0 +1,103 @@
+"""st: what was said, in another language: BLEU and chrF of the texts as they are, by sacrebleu."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property, lru_cache
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from chorus.errors import MissingExtraError
+from chorus.lazy import lazy
+from chorus.tasks.scored import ERROR_RATE, score_texts, speakers_or_utterances
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from chorus.tasks.counts import Unit
+    from chorus.tasks.protocol import Asked, Clusters, Floats, Metric
+    from chorus.tasks.scored import Answer, Scored
+else:
+    np = lazy("numpy")
+
+TARGET = "target_language"  # a manifest's column; without it the texts are English, as Whisper's translations are
+KEPT = 200_000  # segments whose statistics are remembered: one is counted in its domain, its group, and in all
+
+
+class _Score(Protocol):
+    score: float
+
+
+class _Sacrebleu(Protocol):
+    """What every metric of sacrebleu has (sacrebleu/metrics/base.py names it as what a metric must implement)."""
+
+    def corpus_score(self, hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> _Score: ...
+    def get_signature(self) -> object: ...
+    def _extract_corpus_statistics(
+        self, hypotheses: Sequence[str], references: Sequence[Sequence[str]]
+    ) -> list[list[int]]: ...
+    def _compute_score_from_stats(self, stats: list[int]) -> _Score: ...
+
+
+class SacrebleuMetric:
+    """BLEU or chrF: sacrebleu's n-gram counts of each segment, and its score of their sum."""
+
+    best = 100.0
+
+    def __init__(self, name: str, title: Literal["BLEU", "chrF"]) -> None:
+        self.name, self.title = name, title
+
+    @cached_property
+    def _metric(self) -> _Sacrebleu:
+        try:
+            from sacrebleu.metrics import BLEU, CHRF
+        except ImportError:
+            raise MissingExtraError("evaluate", "BLEU and chrF") from None
+        made: _Sacrebleu = BLEU() if self.title == "BLEU" else CHRF()
+        return made
+
+    def signature(self) -> str:
+        self._metric.corpus_score(["a"], [["a"]])  # it has none before it has seen how many references there are
+        return str(self._metric.get_signature())
+
+    def statistics(self, rows: Sequence[Scored]) -> Floats:
+        """Counts of n-grams [answers, 10 or 18]; the texts as they are, without a normaliser."""
+        return np.array([_counted(self, row.raw_hypothesis, row.raw_reference) for row in rows], np.float64)
+
+    def values(self, sums: Floats) -> Floats:
+        return np.array([self._metric._compute_score_from_stats(s.astype(int).tolist()).score for s in sums])
+
+
+@lru_cache(KEPT)
+def _counted(metric: SacrebleuMetric, hypothesis: str, reference: str) -> list[int]:
+    return metric._metric._extract_corpus_statistics([hypothesis], [[reference]])[0]
+
+
+BLEU, CHRF = SacrebleuMetric("bleu", "BLEU"), SacrebleuMetric("chrf", "chrF")
+
+
+class St:
+    """The task (see protocol.py)."""
+
+    name = "st"
+    summary = "what was said, translated"
+    spellings = ("translate", "speech-translation")
+    instruction = "Translate the audio to English. Output only the translation."
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        return (BLEU, CHRF, ERROR_RATE)
+
+    def reference(self, row: Asked) -> str:
+        return row.text
+
+    def written(self, row: Asked) -> str:
+        return row.get(TARGET) or "en"
+
+    def score(self, rows: Sequence[Answer], normaliser: str, unit: Unit | None = None) -> list[Scored]:
+        return score_texts(rows, normaliser, unit)
+
+    def clusters(self, rows: Sequence[Scored]) -> tuple[Clusters, str]:
+        return speakers_or_utterances(rows)
+
+
+ST = St()
