@@ -10,8 +10,6 @@ room that is free, so that no run chases out what the last one kept.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import shutil
 import tempfile
@@ -19,9 +17,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from chorus.errors import UsageError
+from chorus.identity import fingerprint
 from chorus.lazy import lazy
 from chorus.sizes import parse_size
 
@@ -64,10 +63,9 @@ def limit_bytes() -> int:
         raise UsageError(f"CHORUS_CACHE_LIMIT={written} is not a size", "write 20GB, or 0 to turn it off") from None
 
 
-def key_of(**facts: Any) -> str:
+def cache_key(**facts: object) -> str:
     """The key of everything that an entry depends on."""
-    text = json.dumps({"format": FORMAT, **facts}, sort_keys=True, default=str)
-    return hashlib.blake2b(text.encode(), digest_size=20).hexdigest()
+    return fingerprint(format=FORMAT, **facts)
 
 
 class Cache:

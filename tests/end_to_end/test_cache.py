@@ -9,7 +9,7 @@ import torch
 
 import chorus
 from adapters import make_adapters, recipe_of
-from chorus.cache import Cache, key_of
+from chorus.cache import Cache, cache_key
 from chorus.cli.main import run
 from chorus.errors import UsageError
 from models import files_of, load_all, write_model
@@ -124,13 +124,13 @@ def test_the_oldest_go_first_but_never_ones_own(tmp_path):
 
     old = Cache(tmp_path, 20_000)
     for n in range(3):
-        old.put(key_of(n=n), entry(n))
+        old.put(cache_key(n=n), entry(n))
     new = Cache(tmp_path, 20_000)
-    assert new.get(key_of(n=0)) is not None
+    assert new.get(cache_key(n=0)) is not None
     for n in range(3, 9):
-        new.put(key_of(n=n), entry(n))
+        new.put(cache_key(n=n), entry(n))
     assert new.refused == 3
-    assert [n for n in range(9) if new.get(key_of(n=n)) is not None] == [0, 3, 4, 5]
+    assert [n for n in range(9) if new.get(cache_key(n=n)) is not None] == [0, 3, 4, 5]
     assert new.usage().entries == 4
     assert new.clear() > 16_000
     assert new.usage().bytes == 0

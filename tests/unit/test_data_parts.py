@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import soundfile
@@ -11,9 +13,10 @@ from hypothesis import strategies as st
 from chorus.cache import Cache
 from chorus.data import effects
 from chorus.data.audio import RATE, info, read_audio
-from chorus.data.features import LogMel, content_key
+from chorus.data.features import LogMel
 from chorus.data.manifest import Row
 from chorus.data.split import split_rows
+from chorus.data.utterance import sound_key
 from chorus.errors import DataError, UsageError
 from sounds import BASE, corpus, tone
 
@@ -221,18 +224,19 @@ def test_the_cache_is_keyed_by_content_and_settings(extractor, tmp_path, cache):
         calls.append(1)
         return read_audio(path)
 
-    key = content_key(path, None, None)
+    key = sound_key(rows[0])
     first = log_mel.cached(key, load)
     copy = tmp_path / "copy.flac"
     copy.write_bytes(path.read_bytes())
-    assert content_key(copy, None, None) == key
-    assert np.array_equal(log_mel.cached(content_key(copy, None, None), load), first)
+    same = sound_key(replace(rows[0], path=str(copy)))
+    assert same == key
+    assert np.array_equal(log_mel.cached(same, load), first)
     assert len(calls) == 1
-    assert content_key(path, 0.1, 0.2) != key
+    assert sound_key(replace(rows[0], start=0.1, end=0.2)) != key
     other = LogMel(type(extractor)(feature_size=128), Cache())
     assert other.cached(key, load).shape[0] == 128
     path.write_bytes(rows[1].audio.read_bytes())
-    assert content_key(path, None, None) != key
+    assert sound_key(rows[0]) != key
 
 
 def test_the_cache_can_be_off(extractor, tmp_path, monkeypatch):

@@ -6,7 +6,6 @@ nothing is held in memory, and the order in which they come changes no byte.
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from collections import Counter
 from collections.abc import Mapping
@@ -21,6 +20,7 @@ from chorus.checkpoints.lazy_tensor import LazyTensor
 from chorus.checkpoints.safetensors_header import build_header
 from chorus.checkpoints.sidecar import write_json
 from chorus.checkpoints.writer import OutputFile, explained
+from chorus.identity import fingerprint
 from chorus.lazy import lazy
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ class AdapterWriter:
         return raw.reshape(piece.shape).float()
 
     def _keep(self, name: str, value: torch.Tensor) -> None:
-        file = self.directory / SPOOL / hashlib.blake2b(name.encode(), digest_size=12).hexdigest()
+        file = self.directory / SPOOL / fingerprint(tensor=name)
         dtype: Any = torch_dtype(self.dtype)
         cast = value.detach().to(dtype).cpu().contiguous()
         with explained(file):

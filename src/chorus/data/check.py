@@ -16,12 +16,12 @@ from chorus.data.audio import opened
 from chorus.data.manifest import Row
 from chorus.data.parallel import in_order
 from chorus.errors import DataError
+from chorus.identity import digest
 from chorus.lazy import lazy
 from chorus.models.languages import language_code
 from chorus.runtime import threads
 
 numpy = lazy("numpy")
-xxhash = lazy("xxhash")
 
 BLOCK_FRAMES = 1 << 20
 FULL_SCALE = 32_767
@@ -217,14 +217,14 @@ def _measure_file(file: Any, row: Row, result: Measured) -> None:
         return
     if first:
         file.seek(first)
-    digest, power, clipped, count = xxhash.xxh3_128(), 0.0, 0, 0
+    found, power, clipped, count = digest(), 0.0, 0, 0
     floating = file.subtype in ("FLOAT", "DOUBLE")
     while count < wanted:
         samples = file.read(min(BLOCK_FRAMES, wanted - count), dtype="float32" if floating else "int16", always_2d=True)
         if not len(samples):
             break
         count += len(samples)
-        digest.update(samples.tobytes())
+        found.update(samples.tobytes())
         if floating and not numpy.isfinite(samples).all():
             result.problem = "not finite"
             return
@@ -238,7 +238,7 @@ def _measure_file(file: Any, row: Row, result: Measured) -> None:
     result.duration_s = count / file.samplerate
     result.rms_dbfs = 10 * math.log10(power / count) if power > 0 else -math.inf
     result.clipped = clipped / (count * file.channels)
-    result.digest = digest.hexdigest()
+    result.digest = found.hexdigest()
     if result.rms_dbfs < SILENT_DBFS:
         level = "digital silence" if result.rms_dbfs == -math.inf else f"{result.rms_dbfs:.0f} dBFS"
         result.problem, result.detail = "silent audio", level

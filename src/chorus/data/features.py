@@ -7,12 +7,10 @@ only the columns of the speech and one of silence are computed and kept: a tenth
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from chorus.cache import Cache, key_of
+from chorus.cache import Cache, cache_key
 from chorus.data.audio import RATE
 from chorus.lazy import lazy
 
@@ -23,12 +21,9 @@ if TYPE_CHECKING:
     from chorus.data.audio import Audio
 numpy = lazy("numpy")
 torch = lazy("torch")
-xxhash = lazy("xxhash")
 
 FRAMES_PER_SECOND = 100  # of log-mel features, in every model here
 MARGIN = 3  # columns that the last samples still reach (half a window), and one of pure silence
-_hashes: dict[tuple[str, int, int], str] = {}
-_hash_lock = threading.Lock()
 
 
 class LogMel:
@@ -56,7 +51,7 @@ class LogMel:
         """The features kept under `key`, else those of what `load()` returns."""
         if self.cache is None or not self.cache.limit:
             return self(load())
-        name = key_of(features=self.settings, audio=key)
+        name = cache_key(features=self.settings, audio=key)
         found = self.cache.get(name)
         if found is None:
             features = self(load())
@@ -73,30 +68,3 @@ class LogMel:
             batch[i, :, :n] = one[:, :n]
             batch[i, :, n:] = 0.0 if i < len(zeros) and zeros[i] else one[:, -1:]
         return torch.from_numpy(batch)
-
-
-def content_key(path: Path, start_s: float | None, end_s: float | None) -> str:
-    """What an utterance's audio is, whatever its file is called: the file's hash, and the cut."""
-    status = path.stat()
-    memo = (str(path), status.st_size, status.st_mtime_ns)
-    with _hash_lock:
-        found = _hashes.get(memo)
-    if found is None:
-        found = file_hash(path)
-        with _hash_lock:
-            _hashes[memo] = found
-    return f"{found}:{start_s}:{end_s}"
-
-
-def audio_hash(audio: Audio) -> str:
-    """The hash of decoded samples, for audio that has no file."""
-    return str(xxhash.xxh3_128(numpy.ascontiguousarray(audio).tobytes()).hexdigest())
-
-
-def file_hash(path: Path) -> str:
-    """The hash of a file's bytes, in blocks."""
-    digest = xxhash.xxh3_128()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return str(digest.hexdigest())

@@ -17,7 +17,6 @@ The same recipe gives the same bytes: every utterance draws from its own stream,
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -33,6 +32,7 @@ from chorus.data.effect_names import effect_of
 from chorus.data.espeak import Speaker, speaker
 from chorus.data.manifest import Row, write_manifest
 from chorus.errors import RecipeError
+from chorus.identity import number_of
 from chorus.lazy import lazy
 from chorus.settings import explain, read_document
 
@@ -244,6 +244,5 @@ def _tremble(audio: Audio, rng: Generator) -> Audio:
 
 def _stream(*parts: object) -> Generator:
     """A generator seeded by what it is for."""
-    digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()
-    generator: Generator = numpy.random.default_rng(int.from_bytes(digest, "little"))
+    generator: Generator = numpy.random.default_rng(number_of("/".join(map(str, parts))))
     return generator

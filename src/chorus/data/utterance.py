@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from chorus.data.audio import read_audio
-from chorus.data.features import audio_hash, content_key
 from chorus.data.manifest import Row
+from chorus.identity import bytes_hash, file_hash
 
 if TYPE_CHECKING:
     from chorus.data.audio import Audio
@@ -35,5 +35,10 @@ class Utterance:
         """What its audio is, for the cache of features."""
         if self.dataset is not None:
             known = getattr(self.dataset, "_fingerprint", None)
-            return f"{known}:{self.index}" if known else audio_hash(self.audio())
-        return content_key(self.row.audio, self.row.start, self.row.end)
+            return f"{known}:{self.index}" if known else bytes_hash(self.audio().tobytes())
+        return sound_key(self.row)
+
+
+def sound_key(row: Row) -> str:
+    """What a row's audio is, whatever its file is called: the file's hash, and the cut."""
+    return f"{file_hash(row.audio)}:{row.start}:{row.end}"

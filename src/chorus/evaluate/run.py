@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from chorus._version import __version__
-from chorus.cache import key_of
 from chorus.data.audio import RATE
 from chorus.errors import ChorusError, DataError, OutputError, UsageError
 from chorus.evaluate.results import FORMAT, PARTIAL, SUMMARY, Evaluation, Partial, read_evaluation, write_evaluation
+from chorus.identity import fingerprint
 from chorus.provenance import versions
 from chorus.runtime import pick_device, quiet_libraries
 from chorus.tasks.normalise import normaliser as named_normaliser
@@ -51,7 +51,7 @@ class Task:
     @property
     def mark(self) -> str:
         """Everything that the transcripts depend on."""
-        return key_of(
+        return fingerprint(
             evaluation=FORMAT, system=self.system.identity, test=self.test.mark, decoding=self.decoding.model_dump(),
             conditions=list(self.conditions), backend=self.backend, device=self.device.split(":")[0],
         )  # fmt: skip

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from chorus.checkpoints.writer import write_text
-from chorus.data.features import content_key
 from chorus.data.manifest import Row, manifest_text, read_manifest, select
 from chorus.data.split import split_rows
+from chorus.data.utterance import sound_key
 from chorus.errors import DataError
 from chorus.evaluate.compare import Group
 from chorus.experiment.config import Experiment, Part
@@ -168,4 +168,4 @@ def _place(row: Row) -> tuple[Path, float | None, float | None]:
 
 
 def _sound(row: Row) -> str:
-    return content_key(row.audio, row.start, row.end)
+    return sound_key(row)

@@ -27,6 +27,7 @@ from chorus.experiment.select import Chosen, macro_rate, select, write_selection
 from chorus.experiment.steps import Outcome, counts, curves_of, settings_of, systems_of
 from chorus.experiment.sweep import Listener, recipe_of
 from chorus.experiment.trainings import base_job, jobs_of, parallel, run_trainings
+from chorus.identity import file_hash
 from chorus.train.environment import need_extra
 from chorus.transcribe.systems import folder_of
 
@@ -88,12 +89,10 @@ class _Run:
 
     def _speak(self, recipe: str) -> None:
         """Synthetic speech, once for a recipe."""
-        from chorus.cache import key_of
-        from chorus.data.features import content_key
         from chorus.data.synth import synthesise
 
         place = self.out / "synth"
-        mark, done = key_of(recipe=content_key(Path(recipe), None, None)), place / "done"
+        mark, done = file_hash(Path(recipe)), place / "done"
         if done.exists() and done.read_text() == mark:
             return
         self.note(f"speaking {recipe}")

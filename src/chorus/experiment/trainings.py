@@ -8,12 +8,11 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from chorus.cache import key_of
 from chorus.checkpoints.model import read_json
 from chorus.checkpoints.sidecar import write_json
-from chorus.data.features import content_key
 from chorus.experiment.config import Experiment, Part, train_config, training
 from chorus.experiment.rows import dev_sources, manifest_of, source_of
+from chorus.identity import file_hash, fingerprint
 from chorus.runtime import cores
 from chorus.train.campaign import Job, run_jobs
 from chorus.train.layers import as_yaml
@@ -119,4 +118,4 @@ def _mark(job: Job) -> str:
     manifests = sorted({Path(s.manifest) for s in sources if s.manifest})
     base = Path(job.config.model.base)
     weights = sorted(base.glob("*.safetensors")) if base.is_dir() else []
-    return key_of(config=as_yaml(job.config), files=[content_key(p, None, None) for p in [*manifests, *weights]])
+    return fingerprint(config=as_yaml(job.config), files=[file_hash(p) for p in [*manifests, *weights]])

@@ -6,9 +6,9 @@ So a mask does not change with block size, threads, order, device, or what else 
 
 from __future__ import annotations
 
-import hashlib
 from typing import TYPE_CHECKING
 
+from chorus.identity import number_of
 from chorus.lazy import lazy
 from chorus.linalg.blocks import Tensor
 
@@ -25,8 +25,7 @@ MASK32 = 0xFFFFFFFF
 
 def key_of(seed: int, method: str, model: int, tensor: str) -> int:
     """A 64-bit key; the same on every machine."""
-    text = f"{seed}|{method}|{model}|{tensor}".encode()
-    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little")
+    return number_of(f"{seed}|{method}|{model}|{tensor}")
 
 
 def keep_random(x: Tensor, probability: float, key: int, offset: int) -> Tensor:

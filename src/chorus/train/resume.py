@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from pathlib import Path
 from typing import Any
 
-from chorus.data.features import file_hash
 from chorus.errors import OutputError
+from chorus.identity import file_hash
+from chorus.identity import fingerprint as of_facts
 from chorus.train.adapters import INITIAL
 from chorus.train.config import TrainConfig
 from chorus.train.processes import is_main
@@ -33,8 +33,7 @@ def fingerprint(config: TrainConfig, *identities: dict[str, str]) -> str:
     settings = config.model_dump(mode="json", exclude={"output", "logs", "device", "name"})
     for key in UNIMPORTANT:
         settings["train"].pop(key)
-    text = json.dumps([settings, *identities], sort_keys=True)
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+    return of_facts(settings=settings, inputs=identities)
 
 
 def finished(directory: Path, mark: str, *, overwrite: bool) -> dict[str, Any] | None:

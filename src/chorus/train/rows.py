@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from chorus.data.audio import info
-from chorus.data.features import file_hash
 from chorus.data.manifest import Row, read_manifest, select
 from chorus.data.parallel import in_order
 from chorus.data.utterance import Utterance
 from chorus.errors import DataError
+from chorus.identity import file_hash
 from chorus.train.config import Source, TrainConfig
 
 if TYPE_CHECKING:
@@ -292,16 +292,9 @@ def _copies(train: set[Path], held: set[Path]) -> dict[Path, Path]:
     for path in train:
         sizes.setdefault(path.stat().st_size, []).append(path)
     found: dict[Path, Path] = {}
-    hashes: dict[Path, str] = {}
-
-    def digest(path: Path) -> str:
-        if path not in hashes:
-            hashes[path] = file_hash(path)
-        return hashes[path]
-
     for path in held - train:
         for other in sizes.get(path.stat().st_size, ()):
-            if digest(path) == digest(other):
+            if file_hash(path) == file_hash(other):
                 found[path] = other
                 break
     return found

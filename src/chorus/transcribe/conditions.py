@@ -6,11 +6,11 @@ An utterance's draw depends on the condition and on its own audio, so that every
 
 from __future__ import annotations
 
-import hashlib
 from typing import TYPE_CHECKING
 
 from chorus.data.effect_names import effect_of
 from chorus.errors import UsageError
+from chorus.identity import number_of
 from chorus.lazy import lazy
 
 if TYPE_CHECKING:
@@ -39,8 +39,7 @@ def under(audio: Audio, condition: str, key: str) -> Audio:
     """The audio under a condition; `key` is what the utterance is by content."""
     if condition == CLEAN:
         return audio
-    digest = hashlib.blake2b(f"{condition}/{key}".encode(), digest_size=8).digest()
-    rng = numpy.random.default_rng(int.from_bytes(digest, "little"))
+    rng = numpy.random.default_rng(number_of(f"{condition}/{key}"))
     for part in condition.split("+"):
         audio = effect_of(part)(audio, rng)
     return audio

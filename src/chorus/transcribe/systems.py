@@ -8,13 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from chorus.cache import key_of
 from chorus.checkpoints.lazy_tensor import Checkpoint
 from chorus.checkpoints.model import Model, OpenOptions, read_json
 from chorus.checkpoints.open import locate, open_model
 from chorus.checkpoints.reference import Reference, parse_reference, public_name
-from chorus.data.features import content_key
 from chorus.errors import CheckpointError, UsageError
+from chorus.identity import file_hash, fingerprint
 
 CONVERTED = "model.bin"  # what CTranslate2's converter writes, beside a vocabulary
 SIDE_FILES = ("config.json", "generation_config.json", "tokenizer.json", "preprocessor_config.json")
@@ -48,7 +47,7 @@ def open_system(name: str, *, label: str = "", offline: bool = False) -> System:
     """
     path = Path(name).expanduser()
     if path.is_dir() and (path / CONVERTED).exists() and not (path / "model.safetensors").exists():
-        return System(label or path.name, "converted", path, key_of(model=_files(path, "*")))
+        return System(label or path.name, "converted", path, fingerprint(model=_files(path, "*")))
     reference = _adapter_on_its_base(path) or _parsed(name)
     options = OpenOptions(offline=offline)
     if reference.adapter is not None:
@@ -56,7 +55,7 @@ def open_system(name: str, *, label: str = "", offline: bool = False) -> System:
         adapter, _ = locate(reference.adapter, options, "adapter")
         if model.directory is None:
             raise CheckpointError(f"{reference}: its base has no config and tokenizer", "name a model directory")
-        mark = key_of(base=_files(model.directory, "*.safetensors"), adapter=_files(adapter, "*.safetensors"))
+        mark = fingerprint(base=_files(model.directory, "*.safetensors"), adapter=_files(adapter, "*.safetensors"))
         role, home = role_of(adapter)
         return System(label or reference.name, "adapter", model.directory, mark, model.checkpoint, role, home)
     model = open_model(reference, options)
@@ -79,10 +78,10 @@ def from_plan(plan: Any, *, label: str = "", variant: str | None = None) -> Syst
     if variant is not None and variant not in names:
         raise UsageError(f'the recipe has no output "{variant}"; it has {", ".join(names)}')
     recipe = plan.recipe.recipe
-    mark = key_of(
+    mark = fingerprint(
         recipe=recipe.model_dump(mode="json"), variant=variant, seed=plan.seed,
         models=[_files(m.directory, "*.safetensors") for m in plan.models if m.directory]
-        + [[content_key(p, None, None) for p in m.adapter_paths.values()] for m in plan.models],
+        + [[file_hash(p) for p in m.adapter_paths.values()] for m in plan.models],
     )  # fmt: skip
     chosen = next(v for v in plan.variants if variant in (None, v.name))
     return System(
@@ -118,13 +117,13 @@ def _identity(model: Model) -> str:
     assert model.directory is not None
     weights = sorted(model.paths.values()) or sorted(model.directory.glob("*.safetensors"))
     side = [model.directory / name for name in SIDE_FILES]
-    return key_of(model=[content_key(p, None, None) for p in [*weights, *side] if p.exists()])
+    return fingerprint(model=[file_hash(p) for p in [*weights, *side] if p.exists()])
 
 
 def _files(directory: Path | None, pattern: str) -> list[str]:
     if directory is None:
         return []
-    return [f"{p.name} {content_key(p, None, None)}" for p in sorted(directory.glob(pattern)) if p.is_file()]
+    return [f"{p.name} {file_hash(p)}" for p in sorted(directory.glob(pattern)) if p.is_file()]
 
 
 def role_of(directory: Path) -> tuple[str, dict[str, Any]]:

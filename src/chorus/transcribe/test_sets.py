@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,6 +12,7 @@ from chorus.data.manifest import Row, groups, read_manifest, select
 from chorus.data.parallel import in_order
 from chorus.data.utterance import Utterance
 from chorus.errors import DataError
+from chorus.identity import fingerprint
 
 SHOWN = 5
 JOBS = 4
@@ -33,7 +32,7 @@ class TestSet:
     def mark(self) -> str:
         """The utterances by name, audio, text and language."""
         rows = [[name, u.key(), u.row.text, u.row.language] for name, u in self.utterances.items()]
-        return hashlib.blake2b(json.dumps(rows).encode(), digest_size=20).hexdigest()
+        return fingerprint(rows=rows)
 
     @property
     def hours(self) -> float:

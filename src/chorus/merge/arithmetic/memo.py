@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from chorus.cache import Cache, key_of
+from chorus.cache import Cache, cache_key
 from chorus.provenance import versions
 
 
@@ -19,7 +19,7 @@ class CachedMemo:
     def __call__(
         self, kind: str, models: Sequence[int], settings: Mapping[str, Any], compute: Callable[[], dict[str, Any]]
     ) -> dict[str, Any]:
-        key = key_of(
+        key = cache_key(
             kind=kind,
             settings=dict(settings),
             shape=self.shape,

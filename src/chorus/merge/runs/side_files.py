@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from chorus.checkpoints.model import INDEX, Model
 from chorus.checkpoints.reference import parse_reference, public_name
 from chorus.checkpoints.sidecar import copy_side_files, write_json
 from chorus.checkpoints.writer import write_text
+from chorus.identity import bytes_hash, file_hash, file_sha256
 from chorus.merge.plan import Plan, TensorPlan, Variant
 from chorus.merge.planning.inputs import vocabulary_sizes
 from chorus.provenance import card_metadata, licence_of, licence_warnings, model_card, versions
@@ -74,8 +74,6 @@ def input_identities(plan: Plan, done: Done, *, read_files: bool = True) -> list
 
 
 def _file_identity(plan: Plan, index: int, name: str, digests: dict[str, str], read_files: bool) -> dict[str, Any]:
-    import xxhash
-
     model = plan.models[index]
     identity: dict[str, Any] = {}
     if model.hub_hashes.get(name):
@@ -84,15 +82,15 @@ def _file_identity(plan: Plan, index: int, name: str, digests: dict[str, str], r
     read = [n for n in (header.entries if header else {}) if digests.get(f"{index}:{n}", EMPTY) != EMPTY]
     if read:
         text = "".join(f"{n} {digests[f'{index}:{n}']}\n" for n in sorted(read))
-        identity["xxh3_tensors"] = xxhash.xxh3_128(text.encode()).hexdigest()
+        identity["xxh3_tensors"] = bytes_hash(text.encode())
         assert header is not None
         identity["tensors"] = f"{len(read)} of {len(header.entries)}"
     elif not identity and not read_files:
         identity["bytes"] = model.paths[name].stat().st_size
     elif not identity:
-        identity["xxh3_file"] = _hash_file(model.paths[name], xxhash.xxh3_128())
+        identity["xxh3_file"] = file_hash(model.paths[name])
     if plan.options.sha256:
-        identity["sha256"] = _hash_file(model.paths[name], hashlib.sha256())
+        identity["sha256"] = file_sha256(model.paths[name])
     return identity
 
 
@@ -100,19 +98,10 @@ EMPTY = "99aa06d3014798d86001c324468d497f"  # XXH3-128 of nothing: a tensor that
 
 
 def _whole_file(plan: Plan, path: Path) -> dict[str, str]:
-    import xxhash
-
-    identity = {"xxh3_file": _hash_file(path, xxhash.xxh3_128())}
+    identity = {"xxh3_file": file_hash(path)}
     if plan.options.sha256:
-        identity["sha256"] = _hash_file(path, hashlib.sha256())
+        identity["sha256"] = file_sha256(path)
     return identity
-
-
-def _hash_file(path: Path, digest: Any) -> str:
-    with path.open("rb") as file:
-        while piece := file.read(1 << 20):
-            digest.update(piece)
-    return str(digest.hexdigest())
 
 
 def cast_losses(variant: Variant, done: Done) -> dict[str, dict[str, float]]:

@@ -41,7 +41,7 @@ def open_backend(system: System, decoding: Decoding, device: str) -> Backend:
 def convert(system: System) -> Path:
     """The system in CTranslate2's format, kept in the cache by content; weights in float32, cast when loaded."""
     place = cache.directory() / cache.CONVERTED
-    final = place / cache.key_of(ctranslate2=system.identity)
+    final = place / cache.cache_key(ctranslate2=system.identity)
     if (final / CONVERTED).exists():
         os.utime(final)
         return final
