@@ -15,19 +15,23 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
+from commands import share_own
 from models import Family, make_family
 
+DEAR = {"ran"}
 torch.set_num_threads(1)
 settings.register_profile("chorus", deadline=None, max_examples=25, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("chorus")
+share_own()
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that share a dear fixture of their module run in one worker, so that it is made once."""
-    for item in items:
-        if "ran" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.xdist_group("ran"))
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Tests that share a dear fixture of their module run in one worker, so that it is made once.
+
+    Here, since xdist reads the groups before any `pytest_collection_modifyitems` of a conftest.
+    """
+    for name in DEAR & set(getattr(item, "fixturenames", ())):
+        item.add_marker(pytest.mark.xdist_group(f"{item.path.stem}.{name}"))
 
 
 @pytest.fixture(scope="session")

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
-import subprocess
-import sys
-import sysconfig
 from pathlib import Path
 
 import pytest
@@ -19,6 +15,7 @@ from chorus.data.synth import load_synth_recipe
 from chorus.experiment.config import load_experiment
 from chorus.merge.catalogue import overview, pages
 from chorus.merge.method import METHODS
+from commands import python, shell
 from models import Family, build, copy_model, load_all, make_family, write_recipe
 from sounds import tone
 
@@ -113,7 +110,6 @@ def test_the_pages_are_known():
 def test_every_block_runs(page, models, tmp_path):
     place = tmp_path / "here"
     shutil.copytree(models, place)
-    environment = {**os.environ, "PATH": f"{sysconfig.get_path('scripts')}:{os.environ['PATH']}", "HF_HUB_OFFLINE": "1"}
     blocks = BLOCK.findall(page.read_text())
     ran = 0
     for language, text in blocks:
@@ -126,8 +122,7 @@ def test_every_block_runs(page, models, tmp_path):
         elif language == "json":
             put(place, "guide.json", text)
         elif language in ("bash", "python"):
-            command = ["bash", "-e", "-c", text] if language == "bash" else [sys.executable, "-c", text]
-            done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, check=False)
+            done = (shell if language == "bash" else python)(text, cwd=place)
             assert done.returncode == 0, f"{text}\n{done.stderr}"
         elif language == "yaml":
             assert chorus.load_recipe(text).recipe.merge_method in METHODS

@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import load_file
 
 import chorus
+import commands
 from chorus.data.manifest import write_manifest
 from chorus.errors import ChorusError, OutputError, RecipeError
 from chorus.train import trainer
@@ -475,11 +476,6 @@ def test_early_stopping(settings):
 # ---- many at once ----
 
 
-def chorus_train(*arguments, **more):
-    command = [sys.executable, "-m", "chorus", "train", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, **more)
-
-
 @pytest.fixture
 def campaign(tmp_path):
     manifest, _ = corpus(tmp_path / "speech", 16)
@@ -496,7 +492,7 @@ def campaign(tmp_path):
 
 
 def test_one_specialist_for_each_domain_and_one_for_all(campaign):
-    done = chorus_train("c.yaml", "--each", "domain", "--joint", "--parallel", "2", "--json", cwd=campaign)
+    done = commands.chorus("train", "c.yaml", "--each", "domain", "--joint", "--parallel", "2", "--json", cwd=campaign)
     assert done.returncode == 0, done.stderr
     found = {r["job"]: r for r in json.loads(done.stdout)}
     assert list(found) == ["d0", "d1", "joint"]
@@ -507,14 +503,16 @@ def test_one_specialist_for_each_domain_and_one_for_all(campaign):
     assert rows["d0"].keys() == {"d0"}
     assert rows["joint"].keys() == {"d0", "d1"}
     assert sum(rows["joint"].values()) == sum(rows["d0"].values()) + sum(rows["d1"].values())
-    over = chorus_train("c.yaml", "--overwrite", cwd=campaign)  # of the same name: it must not take these away
+    over = commands.chorus(
+        "train", "c.yaml", "--overwrite", cwd=campaign
+    )  # of the same name: it must not take these away
     assert over.returncode == 4
     assert "artifacts/asr: holds other results (d0, d1, joint)" in over.stderr
     stamp = (campaign / "artifacts" / "asr" / "d0" / "model.safetensors").stat().st_mtime_ns
     (campaign / "artifacts" / "asr" / "d1" / "chorus.json").rename(campaign / "gone.json")
     for path in (campaign / "artifacts" / "asr" / "d1").iterdir():
         path.unlink()
-    again = chorus_train("c.yaml", "--each", "domain", "--json", cwd=campaign)
+    again = commands.chorus("train", "c.yaml", "--each", "domain", "--json", cwd=campaign)
     assert [r["reused"] for r in json.loads(again.stdout)] == [True, False]
     assert (campaign / "artifacts" / "asr" / "d0" / "model.safetensors").stat().st_mtime_ns == stamp
 
@@ -522,7 +520,7 @@ def test_one_specialist_for_each_domain_and_one_for_all(campaign):
 @pytest.mark.parametrize("adapter", [False, True])
 def test_one_domain_after_another(campaign, adapter):
     more = ["adapter.rank=2"] if adapter else []
-    done = chorus_train("c.yaml", *more, "--continual", "--only", "d1", "--only", "d0", cwd=campaign)
+    done = commands.chorus("train", "c.yaml", *more, "--continual", "--only", "d1", "--only", "d0", cwd=campaign)
     assert done.returncode == 0, done.stderr
     assert "continual-1-d1" in done.stdout
     place = campaign / "artifacts" / "asr"
@@ -535,7 +533,7 @@ def test_one_domain_after_another(campaign, adapter):
 def test_a_failed_training_does_not_stop_the_others(campaign):
     (campaign / "artifacts" / "asr" / "d0").mkdir(parents=True)
     (campaign / "artifacts" / "asr" / "d0" / "mine.txt").write_text("keep")
-    done = chorus_train("c.yaml", "--each", "domain", cwd=campaign)
+    done = commands.chorus("train", "c.yaml", "--each", "domain", cwd=campaign)
     assert done.returncode == 4
     assert "1 of 2 trainings failed" in done.stderr
     assert "d0: " in done.stderr
@@ -552,7 +550,7 @@ def test_a_failed_training_does_not_stop_the_others(campaign):
     ],
 )
 def test_campaigns_that_are_wrong(campaign, arguments, message):
-    done = chorus_train("c.yaml", *arguments, cwd=campaign)
+    done = commands.chorus("train", "c.yaml", *arguments, cwd=campaign)
     assert done.returncode in (2, 4)
     assert message in done.stderr
 
@@ -618,8 +616,8 @@ def test_two_processes_share_the_rows(campaign, kind):
     assert done.stderr.count("parameters learn") == 1
     name = "adapter_model.safetensors" if kind else "model.safetensors"
     assert (campaign / "artifacts" / "asr" / name).exists()
-    straight = chorus_train(
-        "c.yaml", "device=cpu", "train.batch_size=4", *kind, "output=one", "logs=l1", "--json", cwd=campaign
+    straight = commands.chorus(
+        "train", "c.yaml", "device=cpu", "train.batch_size=4", *kind, "output=one", "logs=l1", "--json", cwd=campaign
     )
     alone = json.loads(straight.stdout)
     assert alone["before"] == result["before"]  # the same rows were measured, whoever decoded them
@@ -661,7 +659,7 @@ def test_kills_at_random_steps_do_not_change_the_losses(tmp_path):
         "augment": {"speed": [0.9, 1.1]},
     }
     (tmp_path / "c.yaml").write_text(json.dumps(config))
-    straight = chorus_train("c.yaml", "name=straight", "-q", cwd=tmp_path)
+    straight = commands.chorus("train", "c.yaml", "name=straight", "-q", cwd=tmp_path)
     assert straight.returncode == 0, straight.stderr
     kills, numbers = 0, random.Random(3)
     while True:

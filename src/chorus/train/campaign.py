@@ -1,6 +1,7 @@
 """Many trainings from one command: a specialist for each value of a column, one for all, one after the other.
 
-Each is a process of its own with a configuration of its own under `logs`; what is finished is not trained again.
+Each is a process of its own (on the CPU a fork of one that has imported everything, see warm.py) with a configuration
+of its own under `logs`; what is finished is not trained again.
 """
 
 from __future__ import annotations
@@ -20,11 +21,13 @@ from queue import Queue
 from typing import Any
 
 from chorus.errors import ChorusError, DataError, UsageError, nearest
-from chorus.runtime import cores
+from chorus.runtime import cores, pick_device
 from chorus.train.config import TrainConfig
 from chorus.train.layers import as_yaml
+from chorus.train.warm import Fork, WarmProcess
 
 Note = Callable[[str], None]
+Child = subprocess.Popen[str] | Fork
 INTERRUPTED = 130  # the exit code of a command that Ctrl-C ended
 GRACE_S = 5.0  # that an interrupted training has to end by itself
 
@@ -135,7 +138,8 @@ def run_jobs(
     failures: dict[str, str] = {}
     threads = max(1, cores() // count)
     stop = threading.Event()  # set by Ctrl-C: nothing more is begun
-    children: set[subprocess.Popen[str]] = set()
+    children: set[Child] = set()
+    warm = WarmProcess(environment=_environment(None, threads)) if len(jobs) > 1 and _may_fork(jobs[0].config) else None
 
     def run(job: Job) -> None:
         while job.after and job.after not in results and not stop.is_set():
@@ -147,11 +151,12 @@ def run_jobs(
         try:
             if stop.is_set():
                 return
-            results[job.name] = _run_one(job, device, threads, settings or {}, note, children)
+            results[job.name] = _run_one(job, device, threads, settings or {}, note, children, warm)
             ended(job)
         except ChorusError as error:
             failures[job.name] = error.message
-            note(f"{job.name}: {error.message}")
+            if not stop.is_set():
+                note(f"{job.name}: {error.message}")
         except BaseException:  # before the device is free for another
             stop.set()
             raise
@@ -165,6 +170,9 @@ def run_jobs(
             stop.set()
             _end(children)
             raise
+        finally:
+            if warm is not None:
+                warm.close()
     if failures:
         told = "\n".join(f"  {name}: {why}" for name, why in failures.items())
         raise ChorusError(
@@ -184,7 +192,19 @@ def _devices() -> list[str]:
     return visible.split(",") if visible else [str(i) for i in range(torch.cuda.device_count())]
 
 
-def _end(children: set[subprocess.Popen[str]]) -> None:
+def _may_fork(config: TrainConfig) -> bool:
+    """Whether trainings may be forks of a process that has imported torch."""
+    device = pick_device("auto") if config.device == "auto" else config.device
+    return sys.platform == "linux" and device == "cpu"
+
+
+def _environment(device: str | None, threads: int) -> dict[str, str]:
+    """A training's: its share of the cores, and the one GPU that it may see."""
+    environment = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads))}
+    return environment if device is None else {**environment, "CUDA_VISIBLE_DEVICES": device}
+
+
+def _end(children: set[Child]) -> None:
     """Ctrl-C has reached the trainings too; those that have not ended by themselves soon are ended."""
     deadline = time.monotonic() + GRACE_S
     while time.monotonic() < deadline and any(child.poll() is None for child in list(children)):
@@ -193,24 +213,29 @@ def _end(children: set[subprocess.Popen[str]]) -> None:
         child.terminate()
 
 
+def _start(arguments: list[str], environment: dict[str, str], warm: WarmProcess | None) -> Child:
+    """`chorus` with `arguments`, its output through pipes."""
+    if warm is not None:
+        return warm.start("chorus.cli.main:main", arguments, environment)
+    command = [sys.executable, "-m", "chorus", *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+
+
 def _run_one(
     job: Job, device: str | None, threads: int, settings: dict[str, Any], note: Note,
-    children: set[subprocess.Popen[str]],
+    children: set[Child], warm: WarmProcess | None,
 ) -> dict[str, Any]:  # fmt: skip
     """One child process: `chorus train` on the job's own configuration; it is among `children` while it runs."""
     logs = Path(job.config.logs_dir)
     logs.mkdir(parents=True, exist_ok=True)
     path = logs.with_name(logs.name + ".yaml")
     path.write_text(as_yaml(job.config), encoding="utf-8")
-    command = [sys.executable, "-m", "chorus", "train", str(path), "--json"]
+    arguments = ["train", str(path), "--json"]
     for name in ("skip_bad", "allow_leakage", "restart", "overwrite", "quiet"):
         if settings.get(name):
-            command.append(f"--{name.replace('_', '-')}")
-    environment = {**os.environ, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(threads))}
-    if device is not None:
-        environment["CUDA_VISIBLE_DEVICES"] = device
+            arguments.append(f"--{name.replace('_', '-')}")
     told: list[str] = []
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as child:
+    with _start(arguments, _environment(device, threads), warm) as child:
         assert child.stderr is not None
         assert child.stdout is not None
         children.add(child)

@@ -1,0 +1,215 @@
+"""A process that has imported what trainings need and forks once for each: a small one takes less than its imports.
+
+For trainings on the CPU of Linux; the libraries of macOS do not survive a fork, nor does a CUDA that has started.
+Every command is one connection to a Unix socket: the request, a line of JSON with the command's stdin, stdout and
+stderr, and two answers of four bytes, the process id when it has begun and the exit code when it has ended.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import select
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import tempfile
+import warnings
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from importlib import import_module
+from pathlib import Path
+from types import TracebackType
+from typing import IO
+
+from chorus.errors import ChorusError
+
+MODULES = ("chorus.train.run", "chorus.train.trainer", "matplotlib.figure")
+ANSWER = struct.Struct("i")
+PIECE_BYTES = 65536
+WAITING = 128  # commands that may be asked for while the imports run
+
+
+@dataclass(frozen=True)
+class Command:
+    """What a fork does: call `module:function` with `arguments`, in a directory and an environment of its own."""
+
+    call: str
+    arguments: Sequence[str]
+    directory: str
+    environment: Mapping[str, str]
+
+
+def ask(address: str, command: Command, streams: Sequence[int]) -> socket.socket:
+    """Have `command` begun with `streams` as its stdin, stdout and stderr; returned is where the answers come."""
+    answers = socket.socket(socket.AF_UNIX)
+    answers.connect(address)
+    socket.send_fds(answers, [json.dumps(asdict(command)).encode() + b"\n"], list(streams))
+    return answers
+
+
+class Fork:
+    """A command that runs as a fork: what `subprocess.Popen` offers, as far as a campaign uses it."""
+
+    def __init__(self, address: str, command: Command) -> None:
+        (out, out_end), (told, told_end) = os.pipe(), os.pipe()
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        self.stdout: IO[str] = os.fdopen(out, encoding="utf-8")
+        self.stderr: IO[str] = os.fdopen(told, encoding="utf-8")
+        self.returncode: int | None = None
+        try:
+            self._answers = ask(address, command, (nothing, out_end, told_end))
+            (self.pid,) = ANSWER.unpack(self._answers.recv(ANSWER.size, socket.MSG_WAITALL))
+        except (OSError, struct.error) as error:  # no one listens, or no one answers
+            raise ChorusError("the process that starts the trainings has ended", "what it said is above") from error
+        finally:
+            for end in (nothing, out_end, told_end):
+                os.close(end)
+
+    def poll(self) -> int | None:
+        """The exit code, or None while it runs; minus the number of a signal that ended it."""
+        if self.returncode is None and select.select([self._answers], [], [], 0)[0]:
+            self.wait()
+        return self.returncode
+
+    def wait(self) -> int:
+        if self.returncode is None:  # looked at, not taken: another thread may ask too
+            told = self._answers.recv(ANSWER.size, socket.MSG_WAITALL | socket.MSG_PEEK)
+            self.returncode = ANSWER.unpack(told)[0] if len(told) == ANSWER.size else -signal.SIGKILL
+        return self.returncode
+
+    def terminate(self) -> None:
+        if self.poll() is None:
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGTERM)
+
+    def __enter__(self) -> Fork:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stdout.close()
+        self.stderr.close()
+        self.wait()
+        self._answers.close()
+
+
+class WarmProcess:
+    """Starts the process, which imports `modules`, and asks it for forks; `environment` is what libraries read once."""
+
+    def __init__(self, modules: Sequence[str] = MODULES, environment: Mapping[str, str] | None = None) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="chorus-")  # no one else's: who connects may run anything
+        self.address = str(Path(self._folder.name) / "warm")
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(self.address)
+            listener.listen(WAITING)
+            number = listener.fileno()
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "chorus.train.warm", str(number), *modules],
+                stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, pass_fds=[number], env=environment,
+            )  # fmt: skip
+
+    def start(self, call: str, arguments: Sequence[str], environment: Mapping[str, str]) -> Fork:
+        """`module:function` in a fork, in this process's directory."""
+        return Fork(self.address, Command(call, list(arguments), str(Path.cwd()), dict(environment)))
+
+    def close(self) -> None:
+        """No more forks; those that run go on, and who waits for one to begin waits no more."""
+        assert self._process.stdin is not None
+        self._process.terminate()
+        self._process.stdin.close()
+        self._process.wait()
+        self._folder.cleanup()
+
+    def __enter__(self) -> WarmProcess:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+# ---- in the process ----
+
+
+def main(number: int, modules: Sequence[str]) -> None:
+    """Serve until stdin ends; a fork leaves by the same way, with the exit code of its command."""
+    interrupted = signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the forks answer it
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # no child of this process is waited for
+    for name in modules:
+        with suppress(ImportError):  # the command that needs it says how to install it
+            import_module(name)
+    gc.collect()
+    gc.freeze()  # or the first collection in a fork would copy every page
+    command = _serve(socket.socket(fileno=number))
+    if command is not None:
+        signal.signal(signal.SIGINT, interrupted)
+        module, _, function = command.call.partition(":")
+        getattr(import_module(module), function)(command.arguments)
+
+
+def _serve(listener: socket.socket) -> Command | None:
+    """Returns in a fork, with its command, and at the end of stdin, with None."""
+    while True:
+        ready, _, _ = select.select([listener, sys.stdin], [], [])
+        if listener not in ready:
+            return None
+        answers, _ = listener.accept()
+        data, streams = _request(answers)
+        if data and _fork() == 0:
+            listener.close()
+            command = Command(**json.loads(data))
+            _begin(command, streams, answers)
+            return command
+        for stream in (*streams, answers.detach()):
+            os.close(stream)
+
+
+def _request(answers: socket.socket) -> tuple[bytes, list[int]]:
+    """The line of JSON and the three streams; no line where the asker has gone."""
+    data, streams, _, _ = socket.recv_fds(answers, PIECE_BYTES, 3)
+    while not data.endswith(b"\n"):
+        piece = answers.recv(PIECE_BYTES)
+        if not piece:
+            return b"", streams
+        data += piece
+    return data, streams
+
+
+def _fork() -> int:
+    """`os.fork`; the threads that there are belong to libraries that stop and restart theirs around it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 warns of any thread
+        return os.fork()
+
+
+def _begin(command: Command, streams: Sequence[int], answers: socket.socket) -> None:
+    """Fork once more, and return in the child: its parent stays to tell how it ends."""
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    child = _fork()
+    if child:
+        for stream in (*streams, 0, 2):  # who reads them must see the end of the child's
+            os.close(stream)
+        with suppress(OSError):  # the asker may have gone
+            answers.sendall(ANSWER.pack(child))
+        _, status = os.waitpid(child, 0)
+        with suppress(OSError):
+            answers.sendall(ANSWER.pack(os.waitstatus_to_exitcode(status)))
+        os._exit(0)
+    answers.close()
+    for number, stream in enumerate(streams):
+        os.dup2(stream, number)
+        os.close(stream)
+    os.chdir(command.directory)
+    os.environ.clear()
+    os.environ.update(command.environment)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), sys.argv[2:])
