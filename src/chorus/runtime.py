@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from chorus.errors import UsageError, nearest
+from chorus.errors import UsageError
 
 DEVICES = ("auto", "cpu", "cuda", "mps", "xpu")
 HINT = "`chorus doctor` lists the devices; --device auto takes the best"
@@ -26,7 +26,7 @@ def device_parts(text: str) -> tuple[str, int | None]:
     """
     kind, colon, number = text.partition(":")
     if kind not in DEVICES or (colon and not (kind in NUMBERED and number.isdecimal())):
-        raise ValueError(f'unknown device "{text}"{nearest(text, (*DEVICES, "cuda:1"))}')
+        raise ValueError(f'unknown device "{text}"; known: auto, cpu, cuda, cuda:1, mps, xpu')
     return kind, int(number) if colon else None
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import types
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Union, get_args, get_origin
+from typing import Any, TypeVar, Union, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from chorus.errors import RecipeError, nearest
 
@@ -58,6 +58,29 @@ def read_document(source: str | Path | Mapping[str, Any]) -> tuple[dict[str, Any
     if len(documents) != 1 or not isinstance(documents[0], dict):
         raise RecipeError(["one map of settings is expected"], source=str(path))
     return documents[0], str(path), path.parent
+
+
+class Strict(BaseModel):
+    """Settings as a person writes them: a key that is not known is refused, never dropped in silence."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+Settings = TypeVar("Settings", bound=BaseModel)
+
+
+def validated(model: type[Settings], document: Mapping[str, Any], *, source: str, hint: str = "") -> Settings:
+    """The settings that a document holds; `RecipeError` with every problem, in the words of the file.
+
+    >>> class Cut(Strict):
+    ...     seconds: float = 1.0
+    >>> validated(Cut, {"seconds": 2}, source="cut.yml")
+    Cut(seconds=2.0)
+    """
+    try:
+        return model.model_validate(document)
+    except ValidationError as error:
+        raise RecipeError(explain(error, model), hint, source) from None
 
 
 def explain(error: ValidationError, model: type[BaseModel]) -> list[str]:

@@ -29,15 +29,10 @@ def gpus(monkeypatch):
 
 @pytest.mark.parametrize("text", ["nonsense", "cuda:", "cuda:x", "cuda:-1", "cpu:0", "mps:0", "meta", "", "CUDA"])
 def test_refuses_what_is_no_device(text):
-    with pytest.raises(UsageError, match="unknown device") as caught:
+    with pytest.raises(UsageError, match=r"unknown device .*; known: auto, cpu, cuda") as caught:
         runtime.pick_device(text)
     assert caught.value.exit_code == 2
     assert "chorus doctor" in caught.value.hint
-
-
-def test_names_the_nearest_device():
-    with pytest.raises(UsageError, match='did you mean "cuda"'):
-        runtime.pick_device("cudo")
 
 
 @pytest.mark.parametrize("text", ["cuda:3", "xpu", "mps"])

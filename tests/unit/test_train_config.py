@@ -81,7 +81,7 @@ def test_overrides_come_last_and_are_typed():
         ({"data": {"train": {"manifest": "m", "dataset": "d"}}}, "exactly one of manifest and dataset"),
         ({"data": {"train": {"manifest": "m", "streaming": True}}}, "only a dataset can be streamed"),
         ({"data": {"train": []}}, "data.train: list should have at least 1 item"),
-        ({"device": "gpu"}, "one of auto, cuda, xpu, mps, cpu"),
+        ({"device": "gpu"}, 'device: unknown device "gpu"; known: auto, cpu, cuda'),
         ({"name": "../x"}, "a folder's name"),
         ({"version": 0, "optimizer": "x"}, "written for an older version of this file (0; this Chorus reads 1)"),
         ({"version": 2}, "written for a newer version"),

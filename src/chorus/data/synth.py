@@ -24,7 +24,7 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
 from chorus.data import effects
 from chorus.data.audio import RATE, resample, write_flac
@@ -34,7 +34,7 @@ from chorus.data.manifest import Row, write_manifest
 from chorus.errors import RecipeError
 from chorus.identity import number_of
 from chorus.lazy import lazy
-from chorus.settings import explain, read_document
+from chorus.settings import Strict, read_document, validated
 
 if TYPE_CHECKING:
     from numpy.random import Generator
@@ -47,11 +47,7 @@ PEAK = 0.7
 LOUDEST_COMBINATIONS = 200_000  # templates are unfolded up to here
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-
-class Rows(_Strict):
+class Rows(Strict):
     """How many utterances of each domain."""
 
     train: int = Field(default=80, ge=0)
@@ -59,7 +55,7 @@ class Rows(_Strict):
     test: int = Field(default=10, ge=0)
 
 
-class Domain(_Strict):
+class Domain(Strict):
     """One domain: its texts, its voices, its line."""
 
     language: str
@@ -74,7 +70,7 @@ class Domain(_Strict):
     rows: Rows | None = None
 
 
-class SynthRecipe(_Strict):
+class SynthRecipe(Strict):
     """A whole recipe, as written."""
 
     seed: int = 0
@@ -101,10 +97,7 @@ class Utterance:
 def load_synth_recipe(source: str | Path | dict[str, Any]) -> tuple[SynthRecipe, Path]:
     """The recipe and the folder that its `texts_file`s start at. `RecipeError` with every problem found."""
     document, name, home = read_document(source)
-    try:
-        recipe = SynthRecipe.model_validate(document)
-    except ValidationError as error:
-        raise RecipeError(explain(error, SynthRecipe), source=name) from None
+    recipe = validated(SynthRecipe, document, source=name)
     problems = []
     for domain, settings in recipe.domains.items():
         if not re.fullmatch(r"[\w.-]+", domain) or domain.startswith("."):

@@ -9,12 +9,12 @@ from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from chorus.errors import ChorusError, RecipeError, nearest
 from chorus.merge.method import METHODS
 from chorus.merge.recipes.parameters import check_parameters
-from chorus.settings import explain, read_document
+from chorus.settings import Strict, read_document, validated
 from chorus.tasks.normalise import NORMALISERS
 from chorus.train.config import TrainConfig
 from chorus.train.layers import lay_over, load_train_config
@@ -25,11 +25,7 @@ MAX_SETTINGS = 2000  # of one method
 OURS = ("model", "data", "seed", "output", "logs", "name", "version", "device")  # keys of a training that are set here
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-
-class Part(_Strict):
+class Part(Strict):
     """Rows of one domain: of the experiment's manifest or of its own; other manifests for dev and test if there are."""
 
     manifest: str | None = None
@@ -43,7 +39,7 @@ class Part(_Strict):
     train: dict[str, Any] = Field(default_factory=dict)  # of this domain's specialist, laid over the experiment's
 
 
-class Split(_Strict):
+class Split(Strict):
     """Another division into train, dev and test than the manifest's, by whole groups (see `chorus data split`)."""
 
     dev: float = Field(default=0.1, gt=0, lt=1)
@@ -53,7 +49,7 @@ class Split(_Strict):
     seed: int = 0
 
 
-class Data(_Strict):
+class Data(Strict):
     """Where rows come from, unless a domain says otherwise."""
 
     manifest: str | None = None
@@ -73,7 +69,7 @@ class Data(_Strict):
         return self
 
 
-class Base(_Strict):
+class Base(Strict):
     """The base; with `train` it is first fine-tuned itself, on rows that are no domain's."""
 
     model: str
@@ -82,22 +78,22 @@ class Base(_Strict):
     manifest: list[str] | str | None = None
 
 
-class Selection(_Strict):
+class Selection(Strict):
     """How a setting is chosen: by the lowest unweighted mean of these cells' dev error rates, over all seeds."""
 
     over: Literal["in-domain", "all"] = "in-domain"
 
 
-class Tests(_Strict):
+class Tests(Strict):
     """What is heard beside the domains' own test rows."""
 
-    model_config = ConfigDict(extra="forbid", populate_by_name=True)
+    model_config = ConfigDict(populate_by_name=True)
 
     out_of_domain: dict[str, Part] = Field(default_factory=dict, alias="out-of-domain")
     other_language: dict[str, Part] = Field(default_factory=dict, alias="other-language")
 
 
-class Experiment(_Strict):
+class Experiment(Strict):
     """A whole experiment file."""
 
     version: Literal[1] = 1
@@ -193,10 +189,7 @@ def load_experiment(source: str | Path | Mapping[str, Any]) -> Experiment:
     """
     document, name, _ = read_document(source)
     document = _listed(_with_variables(dict(document), name))
-    try:
-        made = Experiment.model_validate(document)
-    except ValidationError as error:
-        raise RecipeError(explain(error, Experiment), source=name) from None
+    made = validated(Experiment, document, source=name)
     problems = _problems(made)
     if problems:
         raise RecipeError(problems, "docs/experiments.md lists the keys", name)

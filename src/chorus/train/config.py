@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from chorus.runtime import device_parts
+from chorus.settings import Strict
 from chorus.tasks.normalise import NORMALISERS
 
 VERSION = 1
@@ -30,11 +31,7 @@ Names = Annotated[list[str], BeforeValidator(_listed)]
 Seconds = Annotated[list[int], BeforeValidator(_listed)]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-
-class Source(_Strict):
+class Source(Strict):
     """Rows: a manifest, or a Hugging Face dataset; of which split, and which of them."""
 
     manifest: str | None = None
@@ -63,7 +60,7 @@ class Source(_Strict):
 Sources = Annotated[list[Source], BeforeValidator(_sources)]
 
 
-class Model(_Strict):
+class Model(Strict):
     """Where training starts."""
 
     base: str = Field(min_length=1)
@@ -74,7 +71,7 @@ class Model(_Strict):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
 
 
-class Data(_Strict):
+class Data(Strict):
     """What is learnt, what is measured, what must stay unseen."""
 
     train: Sources = Field(min_length=1)
@@ -89,13 +86,13 @@ class Data(_Strict):
     features_cache: bool = True
 
 
-class Runtime(_Strict):
+class Runtime(Strict):
     """PEFT's LoraRuntimeConfig."""
 
     ephemeral_gpu_offload: bool = False  # DoRA's norms on the GPU while the weights are elsewhere
 
 
-class Adapter(_Strict):
+class Adapter(Strict):
     """A low-rank adapter in place of a full fine-tune."""
 
     type: AdapterKind = "lora"
@@ -122,7 +119,7 @@ class Adapter(_Strict):
         return self
 
 
-class Train(_Strict):
+class Train(Strict):
     """How it is learnt."""
 
     epochs: float = Field(default=3.0, gt=0)
@@ -154,7 +151,7 @@ class Train(_Strict):
         return value
 
 
-class Dev(_Strict):
+class Dev(Strict):
     """How it is measured on the way; the checkpoint with the best value is kept."""
 
     metric: Literal["wer", "cer", "loss"] | None = None  # else wer; loss for language models
@@ -174,7 +171,7 @@ class Dev(_Strict):
         return value
 
 
-class Augment(_Strict):
+class Augment(Strict):
     """Changes to training audio, drawn anew for each row and epoch. Empty: none, and features are cached."""
 
     speed: tuple[float, float] | None = None
@@ -208,7 +205,7 @@ class Augment(_Strict):
         return bool(self.speed or self.gain_db or self.noise or self.codec or self.shift_s)
 
 
-class TrainConfig(_Strict):
+class TrainConfig(Strict):
     """A whole configuration."""
 
     version: int = VERSION

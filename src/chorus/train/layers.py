@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import ValidationError
 
 from chorus.errors import RecipeError, UsageError, nearest
-from chorus.settings import explain, leaves, read_document
+from chorus.settings import leaves, read_document, validated
 from chorus.train.config import VERSION, TrainConfig
 from chorus.train.guide_keys import is_guide, translate
 
@@ -66,9 +65,9 @@ def load_train_config(
     if "version" in merged and isinstance(merged["version"], int) and merged["version"] != VERSION:
         merged = {"version": merged["version"], **{k: v for k, v in merged.items() if k in ("model", "data")}}
     try:
-        return TrainConfig.model_validate(merged)
-    except ValidationError as error:
-        problems = [_with_elsewhere(p) for p in explain(error, TrainConfig)]
+        return validated(TrainConfig, merged, source=source_name)
+    except RecipeError as error:
+        problems = [_with_elsewhere(p) for p in error.problems]
         hint = "chorus train --print-config CONFIG shows the keys that hold; docs/train.md lists all"
         raise RecipeError(problems, hint, source_name) from None
 

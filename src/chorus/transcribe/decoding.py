@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BeforeValidator, ConfigDict, Field
 
-from chorus.errors import RecipeError, UsageError, nearest
-from chorus.settings import explain
+from chorus.errors import UsageError, nearest
+from chorus.settings import Strict, validated
 from chorus.tasks.registry import TaskName
 
 BY_COLUMN, DETECT = "column", "detect"
@@ -19,7 +19,7 @@ Windows = Annotated[
 ]
 
 
-class Decoding(BaseModel):
+class Decoding(Strict):
     """One decoding.
 
     segments: `auto` decodes what fits the model as it is, and longer audio by the model's own long form, or cut at
@@ -29,7 +29,7 @@ class Decoding(BaseModel):
         one depends on the utterance alone, so that batches of any size decode the same.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(frozen=True)
 
     beam: int = Field(default=1, ge=1)
     language: str = BY_COLUMN  # a code, `column` (the manifest's), or `detect`
@@ -59,7 +59,4 @@ def decoding(preset: str = "default", settings: Mapping[str, Any] | None = None)
     if preset not in PRESETS:
         raise UsageError(f'unknown preset "{preset}"{nearest(preset, PRESETS)}')
     given = {k: v for k, v in (settings or {}).items() if v is not None}
-    try:
-        return Decoding.model_validate({**PRESETS[preset], **given})
-    except ValidationError as error:
-        raise RecipeError(explain(error, Decoding), source="decoding") from None
+    return validated(Decoding, {**PRESETS[preset], **given}, source="decoding")

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
-from chorus.errors import RecipeError, nearest
-from chorus.settings import Loader
+from chorus.errors import RecipeError
+from chorus.settings import Loader, Strict, validated
 
 LATER = {
     "chat_template": "chat templates are copied from the donor; building one comes with a later version",
@@ -19,11 +19,7 @@ LATER = {
 }
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
-
-
-class ModelEntry(_Strict):
+class ModelEntry(Strict):
     """One model of `models`."""
 
     model: Any
@@ -37,7 +33,7 @@ class Source(ModelEntry):
     layer_range: tuple[int, int]
 
 
-class Slice(_Strict):
+class Slice(Strict):
     """Output layers, merged from equally many layers of each source."""
 
     sources: list[Source]
@@ -46,7 +42,7 @@ class Slice(_Strict):
     parameters: dict[str, Any] = Field(default_factory=dict)
 
 
-class Module(_Strict):
+class Module(Strict):
     """The recipe of one of a model's modules, such as Whisper's encoder."""
 
     models: list[ModelEntry] | None = None
@@ -54,7 +50,7 @@ class Module(_Strict):
     parameters: dict[str, Any] = Field(default_factory=dict)
 
 
-class Output(_Strict):
+class Output(Strict):
     """A variant: another method or other parameters, made from the same read of the inputs."""
 
     name: str
@@ -64,7 +60,7 @@ class Output(_Strict):
     exclude: Any = None
 
 
-class Recipe(_Strict):
+class Recipe(Strict):
     """A whole recipe, as written."""
 
     merge_method: str
@@ -109,10 +105,9 @@ def load_recipe(source: str | Path | Mapping[str, Any]) -> LoadedRecipe:
         document = _parse(text, name)
     problems = _reserved(document)
     try:
-        recipe = Recipe.model_validate(document)
-    except ValidationError as error:
-        problems += [_explain(e) for e in error.errors()]
-        raise RecipeError(problems, source=name) from None
+        recipe = validated(Recipe, document, source=name)
+    except RecipeError as error:
+        raise RecipeError([*problems, *error.problems], source=name) from None
     problems += _structure(recipe)
     if problems:
         raise RecipeError(problems, source=name)
@@ -152,28 +147,6 @@ def _reserved(document: Mapping[str, Any]) -> list[str]:
     if document.get("tokenizer") is not None and document.get("tokenizer_source") is not None:
         problems.append("tokenizer and tokenizer_source cannot both be given")
     return problems
-
-
-MODELS: dict[str, type[BaseModel]] = {
-    "models": ModelEntry,
-    "slices": Slice,
-    "sources": Source,
-    "modules": Module,
-    "outputs": Output,
-}
-
-
-def _explain(error: Any) -> str:
-    """A pydantic error in the words of a recipe: where, what, and the nearest known key."""
-    where = ".".join(f"[{part}]" if isinstance(part, int) else str(part) for part in error["loc"]).replace(".[", "[")
-    if error["type"] == "extra_forbidden":
-        parents = [p for p in error["loc"][:-1] if isinstance(p, str) and p in MODELS]
-        model = MODELS[parents[-1]] if parents else Recipe
-        known = [f.alias or name for name, f in model.model_fields.items()]
-        return f"{where}: unknown key{nearest(str(error['loc'][-1]), known)}"
-    if error["type"] == "missing":
-        return f"{where}: missing"
-    return f"{where}: {error['msg'][0].lower()}{error['msg'][1:]}"
 
 
 def _structure(recipe: Recipe) -> list[str]:
