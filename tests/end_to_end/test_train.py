@@ -7,9 +7,11 @@ import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -602,14 +604,38 @@ def test_values_that_would_share_a_folder(tmp_path):
     assert {j.config.device for j in jobs} == {"cuda"}
 
 
-@pytest.mark.parametrize("kind", [[], ["adapter.rank=2", "adapter.type=pissa"]], ids=["full", "pissa"])
-def test_two_processes_share_the_rows(campaign, kind):
-    """As `accelerate launch` starts them on two GPUs, here on two cores: one result, one voice."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    done = subprocess.run(
-        [*command, "-m", "chorus", "train", "c.yaml", "device=cpu", "train.batch_size=2", *kind, "--json"],
-        cwd=campaign, capture_output=True, text=True, check=False, env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+def launched(arguments, cwd):
+    """As `accelerate launch` and torchrun start two processes."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "chorus"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run([*command, *arguments], cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+
+
+def forked(arguments, cwd):
+    """The same without the launcher: two processes that are told of each other as it tells them."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    world = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+
+    def start(rank):
+        told = {**os.environ, **world, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+        return commands.chorus(*arguments, cwd=cwd, env=told)
+
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(start, range(2))
+    assert second.returncode == 0, second.stderr
+    assert second.stdout == ""
+    return subprocess.CompletedProcess([], first.returncode, first.stdout, first.stderr + second.stderr)
+
+
+@pytest.mark.parametrize(
+    ("kind", "both"),
+    [([], launched), (["adapter.rank=2", "adapter.type=pissa"], forked)], ids=["full", "pissa"],
+)  # fmt: skip
+def test_two_processes_share_the_rows(campaign, kind, both):
+    """On two GPUs, or here on two cores: one result, one voice."""
+    done = both(["train", "c.yaml", "device=cpu", "train.batch_size=2", *kind, "--json"], campaign)
     assert done.returncode == 0, done.stderr[-3000:]
     result = json.loads(done.stdout)
     assert result["steps"] == 3  # ten rows, two processes, two rows each
