@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from chorus.errors import UsageError
 from chorus.identity import fingerprint
@@ -32,6 +32,16 @@ DEFAULT_LIMIT = 20_000_000_000
 SUFFIX = ".safetensors"
 CONVERTED = "ctranslate2"  # the folder of models that were converted for faster-whisper
 FORMAT = 1  # of keys and entries; another number forgets everything
+
+
+class TensorCache(Protocol):
+    """Keeps named tensors under keys that say what they depend on: this cache, or what a search keeps in memory."""
+
+    def get(self, key: str) -> dict[str, Tensor] | None:
+        """The tensors under a key; None where there are none."""
+
+    def put(self, key: str, tensors: Mapping[str, Tensor]) -> None:
+        """Keep tensors, if there is room."""
 
 
 @dataclass(frozen=True)

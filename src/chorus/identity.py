@@ -9,12 +9,16 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from chorus.lazy import lazy
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from typing_extensions import Buffer
+
+    Data = Buffer | NDArray[np.generic]  # before Python 3.12 type checkers do not know that arrays are buffers
 xxhash = lazy("xxhash")
 
 PIECE = 1 << 20  # bytes of a file at a time
@@ -24,7 +28,7 @@ _known: dict[tuple[str, int, int], str] = {}  # (path, bytes, time of change) ->
 class Digest(Protocol):
     """A hash that is fed piece by piece."""
 
-    def update(self, data: Buffer, /) -> None: ...
+    def update(self, data: Any, /) -> None: ...
 
     def hexdigest(self) -> str: ...
 
@@ -35,7 +39,7 @@ def digest() -> Digest:
     return made
 
 
-def bytes_hash(data: Buffer) -> str:
+def bytes_hash(data: Data) -> str:
     """XXH3-128 of bytes, or of a contiguous array's.
 
     >>> bytes_hash(b"")

@@ -31,12 +31,13 @@ from chorus.checkpoints.safetensors_header import Entry
 from chorus.errors import ChorusError, RecipeError
 from chorus.linalg.blocks import CHUNK
 from chorus.linalg.low_rank import LowRank
-from chorus.merge.arithmetic.compute import Computation
-from chorus.merge.arithmetic.reader import Reader
-from chorus.merge.arithmetic.treatment import treatment_of
-from chorus.merge.arithmetic.work import work_of
-from chorus.merge.method import METHODS, Method, Parameter, compute_now
-from chorus.merge.plan import Input, TensorPlan
+from chorus.merge.arithmetic.computation import Computation
+from chorus.merge.arithmetic.operands import InMemoryOperands
+from chorus.merge.arithmetic.session import Session
+from chorus.merge.arithmetic.steps import Setting, chained
+from chorus.merge.arithmetic.tensor_plan import Input, Step, TensorPlan
+from chorus.merge.method import METHODS, Method, Parameter, Resolved
+from chorus.merge.planning.steps import check_steps, steps_of
 from chorus.merge.recipes.parameters import check_parameters, convert
 from chorus.merge.recipes.schema import load_recipe
 
@@ -51,6 +52,7 @@ def merge_tensors(
     *,
     base: torch.Tensor | None = None,
     parameters: Mapping[str, Any] | None = None,
+    auxiliary: Mapping[str, Sequence[torch.Tensor]] | None = None,
     role: Role = ENCODER,
     name: str = "weight",
     seed: int = 0,
@@ -62,43 +64,85 @@ def merge_tensors(
     """Merge equally shaped tensors [...] as the engine would; the result is in the arithmetic's type.
 
     With `as_files` they are read as the bytes of a checkpoint, which linear methods combine without torch.
-    Per-model parameters are one value for all or a list in the order of `tensors`. Raises what a merge raises.
+    Per-model parameters are one value for all or a list in the order of `tensors`; `auxiliary` holds, by name, what
+    the method takes beside each tensor. Raises what a merge raises.
 
     >>> merge_tensors("linear", [torch.zeros(2), torch.ones(2)], parameters={"weight": [3, 1]})
     tensor([0.2500, 0.2500])
     """
-    found = METHODS.get(method)
-    values = _values(found, parameters or {}, len(tensors))
-    everything = [*tensors, base] if base is not None else [*tensors]
+    planned = _planned(METHODS.get(method), tensors, base is not None, parameters or {}, role, name, auxiliary or {})
+    everything = [*tensors, *([base] if base is not None else [])]
     models = [
         Model(f"model {i}", Checkpoint({name: _stored(name, t, as_files)}, f"model {i}"), {}, None)
         for i, t in enumerate(everything)
     ]
-    if found.check is not None:
-        found.check(values, len(tensors))
-    planned = TensorPlan(
-        name=name,
-        shape=tuple(tensors[0].shape),
-        dtype="float32",
-        role=role,
-        method=method,
-        parameters=values,
-        inputs=tuple(Input(i, name) for i in range(len(tensors))),
-        base=Input(len(tensors), name) if base is not None else None,
-        treatment=treatment_of(role, tensors[0].shape, values) if found.subspace else "",
-    )
-    reader = Reader(models, device=device, allow_nonfinite=allow_nonfinite)
-    if as_files:
-        work = work_of(planned, reader, seed=seed, block_values=block_values)
+    for key, each in (auxiliary or {}).items():
+        models += [Model(key, Checkpoint({name: MemoryTensor(name, t)}, key), {}, None) for t in each]
+    session = Session(
+        models, seed=seed, device=device, allow_nonfinite=allow_nonfinite, block_values=block_values
+    )  # fmt: skip
+    work = session.work(planned)
+    if not isinstance(work, Computation):  # combined from the files' bytes
         work.prepare()
         data = [work.encoded(start, stop).data.copy() for start, stop in work.ranges()]
         return torch.from_numpy(np.concatenate(data)).view(torch.float32).reshape(planned.shape)
-    computation = work_of(planned, reader, seed=seed, block_values=block_values)
-    assert isinstance(computation, Computation)  # tensors in memory are never combined from bytes
     with torch.inference_mode():
-        computation.prepare()
-        parts = [computation.compute(start, stop).clone() for start, stop in computation.ranges()]
+        work.prepare()
+        parts = [work.compute(start, stop).clone() for start, stop in work.ranges()]
         return torch.cat(parts).reshape(planned.shape).cpu().clone()
+
+
+def merge_deltas(
+    method: str, deltas: Sequence[torch.Tensor | LowRank], parameters: Mapping[str, Any] | None = None
+) -> Any:
+    """The merged delta [m, n] of deltas in memory, matrices or factors; in factors where the method leaves them so."""
+    (rows, columns), count = deltas[0].shape, len(deltas)
+    steps = _steps(METHODS.get(method), parameters or {}, count, ENCODER, (rows, columns))
+    setting = Setting("weight", (rows, columns), ENCODER, method, 0, 4 * CHUNK)
+    return chained(steps, InMemoryOperands(deltas), setting)[-1].whole(factors=True)
+
+
+def _planned(
+    method: Method,
+    tensors: Sequence[torch.Tensor],
+    with_base: bool,
+    parameters: Mapping[str, Any],
+    role: Role,
+    name: str,
+    auxiliary: Mapping[str, Sequence[torch.Tensor]],
+) -> TensorPlan:
+    """The plan of one tensor: models 0, 1, ..., then the base, then what is given beside each model."""
+    count, shape = len(tensors), tuple(tensors[0].shape)
+    steps = _steps(method, parameters, count, role, shape)
+    check_steps(steps, count)
+    first = count + with_base
+    beside: dict[str, tuple[Input | None, ...]] = {
+        key: tuple(Input(first + i * count + j, name) for j in range(count)) for i, key in enumerate(auxiliary)
+    }
+    inputs = tuple(Input(i, name) for i in range(count))
+    return TensorPlan(
+        name, shape, "float32", role, steps, inputs, Input(count, name) if with_base else None, auxiliary=beside
+    )  # fmt: skip
+
+
+def _steps(method: Method, given: Mapping[str, Any], count: int, role: Role, shape: Sequence[int]) -> tuple[Step, ...]:
+    """The steps for these parameters; `RecipeError` for those that there are not, or that are missing."""
+    flat = {k: 1 if isinstance(v, list) else v for k, v in given.items()}
+    problems = check_parameters(method, flat, method.name)
+    if problems:
+        raise RecipeError(problems, source=method.name)
+
+    def value(owner: Method, parameter: Parameter) -> Resolved:
+        if parameter.name not in given and parameter.required:
+            raise RecipeError([f"{owner.name} needs {parameter.name}"], source=method.name)
+        found = given.get(parameter.name, parameter.default)
+        if parameter.per_model:
+            each = found if isinstance(found, list | tuple) else [found] * count
+            return tuple(convert(parameter, v) for v in each)
+        converted: Resolved = convert(parameter, found)
+        return converted
+
+    return steps_of(method, value, role=role, shape=shape, models=count)
 
 
 def _stored(name: str, tensor: torch.Tensor, as_file: bool) -> Any:
@@ -107,23 +151,6 @@ def _stored(name: str, tensor: torch.Tensor, as_file: bool) -> Any:
     data = tensor.contiguous().view(-1).view(torch.uint8).numpy()
     entry = Entry(name, str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape), 0, data.nbytes)
     return FileTensor(entry, cast(MappedFile, SimpleNamespace(bytes=lambda: data, path=Path(str(id(data))))))
-
-
-def _values(method: Method, given: Mapping[str, Any], count: int) -> dict[str, Any]:
-    problems = check_parameters(method, {k: 1 if isinstance(v, list) else v for k, v in given.items()}, method.name)
-    if problems:
-        raise RecipeError(problems, source=method.name)
-    values = {}
-    for parameter in method.parameters.values():
-        if parameter.name not in given and parameter.required:
-            raise RecipeError([f"{method.name} needs {parameter.name}"], source=method.name)
-        value = given.get(parameter.name, parameter.default)
-        if parameter.per_model:
-            each = value if isinstance(value, list | tuple) else [value] * count
-            values[parameter.keyword] = tuple(convert(parameter, v) for v in each)
-        else:
-            values[parameter.keyword] = convert(parameter, value)
-    return values
 
 
 def example_parameters(method: Method, count: int) -> dict[str, Any]:
@@ -162,7 +189,7 @@ class Case:
         numbers = torch.Generator().manual_seed(seed)
         base = torch.randn(shape, generator=numbers) * 0.02
         self.tensors = [base + torch.randn(shape, generator=numbers) * scale for _ in range(self.count)]
-        self.base = None if self.method.base == "input" else base
+        self.base = None if self.method.base in ("input", "first") else base
         self.parameters = example_parameters(self.method, self.count)
 
     def merge(self, **changes: Any) -> torch.Tensor:
@@ -282,12 +309,7 @@ def takes_factors(name: str) -> None:
         LowRank(torch.randn(40, 4, generator=numbers), torch.randn(4, 30, generator=numbers), (40, 30))
         for _ in range(case.count)
     ]
-    values = _values(method, case.parameters, case.count)
-    engine = {"treatment": "matrix", "shape": (40, 30), "memo": compute_now, "keys": (1,) * case.count}
-    engine |= {"statistics": None, "offset": 0, "role": ENCODER}
-    given = {**values, **{k: v for k, v in engine.items() if k in method.uses}}
-    thin = method.function(deltas, **given)
-    dense = method.function([d.dense() for d in deltas], **given)
+    thin, dense = (merge_deltas(name, each, case.parameters) for each in (deltas, [d.dense() for d in deltas]))
     close(thin.dense() if isinstance(thin, LowRank) else thin, dense, 1e-5)
 
 

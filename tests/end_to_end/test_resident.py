@@ -93,11 +93,15 @@ def test_a_full_store_computes_again_instead_of_growing(whisper: Family) -> None
 def test_the_store_keeps_the_first_value_of_a_key() -> None:
     store = Store(budget_bytes=64)
     first = torch.ones(4)
-    store.put("a", first)
-    store.put("a", torch.zeros(4))
-    store.put("b", torch.ones(100))
-    assert store.get("a") is first
-    assert store.get("b") is None
+    store.keep("a", first)
+    store.keep("a", torch.zeros(4))
+    store.keep("b", torch.ones(100))
+    assert store.values["a"] is first
+    assert "b" not in store.values
+    store.put("c", {"left": first})
+    store.put("d", {"left": torch.ones(9)})
+    assert store.get("c") == {"left": first}
+    assert store.get("d") is None, "no room is left"
 
 
 @pytest.mark.parametrize("method", ["tsv_m", "ties"])

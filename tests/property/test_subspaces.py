@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chorus.linalg.low_rank import LowRank
-from chorus.merge.method import METHODS, compute_now
+from chorus.merge.method import METHODS
 from chorus.merge.methods._subspace import boosted
-from chorus.testing import merge_tensors
+from chorus.testing import merge_deltas, merge_tensors
 
 SUBSPACE = [name for name in METHODS.names() if METHODS.get(name).subspace]
 KINDS = ("random", "overlapping", "low rank", "identical", "with zeros")
@@ -190,14 +190,10 @@ def test_factors_give_what_dense_deltas_give(method, kind):
     if kind == "some zero":
         left[2], right[0][1] = torch.zeros_like(left[2]), 0.0
     factors = [LowRank(a, b, shape) for a, b in zip(left, right, strict=True)]
-    facts = METHODS.get(method)
-    given_ = {p.keyword: (p.default,) * 3 if p.per_model else p.default for p in facts.parameters.values()}
-    if "inner" in given_ and method != "core_space":
-        given_["inner"] = "task_arithmetic"
-    engine = {"treatment": "matrix", "shape": shape, "memo": compute_now, "keys": (1, 2, 3), "statistics": None}
-    given_ |= {k: v for k, v in engine.items() if k in facts.uses}
-    thin = facts.function(factors, **given_)
-    dense = facts.function([f.dense() for f in factors], **given_)
+    inner = "inner" in METHODS.get(method).parameters and method != "core_space"
+    given_ = {"inner": "task_arithmetic"} if inner else {}
+    given_ |= {"weight": 1.0} if inner or method == "core_space" else {}
+    thin, dense = (merge_deltas(method, each, given_) for each in (factors, [f.dense() for f in factors]))
     assert isinstance(thin, LowRank)
     assert thin.rank <= 12
     close(thin.dense(), dense, 1e-5)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from chorus.errors import nearest
 from chorus.lazy import lazy
 
-torch = lazy("torch")
+if TYPE_CHECKING:
+    import torch
+else:
+    torch = lazy("torch")
 
 # name (torch's) -> (safetensors code, bytes a value)
 DTYPES: dict[str, tuple[str, int]] = {
@@ -32,9 +37,10 @@ def itemsize(dtype: str) -> int:
     return DTYPES[dtype][1]
 
 
-def torch_dtype(dtype: str) -> object:
-    """The `torch.dtype` of this name. Imports torch."""
-    return getattr(torch, dtype)
+def torch_dtype(dtype: str) -> torch.dtype:
+    """The type of this name in torch, which is imported for it."""
+    found: torch.dtype = getattr(torch, dtype)
+    return found
 
 
 def parse_dtype(text: str) -> str:

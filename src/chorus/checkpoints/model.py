@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -10,9 +11,11 @@ from typing import Any
 from chorus.checkpoints.lazy_tensor import Checkpoint
 from chorus.checkpoints.safetensors_header import Header
 from chorus.errors import CheckpointError
+from chorus.identity import file_hash, fingerprint
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
+SIDE_FILES = ("config.json", "generation_config.json", "tokenizer.json", "preprocessor_config.json")
 
 
 @dataclass(frozen=True)
@@ -29,8 +32,10 @@ class OpenOptions:
 class Model:
     """A model as the planner sees it: weights, config, the directory of its other files, its identity.
 
-    `directory` is None where there are no side files (openai-whisper's `.pt`). `revision` is the hub's commit.
-    `files` maps each weight file's name to its header, for the identity of the inputs.
+    `directory` is None where there are no side files (openai-whisper's `.pt`); `tokenizer_directory` is where the
+    tokenizer is if that is elsewhere, `generation` holds generation settings in the place of the directory's.
+    `revision` is the hub's commit. `files` maps each weight file's name to its header, for the identity of the inputs.
+    `identify` says by content what the weights are, where that is not told by `paths` and `adapter_paths`.
     """
 
     label: str
@@ -43,6 +48,18 @@ class Model:
     hub_hashes: dict[str, str] = field(default_factory=dict)
     adapter_paths: dict[str, Path] = field(default_factory=dict)
     adapter_config: dict[str, Any] = field(default_factory=dict)
+    tokenizer_directory: Path | None = None
+    generation: dict[str, Any] | None = None
+    method: str = ""  # of a planned merge: by which it is merged
+    identify: Callable[[], str] | None = field(default=None, compare=False, repr=False)
+
+    def fingerprint(self) -> str:
+        """What the model is, by the content of its weights, adapter, config and side files."""
+        if self.identify is not None:
+            return self.identify()
+        side = [self.directory / name for name in SIDE_FILES] if self.directory else []
+        files = [*sorted(self.paths.items()), *sorted(self.adapter_paths.items()), *((p.name, p) for p in side)]
+        return fingerprint(files=[f"{name} {file_hash(path)}" for name, path in files if path.exists()])
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from chorus.lazy import lazy
 from chorus.linalg.blocks import Tensor
+from chorus.linalg.low_rank import LowRank, low_rank_sum
 from chorus.linalg.native import Terms
 
 torch = lazy("torch")
@@ -30,4 +31,21 @@ def linear_combination(tensors: Sequence[Tensor], coefficients: Sequence[float])
     total = first * c
     for x, c in rest:
         total.add_(x, alpha=c)
+    return total
+
+
+def weighted_total(deltas: Iterable[Tensor | LowRank], weight: Sequence[float]) -> Tensor | LowRank:
+    """sum_i w_i D_i of matrices; in factors where all of them are, else one after the other."""
+    factors, total = [], None
+    for d, w in zip(deltas, weight, strict=True):
+        if isinstance(d, LowRank):
+            factors.append(d.scaled(w))
+        elif total is None:
+            total = d * w
+        else:
+            total.add_(d, alpha=w)
+    if total is None:
+        return low_rank_sum(factors, [1.0] * len(factors))
+    for f in factors:
+        total.addmm_(f.left, f.right)
     return total

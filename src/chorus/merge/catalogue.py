@@ -12,6 +12,7 @@ BASES = {
     "required": "needs a base model",
     "optional": "with a base model it works on deltas, without one on weights",
     "input": "a base model is one input among the others",
+    "first": "a base model is one input among the others, and comes before them",
 }
 
 

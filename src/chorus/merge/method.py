@@ -14,6 +14,9 @@ by the engine to a function that names them:
     treatment    of a subspace method: "matrix" (deltas [m, n], each a tensor or a LowRank) or "vector" (flat blocks)
     shape        of a subspace method's matrix: (m, n)
     memo         remembers what is dear to compute and does not depend on all parameters (see `Memo`)
+    merge_inner  of a method with inner="within": runs its inner method on tensors that it has made (see `Method`)
+
+So are the names in `auxiliary`: what a recipe gives beside each model, a tuple with an entry (or None) a model.
 
 Schema, `chorus methods NAME`, the docs page, the plan and the contract tests come from here.
 """
@@ -29,11 +32,14 @@ from typing import Annotated, Any, Literal, Protocol, TypeVar, get_args, get_ori
 from chorus.registry import Registry
 
 T_co = TypeVar("T_co", covariant=True)
-ENGINE_KEYWORDS = ("statistics", "offset", "keys", "role", "treatment", "shape", "memo")
+ENGINE_KEYWORDS = ("statistics", "offset", "keys", "role", "treatment", "shape", "memo", "merge_inner")
 
 Space = Literal["weights", "deltas", "deltas_if_base"]
-Base = Literal["required", "optional", "input"]
+Base = Literal["required", "optional", "input", "first"]
 Split = Literal["element", "row", "tensor"]
+Inner = Literal["", "before", "within"]
+Value = bool | int | float | str | None
+Resolved = Value | tuple[Value, ...]  # a parameter of one tensor; a tuple holds one value a model
 
 
 class PerModel(Sequence[T_co]):
@@ -93,13 +99,24 @@ class Parameter:
 
 
 @dataclass(frozen=True)
+class Demand:
+    """What a method's memory depends on: the matrix, the singular directions kept of each model, whether in factors."""
+
+    shape: tuple[int, int]
+    parameters: Mapping[str, Resolved]
+    directions: tuple[int, ...]
+    in_factors: bool
+
+
+@dataclass(frozen=True)
 class Method:
     """A merge method as everything but the arithmetic sees it.
 
     space: what the tensors are. "deltas" are differences to the base in float32, which the engine forms, and to
         whose merge it adds the base; "deltas_if_base" means weights where a recipe has no base.
-    base: "required"; "optional"; or "input": a base is one model among the others.
-    models: how many tensors the function takes (the base not counted unless it is an input); None: no limit.
+    base: "required"; "optional"; "input": a base is one model among the others; "first": and comes before them.
+    models: how many models it merges (the base not counted unless it is an input); None: no limit. The function takes
+        as many tensors, or one where an inner method comes before it.
     split: into what the tensor may be cut: single elements, rows of the first dimension, or not at all.
     subspace: whether it decomposes matrices, which it then gets whole, and merges other tensors value by value; its
         parameter `treat` says which is which (see chorus.merge.arithmetic.treatment).
@@ -108,6 +125,12 @@ class Method:
         coefficients from parameters and statistics; the engine then combines the files' bytes without torch.
     symmetric: whether the order of the models is without effect.
     homogeneous: whether inputs (deltas) twice as large give a result twice as large.
+    inner: whether a parameter `inner` names another method: "before" merges the models by it, and this method works on
+        that result alone; "within" is given `merge_inner`, which runs it. Either way the inner method's parameters
+        stand in the recipe beside this one's own.
+    auxiliary: what is read beside each model's tensor (moments, Gram matrices), by the names that the function takes.
+        One of the tensor's shape is cut as the tensor is, any other arrives whole.
+    memory: bytes that a tensor takes which cannot be cut, besides its inputs; None: the engine's own estimate.
     check: looks at the parameters of one tensor and the number of models before any work; `ValueError` refuses.
     """
 
@@ -128,6 +151,9 @@ class Method:
     random: bool = False
     low_rank: bool = False
     subspace: bool = False
+    inner: Inner = ""
+    auxiliary: tuple[str, ...] = ()
+    memory: Callable[[Demand], int] | None = None
     uses: frozenset[str] = field(default_factory=frozenset)
     recipe: str = ""
     when: str = ""
@@ -163,6 +189,9 @@ def method(
     random: bool = False,
     low_rank: bool = False,
     subspace: bool = False,
+    inner: Inner = "",
+    auxiliary: tuple[str, ...] = (),
+    memory: Callable[[Demand], int] | None = None,
     when: str = "",
     recipe: str = "",
 ) -> Callable[[F], F]:
@@ -172,7 +201,7 @@ def method(
         signature = inspect.signature(function)
         parameters = {}
         for keyword, entry in signature.parameters.items():
-            if entry.kind is entry.KEYWORD_ONLY and keyword not in ENGINE_KEYWORDS:
+            if entry.kind is entry.KEYWORD_ONLY and keyword not in (*ENGINE_KEYWORDS, *auxiliary):
                 parameter = _parameter(keyword, entry, function)
                 parameters[parameter.name] = parameter
         METHODS.add(
@@ -195,6 +224,9 @@ def method(
                 random=random,
                 low_rank=low_rank,
                 subspace=subspace,
+                inner=inner,
+                auxiliary=auxiliary,
+                memory=memory,
                 uses=frozenset(k for k in ENGINE_KEYWORDS if k in signature.parameters),
                 recipe=inspect.cleandoc(recipe),
                 when=when,

@@ -1,65 +1,31 @@
-"""A merge as a plan: every output tensor with its inputs, method, parameters, bytes and place, no weight read."""
+"""A merge as a plan: every output tensor with its inputs, steps, parameters, bytes and place, no weight read.
+
+A plan is a checkpoint: `plan[name]` computes a tensor of its only output, `plan.model(variant)` gives an output as
+the model that the merge would write.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
-from chorus.architectures.roles import Role
+from chorus.cache import Cache
 from chorus.checkpoints.dtypes import itemsize
-from chorus.checkpoints.lazy_tensor import Checkpoint
+from chorus.checkpoints.lazy_tensor import LazyTensor
 from chorus.checkpoints.model import Model
 from chorus.checkpoints.reference import Reference
 from chorus.checkpoints.safetensors_header import build_header
-from chorus.merge.arithmetic.treatment import MATRIX, matrix_shape
+from chorus.errors import UsageError
+from chorus.identity import fingerprint
+from chorus.merge.arithmetic.merged_tensor import merged_checkpoint
+from chorus.merge.arithmetic.session import Session
+from chorus.merge.arithmetic.tensor_plan import TensorPlan
 from chorus.merge.options import Options
 from chorus.merge.recipes.schema import LoadedRecipe
 from chorus.runtime import threads
-
-COPY = "copy"
-
-
-@dataclass(frozen=True)
-class Input:
-    """A tensor of an input model."""
-
-    model: int
-    tensor: str
-
-
-@dataclass(frozen=True)
-class TensorPlan:
-    """How one output tensor comes about.
-
-    `parameters` holds every keyword of the method, `PerModel` ones as tuples in the order of `inputs`. `method`
-    is "copy" for what is taken over as it is; `reason` says why. `treatment` is how a subspace method sees the
-    tensor: "matrix" or "vector", else empty.
-    """
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: str
-    role: Role
-    method: str
-    parameters: dict[str, Any]
-    inputs: tuple[Input, ...]
-    base: Input | None = None
-    reason: str = ""
-    treatment: str = ""
-
-    @property
-    def numel(self) -> int:
-        return math.prod(self.shape)
-
-    @property
-    def nbytes(self) -> int:
-        return self.numel * itemsize(self.dtype)
-
-    @property
-    def all_inputs(self) -> tuple[Input, ...]:
-        return (*self.inputs, self.base) if self.base else self.inputs
 
 
 @dataclass(frozen=True)
@@ -104,9 +70,18 @@ class Variant:
             self.shards.append(Shard(file, header, len(header) + sum(t.nbytes for t in group), starts))
 
 
-@dataclass
-class Plan:
-    """What a merge will do. Open `plan[variant]` or, with a single variant, use it as the checkpoint it makes."""
+@dataclass(frozen=True)
+class Footprint:
+    """What the memory depends on: the most inputs that a tensor has, bytes of what cannot be cut, and of the cache."""
+
+    widest: int
+    whole_bytes: int
+    cache_bytes: int
+
+
+@dataclass(eq=False)
+class Plan(Mapping[str, LazyTensor]):
+    """What a merge will do. `models` and `references` stand in one order; `auxiliary` come after them for inputs."""
 
     recipe: LoadedRecipe
     options: Options
@@ -117,20 +92,82 @@ class Plan:
     tokenizer: int
     variants: list[Variant]
     seed: int
+    footprint: Footprint
+    auxiliary: list[Model] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     generation_differences: list[str] = field(default_factory=list)
     duplicates: list[tuple[int, str, str]] = field(default_factory=list)  # (model, stored copy, what it is tied to)
 
     @property
+    def sources(self) -> list[Model]:
+        """Whatever tensors are read from, by the index that an `Input` has."""
+        return [*self.models, *self.auxiliary]
+
+    def tensors(self) -> Iterator[TensorPlan]:
+        """The tensors of all variants."""
+        for variant in self.variants:
+            yield from variant.tensors.values()
+
+    def variant(self, name: str | None = None) -> Variant:
+        """An output by its name, or the only one. `UsageError` where there is none or several."""
+        names = [v.name for v in self.variants]
+        if name is None and len(names) > 1:
+            raise UsageError(f"the recipe has several outputs: {', '.join(names)}", "name one: RECIPE:OUTPUT")
+        if name is not None and name not in names:
+            known = f"it has {', '.join(filter(None, names))}" if any(names) else "its only one has no name"
+            raise UsageError(f'the recipe has no output "{name}"; {known}')
+        return self.variants[0 if name is None else names.index(name)]
+
+    def model(self, variant: str | None = None) -> Model:
+        """An output as a model: the merged tensors, each computed when it is read, with the donor's side files."""
+        chosen = self.variant(variant)
+        donor, tokenizer = self.models[self.donor], self.models[self.tokenizer]
+        return Model(
+            label=chosen.name or self.recipe.source,
+            checkpoint=merged_checkpoint(self.session, chosen.tensors, chosen.name or self.recipe.source),
+            config=chosen.config,
+            directory=donor.directory,
+            tokenizer_directory=tokenizer.directory,
+            generation=chosen.generation,
+            method=chosen.method,
+            identify=lambda: self.fingerprint(variant),
+        )
+
+    def fingerprint(self, variant: str | None = None) -> str:
+        """What an output's weights depend on, by content: its tensors' plans and the models that they read."""
+        chosen = self.variant(variant)
+        return fingerprint(
+            tensors=[repr(t) for t in chosen.tensors.values()], config=chosen.config, generation=chosen.generation,
+            seed=self.seed, models=[m.fingerprint() for m in self.sources],
+        )  # fmt: skip
+
+    @cached_property
+    def session(self) -> Session:
+        """What computing its tensors needs; made once, so that readers of one plan share the cache."""
+        return Session(
+            self.sources,
+            seed=self.seed,
+            device=self.options.device,
+            allow_nonfinite=self.options.allow_nonfinite,
+            block_values=self.options.block_values,
+            threads=self.jobs,
+            cache=self._cache(),
+        )
+
+    def _cache(self) -> Cache | None:
+        """The cache, where the plan has a use for it and it is not turned off."""
+        cache = Cache(needed=self.cache_bytes) if self.options.reuse and self.cache_bytes else None
+        return cache if cache is not None and cache.limit else None
+
+    @property
     def bytes_to_read(self) -> int:
         """Bytes of all input tensors that are used, each counted once."""
-        used = {i for v in self.variants for t in v.tensors.values() for i in t.all_inputs}
-        return sum(_nbytes(self.models[i.model].checkpoint, i.tensor) for i in used)
+        used = {i for t in self.tensors() for i in t.all_inputs}
+        return sum(stored_bytes(self.sources[i.model].checkpoint[i.tensor]) for i in used)
 
     def bytes_of(self, model: int) -> int:
         """Bytes of all tensors of a model, as stored."""
-        checkpoint = self.models[model].checkpoint
-        return sum(_nbytes(checkpoint, name) for name in checkpoint)
+        return sum(map(stored_bytes, self.models[model].checkpoint.values()))
 
     @property
     def bytes_to_write(self) -> int:
@@ -139,88 +176,42 @@ class Plan:
     @property
     def jobs(self) -> int:
         """Threads: as asked for, else one a core up to eight, as far as the memory budget carries them."""
-        return max(1, min(threads(self.options.jobs), self.options.memory_budget_bytes // max(1, self.bytes_per_job)))
+        wanted = threads(self.options.jobs)
+        return max(1, min(wanted, self.options.memory_budget_bytes // max(1, self.bytes_per_job)))
 
     @property
     def bytes_per_job(self) -> int:
         """Working memory of one thread: a float32 block of every input, and of what a method makes of them."""
-        widest = max((len(t.all_inputs) for v in self.variants for t in v.tensors.values()), default=1)
-        block = self.options.block_values * 4 * (2 * widest + 4)
-        return max([block, *(self._whole(t, v) for v in self.variants for t in v.tensors.values())])
+        block = self.options.block_values * 4 * (2 * self.footprint.widest + 4)
+        return max(block, self.footprint.whole_bytes)
 
     @property
     def cache_bytes(self) -> int:
         """What the merge would like to keep in the cache: bases and spectra, at most."""
-        return sum(self._remembered(t) for v in self.variants for t in v.tensors.values())
+        return self.footprint.cache_bytes
 
-    def _remembered(self, tensor: TensorPlan) -> int:
-        from chorus.merge.method import METHODS
-
-        if tensor.treatment != MATRIX or "memo" not in METHODS.get(tensor.method).uses:
-            return 0
-        shape, kept = matrix_shape(tensor.shape), self._directions(tensor)
-        return 4 * (sum(shape) * sum(kept) + min(shape) * sum(kept) + 2 * len(kept) * min(shape))
-
-    def _directions(self, tensor: TensorPlan) -> list[int]:
-        """How many singular directions a subspace method keeps of each model, at most."""
-        from chorus.merge.methods._subspace import kept_rank
-
-        shape, count, given = matrix_shape(tensor.shape), len(tensor.inputs), tensor.parameters
-        kept = [kept_rank(shape, count, given.get("rank"), given.get("rank_fraction"))] * count
-        for i, factors in enumerate(self._factors(tensor)):
-            if factors is not None:
-                kept[i] = min(kept[i], factors.a.shape[0] * (2 if factors.start else 1))
-        return kept
-
-    def _factors(self, tensor: TensorPlan) -> list[Any]:
-        """The adapters' factors of a tensor, model by model; None where a model has none."""
-        stored = (self.models[i.model].checkpoint[i.tensor] for i in tensor.inputs)
-        return [getattr(t, "factors", None) for t in stored]
-
-    def _matrix_bytes(self, tensor: TensorPlan) -> int:
-        """Working memory of a subspace method: a delta and the result, Gram matrices in float64, all tasks' bases."""
-        rows, columns = matrix_shape(tensor.shape)
-        width = min(sum(self._directions(tensor)), 2 * min(rows, columns))
-        adapters = all(f is not None and f.magnitude is None for f in self._factors(tensor))
-        dense = 0 if adapters else 12 * rows * columns + 32 * min(rows, columns) ** 2
-        return dense + 12 * (rows + columns) * width + 40 * min(width, rows, columns) ** 2
-
-    def _whole(self, tensor: TensorPlan, variant: Variant) -> int:
-        """Bytes of a tensor that its method cannot take in blocks."""
-        if tensor.method == COPY or split_of(tensor) != "tensor":
-            return 0
-        if tensor.treatment:
-            return self._matrix_bytes(tensor)
-        return tensor.numel * 4 * (3 * len(tensor.all_inputs) + 2)
-
-    def checkpoint(self, variant: str | None = None) -> Checkpoint:
-        """The merged model as a read-only mapping, each tensor computed as it is read."""
-        from chorus.merge.runs.engine import merged_checkpoint
-
-        chosen = self.variants[0] if variant is None else next(v for v in self.variants if v.name == variant)
-        return merged_checkpoint(self, chosen)
-
-    def __getitem__(self, name: str) -> Any:
-        return self.checkpoint()[name]
+    def __getitem__(self, name: str) -> LazyTensor:
+        return self._only[name]
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self.variants[0].tensors)
+        return iter(self.variant().tensors)
 
     def __len__(self) -> int:
-        return len(self.variants[0].tensors)
+        return len(self.variant().tensors)
+
+    def __bool__(self) -> bool:
+        return True  # also where it has several outputs, and so is no mapping
+
+    __hash__ = object.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        return self is other  # a mapping's own comparison would compute every tensor
+
+    @cached_property
+    def _only(self) -> Mapping[str, LazyTensor]:
+        return self.model().checkpoint
 
 
-def split_of(tensor: TensorPlan) -> str:
-    """Into what the tensor's method lets it be cut."""
-    from chorus.merge.method import METHODS
-
-    if tensor.treatment:
-        return "tensor" if tensor.treatment == MATRIX else "element"
-    if len(tensor.shape) < 2:
-        return "element" if METHODS.get(tensor.method).split(tensor.parameters) == "element" else "tensor"
-    return METHODS.get(tensor.method).split(tensor.parameters)
-
-
-def _nbytes(checkpoint: Checkpoint, name: str) -> int:
-    tensor = checkpoint[name]
+def stored_bytes(tensor: LazyTensor) -> int:
+    """Bytes of a tensor as it is stored."""
     return math.prod(tensor.shape) * itemsize(getattr(tensor, "stored_dtype", tensor.dtype))

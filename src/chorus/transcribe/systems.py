@@ -85,7 +85,7 @@ def from_plan(plan: Any, *, label: str = "", variant: str | None = None) -> Syst
     )  # fmt: skip
     chosen = next(v for v in plan.variants if variant in (None, v.name))
     return System(
-        label or Path(plan.recipe.source).stem, "merge", donor.directory, mark, plan.checkpoint(variant), "merge",
+        label or Path(plan.recipe.source).stem, "merge", donor.directory, mark, plan.model(variant).checkpoint, "merge",
         parameters={"method": recipe.merge_method}, tokenizer=side.directory, config=chosen.config,
         generation=chosen.generation,
     )  # fmt: skip

@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
-from chorus.cache import Cache, cache_key
+from chorus.cache import TensorCache, cache_key
 from chorus.provenance import versions
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class CachedMemo:
     """The memo of one tensor's merge. Keys hold the bytes of base and models (of adapters: of their factors)."""
 
-    def __init__(self, cache: Cache, shape: tuple[int, ...], device: str, identity: Callable[[int], str]) -> None:
+    def __init__(self, cache: TensorCache, shape: tuple[int, ...], device: str, identity: Callable[[int], str]) -> None:
         """`identity(i)` says by content what the delta of model i is computed from."""
         self.cache, self.shape, self.device, self.identity = cache, shape, device, identity
 
     def __call__(
-        self, kind: str, models: Sequence[int], settings: Mapping[str, Any], compute: Callable[[], dict[str, Any]]
-    ) -> dict[str, Any]:
+        self,
+        kind: str,
+        models: Sequence[int],
+        settings: Mapping[str, object],
+        compute: Callable[[], dict[str, Tensor]],
+    ) -> dict[str, Tensor]:
         key = cache_key(
             kind=kind,
             settings=dict(settings),
@@ -30,6 +37,6 @@ class CachedMemo:
         found = self.cache.get(key)
         if found is not None:
             return {name: tensor.to(self.device) for name, tensor in found.items()}
-        made = compute()
-        self.cache.put(key, made)
-        return made
+        computed = compute()
+        self.cache.put(key, computed)
+        return computed

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Hashable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from chorus.cache import Cache
+from chorus.cache import TensorCache
 from chorus.checkpoints.lazy_tensor import FileTensor
 from chorus.checkpoints.model import Model
 from chorus.errors import CheckpointError
+from chorus.identity import Digest, digest
 from chorus.lazy import lazy
 from chorus.linalg import native
 from chorus.linalg.blocks import CHUNK
-from chorus.merge.plan import Input
+from chorus.merge.arithmetic.tensor_plan import Input
 
-torch = lazy("torch")
-xxhash = lazy("xxhash")
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+else:
+    torch = lazy("torch")
 
 NONFINITE_HINT = "its training has diverged, or the file is damaged; --allow-nonfinite merges it all the same"
 Bytes = NDArray[np.uint8]
@@ -39,16 +43,17 @@ class Reader:
         device: str,
         allow_nonfinite: bool,
         observe: Observer | None = None,
-        cache: Cache | None = None,
+        cache: TensorCache | None = None,
     ) -> None:
         self.models, self.device, self.allow_nonfinite = models, device, allow_nonfinite
         self.observe, self.cache = observe, cache
-        self.digests: dict[Input, Any] = {}  # of the bytes that passed, where an observer keeps them
+        self.digests: dict[Input, Digest] = {}  # of the bytes that passed, where an observer keeps them
         self.bytes_read = 0
         self._seen: dict[Input, int] = {}
         self._last: dict[Input, tuple[int, int]] = {}
-        self._blocks: dict[Input, tuple[int, int, Any]] = {}
-        self._buffers: dict[Any, Any] = {}
+        self._blocks: dict[Input, tuple[int, int, Tensor]] = {}
+        self._buffers: dict[tuple[Hashable, object], Tensor] = {}
+        self._arrays: dict[Hashable, NDArray[np.float32]] = {}
 
     def start(self) -> None:
         """Begin with another output tensor."""
@@ -60,7 +65,7 @@ class Reader:
         self._last.clear()
         self._blocks.clear()
 
-    def tensor(self, which: Input) -> Any:
+    def tensor(self, which: Input) -> Any:  # what some of them offer beside LazyTensor is asked for by name
         return self.models[which.model].checkpoint[which.tensor]
 
     def bytes(self, which: Input, start: int, stop: int) -> Bytes:
@@ -69,10 +74,10 @@ class Reader:
         self._passed(which, start, stop, raw.nbytes, raw)
         return raw
 
-    def raw(self, which: Input, start: int, stop: int) -> Any:
+    def raw(self, which: Input, start: int, stop: int) -> Tensor:
         """Values as they are stored, in torch."""
         tensor = self.tensor(which)
-        raw = tensor.flat(start, stop)
+        raw: Tensor = tensor.flat(start, stop)
         self._passed(
             which, start, stop, raw.nbytes, tensor.bytes(start, stop) if isinstance(tensor, FileTensor) else None
         )
@@ -87,11 +92,11 @@ class Reader:
             if self.observe is not None and data is not None:
                 self.observe(which, start, stop - start, data)
 
-    def numbers(self, which: Input, start: int, stop: int) -> NDArray[Any]:
+    def numbers(self, which: Input, start: int, stop: int) -> NDArray[np.float32] | NDArray[np.uint16]:
         """Values without torch as they are stored (see chorus.linalg.native.as_array)."""
         return native.as_array(self.bytes(which, start, stop), self.tensor(which).dtype)
 
-    def array(self, which: Input, start: int, stop: int, key: Any) -> NDArray[np.float32]:
+    def array(self, which: Input, start: int, stop: int, key: Hashable) -> NDArray[np.float32]:
         """Values in float32 without torch, in the buffer of this key; refused where one is not finite."""
         raw, out = self.numbers(which, start, stop), self.array_buffer(key, stop - start)
         if not native.widen(raw, self.tensor(which).dtype, out):
@@ -103,14 +108,14 @@ class Reader:
         if not self.allow_nonfinite:
             self._check_finite(which, self.tensor(which).flat(start, start + count).float(), start)
 
-    def array_buffer(self, key: Any, size: int) -> NDArray[np.float32]:
+    def array_buffer(self, key: Hashable, size: int) -> NDArray[np.float32]:
         """Working memory that lives as long as the reader."""
-        buffer = self._buffers.get(key)
+        buffer = self._arrays.get(key)
         if buffer is None or buffer.size < size:
-            buffer = self._buffers[key] = np.empty(size, np.float32)
+            buffer = self._arrays[key] = np.empty(size, np.float32)
         return buffer[:size]
 
-    def values(self, which: Input, start: int, stop: int) -> Any:
+    def values(self, which: Input, start: int, stop: int) -> Tensor:
         """Values in float32 (float64 where so stored), on the device; not to be written to.
 
         Valid until other values of the same tensor are asked for; asking again for the same costs nothing.
@@ -135,7 +140,7 @@ class Reader:
             self._check_finite(which, values, start)
         return values
 
-    def whole_delta(self, which: Input, base: Input, numel: int) -> Any:
+    def whole_delta(self, which: Input, base: Input, numel: int) -> Tensor:
         """All values of a tensor less the base's, flat, in float32 (float64 where so stored)."""
         out = None
         for start in range(0, numel, 16 * CHUNK):
@@ -147,7 +152,7 @@ class Reader:
             torch.sub(values, origin, out=out[start:stop])
         return torch.empty(0, device=self.device) if out is None else out
 
-    def checked(self, which: Input, values: Any) -> Any:
+    def checked(self, which: Input, values: Tensor) -> Tensor:
         """Values that were not read here, on the device; refused where one is not finite."""
         if not self.allow_nonfinite and not bool(torch.isfinite(values).all()):
             self.refuse_factors(which)
@@ -156,7 +161,7 @@ class Reader:
     def digest(self, which: Input) -> str:
         """XXH3-128 of a tensor's values: of the bytes as stored, where it lies in a file."""
         tensor = self.tensor(which)
-        found, numel = xxhash.xxh3_128(), math.prod(tensor.shape)
+        found, numel = digest(), math.prod(tensor.shape)
         stored = isinstance(tensor, FileTensor)
         for start in range(0, numel, 16 * CHUNK):
             stop = min(start + 16 * CHUNK, numel)
@@ -170,14 +175,14 @@ class Reader:
         label = self.models[which.model].label
         raise CheckpointError(f"{label}: what it adds to {which.tensor} holds NaN or infinity", NONFINITE_HINT)
 
-    def buffer(self, key: Any, dtype: Any, size: int) -> Any:
+    def buffer(self, key: Hashable, dtype: torch.dtype, size: int) -> Tensor:
         """Working memory on the device that lives as long as the reader."""
         buffer = self._buffers.get((key, dtype))
         if buffer is None or buffer.numel() < size:
             buffer = self._buffers[key, dtype] = torch.empty(size, dtype=dtype, device=self.device)
         return buffer[:size]
 
-    def _check_finite(self, which: Input, values: Any, start: int) -> None:
+    def _check_finite(self, which: Input, values: Tensor, start: int) -> None:
         """The sum may overflow where no value is infinite: look at each."""
         wrong = (~torch.isfinite(values)).nonzero()
         if len(wrong):

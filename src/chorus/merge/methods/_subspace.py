@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from chorus.linalg.combine import linear_combination
-from chorus.linalg.low_rank import LowRank, low_rank_sum
+from chorus.linalg.low_rank import LowRank
 from chorus.linalg.spectra import NULL
 from chorus.merge.method import Between
 
@@ -32,23 +32,6 @@ def vector_merge(deltas: Sequence[Tensor], weight: Sequence[float], vectors: str
     """The merge of what is not decomposed: lambda times the mean or the sum of the w_i D_i, or nothing."""
     factor = {"mean": 1 / len(deltas), "sum": 1.0, "base": 0.0}[vectors] * lambda_
     return linear_combination(deltas, [w * factor for w in weight])
-
-
-def weighted_total(deltas: Sequence[Delta], weight: Sequence[float]) -> Delta:
-    """sum_i w_i D_i; in factors where all deltas are, else one after the other."""
-    factors, total = [], None
-    for d, w in zip(deltas, weight, strict=True):
-        if isinstance(d, LowRank):
-            factors.append(d.scaled(w))
-        elif total is None:
-            total = d * w
-        else:
-            total.add_(d, alpha=w)
-    if total is None:
-        return low_rank_sum(factors, [1.0] * len(factors))
-    for f in factors:
-        total.addmm_(f.left, f.right)
-    return total
 
 
 def scaled(d: Delta, c: float) -> Delta:

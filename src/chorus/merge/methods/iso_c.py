@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Literal
 
+from chorus.linalg.combine import weighted_total
 from chorus.linalg.polar import nuclear_flattened
 from chorus.merge.method import PerModel, method
-from chorus.merge.methods._subspace import Treat, Vectors, scaled, vector_merge, weighted_total
+from chorus.merge.methods._subspace import Treat, Vectors, scaled, vector_merge
 
 if TYPE_CHECKING:
     import torch

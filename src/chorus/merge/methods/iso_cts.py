@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 from chorus.lazy import lazy
+from chorus.linalg.combine import weighted_total
 from chorus.linalg.low_rank import LowRank
 from chorus.linalg.spectra import singular_triplets
 from chorus.merge.method import Between, PerModel, method
 from chorus.merge.methods._bases import orthogonaliser
-from chorus.merge.methods._subspace import Orth, Treat, Vectors, scaled, vector_merge, weighted_total
+from chorus.merge.methods._subspace import Orth, Treat, Vectors, scaled, vector_merge
 
 if TYPE_CHECKING:
     import torch

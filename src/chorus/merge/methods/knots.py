@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from chorus.linalg.low_rank import LowRank
 from chorus.linalg.spectra import left_basis
-from chorus.merge.method import Between, PerModel, method
-from chorus.merge.methods._inner import inner_method, run_inner
+from chorus.merge.method import PerModel, method
 from chorus.merge.methods._subspace import Treat, Vectors, vector_merge
 
 if TYPE_CHECKING:
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     linear=True,
     low_rank=True,
     subspace=True,
+    inner="within",
     when="For LoRA adapters, which agree less than full fine-tunes value by value. Tune lambda from 0.3 up.",
     recipe="""
         merge_method: knots
@@ -38,28 +38,26 @@ def knots(
     /,
     *,
     inner: Annotated[Literal["ties", "dare_ties", "task_arithmetic"], "what merges in the shared space"] = "ties",
-    weight: Annotated[PerModel[float], "the inner method's weight of each model"] = 1.0,  # type: ignore[assignment]
-    density: Annotated[PerModel[float], Between(0, 1), "the inner method's density"] = 1.0,  # type: ignore[assignment]
-    normalize: Annotated[bool | None, "the inner method's normalize"] = None,
+    weight: Annotated[PerModel[float], "weight of each model, the inner method's too"] = 1.0,  # type: ignore[assignment]
     lambda_: Annotated[float, "factor of the merged delta"] = 1.0,
     treat: Treat = "auto",
     vectors: Vectors = "mean",
     treatment: str,
-    keys: Sequence[int],
+    merge_inner: Callable[[Sequence[torch.Tensor]], torch.Tensor],
 ) -> torch.Tensor:
     """Return lambda * U M, with C = [D_1 .. D_N] = U S [V_1^T .. V_N^T] and M the inner merge of the S V_i^T.
 
     U spans what any task writes to; S V_i^T = U^T D_i are the tasks' coordinates in it, which the inner method
-    merges value by value. A linear inner method gives what it gives without KnOTS.
+    merges value by value, with its own parameters (density, normalize, ...) given beside these. A linear inner
+    method gives what it gives without KnOTS.
     """
     if treatment == "vector":
         return vector_merge(deltas, weight, vectors, lambda_)
     basis = left_basis(deltas)
-    found, values = inner_method(inner, {"weight": weight, "density": density, "normalize": normalize})
     coordinates, low_rank = [], True
     for d in deltas:
         low_rank = low_rank and isinstance(d, LowRank)
         coordinates.append((basis.T @ d.left) @ d.right if isinstance(d, LowRank) else basis.T @ d)
-    merged = run_inner(found, values, coordinates, keys=keys) if basis.shape[1] else coordinates[0]
+    merged = merge_inner(coordinates) if basis.shape[1] else coordinates[0]
     factors = LowRank(basis * lambda_, merged, (basis.shape[0], merged.shape[1]))
     return factors if low_rank else factors.dense()  # type: ignore[return-value]

@@ -49,7 +49,7 @@ def check(parameters: Mapping[str, Any], models: int) -> None:
     summary="spherical interpolation between two models",
     paper="Shoemake 1985, Animating rotation with quaternion curves",
     space="weights",
-    base="input",
+    base="first",
     models=(2, None),
     statistics=coefficients,
     check=check,

@@ -6,8 +6,9 @@ import re
 from typing import Any
 
 from chorus.architectures.families import architecture
-from chorus.merge.plan import Plan, TensorPlan
-from chorus.merge.runs.side_files import licences
+from chorus.merge.arithmetic.tensor_plan import Step, TensorPlan
+from chorus.merge.plan import Plan
+from chorus.merge.planning.published import licences, plain_parameters
 
 
 def describe(plan: Plan) -> dict[str, Any]:
@@ -64,10 +65,17 @@ def _tensor(plan: Plan, tensor: TensorPlan) -> dict[str, Any]:
         "method": tensor.method,
         "reason": tensor.reason,
         "treatment": tensor.treatment,
-        "parameters": {k.rstrip("_"): list(v) if isinstance(v, tuple) else v for k, v in tensor.parameters.items()},
+        "parameters": plain_parameters(tensor),
+        "steps": [_step(step) for step in tensor.steps],
         "inputs": [[plan.references[i.model].name, i.tensor] for i in tensor.inputs],
         "base": [plan.references[tensor.base.model].name, tensor.base.tensor] if tensor.base else None,
     }
+
+
+def _step(step: Step) -> dict[str, Any]:
+    found: dict[str, Any] = {"method": step.method}
+    found |= {"treatment": step.treatment} if step.treatment else {}
+    return found | ({"inner": _step(step.inner)} if step.inner else {})
 
 
 def draw_together(tensors: list[dict[str, Any]]) -> list[tuple[dict[str, Any], int]]:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from chorus.architectures.families import architecture, is_whisper
 from chorus.architectures.layouts import layout_of
 from chorus.architectures.roles import Layout
+from chorus.checkpoints.lazy_tensor import Checkpoint, FileTensor, MappedFile
 from chorus.checkpoints.model import Model, OpenOptions
 from chorus.checkpoints.open import open_model
 from chorus.checkpoints.reference import Reference, parse_reference
-from chorus.errors import ChorusError
+from chorus.checkpoints.safetensors_header import read_header
+from chorus.errors import ChorusError, nearest
+from chorus.merge.method import Method
 from chorus.merge.options import Options
 from chorus.merge.recipes.schema import ModelEntry, Module, Recipe, Slice
 
@@ -27,11 +31,22 @@ class Inputs:
     base: int | None = None
     donor: int = 0
     tokenizer: int | None = None
+    auxiliary: list[Model] = field(default_factory=list)
+    auxiliary_places: dict[tuple[int, str], int] = field(default_factory=dict)  # (model, name) -> place in `sources`
     problems: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
     def index(self, reference: Reference) -> int:
         return self.references.index(reference)
+
+    @property
+    def sources(self) -> list[Model]:
+        """Whatever tensors are read from: the models, then what is given beside them."""
+        return [*self.models, *self.auxiliary]
+
+    def auxiliary_of(self, model: int, name: str) -> int | None:
+        """The place among `sources` of what a model is given beside it under a name."""
+        return self.auxiliary_places.get((model, name))
 
 
 def sources_of(recipe: Recipe) -> Iterator[tuple[str, ModelEntry]]:
@@ -81,6 +96,33 @@ def open_inputs(recipe: Recipe, options: Options, *, weights: bool) -> Inputs:
     for reference in inputs.references:
         _open(inputs, reference, opened)
     return inputs
+
+
+def open_auxiliary(inputs: Inputs, recipe: Recipe, methods: Sequence[Method]) -> None:
+    """Open what methods take beside each model; names that no method takes, and missing ones, are problems."""
+    wanted = list(dict.fromkeys(name for method in methods for name in method.auxiliary))
+    for where, entry in sources_of(recipe):
+        index = inputs.index(reference_of(entry))
+        for name, path in entry.auxiliary.items():
+            if name not in wanted:
+                inputs.problems.append(f"{where}.auxiliary.{name}: no method here takes it{nearest(name, wanted)}")
+                continue
+            try:
+                model = _beside(Path(path).expanduser(), f"{inputs.models[index].label}'s {name}")
+            except ChorusError as error:
+                inputs.problems.append(f"{where}.auxiliary.{name}: {error}")
+                continue
+            inputs.auxiliary.append(model)
+            inputs.auxiliary_places[index, name] = len(inputs.sources) - 1
+        lacking = [name for name in wanted if (index, name) not in inputs.auxiliary_places and index != inputs.base]
+        inputs.problems += [f"{where}: no {name}; write auxiliary: {{{name}: FILE.safetensors}}" for name in lacking]
+
+
+def _beside(path: Path, label: str) -> Model:
+    """A safetensors file of tensors named as a model's own."""
+    header, file = read_header(path), MappedFile(path)
+    tensors = {entry.name: FileTensor(entry, file) for entry in header.entries.values()}
+    return Model(label, Checkpoint(tensors, label), {}, None, files={path.name: header}, paths={path.name: path})
 
 
 def slices_of(recipe: Recipe) -> list[Slice]:

@@ -8,12 +8,13 @@ from typing import Any
 
 from chorus.architectures.roles import Role, Stack, layer_index, relative_depth
 from chorus.checkpoints.dtypes import FLOATS, parse_dtype, promote
+from chorus.checkpoints.lazy_tensor import LazyTensor
 from chorus.checkpoints.reference import parse_reference
-from chorus.merge.arithmetic.treatment import treatment_of
-from chorus.merge.method import Method, Parameter
+from chorus.merge.arithmetic.tensor_plan import Input, Step, TensorPlan
+from chorus.merge.method import Method, Parameter, Resolved
 from chorus.merge.options import Options
-from chorus.merge.plan import COPY, Input, TensorPlan
 from chorus.merge.planning.inputs import Inputs, reference_of, vocabulary_sizes
+from chorus.merge.planning.steps import check_steps, steps_of
 from chorus.merge.recipes.parameters import MISSING, Site, convert, gradient_position, matches_role, resolve
 from chorus.merge.recipes.schema import ModelEntry, Module, Output, Recipe
 
@@ -202,7 +203,8 @@ class Builder:
         reason = self._copied(slot)
         if reason:
             keeper = slot.part.base or next((s for s in present if s.model == self.inputs.donor), present[0])
-            return self._plan(slot, COPY, {}, (inputs[keeper.model],), None, reason)
+            kept = (inputs[keeper.model],)
+            return self._plan(slot, (), kept, shape=self._shape(slot, kept), reason=reason)
         return self._merged(slot, present, inputs)
 
     def _copied(self, slot: Slot) -> str:
@@ -217,7 +219,7 @@ class Builder:
         """Order the inputs as the method takes them, and resolve its parameters."""
         method, base = self.method, slot.part.base
         models = list(present)
-        if method.name == "slerp" and base in models:
+        if method.base == "first" and base in models:
             models = [base, *(s for s in models if s is not base)]
         separate = base if method.base in ("required", "optional") else None
         if method.base == "required" and separate is None:
@@ -228,44 +230,54 @@ class Builder:
             return None
         if separate is not None:
             models = [s for s in models if s is not separate]
-        low, high = method.models
-        if len(models) < low or (high is not None and len(models) > high):
-            wanted = f"{low}" if low == high else f"at least {low}" if high is None else f"{low} to {high}"
-            kind = " besides the base" if separate is not None else ""
-            self.inputs.problems.append(f"{method.name} takes {wanted} models{kind}; got {len(models)}")
-            return None
-        parameters = self._parameters(slot, models)
-        if parameters is None:
+        if not self._countable(len(models), separate is not None):
             return None
         chosen = tuple(inputs[s.model] for s in models)
-        return self._plan(slot, method.name, parameters, chosen, inputs[separate.model] if separate else None, "")
+        origin = inputs[separate.model] if separate else None
+        shape = self._shape(slot, (*chosen, *((origin,) if origin else ())))
+        steps = self._steps(slot, models, shape)
+        return None if steps is None else self._plan(slot, steps, chosen, origin, shape=shape)
 
-    def _parameters(self, slot: Slot, models: list[SliceSource]) -> dict[str, Any] | None:
-        values: dict[str, Any] = {}
-        for parameter in self.method.parameters.values():
-            if parameter.per_model:
-                each = tuple(self._value(parameter, slot, source) for source in models)
-                if MISSING in each:
-                    lacking = self.inputs.models[models[each.index(MISSING)].model].label
-                    self.inputs.problems.append(f"{self.method.name} needs {parameter.name} for {lacking}")
-                    return None
-                values[parameter.keyword] = each
-            else:
-                values[parameter.keyword] = self._value(parameter, slot, None)
-                if values[parameter.keyword] is MISSING:
-                    self.inputs.problems.append(f"{self.method.name} needs the parameter {parameter.name}")
-                    return None
-        return values if self._admissible(values, len(models)) else None
-
-    def _admissible(self, values: dict[str, Any], count: int) -> bool:
-        """Let the method look at its parameters, once for each distinct set of them."""
-        if self.method.check is None:
+    def _countable(self, count: int, besides_base: bool) -> bool:
+        """Whether the method takes so many models."""
+        low, high = self.method.models
+        if low <= count and (high is None or count <= high):
             return True
-        key = tuple(sorted(values.items()))
+        wanted = f"{low}" if low == high else f"at least {low}" if high is None else f"{low} to {high}"
+        kind = " besides the base" if besides_base else ""
+        self.inputs.problems.append(f"{self.method.name} takes {wanted} models{kind}; got {count}")
+        return False
+
+    def _steps(self, slot: Slot, models: list[SliceSource], shape: tuple[int, ...]) -> tuple[Step, ...] | None:
+        """The steps of a tensor, with the parameters that hold here; None where a value is missing or refused."""
+
+        def value(method: Method, parameter: Parameter) -> Resolved:
+            if not parameter.per_model:
+                found: Resolved = self._value(parameter, slot, None)
+                if found is MISSING:
+                    raise ValueError(f"{method.name} needs the parameter {parameter.name}")
+                return found
+            each = tuple(self._value(parameter, slot, source) for source in models)
+            if MISSING in each:
+                lacking = self.inputs.models[models[each.index(MISSING)].model].label
+                raise ValueError(f"{method.name} needs {parameter.name} for {lacking}")
+            return each
+
+        try:
+            steps = steps_of(self.method, value, role=slot.site.role, shape=shape, models=len(models))
+        except ValueError as error:
+            told = str(error)
+            self.inputs.problems.append(told if told.startswith(self.method.name) else f"{self.method.name}: {told}")
+            return None
+        return steps if self._admissible(steps, len(models)) else None
+
+    def _admissible(self, steps: tuple[Step, ...], count: int) -> bool:
+        """Let the methods look at their parameters, once for each distinct set of them."""
+        key = (repr(steps), count)
         if key not in self.checked:
             self.checked.add(key)
             try:
-                self.method.check(values, count)
+                check_steps(steps, count)
             except ValueError as error:
                 self.inputs.problems.append(f"{self.method.name}: {error}")
                 return False
@@ -288,23 +300,39 @@ class Builder:
     def _plan(
         self,
         slot: Slot,
-        method: str,
-        parameters: dict[str, Any],
+        steps: tuple[Step, ...],
         chosen: tuple[Input, ...],
-        base: Input | None,
-        reason: str,
+        base: Input | None = None,
+        *,
+        shape: tuple[int, ...],
+        reason: str = "",
     ) -> TensorPlan:
-        tensors = [self.inputs.models[i.model].checkpoint[i.tensor] for i in (*chosen, *([base] if base else []))]
+        stored = self._stored((*chosen, *((base,) if base else ())))
+        natural = promote([getattr(t, "stored_dtype", t.dtype) for t in stored])
+        dtype = self.dtype if self.dtype and natural in FLOATS else natural
+        beside = {name: self._beside(name, chosen) for name in self.method.auxiliary} if steps else {}
+        return TensorPlan(slot.name, shape, dtype, slot.site.role, steps, chosen, base, reason, beside)
+
+    def _stored(self, chosen: tuple[Input, ...]) -> list[LazyTensor]:
+        return [self.inputs.models[i.model].checkpoint[i.tensor] for i in chosen]
+
+    def _beside(self, name: str, chosen: tuple[Input, ...]) -> tuple[Input | None, ...]:
+        """What a method takes beside each model's tensor: the tensor of that name in the model's auxiliary file."""
+        found: list[Input | None] = []
+        for which in chosen:
+            place = self.inputs.auxiliary_of(which.model, name)
+            there = place is not None and which.tensor in self.inputs.sources[place].checkpoint
+            found.append(Input(place, which.tensor) if place is not None and there else None)
+        return tuple(found)
+
+    def _shape(self, slot: Slot, chosen: tuple[Input, ...]) -> tuple[int, ...]:
+        """The shape that all inputs have, or are cut to."""
+        tensors = self._stored(chosen)
         shape = tensors[0].shape
-        for tensor, which in zip(tensors, (*chosen, *([base] if base else [])), strict=True):
+        for tensor, which in zip(tensors, chosen, strict=True):
             if tensor.shape != shape:
                 shape = self._smaller(slot, which, tensor.shape, shape)
-        stored = [getattr(t, "stored_dtype", t.dtype) for t in tensors]
-        natural = promote(stored)
-        dtype = self.dtype if self.dtype and natural in FLOATS else natural
-        subspace = method == self.method.name and self.method.subspace
-        treatment = treatment_of(slot.site.role, shape, parameters) if subspace else ""
-        return TensorPlan(slot.name, shape, dtype, slot.site.role, method, parameters, chosen, base, reason, treatment)
+        return shape
 
     def _smaller(self, slot: Slot, which: Input, mine: tuple[int, ...], theirs: tuple[int, ...]) -> tuple[int, ...]:
         vocabulary = mine[1:] == theirs[1:] and mine[0] == vocabulary_sizes(self.inputs.models[which.model])

@@ -6,8 +6,8 @@ import copy
 from typing import Any
 
 from chorus.checkpoints.dtypes import parse_dtype
+from chorus.merge.arithmetic.tensor_plan import TensorPlan
 from chorus.merge.options import Options
-from chorus.merge.plan import TensorPlan
 from chorus.merge.planning.inputs import Inputs, vocabulary_sizes
 from chorus.merge.planning.layouts import OutputSlice
 from chorus.merge.recipes.schema import Output, Recipe

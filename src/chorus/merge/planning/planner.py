@@ -11,9 +11,19 @@ from chorus.merge.method import METHODS, Method
 from chorus.merge.options import Options
 from chorus.merge.plan import Plan, Variant
 from chorus.merge.planning.generation import settings as generation_settings
-from chorus.merge.planning.inputs import Inputs, check_inputs, duplicates_of, open_inputs, sources_of, vocabulary_sizes
+from chorus.merge.planning.inputs import (
+    Inputs,
+    check_inputs,
+    duplicates_of,
+    open_auxiliary,
+    open_inputs,
+    sources_of,
+    vocabulary_sizes,
+)
 from chorus.merge.planning.layouts import Builder, output_slices
+from chorus.merge.planning.memory import footprint
 from chorus.merge.planning.outputs import check_dtypes, output_config
+from chorus.merge.recipes.inner import inner_names
 from chorus.merge.recipes.parameters import check_parameters, check_selector, is_gradient
 from chorus.merge.recipes.schema import LoadedRecipe, Output, load_recipe
 
@@ -42,6 +52,8 @@ def plan(
     check_inputs(inputs, options, stacked=stacked)
     _check_tokenizer(loaded, inputs)
     _check_gradients(loaded, inputs)
+    if not inputs.problems:
+        open_auxiliary(inputs, loaded.recipe, list({m.name: m for _, m in methods}.values()))
     generation, differences, problems = generation_settings(loaded.recipe.generation, inputs)
     inputs.problems += problems
     variants = []
@@ -63,6 +75,8 @@ def plan(
         donor=inputs.donor,
         tokenizer=inputs.donor if inputs.tokenizer is None else inputs.tokenizer,
         variants=variants,
+        footprint=footprint([t for v in variants for t in v.tensors.values()], inputs.sources),
+        auxiliary=inputs.auxiliary,
         seed=seed or 0,
         warnings=list(dict.fromkeys(inputs.warnings)),
         generation_differences=differences,
@@ -90,18 +104,20 @@ def _check_recipe(loaded: LoadedRecipe) -> list[tuple[Output, Method]]:
         raise RecipeError(list(dict.fromkeys(problems)), source=loaded.source)
     methods = list({m.name: m for _, m in pairs}.values())
     entries = {f"{where}.parameters" for where, _ in sources_of(recipe)}
+    inner = {m.name: [n for _, settings in _settings(loaded) for n in inner_names(m, settings)] for m in methods}
     for where, settings in _settings(loaded):
         if where.startswith("outputs."):
             continue
         under_model = where in entries
-        found = [check_parameters(m, settings, where, under_model=under_model) for m in methods]
+        found = [check_parameters(m, settings, where, under_model=under_model, inner=inner[m.name]) for m in methods]
         if len(methods) == 1:
             problems += found[0]
         else:  # a shared map may hold what only some of the methods know
             problems += [p for p in found[0] if all(p.split(":")[0] in {q.split(":")[0] for q in f} for f in found)]
     for output, method in pairs:
         if output.name:
-            problems += check_parameters(method, output.parameters, f"outputs.{output.name}.parameters")
+            where = f"outputs.{output.name}.parameters"
+            problems += check_parameters(method, output.parameters, where, inner=inner[method.name])
         problems += _check_exclude(output.exclude, f"outputs.{output.name}.exclude")
     if recipe.lambda_ is not None:
         if not any("lambda" in m.parameters for m in methods):

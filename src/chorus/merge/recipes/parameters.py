@@ -16,6 +16,7 @@ from typing import Any
 from chorus.architectures.roles import COMPONENTS, KINDS, Role
 from chorus.errors import nearest
 from chorus.merge.method import Method, Parameter
+from chorus.merge.recipes.inner import inner_names, known_parameters
 
 MISSING: Any = object()
 ROLE_KEYS = ("component", "kind", "layers", "name")
@@ -219,15 +220,19 @@ def _as_choice(parameter: Parameter, value: Any) -> str:
 
 
 def check_parameters(
-    method: Method, settings: Mapping[str, Any], where: str, *, under_model: bool = False
+    method: Method, settings: Mapping[str, Any], where: str, *, under_model: bool = False, inner: Sequence[str] = ()
 ) -> list[str]:
-    """Every problem of a `parameters:` map: unknown names, shared ones under a model, wrong values."""
+    """Every problem of a `parameters:` map: unknown names, shared ones under a model, wrong values.
+
+    `inner` are the inner methods that the whole recipe may choose; their parameters are known too.
+    """
     problems = []
+    known = known_parameters(method, [*inner, *inner_names(method, settings)])
     for name, setting in settings.items():
-        parameter = method.parameters.get(name)
+        parameter = known.get(name)
         place = f"{where}.{name}"
         if parameter is None:
-            remedy = nearest(name, method.parameters)
+            remedy = nearest(name, known)
             if name == "weight" and method.models == (1, 1):
                 remedy = "; a single model has no share, scale multiplies it"
             problems.append(f"{place}: {method.name} has no such parameter{remedy}")

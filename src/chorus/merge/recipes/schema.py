@@ -25,6 +25,7 @@ class ModelEntry(Strict):
     model: Any
     lora: Any = None
     parameters: dict[str, Any] = Field(default_factory=dict)
+    auxiliary: dict[str, str] = Field(default_factory=dict)  # name -> safetensors file of tensors named as the model's
 
 
 class Source(ModelEntry):

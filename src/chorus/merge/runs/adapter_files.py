@@ -12,7 +12,8 @@ from chorus.checkpoints.model import Model
 from chorus.checkpoints.sidecar import write_json
 from chorus.checkpoints.writer import write_text
 from chorus.merge.plan import Plan, Variant
-from chorus.merge.runs.side_files import input_identities, licences, provenance_of, public_document
+from chorus.merge.planning.published import licences, public_document
+from chorus.merge.runs.side_files import input_identities, provenance_of
 from chorus.provenance import licence_warnings, model_card
 
 

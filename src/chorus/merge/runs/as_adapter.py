@@ -11,35 +11,29 @@ a time, which is cut to the stated rank.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Lock, local
-from typing import TYPE_CHECKING, Any
+from threading import Lock
+from typing import TYPE_CHECKING
 
-from chorus.checkpoints.adapter import AdaptedTensor, row_norms, row_scaled_delta, same_tensor
+from chorus.checkpoints.adapter import AdaptedTensor, row_norms, row_scaled_delta
 from chorus.checkpoints.adapter_report import AdapterResult, ModuleReport
 from chorus.checkpoints.adapter_writer import AdapterWriter, Layout
-from chorus.checkpoints.lazy_tensor import Checkpoint, FileTensor
-from chorus.checkpoints.model import Model, OpenOptions
-from chorus.checkpoints.open import open_model
+from chorus.checkpoints.lazy_tensor import FileTensor
 from chorus.checkpoints.writer import appearing_whole
-from chorus.errors import PlanError, UsageError
+from chorus.errors import UsageError
 from chorus.lazy import lazy
-from chorus.linalg import native
 from chorus.linalg.low_rank import LowRank, low_rank_sum, recompress, svd
 from chorus.linalg.ranks import RankRule
 from chorus.linalg.spectra import singular_triplets
-from chorus.merge.arithmetic.compute import Computation
-from chorus.merge.arithmetic.reader import Reader
+from chorus.merge.arithmetic.computation import Computation
+from chorus.merge.arithmetic.tensor_plan import TensorPlan
 from chorus.merge.arithmetic.treatment import matrix_shape
-from chorus.merge.arithmetic.whole import Whole
-from chorus.merge.arithmetic.work import work_of
-from chorus.merge.method import METHODS
-from chorus.merge.plan import COPY, Plan, TensorPlan, Variant, split_of
+from chorus.merge.plan import Plan, Variant
 from chorus.merge.runs.adapter_files import write_adapter_files
-from chorus.merge.runs.engine import cache_for, one_thread_each
+from chorus.merge.runs.adapter_ways import Way, base_of, check_adapter_plan, way_of
+from chorus.merge.runs.local import spread
 from chorus.runtime import pick_device
 
 if TYPE_CHECKING:
@@ -48,17 +42,16 @@ else:
     torch = lazy("torch")
 
 Progress = Callable[[int, int], None]
-NOT_DECOMPOSED = ("norm", "bias", "position", "embedding")
 
 
 @dataclass(frozen=True)
 class _Delta:
     """A merged delta: diag(rows) W + factors. `values` instead of factors where it is dense."""
 
-    rows: Any
+    rows: torch.Tensor | None
     factors: LowRank | None
-    values: Any
-    way: str
+    values: torch.Tensor | None
+    way: Way
 
 
 def run_as_adapter(
@@ -72,87 +65,6 @@ def run_as_adapter(
         for variant in plan.variants:
             whole.add(_Run(plan, variant, partial.path / variant.name, rule).run(progress))
     return whole
-
-
-def check_adapter_plan(plan: Plan, rule: RankRule) -> None:
-    """Refuse what cannot become an adapter before any work."""
-    problems = []
-    base = base_of(plan)
-    stands = base.checkpoint
-    for model in plan.models:
-        adapted = [t for t in model.checkpoint.values() if isinstance(t, AdaptedTensor)]
-        if not all(_stands_on(t, model, stands) for t in adapted):
-            problems.append(f"{model.label}: its adapter stands on another base than {base.label}")
-    for variant in plan.variants:
-        if _scales_base(plan, variant):
-            problems.append(
-                f"{variant.method}: weights that do not sum to one scale the base itself, which no adapter holds; "
-                "write normalize: true, or use task_arithmetic"
-            )
-        for tensor in variant.tensors.values():
-            if tensor.name not in stands:
-                problems.append(f"{tensor.name}: the base has no such tensor; layers cannot be stacked in an adapter")
-            elif not rule.given and len(tensor.shape) > 1 and _way(plan, tensor, stands) == "dense":
-                problems.append(
-                    f"{variant.method} on {plan.models[tensor.inputs[0].model].label} makes matrices of full rank: "
-                    "say --max-rank, --energy or --budget"
-                )
-    if problems:
-        raise PlanError(list(dict.fromkeys(problems)), source=plan.recipe.source)
-
-
-def base_of(plan: Plan) -> Model:
-    """The model that the result stands on: the recipe's base, or the one base of all its adapters."""
-    if plan.base is not None:
-        return plan.models[plan.base]
-    bases = {r.without_adapter for r in plan.references}
-    if len(bases) != 1 or any(r.adapter is None for r in plan.references):
-        raise PlanError(["an adapter stands on a base: the recipe needs a base_model"], source=plan.recipe.source)
-    options = plan.options
-    return open_model(bases.pop(), OpenOptions(options.allow_pickle, options.offline, options.cache_dir))
-
-
-def _way(plan: Plan, tensor: TensorPlan, stands: Checkpoint) -> str:
-    """How a tensor's delta comes about: "none" (no model changes it), "linear", "factors", "dense" or "whole"."""
-    base = stands[tensor.name]
-    stored = [plan.models[i.model].checkpoint[i.tensor] for i in tensor.inputs]
-    if tensor.method == COPY or all(same_tensor(t, base) for t in stored):
-        return "none" if same_tensor(stored[0], base) else "whole"
-    adapted = [isinstance(t, AdaptedTensor) and same_tensor(t.base, base) for t in stored]
-    tuned = any(isinstance(t, AdaptedTensor) for t in stored)
-    if len(tensor.shape) < 2 or (not tuned and tensor.role.kind in NOT_DECOMPOSED):
-        return "whole"
-    if not all(a or same_tensor(t, base) for a, t in zip(adapted, stored, strict=True)):
-        return "dense"
-    scaled = any(isinstance(t, AdaptedTensor) and t.factors.magnitude is not None for t in stored)
-    exact = all(same_tensor(t, base) or row_form(t, base) for t in stored)
-    method = METHODS.get(tensor.method)
-    if method.linear and split_of(tensor) == "element":
-        return "linear" if exact else "dense"
-    return "factors" if method.low_rank and tensor.treatment == "matrix" and not scaled else "dense"
-
-
-def row_form(tensor: Any, base: Any) -> bool:
-    """Whether a tensor is the base's with rows scaled plus low rank (DoRA on transposed weights scales columns)."""
-    if not isinstance(tensor, AdaptedTensor) or not same_tensor(tensor.base, base):
-        return False
-    plain = len(tensor.shape) == 2 and not (tensor.factors.transposed or tensor.factors.embedding)
-    return tensor.factors.magnitude is None or plain
-
-
-def _stands_on(tensor: AdaptedTensor, model: Model, stands: Checkpoint) -> bool:
-    """Whether an adapter's tensor stands on this base, or on a copy of its own in the adapter's file."""
-    own = isinstance(tensor.base, FileTensor) and tensor.base.file.path in model.adapter_paths.values()
-    return own or (tensor.name in stands and same_tensor(tensor.base, stands[tensor.name]))
-
-
-def _scales_base(plan: Plan, variant: Variant) -> bool:
-    """Whether a mean of weights does not sum to one, so that it changes every tensor of the base."""
-    method = METHODS.get(variant.method)
-    for tensor in variant.tensors.values():
-        if method.space != "deltas" and tensor.parameters.get("normalize") is False:
-            return abs(sum(tensor.parameters["weight"]) - 1) > 1e-6
-    return False
 
 
 def _must_be_linear(module: str, layout: Layout) -> None:
@@ -176,25 +88,22 @@ class _Run:
         written = plan.recipe.recipe.out_dtype or plan.recipe.recipe.dtype
         dtype = next(iter(variant.tensors.values())).dtype if written else "float32"
         self.writer = AdapterWriter(directory, dtype)
-        self.lock, self.thread = Lock(), local()
+        self.lock, self.session = Lock(), plan.session
         self.ranks: dict[str, int] = {}
-        self.cache = cache_for(plan)
-        self.tensors = [(t, _way(plan, t, self.base)) for t in variant.tensors.values()]
+        self.done = 0
+        self.tensors = [(t, way_of(plan, t, self.base)) for t in variant.tensors.values()]
 
     def run(self, progress: Progress) -> AdapterResult:
         work = [(t, way) for t, way in self.tensors if way != "none"]
         work.sort(key=lambda pair: (-pair[0].numel, pair[0].name))
         total = sum(t.nbytes for t, _ in work)
-        with one_thread_each(decomposes=True):
+        with self.session.computing():
             if self.rule.budget is not None:
                 self._spend(work)
-            done = 0
-            with ThreadPoolExecutor(self.plan.jobs, thread_name_prefix="adapter") as pool:
-                for tensor, report in zip([t for t, _ in work], pool.map(self._threaded, work), strict=True):
-                    done += tensor.nbytes
-                    progress(done, total)
-                    if report is not None:
-                        self.result.modules.append(report)
+            reports = spread(
+                work, self._in_thread, threads=self.session.threads, poll=lambda: progress(self.done, total)
+            )
+            self.result.modules += [report for report in reports if report is not None]
             self._complete_dora()
         self.result.modules.sort(key=lambda r: r.tensor)
         self.result.dropped.sort()
@@ -212,7 +121,7 @@ class _Run:
             magnitude = row_norms(tensor, LowRank(left, right, tensor.shape))
             self.writer.add(module, left, right, magnitude=magnitude)
 
-    def _spend(self, work: list[tuple[TensorPlan, str]]) -> None:
+    def _spend(self, work: Sequence[tuple[TensorPlan, Way]]) -> None:
         """A first round that only looks at the spectra and shares the budget out."""
         values, shapes = {}, {}
         for tensor, way in work:
@@ -225,42 +134,33 @@ class _Run:
     def _spectrum(self, delta: _Delta, tensor: TensorPlan) -> list[float]:
         if delta.factors is not None:
             return [float(v) for v in svd(delta.factors)[1]]
+        assert delta.values is not None
         found = singular_triplets(delta.values.reshape(matrix_shape(tensor.shape)), lambda values: 0)
         assert found.spectrum is not None
         return [float(v) for v in found.spectrum]
 
-    def _threaded(self, pair: tuple[TensorPlan, str]) -> ModuleReport | None:
-        with torch.inference_mode():
-            torch.set_num_threads(1)
-            tensor, way = pair
-            if way != "whole":
-                return self._module(tensor, self._delta(tensor, way))
-            self._whole(tensor)
-            return None
-
-    def _reader(self) -> Reader:
-        if not hasattr(self.thread, "reader"):
-            options = self.plan.options
-            self.thread.reader = Reader(
-                self.plan.models, device=options.device, allow_nonfinite=options.allow_nonfinite, cache=self.cache
-            )
-        reader: Reader = self.thread.reader
-        reader.start()
-        return reader
+    def _in_thread(self, pair: tuple[TensorPlan, Way]) -> ModuleReport | None:
+        tensor, way = pair
+        report = None
+        with self.session.in_thread():
+            if way == "whole":
+                self._whole(tensor)
+            else:
+                report = self._module(tensor, self._delta(tensor, way))
+        with self.lock:
+            self.done += tensor.nbytes
+        return report
 
     def _work(self, tensor: TensorPlan) -> Computation:
-        options = self.plan.options
-        work = work_of(tensor, self._reader(), seed=self.plan.seed, block_values=options.block_values, in_torch=True)
-        assert isinstance(work, Computation)
-        return work
+        self.session.reader().start()
+        return self.session.computation(tensor)
 
-    def _delta(self, tensor: TensorPlan, way: str) -> _Delta:
+    def _delta(self, tensor: TensorPlan, way: Way) -> _Delta:
         """The merged delta of a matrix."""
         work = self._work(tensor)
         if way == "linear":
             return self._linear(tensor, work)
         if way == "factors":
-            assert isinstance(work, Whole)
             merged = work.merged_delta()
             assert isinstance(merged, LowRank)
             return _Delta(None, merged.matrix(), None, "factors")
@@ -268,9 +168,10 @@ class _Run:
 
     def _linear(self, tensor: TensorPlan, work: Computation) -> _Delta:
         """sum_i c_i W_i - W in factors: what the coefficients lack to a sum of one scales the base."""
-        assert work.method is not None
-        coefficients = work.call(work.method.function, native.Terms(work.count), work.keywords(work))
-        rows, factors = None, []
+        (step,) = work.steps
+        coefficients = step.call.coefficients(step)
+        rows: torch.Tensor | None = None
+        factors = []
         for which, c in zip(tensor.inputs, coefficients, strict=True):
             found = row_scaled_delta(work.reader.tensor(which), self.base[tensor.name])
             assert found is not None
@@ -279,12 +180,12 @@ class _Run:
                 work.reader.checked(which, x)
             rows = scale * c if rows is None else rows + scale * c
             factors.append(delta.matrix().scaled(c))
-        if not work.deltas:
+        if not work.deltas and rows is not None:
             rows = rows + (sum(coefficients) - 1)
         still = rows is None or float(rows.abs().max()) < 1e-6
         return _Delta(None if still else rows, low_rank_sum(factors, [1.0] * len(factors)), None, "linear")
 
-    def _blocks(self, tensor: TensorPlan, work: Computation) -> Iterator[tuple[int, int, Any]]:
+    def _blocks(self, tensor: TensorPlan, work: Computation) -> Iterator[tuple[int, int, torch.Tensor]]:
         """The merged delta of one tensor a range at a time: start, stop, values."""
         work.prepare()
         for start, stop in work.ranges():
@@ -294,7 +195,7 @@ class _Run:
                 origin = self.base[tensor.name].flat(start, stop).float()
             yield start, stop, (merged - origin).float().cpu()
 
-    def _dense(self, tensor: TensorPlan, work: Computation) -> Any:
+    def _dense(self, tensor: TensorPlan, work: Computation) -> torch.Tensor:
         """The merged delta of one tensor, whole."""
         out = torch.empty(tensor.numel)
         for start, stop, values in self._blocks(tensor, work):
@@ -307,6 +208,7 @@ class _Run:
         if delta.factors is not None:
             left, right, energy = self._cut_factors(tensor, delta.factors)
         else:
+            assert delta.values is not None
             matrix = delta.values.reshape(shape)
             squares = float(matrix.double().square().sum())
             found = singular_triplets(matrix, self._limit(tensor), projection=True)
@@ -332,13 +234,13 @@ class _Run:
         )
         return ModuleReport(tensor.name, int(left.shape[1]), min(energy, 1.0), delta.way)
 
-    def _limit(self, tensor: TensorPlan) -> Any:
+    def _limit(self, tensor: TensorPlan) -> int | Callable[[Sequence[float]], int] | None:
         """The rank rule for one matrix, as the kernels take it."""
         if self.rule.budget is not None:
             return self.ranks[tensor.name]
         return self.rule.max_rank if self.rule.energy is None else self.rule.rank_of
 
-    def _cut_factors(self, tensor: TensorPlan, factors: LowRank) -> tuple[Any, Any, float]:
+    def _cut_factors(self, tensor: TensorPlan, factors: LowRank) -> tuple[torch.Tensor, torch.Tensor, float]:
         limit = self._limit(tensor)
         if limit is None or (isinstance(limit, int) and limit >= factors.rank):
             return factors.left, factors.right, 1.0

@@ -4,35 +4,35 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event, Lock, local
-from typing import Any
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from chorus.cache import Cache
-from chorus.checkpoints.dtypes import itemsize, torch_dtype
-from chorus.checkpoints.lazy_tensor import Checkpoint
+from chorus.checkpoints.dtypes import itemsize
 from chorus.checkpoints.writer import OutputFile, PartialDirectory
 from chorus.errors import CheckpointError
+from chorus.identity import Digest, digest
 from chorus.lazy import lazy
-from chorus.linalg.lapack import one_blas_thread
-from chorus.merge.arithmetic.compute import Work, without_torch
-from chorus.merge.arithmetic.reader import Reader
-from chorus.merge.arithmetic.work import work_of
-from chorus.merge.plan import Input, Plan, TensorPlan, Variant
+from chorus.merge.arithmetic.encoded import Work
+from chorus.merge.arithmetic.reader import Bytes, Reader
+from chorus.merge.arithmetic.tensor_plan import Input, TensorPlan
+from chorus.merge.plan import Plan, Variant
 from chorus.merge.runs.journal import NAME as JOURNAL
 from chorus.merge.runs.journal import Journal, fingerprint
+from chorus.merge.runs.local import Cancelled, spread
 from chorus.merge.runs.side_files import write_side_files
 from chorus.runtime import pick_device
 
-torch = lazy("torch")
+if TYPE_CHECKING:
+    import torch
+else:
+    torch = lazy("torch")
 xxhash = lazy("xxhash")
 
 Progress = Callable[[int, int], None]
+Group = list[tuple[Variant, TensorPlan]]  # the tensors of one name, of all variants
 
 
 @dataclass
@@ -48,10 +48,6 @@ class Result:
     warnings: list[str] = field(default_factory=list)
 
 
-class Cancelled(Exception):  # noqa: N818  not an error: another thread has failed
-    """Ends a thread after another one's failure."""
-
-
 def run(plan: Plan, output: Path, progress: Progress = lambda done, total: None) -> Result:
     """Carry out a plan. `progress(bytes done, bytes in all)` is called from the calling thread only."""
     pick_device(plan.options.device)
@@ -62,7 +58,7 @@ def run(plan: Plan, output: Path, progress: Progress = lambda done, total: None)
         partial.check_space(plan.bytes_to_write)
         journal = Journal(partial.path, fingerprint(plan), resume=plan.options.resume)
         try:
-            work = _Work(plan, partial.path, journal)
+            work = _Writing(plan, partial.path, journal)
             work.drop_damaged()
             resumed = len(journal.done)
             work.run(progress)
@@ -93,23 +89,19 @@ def check_duplicates(plan: Plan) -> None:
             )
 
 
-@contextmanager
-def one_thread_each(*, decomposes: bool) -> Iterator[None]:
-    """torch's own threads off: the engine works on several tensors at once, and sums must not depend on it."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with torch.inference_mode(), one_blas_thread() if decomposes else nullcontext():
-            yield
-    finally:
-        torch.set_num_threads(before)
+@dataclass
+class _Thread(local):
+    """A thread's reader, and the digests of the file bytes that pass through it."""
+
+    reader: Reader | None = None
+    digests: dict[Input, Digest] = field(default_factory=dict)
 
 
-class _Work:
+class _Writing:
     """The state of one run, shared by its threads."""
 
     def __init__(self, plan: Plan, directory: Path, journal: Journal) -> None:
-        self.plan, self.journal = plan, journal
+        self.plan, self.journal, self.session = plan, journal, plan.session
         self.files: dict[tuple[str, str], OutputFile] = {}  # (variant, tensor) -> file
         self.starts: dict[tuple[str, str], int] = {}
         self._open: list[OutputFile] = []
@@ -121,27 +113,23 @@ class _Work:
                     self.files[variant.name, name] = file
                     self.starts[variant.name, name] = start
         self.bytes_written = self.done = 0
-        device = plan.options.device
-        self.uses_torch = not all(
-            without_torch(t, plan.models, device) for v in plan.variants for t in v.tensors.values()
-        )
+        self.uses_torch = self.session.needs_torch(list(plan.tensors()))
         self.readers: list[Reader] = []
-        self.cache = cache_for(plan)
-        self.lock, self.stop, self.thread = Lock(), Event(), local()
+        self.lock, self.stop, self.thread = Lock(), Event(), _Thread()
 
     def drop_damaged(self) -> None:
         """Forget journal entries whose bytes are not on the disk (a power failure, not a kill)."""
         for key, entry in list(self.journal.done.items()):
-            variant = next(v for v in self.plan.variants if v.name == key[0])
-            digest = xxhash.xxh3_128()
-            for start, stop in _pieces(variant.tensors[key[1]].nbytes):
-                digest.update(self.files[key].read(self.starts[key] + start, stop - start))
-            if digest.hexdigest() != entry["digest"]:
+            tensor = self.plan.variant(key[0]).tensors[key[1]]
+            found = digest()
+            for start, stop in _pieces(tensor.nbytes):
+                found.update(self.files[key].read(self.starts[key] + start, stop - start))
+            if found.hexdigest() != entry["digest"]:
                 del self.journal.done[key]
 
-    def jobs(self) -> list[list[tuple[Variant, TensorPlan]]]:
+    def jobs(self) -> list[Group]:
         """The variants' tensors of each name, largest first, so that the threads end together."""
-        by_name: dict[str, list[tuple[Variant, TensorPlan]]] = {}
+        by_name: dict[str, Group] = {}
         for variant in self.plan.variants:
             for name, tensor in variant.tensors.items():
                 if (variant.name, name) not in self.journal.done:
@@ -152,45 +140,23 @@ class _Work:
         jobs = self.jobs()
         total = sum(t.nbytes for group in jobs for _, t in group)
         progress(0, total)
-        decomposes = any(t.treatment for v in self.plan.variants for t in v.tensors.values())
-        with one_thread_each(decomposes=decomposes) if self.uses_torch else nullcontext():
-            if self.plan.jobs == 1:
-                for group in jobs:
-                    self._tensor(group)
-                    progress(self.done, total)
-                return
-            with ThreadPoolExecutor(self.plan.jobs, thread_name_prefix="merge") as pool:
-                waiting = {pool.submit(self._threaded, group) for group in jobs}
-                try:
-                    while waiting:
-                        ended, waiting = wait(waiting, timeout=0.2, return_when=FIRST_EXCEPTION)
-                        for future in ended:
-                            _raise(future)
-                        progress(self.done, total)
-                except BaseException:
-                    self.stop.set()
-                    for future in waiting:
-                        future.cancel()
-                    raise
+        decomposes = any(t.decomposed for t in self.plan.tensors())
+        with self.session.computing(decomposes=decomposes) if self.uses_torch else nullcontext():
+            spread(
+                jobs, self._in_thread, threads=self.session.threads, poll=lambda: progress(self.done, total),
+                stop=self.stop,
+            )  # fmt: skip
 
-    def _threaded(self, group: list[tuple[Variant, TensorPlan]]) -> None:
-        if not self.uses_torch:
-            self._tensor(group)
-            return
-        with torch.inference_mode():  # a setting of the thread
-            torch.set_num_threads(1)
+    def _in_thread(self, group: Group) -> None:
+        with self.session.in_thread() if self.uses_torch else nullcontext():
             self._tensor(group)
 
-    def _tensor(self, group: list[tuple[Variant, TensorPlan]]) -> None:
+    def _tensor(self, group: Group) -> None:
         """Compute and write the tensors of one name, all variants from the same read of the inputs."""
-        reader, digests = self._reader()
+        reader, digests = self._reader(), self.thread.digests
         reader.start()
         digests.clear()
-        options = self.plan.options
-        writers = []
-        for variant, tensor in group:
-            work = work_of(tensor, reader, seed=self.plan.seed, block_values=options.block_values)
-            writers.append(_TensorWriter(self, variant, tensor, work))
+        writers = [_TensorWriter(self, variant, t, self.session.work(t, reader)) for variant, t in group]
         for writer in writers:
             writer.work.prepare()
         for ranges in zip(*(w.work.ranges() for w in writers), strict=False):
@@ -211,31 +177,23 @@ class _Work:
                     loss=writer.loss,
                 )
 
-    def _reader(self) -> tuple[Reader, dict[Input, Any]]:
+    def _reader(self) -> Reader:
         """This thread's reader, which digests the bytes of files as they pass."""
-        if not hasattr(self.thread, "reader"):
-            digests: dict[Input, Any] = {}
+        if self.thread.reader is None:
+            digests = self.thread.digests
             positions: dict[Input, int] = {}
 
-            def observe(which: Input, start: int, count: int, data: Any) -> None:
+            def observe(which: Input, start: int, count: int, data: Bytes) -> None:
                 if start == 0:
-                    digests[which], positions[which] = xxhash.xxh3_128(), 0
+                    digests[which], positions[which] = digest(), 0
                 if positions.get(which) == start:  # each byte once
                     positions[which] = start + count
                     digests[which].update(data)
 
-            options = self.plan.options
-            reader = Reader(
-                self.plan.models,
-                device=options.device,
-                allow_nonfinite=options.allow_nonfinite,
-                observe=observe,
-                cache=self.cache,
-            )
-            reader.digests = digests
-            self.thread.reader, self.thread.digests = reader, digests
-            self.readers.append(reader)
-        return self.thread.reader, self.thread.digests
+            self.thread.reader = self.session.new_reader(observe)
+            self.thread.reader.digests = digests
+            self.readers.append(self.thread.reader)
+        return self.thread.reader
 
     def count(self, written: int) -> None:
         with self.lock:
@@ -255,11 +213,11 @@ class _Work:
 class _TensorWriter:
     """Writes one tensor of one variant at its place."""
 
-    def __init__(self, owner: _Work, variant: Variant, tensor: TensorPlan, work: Work) -> None:
+    def __init__(self, owner: _Writing, variant: Variant, tensor: TensorPlan, work: Work) -> None:
         self.owner, self.variant, self.tensor, self.work = owner, variant, tensor, work
         key = variant.name, tensor.name
         self.file, self.start = owner.files[key], owner.starts[key]
-        self.digest = xxhash.xxh3_128()
+        self.digest = digest()
         self.loss = [0.0, 0.0, 0.0]  # sums of squares: error, weights, deltas
         self.size = itemsize(tensor.dtype)
         self.written = 0
@@ -278,62 +236,6 @@ class _TensorWriter:
                 self.write(start, stop)
 
 
-def _raise(future: Future[None]) -> None:
-    error = future.exception()
-    if error is not None and not isinstance(error, Cancelled):
-        raise error
-
-
 def _pieces(size: int, step: int = 1 << 24) -> Iterator[tuple[int, int]]:
     for start in range(0, size, step):
         yield start, min(start + step, size)
-
-
-def cache_for(plan: Plan) -> Cache | None:
-    """The cache, where the plan has a use for it and it is not turned off."""
-    cache = Cache(needed=plan.cache_bytes) if plan.options.reuse and plan.cache_bytes else None
-    return cache if cache is not None and cache.limit else None
-
-
-class MergedTensor:
-    """A tensor of a planned merge, computed when it is read; the bytes are those that a merge writes."""
-
-    def __init__(self, plan: Plan, tensor: TensorPlan) -> None:
-        self.name, self.shape, self.dtype = tensor.name, tensor.shape, tensor.dtype
-        self.plan, self.tensor = plan, tensor
-        self._work: Work | None = None
-
-    def _prepared(self) -> Work:
-        if self._work is None:
-            options = self.plan.options
-            reader = Reader(
-                self.plan.models,
-                device=options.device,
-                allow_nonfinite=options.allow_nonfinite,
-                cache=cache_for(self.plan),
-            )
-            self._work = work_of(self.tensor, reader, seed=self.plan.seed, block_values=options.block_values)
-            self._work.prepare()
-        return self._work
-
-    def flat(self, start: int, stop: int) -> Any:
-        """Values `start` to `stop`, in the output's type."""
-        with one_thread_each(decomposes=bool(self.tensor.treatment)):
-            size = itemsize(self.dtype)
-            parts = [np.empty(0, np.uint8)]
-            for first, last in self._prepared().ranges():
-                if first < stop and last > start:
-                    data = self._prepared().encoded(first, last).data
-                    parts.append(data[max(0, start - first) * size : (stop - first) * size])
-            return torch.from_numpy(np.concatenate(parts)).view(torch_dtype(self.dtype))
-
-    def read(self) -> Any:
-        """The whole tensor."""
-        return self.flat(0, math.prod(self.shape)).reshape(self.shape)
-
-
-def merged_checkpoint(plan: Plan, variant: Variant) -> Checkpoint:
-    """The merged model as a mapping whose tensors are computed as they are read."""
-    return Checkpoint(
-        {n: MergedTensor(plan, t) for n, t in variant.tensors.items()}, variant.name or plan.recipe.source
-    )

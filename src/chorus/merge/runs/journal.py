@@ -25,7 +25,7 @@ def fingerprint(plan: Plan) -> str:
             digest.update(repr((variant.name, tensor)).encode())
         digest.update(json.dumps([variant.config, variant.generation], sort_keys=True).encode())
         digest.update(b"".join(shard.header for shard in variant.shards))
-    for model in plan.models:
+    for model in plan.sources:
         for name, path in sorted([*model.paths.items(), *model.adapter_paths.items()]):
             state = path.stat()
             digest.update(repr((name, state.st_size, state.st_mtime_ns)).encode())

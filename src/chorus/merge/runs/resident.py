@@ -7,58 +7,62 @@ For searches: thirty settings of a method read each file once, decompose each ma
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Hashable, Mapping
 from dataclasses import replace
 from threading import Lock, local
-from typing import Any
+from typing import TYPE_CHECKING
 
 from chorus.checkpoints.dtypes import torch_dtype
 from chorus.checkpoints.lazy_tensor import FileTensor, MemoryTensor
 from chorus.lazy import lazy
-from chorus.linalg.lapack import one_blas_thread
-from chorus.merge.arithmetic.compute import Computation
 from chorus.merge.arithmetic.reader import Reader
-from chorus.merge.arithmetic.work import work_of
-from chorus.merge.method import METHODS
-from chorus.merge.plan import COPY, Input, Plan, TensorPlan
+from chorus.merge.arithmetic.tensor_plan import Input, TensorPlan
+from chorus.merge.plan import Plan
 from chorus.merge.runs.engine import check_duplicates
+from chorus.merge.runs.local import spread
 
-torch = lazy("torch")
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+else:
+    torch = lazy("torch")
 
 DEFAULT_BUDGET_BYTES = 6_000_000_000
 FACTOR = "lambda_"  # a factor of the merged delta, in every method that has it (a contract test holds them to it)
 
 
 class Store:
-    """What is kept between merges, up to a budget; safe for threads. Has the interface of a cache of tensors."""
-
-    limit = 1  # as a cache: not turned off
+    """What is kept between merges, up to a budget; safe for threads. Named tensors are kept as a cache keeps them."""
 
     def __init__(self, budget_bytes: int) -> None:
         self.budget_bytes = budget_bytes
         self.used = 0
-        self._kept: dict[Any, Any] = {}
+        self.values: dict[Hashable, Tensor] = {}
+        self.digests: dict[Hashable, str] = {}
+        self.unscaled: dict[str, tuple[Hashable, Tensor]] = {}  # tensor -> what its delta depends on, and the delta
+        self._maps: dict[str, dict[str, Tensor]] = {}
         self._lock = Lock()
 
-    def get(self, key: Any) -> Any:
-        return self._kept.get(key)
+    def get(self, key: str) -> dict[str, Tensor] | None:
+        return self._maps.get(key)
 
-    def put(self, key: Any, value: Any) -> None:
-        """Keep a tensor or a map of such, if there is room."""
-        tensors = value.values() if isinstance(value, Mapping) else [value]
-        size = sum(t.numel() * t.element_size() for t in tensors if hasattr(t, "numel"))
+    def put(self, key: str, tensors: Mapping[str, Tensor]) -> None:
         with self._lock:
-            before = self._kept.get(key)
-            if before is not None or self.used + size > self.budget_bytes:
-                return
-            self._kept[key] = value
-            self.used += size
+            if key not in self._maps and self._fits(list(tensors.values())):
+                self._maps[key] = dict(tensors)
 
-    def replace(self, key: Any, value: Any) -> None:
-        """Keep a value in the place of an earlier one, whatever it takes: one for each tensor."""
+    def keep(self, key: Hashable, value: Tensor) -> None:
+        """Keep a tensor, if there is room."""
         with self._lock:
-            self._kept[key] = value
+            if key not in self.values and self._fits([value]):
+                self.values[key] = value
+
+    def _fits(self, tensors: list[Tensor]) -> bool:
+        size = sum(t.numel() * t.element_size() for t in tensors)
+        if self.used + size > self.budget_bytes:
+            return False
+        self.used += size
+        return True
 
 
 class ResidentReader(Reader):
@@ -67,38 +71,43 @@ class ResidentReader(Reader):
     def __init__(self, plan: Plan, store: Store) -> None:
         options = plan.options
         super().__init__(
-            plan.models, device=options.device, allow_nonfinite=options.allow_nonfinite, cache=store,  # type: ignore[arg-type]
+            plan.sources, device=options.device, allow_nonfinite=options.allow_nonfinite, cache=store
         )  # fmt: skip
-        self.store, self.names = store, [str(r) for r in plan.references]
+        self.store, self.names = store, [*map(str, plan.references), *(m.label for m in plan.auxiliary)]
 
-    def _key(self, *which: Input) -> tuple[Any, ...]:
+    def key(self, *which: Input) -> tuple[Hashable, ...]:
         return (self.device, *((self.names[w.model], w.tensor) for w in which))
 
-    def values(self, which: Input, start: int, stop: int) -> Any:
-        key = ("values", self._key(which))
-        kept = self.store.get(key)
+    def values(self, which: Input, start: int, stop: int) -> Tensor:
+        key = ("values", self.key(which))
+        kept = self.store.values.get(key)
         if kept is None:
             numel = math.prod(self.tensor(which).shape)
             kept = super().values(which, 0, numel).clone()
             self._blocks.pop(which, None)
-            self.store.put(key, kept)
+            self.store.keep(key, kept)
         return kept[start:stop]
 
-    def whole_delta(self, which: Input, base: Input, numel: int) -> Any:
-        key = ("delta", self._key(which, base))
-        kept = self.store.get(key)
+    def whole_delta(self, which: Input, base: Input, numel: int) -> Tensor:
+        key = ("delta", self.key(which, base))
+        kept = self.store.values.get(key)
         if kept is None:
             kept = super().whole_delta(which, base, numel)
-            self.store.put(key, kept)
+            self.store.keep(key, kept)
         return kept
 
     def digest(self, which: Input) -> str:
-        key = ("digest", self._key(which))
-        kept = self.store.get(key)
-        if kept is None:
-            kept = super().digest(which) if isinstance(self.tensor(which), FileTensor) else repr(key)
-            self.store.replace(key, kept)
-        return str(kept)
+        key = self.key(which)
+        if key not in self.store.digests:
+            stored = isinstance(self.tensor(which), FileTensor)
+            self.store.digests[key] = super().digest(which) if stored else repr(key)
+        return self.store.digests[key]
+
+
+class _Thread(local):
+    """A thread's reader of one merge."""
+
+    reader: ResidentReader | None = None
 
 
 class Resident:
@@ -110,52 +119,48 @@ class Resident:
 
     def merge(self, plan: Plan, variant: str | None = None) -> dict[str, MemoryTensor]:
         """All tensors of a plan, computed, in the type that the plan writes."""
-        chosen = plan.variants[0] if variant is None else next(v for v in plan.variants if v.name == variant)
+        chosen = plan.variant(variant)
         names = tuple(str(r) for r in plan.references)
         if names not in self._checked:
             check_duplicates(plan)
             self._checked.add(names)
-        threads = local()
+        threads, session = _Thread(), plan.session
 
         def one(tensor: TensorPlan) -> tuple[str, MemoryTensor]:
-            with torch.inference_mode():
-                torch.set_num_threads(1)
-                if not hasattr(threads, "reader"):
+            with session.in_thread():
+                if threads.reader is None:
                     threads.reader = ResidentReader(plan, self.store)
                 threads.reader.start()
                 values = self._values(plan, tensor, threads.reader).to(torch_dtype(tensor.dtype))
                 return tensor.name, MemoryTensor(tensor.name, values.reshape(tensor.shape).cpu())
 
-        before = torch.get_num_threads()
         ordered = sorted(chosen.tensors.values(), key=lambda t: -t.numel)
-        try:
-            with one_blas_thread(), ThreadPoolExecutor(plan.jobs) as pool:
-                made = dict(pool.map(one, ordered))
-        finally:
-            torch.set_num_threads(before)
-        return {name: made[name] for name in chosen.tensors}
+        with session.computing():
+            merged = dict(spread(ordered, one, threads=session.threads))
+        return {name: merged[name] for name in chosen.tensors}
 
-    def _values(self, plan: Plan, tensor: TensorPlan, reader: ResidentReader) -> Any:
+    def _values(self, plan: Plan, tensor: TensorPlan, reader: ResidentReader) -> Tensor:
         """The merged values, flat."""
-        if tensor.method == COPY:
-            return reader.tensor(tensor.inputs[0]).flat(0, tensor.numel)
-        factor = tensor.parameters.get(FACTOR)
-        if factor is None or METHODS.get(tensor.method).space != "deltas" or not tensor.base:
+        if not tensor.steps:
+            copied: Tensor = reader.tensor(tensor.inputs[0]).flat(0, tensor.numel)
+            return copied
+        last = tensor.steps[-1]
+        factor = last.parameters.get(FACTOR)
+        if not isinstance(factor, float) or last.definition.space != "deltas" or not tensor.base:
             return self._computed(plan, tensor, reader, whole=True)
-        settings = tuple(sorted((k, repr(v)) for k, v in tensor.parameters.items() if k != FACTOR))
-        mark = (tensor.method, settings, reader._key(*tensor.all_inputs), plan.seed)
-        place = ("unscaled", tensor.name)
-        kept = self.store.get(place)
-        if kept is None or kept[0] != mark:
-            unscaled = replace(tensor, parameters={**tensor.parameters, FACTOR: 1.0})
-            kept = mark, self._computed(plan, unscaled, reader, whole=False)
-            self.store.replace(place, kept)
+        unscaled = replace(last, parameters={**last.parameters, FACTOR: 1.0})
+        steps = (*tensor.steps[:-1], unscaled)
+        made_of = (repr(steps), reader.key(*tensor.all_inputs), plan.seed)
+        kept = self.store.unscaled.get(tensor.name)
+        if kept is None or kept[0] != made_of:
+            kept = made_of, self._computed(plan, replace(tensor, steps=steps), reader, whole=False)
+            self.store.unscaled[tensor.name] = kept
         return reader.values(tensor.base, 0, tensor.numel) + factor * kept[1]
 
-    def _computed(self, plan: Plan, tensor: TensorPlan, reader: ResidentReader, *, whole: bool) -> Any:
-        """The method over all ranges; `whole` adds the base."""
-        work = work_of(tensor, reader, seed=plan.seed, block_values=plan.options.block_values, in_torch=True)
-        assert isinstance(work, Computation)
+    def _computed(self, plan: Plan, tensor: TensorPlan, reader: ResidentReader, *, whole: bool) -> Tensor:
+        """The steps over all ranges; `whole` adds the base."""
+        work = plan.session.computation(tensor, reader)
         work.prepare()
-        parts = [(work.compute if whole else work.method_values)(a, b).clone() for a, b in work.ranges()]
+        compute = work.compute if whole else work.merged_values
+        parts = [compute(start, stop).clone() for start, stop in work.ranges()]
         return torch.cat(parts) if parts else torch.empty(0)

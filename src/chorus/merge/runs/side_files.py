@@ -9,13 +9,14 @@ import yaml
 
 from chorus._version import __version__
 from chorus.checkpoints.model import INDEX, Model
-from chorus.checkpoints.reference import parse_reference, public_name
 from chorus.checkpoints.sidecar import copy_side_files, write_json
 from chorus.checkpoints.writer import write_text
 from chorus.identity import bytes_hash, file_hash, file_sha256
-from chorus.merge.plan import Plan, TensorPlan, Variant
+from chorus.merge.arithmetic.tensor_plan import TensorPlan
+from chorus.merge.plan import Plan, Variant
 from chorus.merge.planning.inputs import vocabulary_sizes
-from chorus.provenance import card_metadata, licence_of, licence_warnings, model_card, versions
+from chorus.merge.planning.published import licences, plain_parameters, public_document
+from chorus.provenance import card_metadata, licence_warnings, model_card, versions
 
 Done = dict[tuple[str, str], dict[str, Any]]
 SPEECH_TO_TEXT = ("whisper", "wav2vec2", "hubert", "wavlm", "moonshine", "parakeet", "seamless")
@@ -62,11 +63,12 @@ def input_identities(plan: Plan, done: Done, *, read_files: bool = True) -> list
     for entry in done.values():
         digests.update(entry["inputs"])
     identities = []
-    for i, (model, reference) in enumerate(zip(plan.models, plan.references, strict=True)):
-        identity: dict[str, Any] = {"model": reference.name}
+    names = [*(r.name for r in plan.references), *(model.label for model in plan.auxiliary)]
+    for i, (model, name) in enumerate(zip(plan.sources, names, strict=True)):
+        identity: dict[str, Any] = {"model": name}
         if model.revision:
             identity["revision"] = model.revision
-        identity["files"] = {name: _file_identity(plan, i, name, digests, read_files) for name in sorted(model.paths)}
+        identity["files"] = {file: _file_identity(plan, i, file, digests, read_files) for file in sorted(model.paths)}
         if model.adapter_paths:
             identity["adapter_files"] = {n: _whole_file(plan, p) for n, p in sorted(model.adapter_paths.items())}
         identities.append(identity)
@@ -74,7 +76,7 @@ def input_identities(plan: Plan, done: Done, *, read_files: bool = True) -> list
 
 
 def _file_identity(plan: Plan, index: int, name: str, digests: dict[str, str], read_files: bool) -> dict[str, Any]:
-    model = plan.models[index]
+    model = plan.sources[index]
     identity: dict[str, Any] = {}
     if model.hub_hashes.get(name):
         identity["hub_hash"] = model.hub_hashes[name]
@@ -131,25 +133,6 @@ def _loss_lines(losses: dict[str, dict[str, float]]) -> list[str]:
     ]
 
 
-def licences(plan: Plan) -> dict[str, str | None]:
-    return {r.name: licence_of(m.directory) for r, m in zip(plan.references, plan.models, strict=True)}
-
-
-def public_document(plan: Plan, value: Any = None, key: str = "") -> Any:
-    """The recipe as given, with local paths shortened to their last part."""
-    value = plan.recipe.document if value is None and not key else value
-    if isinstance(value, dict):
-        return {k: public_document(plan, v, str(k)) if v is not None else None for k, v in value.items()}
-    if isinstance(value, list):
-        return [public_document(plan, v, key) if v is not None else None for v in value]
-    if isinstance(value, str) and key in ("model", "base_model", "lora", "path", "source", "tokenizer_source"):
-        try:
-            return parse_reference(value).name if key != "path" else public_name(value)
-        except ValueError:
-            return value
-    return value
-
-
 def provenance_of(
     plan: Plan, variant: Variant, identities: list[dict[str, Any]], losses: dict[str, dict[str, float]]
 ) -> dict[str, Any]:
@@ -190,7 +173,7 @@ def _resolved(plan: Plan, variant: Variant) -> list[dict[str, Any]]:
 
 def _facts(plan: Plan, tensor: TensorPlan) -> dict[str, Any]:
     facts: dict[str, Any] = {"models": [plan.references[i.model].name for i in tensor.inputs]}
-    parameters = {k.rstrip("_"): list(v) if isinstance(v, tuple) else v for k, v in tensor.parameters.items()}
+    parameters = plain_parameters(tensor)
     return {**facts, "parameters": parameters} if parameters else facts
 
 
