@@ -29,7 +29,7 @@ CLIENT = """#!{python} -IS
 import json, os, socket, struct, sys
 answers = socket.socket(socket.AF_UNIX)
 answers.connect({address!r})
-command = {{"call": "commands:enter", "arguments": [{address!r}, "chorus", *sys.argv[1:]],
+command = {{"function": "commands:enter", "arguments": [{address!r}, "chorus", *sys.argv[1:]],
             "directory": os.getcwd(), "environment": dict(os.environ)}}
 socket.send_fds(answers, [json.dumps(command).encode() + b"\\n"], [0, 1, 2])
 answers.recv(4, socket.MSG_WAITALL)
@@ -63,9 +63,9 @@ class Shared:
     def __init__(self, address: str) -> None:
         self.address = address
 
-    def start(self, call: str, arguments: Sequence[str], environment: Mapping[str, str]) -> warm.Fork:
-        assert call == "chorus.cli.main:main"
-        command = warm.Command("commands:enter", [self.address, "chorus", *arguments], os.getcwd(), dict(environment))
+    def start(self, function: str, arguments: Sequence[str], environment: Mapping[str, str]) -> warm.Fork:
+        assert function == "chorus.cli.main:main"
+        command = warm.Call("commands:enter", [self.address, "chorus", *arguments], os.getcwd(), dict(environment))
         return warm.Fork(self.address, command)
 
     def close(self) -> None:
@@ -91,7 +91,7 @@ def _run(kind: str, arguments: Sequence[str], cwd: Path | None, env: Mapping[str
         command = [sys.executable, *how, *arguments]
         return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
     address = process().address
-    command = warm.Command("commands:enter", [address, kind, *arguments], str(cwd or Path.cwd()), environment)
+    command = warm.Call("commands:enter", [address, kind, *arguments], str(cwd or Path.cwd()), environment)
     with open(os.devnull) as nothing, tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as told:
         with warm.ask(address, command, [f.fileno() for f in (nothing, out, told)]) as answers:
             answers.recv(warm.ANSWER.size, socket.MSG_WAITALL)

@@ -35,34 +35,34 @@ WAITING = 128  # commands that may be asked for while the imports run
 
 
 @dataclass(frozen=True)
-class Command:
-    """What a fork does: call `module:function` with `arguments`, in a directory and an environment of its own."""
+class Call:
+    """What a fork does: `module:function` with `arguments`, in a directory and an environment of its own."""
 
-    call: str
+    function: str
     arguments: Sequence[str]
     directory: str
     environment: Mapping[str, str]
 
 
-def ask(address: str, command: Command, streams: Sequence[int]) -> socket.socket:
-    """Have `command` begun with `streams` as its stdin, stdout and stderr; returned is where the answers come."""
+def ask(address: str, call: Call, streams: Sequence[int]) -> socket.socket:
+    """Have `call` begun with `streams` as its stdin, stdout and stderr; returned is where the answers come."""
     answers = socket.socket(socket.AF_UNIX)
     answers.connect(address)
-    socket.send_fds(answers, [json.dumps(asdict(command)).encode() + b"\n"], list(streams))
+    socket.send_fds(answers, [json.dumps(asdict(call)).encode() + b"\n"], list(streams))
     return answers
 
 
 class Fork:
     """A command that runs as a fork: what `subprocess.Popen` offers, as far as a campaign uses it."""
 
-    def __init__(self, address: str, command: Command) -> None:
+    def __init__(self, address: str, call: Call) -> None:
         (out, out_end), (told, told_end) = os.pipe(), os.pipe()
         nothing = os.open(os.devnull, os.O_RDONLY)
         self.stdout: IO[str] = os.fdopen(out, encoding="utf-8")
         self.stderr: IO[str] = os.fdopen(told, encoding="utf-8")
         self.returncode: int | None = None
         try:
-            self._answers = ask(address, command, (nothing, out_end, told_end))
+            self._answers = ask(address, call, (nothing, out_end, told_end))
             (self.pid,) = ANSWER.unpack(self._answers.recv(ANSWER.size, socket.MSG_WAITALL))
         except (OSError, struct.error) as error:  # no one listens, or no one answers
             raise ChorusError("the process that starts the trainings has ended", "what it said is above") from error
@@ -114,9 +114,9 @@ class WarmProcess:
                 stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, pass_fds=[number], env=environment,
             )  # fmt: skip
 
-    def start(self, call: str, arguments: Sequence[str], environment: Mapping[str, str]) -> Fork:
+    def start(self, function: str, arguments: Sequence[str], environment: Mapping[str, str]) -> Fork:
         """`module:function` in a fork, in this process's directory."""
-        return Fork(self.address, Command(call, list(arguments), str(Path.cwd()), dict(environment)))
+        return Fork(self.address, Call(function, list(arguments), str(Path.cwd()), dict(environment)))
 
     def close(self) -> None:
         """No more forks; those that run go on, and who waits for one to begin waits no more."""
@@ -147,15 +147,15 @@ def main(number: int, modules: Sequence[str]) -> None:
             import_module(name)
     gc.collect()
     gc.freeze()  # or the first collection in a fork would copy every page
-    command = _serve(socket.socket(fileno=number))
-    if command is not None:
+    call = _serve(socket.socket(fileno=number))
+    if call is not None:
         signal.signal(signal.SIGINT, interrupted)
-        module, _, function = command.call.partition(":")
-        getattr(import_module(module), function)(command.arguments)
+        module, _, function = call.function.partition(":")
+        getattr(import_module(module), function)(call.arguments)
 
 
-def _serve(listener: socket.socket) -> Command | None:
-    """Returns in a fork, with its command, and at the end of stdin, with None."""
+def _serve(listener: socket.socket) -> Call | None:
+    """Returns in a fork, with its call, and at the end of stdin, with None."""
     while True:
         ready, _, _ = select.select([listener, sys.stdin], [], [])
         if listener not in ready:
@@ -164,9 +164,9 @@ def _serve(listener: socket.socket) -> Command | None:
         data, streams = _request(answers)
         if data and _fork() == 0:
             listener.close()
-            command = Command(**json.loads(data))
-            _begin(command, streams, answers)
-            return command
+            call = Call(**json.loads(data))
+            _begin(call, streams, answers)
+            return call
         for stream in (*streams, answers.detach()):
             os.close(stream)
 
@@ -189,7 +189,7 @@ def _fork() -> int:
         return os.fork()
 
 
-def _begin(command: Command, streams: Sequence[int], answers: socket.socket) -> None:
+def _begin(call: Call, streams: Sequence[int], answers: socket.socket) -> None:
     """Fork once more, and return in the child: its parent stays to tell how it ends."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     child = _fork()
@@ -206,9 +206,9 @@ def _begin(command: Command, streams: Sequence[int], answers: socket.socket) -> 
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
         os.close(stream)
-    os.chdir(command.directory)
+    os.chdir(call.directory)
     os.environ.clear()
-    os.environ.update(command.environment)
+    os.environ.update(call.environment)
 
 
 if __name__ == "__main__":
