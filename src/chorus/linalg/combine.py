@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from chorus.lazy import lazy
-from chorus.linalg.blocks import Tensor
 from chorus.linalg.low_rank import LowRank, low_rank_sum
 from chorus.linalg.native import Terms
 
-torch = lazy("torch")
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from chorus.linalg.low_rank import Delta
+else:
+    torch = lazy("torch")
 
 
 def linear_combination(tensors: Sequence[Tensor], coefficients: Sequence[float]) -> Tensor:
@@ -34,9 +40,10 @@ def linear_combination(tensors: Sequence[Tensor], coefficients: Sequence[float])
     return total
 
 
-def weighted_total(deltas: Iterable[Tensor | LowRank], weight: Sequence[float]) -> Tensor | LowRank:
+def weighted_total(deltas: Iterable[Delta], weight: Sequence[float]) -> Delta:
     """sum_i w_i D_i of matrices; in factors where all of them are, else one after the other."""
-    factors, total = [], None
+    factors: list[LowRank] = []
+    total: Tensor | None = None
     for d, w in zip(deltas, weight, strict=True):
         if isinstance(d, LowRank):
             factors.append(d.scaled(w))

@@ -57,6 +57,10 @@ class LowRank:
         return self if c == 1 else LowRank(self.left * c, self.right, self.shape)
 
 
+if TYPE_CHECKING:
+    Delta = Tensor | LowRank  # [m, n]
+
+
 def low_rank_sum(terms: Sequence[LowRank], coefficients: Sequence[float]) -> LowRank:
     """sum_i c_i D_i, exactly: the ranks add up."""
     left = torch.cat([t.left * c for t, c in zip(terms, coefficients, strict=True)], dim=1)

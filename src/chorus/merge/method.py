@@ -4,8 +4,8 @@
     def lerp(tensors, /, *, t: Annotated[float, Between(0, 1), "share of the second model"] = 0.5) -> Tensor: ...
 
 The function takes an ordered sequence of tensors and keyword-only, annotated parameters, and returns one tensor.
-`PerModel[float]` parameters arrive as a tuple, one value a tensor. These keywords are not parameters but are given
-by the engine to a function that names them:
+`PerModel[float]` parameters arrive as a tuple, one value a tensor; their default is written `each(1.0)`. These
+keywords are not parameters but are given by the engine to a function that names them:
 
     statistics   what the method's own `statistics(blocks, **parameters)` returned for the whole tensor
     offset       the flat index of the block's first value
@@ -31,6 +31,7 @@ from typing import Annotated, Any, Literal, Protocol, TypeVar, get_args, get_ori
 
 from chorus.registry import Registry
 
+T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 ENGINE_KEYWORDS = ("statistics", "offset", "keys", "role", "treatment", "shape", "memo", "merge_inner")
 
@@ -44,6 +45,14 @@ Resolved = Value | tuple[Value, ...]  # a parameter of one tensor; a tuple holds
 
 class PerModel(Sequence[T_co]):
     """Marks a parameter with one value a model; a recipe may set it under each model or for all."""
+
+
+def each(value: T) -> PerModel[T]:
+    """The default of a `PerModel` parameter: this value for every model.
+
+    A plain value when it runs (the engine makes one for each model of it), typed as what the method receives.
+    """
+    return typing.cast(PerModel[T], value)
 
 
 class Memo(Protocol):

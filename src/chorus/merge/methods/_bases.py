@@ -4,30 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Literal
 
 from chorus.lazy import lazy
 from chorus.linalg.low_rank import LowRank
-from chorus.linalg.polar import newton_schulz, polar_factor
+from chorus.linalg.polar import Scale, Schedule, newton_schulz, polar_factor
 from chorus.linalg.spectra import Triplets, complete, singular_triplets, smaller_side
 from chorus.merge.method import Memo
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
+
+    from chorus.linalg.low_rank import Delta
 else:
     torch = lazy("torch")
-
-Delta = Any  # torch.Tensor [m, n] or LowRank
 
 
 @dataclass(frozen=True)
 class Orthogonaliser:
     """How bases of several tasks are made one: exactly, or by the published iteration."""
 
-    orth: str
-    ns_schedule: str
-    ns_scale: str
+    orth: Literal["exact", "ns"]
+    ns_schedule: Schedule
+    ns_scale: Scale
     ns_polish: int
 
     def __call__(self, bases: Tensor, blocks: int) -> Tensor:
@@ -36,13 +36,15 @@ class Orthogonaliser:
         return newton_schulz(
             bases,
             blocks=blocks,
-            schedule=self.ns_schedule,  # type: ignore[arg-type]
-            scale=self.ns_scale,  # type: ignore[arg-type]
+            schedule=self.ns_schedule,
+            scale=self.ns_scale,
             polish=self.ns_polish,
         )
 
 
-def orthogonaliser(preset: str, orth: str, ns_schedule: str, ns_scale: str, ns_polish: int) -> Orthogonaliser:
+def orthogonaliser(
+    preset: str, orth: Literal["exact", "ns"], ns_schedule: Schedule, ns_scale: Scale, ns_polish: int
+) -> Orthogonaliser:
     """The setting that holds: `preset: paper` is five unpolished steps after division by the norm."""
     if preset == "paper":
         return Orthogonaliser("ns", ns_schedule, "frobenius", 0)

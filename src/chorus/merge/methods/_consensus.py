@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from chorus.lazy import lazy
 from chorus.linalg.combine import linear_combination
-from chorus.merge.methods._shares import shares
+from chorus.merge.methods._weights import shares
 
 if TYPE_CHECKING:
     import torch

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 from chorus.linalg.combine import linear_combination
 from chorus.linalg.low_rank import LowRank
@@ -12,6 +12,8 @@ from chorus.merge.method import Between
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from chorus.linalg.low_rank import Delta
 
 Treat = Annotated[
     Literal["auto", "matrix", "vector"],
@@ -25,13 +27,13 @@ NsSchedule = Annotated[Literal["quintic", "muon"], "coefficients of the iteratio
 NsScale = Annotated[Literal["sqrt_n", "frobenius"], "what divides the bases before the iterations"]
 NsPolish = Annotated[int, Between(0, 100), "exact iterations after the tuned ones"]
 Preset = Annotated[Literal["none", "paper"], "paper: ns, frobenius, no polish (arXiv 2603.05354)"]
-Delta = Any  # torch.Tensor [m, n] or LowRank
 
 
-def vector_merge(deltas: Sequence[Tensor], weight: Sequence[float], vectors: str, lambda_: float) -> Tensor:
+def vector_merge(deltas: Sequence[Delta], weight: Sequence[float], vectors: str, lambda_: float) -> Tensor:
     """The merge of what is not decomposed: lambda times the mean or the sum of the w_i D_i, or nothing."""
     factor = {"mean": 1 / len(deltas), "sum": 1.0, "base": 0.0}[vectors] * lambda_
-    return linear_combination(deltas, [w * factor for w in weight])
+    blocks = cast("Sequence[Tensor]", deltas)  # only matrices come in factors
+    return linear_combination(blocks, [w * factor for w in weight])
 
 
 def scaled(d: Delta, c: float) -> Delta:

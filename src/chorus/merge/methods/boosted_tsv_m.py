@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from chorus.merge.method import Between, Memo, PerModel, method
+from chorus.merge.method import Between, Memo, each, method
 from chorus.merge.methods._bases import merge_bases, orthogonaliser
+from chorus.merge.methods._parameters import Lambda, ValuesWeight
 from chorus.merge.methods._subspace import (
     KeptRank,
     NsPolish,
@@ -24,7 +25,7 @@ from chorus.merge.methods._subspace import (
 )
 
 if TYPE_CHECKING:
-    import torch
+    from chorus.linalg.low_rank import Delta
 
 
 @method(
@@ -51,14 +52,14 @@ if TYPE_CHECKING:
     """,
 )
 def boosted_tsv_m(
-    deltas: Sequence[torch.Tensor],
+    deltas: Sequence[Delta],
     /,
     *,
     beta: Annotated[float, Between(0, 1, above=True), "cumulative share at which boosting starts; 1: none"] = 0.3,
     energy: Annotated[Literal["sum", "squared"], "cumulate singular values or their squares"] = "sum",
     boost_on: Annotated[Literal["full", "kept"], "the whole spectrum, or what the rank keeps of it"] = "full",
     renorm: Annotated[Literal["none", "frobenius"], "give each boosted task its old norm back"] = "none",
-    weight: Annotated[PerModel[float], "factor of each model's singular values"] = 1.0,  # type: ignore[assignment]
+    weight: ValuesWeight = each(1.0),
     rank: KeptRank = None,
     rank_fraction: RankFraction = None,
     orth: Orth = "exact",
@@ -66,13 +67,13 @@ def boosted_tsv_m(
     ns_scale: NsScale = "sqrt_n",
     ns_polish: NsPolish = 4,
     preset: Preset = "none",
-    lambda_: Annotated[float, "factor of the merged delta"] = 1.0,
+    lambda_: Lambda = 1.0,
     treat: Treat = "auto",
     vectors: Vectors = "mean",
     treatment: str,
     shape: tuple[int, ...],
     memo: Memo,
-) -> torch.Tensor:
+) -> Delta:
     """Return lambda * U_o S' V_o^T: TSV-M whose singular values are raised, task by task, before they are joined.
 
     With e_j = s_j (or its square) and c_j the cumulative share of e, let j* be the first index with

@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 from chorus.linalg.quantiles import Cutoff
-from chorus.merge.method import Between, PerModel, method
+from chorus.merge.method import each, method
+from chorus.merge.methods._breadcrumbs_mask import crumbs, cutoffs
 from chorus.merge.methods._consensus import elected_sum
-from chorus.merge.methods._crumbs import crumbs, cutoffs
+from chorus.merge.methods._parameters import (
+    BandDensity,
+    BandGamma,
+    Int8Mask,
+    L1Rescale,
+    Lambda,
+    NormalizeVote,
+    VoteWeight,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -35,13 +44,13 @@ def breadcrumbs_ties(
     deltas: Sequence[torch.Tensor],
     /,
     *,
-    weight: Annotated[PerModel[float], "weight of each model in the vote and in the sum"] = 1.0,  # type: ignore[assignment]
-    density: Annotated[PerModel[float], Between(0, 1), "share of values kept below the largest"] = 1.0,  # type: ignore[assignment]
-    gamma: Annotated[PerModel[float], Between(0, 1), "share of the largest values that is dropped"] = 0.01,  # type: ignore[assignment]
-    normalize: Annotated[bool, "divide by the weights of the models that agree"] = False,
-    rescale: Annotated[bool, "give each sparse delta back its L1 norm"] = False,
-    lambda_: Annotated[float, "factor of the merged delta"] = 1.0,
-    int8_mask: Annotated[bool, "without effect; mergekit's temporaries"] = False,
+    weight: VoteWeight = each(1.0),
+    density: BandDensity = each(1.0),
+    gamma: BandGamma = each(0.01),
+    normalize: NormalizeVote = False,
+    rescale: L1Rescale = False,
+    lambda_: Lambda = 1.0,
+    int8_mask: Int8Mask = False,
     statistics: tuple[Sequence[tuple[Cutoff, Cutoff]], Sequence[float]],
     offset: int,
 ) -> torch.Tensor:

@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 from chorus.linalg.low_rank import LowRank
 from chorus.linalg.spectra import left_basis
-from chorus.merge.method import PerModel, method
+from chorus.merge.method import each, method
+from chorus.merge.methods._parameters import InnerWeight, Lambda
 from chorus.merge.methods._subspace import Treat, Vectors, vector_merge
 
 if TYPE_CHECKING:
     import torch
+
+    from chorus.linalg.low_rank import Delta
 
 
 @method(
@@ -34,17 +37,17 @@ if TYPE_CHECKING:
     """,
 )
 def core_space(
-    deltas: Sequence[torch.Tensor],
+    deltas: Sequence[Delta],
     /,
     *,
     inner: Annotated[str, "what merges in the core: any method on task vectors"] = "task_arithmetic",
-    weight: Annotated[PerModel[float], "weight of each model, the inner method's too"] = 1.0,  # type: ignore[assignment]
-    lambda_: Annotated[float, "factor of the merged delta"] = 1.0,
+    weight: InnerWeight = each(1.0),
+    lambda_: Lambda = 1.0,
     treat: Treat = "auto",
     vectors: Vectors = "mean",
     treatment: str,
     merge_inner: Callable[[Sequence[torch.Tensor]], torch.Tensor],
-) -> torch.Tensor:
+) -> Delta:
     """Return lambda * U M V^T, with U and V bases of all tasks' outputs and inputs, M the merge of the U^T D_i V.
 
     The cores U^T D_i V hold the deltas without loss, in [N r, N r] for N adapters of rank r. Methods that do not
@@ -61,4 +64,4 @@ def core_space(
         cores.append((u.T @ d.left) @ (d.right @ v) if isinstance(d, LowRank) else u.T @ d @ v)
     merged = merge_inner(cores) if u.shape[1] else cores[0]
     factors = LowRank(u @ (merged * lambda_), v.T, (u.shape[0], v.shape[0]))
-    return factors if low_rank else factors.dense()  # type: ignore[return-value]
+    return factors if low_rank else factors.dense()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING
 
 from chorus.linalg.draws import keep_random
-from chorus.merge.method import Between, PerModel, method
+from chorus.merge.method import each, method
 from chorus.merge.methods._consensus import weighted_sum
 from chorus.merge.methods._dare import factors
-from chorus.merge.methods._shares import check_shares
+from chorus.merge.methods._parameters import DareRescale, DeltaWeight, Int8Mask, KeepProbability, Lambda, NormalizeSum
+from chorus.merge.methods._weights import check_shares
 
 if TYPE_CHECKING:
     import torch
@@ -39,14 +40,12 @@ def dare_linear(
     deltas: Sequence[torch.Tensor],
     /,
     *,
-    weight: Annotated[PerModel[float], "factor of each delta"] = 1.0,  # type: ignore[assignment]
-    density: Annotated[PerModel[float], Between(0, 1), "probability that a value is kept"] = 1.0,  # type: ignore[assignment]
-    normalize: Annotated[bool, "divide by the sum of the weights"] = False,
-    rescale: Annotated[
-        Literal["l1", "expectation", "none"], "how the rest is scaled; true means l1, false none"
-    ] = "l1",
-    lambda_: Annotated[float, "factor of the merged delta"] = 1.0,
-    int8_mask: Annotated[bool, "without effect; mergekit's temporaries"] = False,
+    weight: DeltaWeight = each(1.0),
+    density: KeepProbability = each(1.0),
+    normalize: NormalizeSum = False,
+    rescale: DareRescale = "l1",
+    lambda_: Lambda = 1.0,
+    int8_mask: Int8Mask = False,
     statistics: Sequence[float],
     offset: int,
     keys: Sequence[int],

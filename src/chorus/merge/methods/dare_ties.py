@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING
 
 from chorus.linalg.draws import keep_random
-from chorus.merge.method import Between, PerModel, method
+from chorus.merge.method import each, method
 from chorus.merge.methods._consensus import elected_sum
 from chorus.merge.methods._dare import factors
+from chorus.merge.methods._parameters import DareRescale, Int8Mask, KeepProbability, Lambda, NormalizeVote, VoteWeight
 
 if TYPE_CHECKING:
     import torch
@@ -37,14 +38,12 @@ def dare_ties(
     deltas: Sequence[torch.Tensor],
     /,
     *,
-    weight: Annotated[PerModel[float], "weight of each model in the vote and in the sum"] = 1.0,  # type: ignore[assignment]
-    density: Annotated[PerModel[float], Between(0, 1), "probability that a value is kept"] = 1.0,  # type: ignore[assignment]
-    normalize: Annotated[bool, "divide by the weights of the models that agree"] = False,
-    rescale: Annotated[
-        Literal["l1", "expectation", "none"], "how the rest is scaled; true means l1, false none"
-    ] = "l1",
-    lambda_: Annotated[float, "factor of the merged delta"] = 1.0,
-    int8_mask: Annotated[bool, "without effect; mergekit's temporaries"] = False,
+    weight: VoteWeight = each(1.0),
+    density: KeepProbability = each(1.0),
+    normalize: NormalizeVote = False,
+    rescale: DareRescale = "l1",
+    lambda_: Lambda = 1.0,
+    int8_mask: Int8Mask = False,
     statistics: Sequence[float],
     offset: int,
     keys: Sequence[int],

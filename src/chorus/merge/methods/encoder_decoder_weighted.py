@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 from chorus.linalg.combine import linear_combination
-from chorus.merge.method import PerModel, method
+from chorus.merge.method import PerModel, each, method
 
 if TYPE_CHECKING:
     import torch
@@ -35,12 +35,12 @@ def encoder_decoder_weighted(
     tensors: Sequence[torch.Tensor],
     /,
     *,
-    weight: Annotated[PerModel[float], "share of each model, where no weight below says otherwise"] = 1.0,  # type: ignore[assignment]
-    encoder_weight: Annotated[PerModel[float | None], "share in the encoder"] = None,  # type: ignore[assignment]
-    decoder_weight: Annotated[PerModel[float | None], "share in the decoder, its embeddings too"] = None,  # type: ignore[assignment]
+    weight: Annotated[PerModel[float], "share of each model, where no weight below says otherwise"] = each(1.0),
+    encoder_weight: Annotated[PerModel[float | None], "share in the encoder"] = each(None),
+    decoder_weight: Annotated[PerModel[float | None], "share in the decoder, its embeddings too"] = each(None),
     cross_weight: Annotated[
         PerModel[float | None], "share in the decoder's cross-attention; default: the mean of the two others"
-    ] = None,  # type: ignore[assignment]
+    ] = each(None),
     role: Role,
 ) -> torch.Tensor:
     """Return sum_i w_i x_i / sum_i w_i, the weights chosen by where the tensor stands.

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from chorus.linalg.combine import weighted_total
 from chorus.linalg.polar import nuclear_flattened
-from chorus.merge.method import PerModel, method
+from chorus.merge.method import PerModel, each, method
+from chorus.merge.methods._parameters import Lambda
 from chorus.merge.methods._subspace import Treat, Vectors, scaled, vector_merge
 
 if TYPE_CHECKING:
-    import torch
+    from chorus.linalg.low_rank import Delta
 
 
 @method(
@@ -33,18 +34,18 @@ if TYPE_CHECKING:
     """,
 )
 def iso_c(
-    deltas: Sequence[torch.Tensor],
+    deltas: Sequence[Delta],
     /,
     *,
-    weight: Annotated[PerModel[float], "factor of each delta in the sum"] = 1.0,  # type: ignore[assignment]
+    weight: Annotated[PerModel[float], "factor of each delta in the sum"] = each(1.0),
     average: Annotated[
         Literal["effective", "all"], "mean of the values that are not null, or over min(m, n) as published"
     ] = "effective",
-    lambda_: Annotated[float, "factor of the merged delta"] = 1.0,
+    lambda_: Lambda = 1.0,
     treat: Treat = "auto",
     vectors: Vectors = "mean",
     treatment: str,
-) -> torch.Tensor:
+) -> Delta:
     """Return lambda * mean(s) U V^T of sum_i w_i D_i = U diag(s) V^T.
 
     Only directions that the sum has are filled: where it is rank deficient, as sums of adapters are, the published

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from chorus.lazy import lazy
 from chorus.linalg.combine import weighted_total
 from chorus.linalg.low_rank import LowRank
 from chorus.linalg.spectra import singular_triplets
-from chorus.merge.method import Between, PerModel, method
+from chorus.merge.method import Between, each, method
 from chorus.merge.methods._bases import orthogonaliser
+from chorus.merge.methods._parameters import DeltaWeight, Lambda
 from chorus.merge.methods._subspace import Orth, Treat, Vectors, scaled, vector_merge
 
 if TYPE_CHECKING:
     import torch
+
+    from chorus.linalg.low_rank import Delta
 else:
     torch = lazy("torch")
 
@@ -31,7 +34,7 @@ def split_rank(rank: int, models: int, common_fraction: float) -> tuple[int, int
     return rank - own * models, own
 
 
-def without(d: Any, basis: torch.Tensor) -> Any:
+def without(d: Delta, basis: torch.Tensor) -> Delta:
     """(I - B B^T) D."""
     if isinstance(d, LowRank):
         return LowRank(d.left - basis @ (basis.T @ d.left), d.right, d.shape)
@@ -57,17 +60,17 @@ def without(d: Any, basis: torch.Tensor) -> Any:
     """,
 )
 def iso_cts(
-    deltas: Sequence[torch.Tensor],
+    deltas: Sequence[Delta],
     /,
     *,
     common_fraction: Annotated[float, Between(0, 1), "share of the directions that is common to all tasks"] = 0.8,
-    weight: Annotated[PerModel[float], "factor of each delta"] = 1.0,  # type: ignore[assignment]
+    weight: DeltaWeight = each(1.0),
     orth: Orth = "exact",
-    lambda_: Annotated[float, "factor of the merged delta"] = 1.0,
+    lambda_: Lambda = 1.0,
     treat: Treat = "auto",
     vectors: Vectors = "mean",
     treatment: str,
-) -> torch.Tensor:
+) -> Delta:
     """Return lambda * mean(s) U_o V_o^T over the common directions and each task's own.
 
     1. the leading k_c triplets of M = sum w_i D_i are common, k_c about `common_fraction` of its rank r;
@@ -94,4 +97,4 @@ def iso_cts(
     orthogonalise = orthogonaliser("none", orth, "quintic", "sqrt_n", 4)
     u, v = (orthogonalise(torch.cat(x, dim=1), len(x)) for x in (left, right))
     merged = LowRank(u * (mean * lambda_), v.T, (u.shape[0], v.shape[0]))
-    return merged if isinstance(m, LowRank) else merged.dense()  # type: ignore[return-value]
+    return merged if isinstance(m, LowRank) else merged.dense()

@@ -9,7 +9,7 @@ from chorus.linalg.blocks import Blocks
 from chorus.linalg.combine import linear_combination
 from chorus.linalg.sphere import karcher_coefficients
 from chorus.linalg.statistics import gram_matrix
-from chorus.merge.method import PerModel, method
+from chorus.merge.method import PerModel, each, method
 
 if TYPE_CHECKING:
     import torch
@@ -52,7 +52,7 @@ def karcher(
     tensors: Sequence[torch.Tensor],
     /,
     *,
-    weight: Annotated[PerModel[float], "share of each model"] = 1.0,  # type: ignore[assignment]
+    weight: Annotated[PerModel[float], "share of each model"] = each(1.0),
     max_iter: Annotated[int, "most steps taken"] = 10,
     tol: Annotated[float, "stop when a step is shorter than this (radians)"] = 1e-5,
     statistics: Sequence[float],

@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from chorus.linalg.low_rank import LowRank
 from chorus.linalg.spectra import left_basis
-from chorus.merge.method import PerModel, method
+from chorus.merge.method import each, method
+from chorus.merge.methods._parameters import InnerWeight, Lambda
 from chorus.merge.methods._subspace import Treat, Vectors, vector_merge
 
 if TYPE_CHECKING:
     import torch
+
+    from chorus.linalg.low_rank import Delta
 
 
 @method(
@@ -34,17 +37,17 @@ if TYPE_CHECKING:
     """,
 )
 def knots(
-    deltas: Sequence[torch.Tensor],
+    deltas: Sequence[Delta],
     /,
     *,
     inner: Annotated[Literal["ties", "dare_ties", "task_arithmetic"], "what merges in the shared space"] = "ties",
-    weight: Annotated[PerModel[float], "weight of each model, the inner method's too"] = 1.0,  # type: ignore[assignment]
-    lambda_: Annotated[float, "factor of the merged delta"] = 1.0,
+    weight: InnerWeight = each(1.0),
+    lambda_: Lambda = 1.0,
     treat: Treat = "auto",
     vectors: Vectors = "mean",
     treatment: str,
     merge_inner: Callable[[Sequence[torch.Tensor]], torch.Tensor],
-) -> torch.Tensor:
+) -> Delta:
     """Return lambda * U M, with C = [D_1 .. D_N] = U S [V_1^T .. V_N^T] and M the inner merge of the S V_i^T.
 
     U spans what any task writes to; S V_i^T = U^T D_i are the tasks' coordinates in it, which the inner method
@@ -60,4 +63,4 @@ def knots(
         coordinates.append((basis.T @ d.left) @ d.right if isinstance(d, LowRank) else basis.T @ d)
     merged = merge_inner(coordinates) if basis.shape[1] else coordinates[0]
     factors = LowRank(basis * lambda_, merged, (basis.shape[0], merged.shape[1]))
-    return factors if low_rank else factors.dense()  # type: ignore[return-value]
+    return factors if low_rank else factors.dense()

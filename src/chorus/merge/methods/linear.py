@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from chorus.linalg.combine import linear_combination
 from chorus.merge.method import PerModel, method
-from chorus.merge.methods._shares import check_shares, shares
+from chorus.merge.methods._parameters import NormalizeSum
+from chorus.merge.methods._weights import check_shares, shares
 
 if TYPE_CHECKING:
     import torch
@@ -36,7 +37,7 @@ def linear(
     /,
     *,
     weight: Annotated[PerModel[float], "share of each model; negative shares are allowed"],
-    normalize: Annotated[bool, "divide by the sum of the weights"] = True,
+    normalize: NormalizeSum = True,
 ) -> torch.Tensor:
     """Return sum_i w_i x_i, divided by sum_i w_i where `normalize`.
 

@@ -9,8 +9,8 @@ from chorus.lazy import lazy
 from chorus.linalg.blocks import Blocks
 from chorus.linalg.combine import linear_combination
 from chorus.linalg.statistics import gram_matrix
-from chorus.merge.method import PerModel, Split, method
-from chorus.merge.methods._shares import check_shares, shares
+from chorus.merge.method import PerModel, Split, each, method
+from chorus.merge.methods._weights import check_shares, shares
 
 if TYPE_CHECKING:
     import numpy as np
@@ -68,7 +68,7 @@ def model_stock(
     deltas: Sequence[torch.Tensor],
     /,
     *,
-    weight: Annotated[PerModel[float], "share of each model in the mean; the paper's are equal"] = 1.0,  # type: ignore[assignment]
+    weight: Annotated[PerModel[float], "share of each model in the mean; the paper's are equal"] = each(1.0),
     filter_wise: Annotated[bool, "one angle for each output row instead of one a tensor"] = False,
     statistics: float | None,
 ) -> torch.Tensor:

@@ -10,7 +10,7 @@ from chorus.linalg.combine import linear_combination
 from chorus.linalg.sphere import spherical_mean_coefficients
 from chorus.linalg.statistics import gram_matrix
 from chorus.merge.method import PerModel, method
-from chorus.merge.methods._shares import check_shares, shares
+from chorus.merge.methods._weights import check_shares, shares
 
 if TYPE_CHECKING:
     import torch

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 from chorus.linalg.combine import linear_combination
-from chorus.merge.method import PerModel, method
+from chorus.merge.method import PerModel, each, method
 
 if TYPE_CHECKING:
     import torch
@@ -32,7 +32,7 @@ def passthrough(
     tensors: Sequence[torch.Tensor],
     /,
     *,
-    scale: Annotated[PerModel[float | None], "factor; with a filter it damps or zeroes some tensors"] = None,  # type: ignore[assignment]
+    scale: Annotated[PerModel[float | None], "factor; with a filter it damps or zeroes some tensors"] = each(None),
 ) -> torch.Tensor:
     """Return the tensor, times `scale` where it is given; without it every bit stays as it is."""
     return linear_combination(tensors, [1.0 if scale[0] is None else scale[0]])

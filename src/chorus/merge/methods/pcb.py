@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 from chorus.lazy import lazy
-from chorus.merge.method import Between, PerModel, method
-from chorus.merge.methods._balance import Balance, balance, clipped, scores
+from chorus.merge.method import Between, PerModel, each, method
+from chorus.merge.methods._parameters import Lambda
+from chorus.merge.methods._pcb_scores import Balance, balance, clipped, scores
 
 if TYPE_CHECKING:
     import torch
@@ -36,9 +37,9 @@ def pcb(
     deltas: Sequence[torch.Tensor],
     /,
     *,
-    ratio: Annotated[PerModel[float], Between(0, 1), "share of each delta's values that may survive"] = 0.1,  # type: ignore[assignment]
-    weight: Annotated[PerModel[float], "factor of each model's delta; the paper's lambda of a task"] = 1.0,  # type: ignore[assignment]
-    lambda_: Annotated[float, "factor of the merged delta"] = 1.0,
+    ratio: Annotated[PerModel[float], Between(0, 1), "share of each delta's values that may survive"] = each(0.1),
+    weight: Annotated[PerModel[float], "factor of each model's delta; the paper's lambda of a task"] = each(1.0),
+    lambda_: Lambda = 1.0,
     statistics: Balance,
 ) -> torch.Tensor:
     """Return sum_i w_i s_i D_i / sum_i s_i (PCB-Merging, section 3), tensor by tensor.

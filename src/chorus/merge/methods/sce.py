@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 from chorus.lazy import lazy
 from chorus.linalg.blocks import CHUNK
 from chorus.linalg.quantiles import Cutoff
-from chorus.merge.method import Between, PerModel, method
+from chorus.merge.method import Between, PerModel, each, method
 from chorus.merge.methods._consensus import agreeing_sum
-from chorus.merge.methods._selection import selected, selection
+from chorus.merge.methods._parameters import Int8Mask, Lambda
+from chorus.merge.methods._sce_selection import selected, selection
 
 if TYPE_CHECKING:
     import torch
@@ -40,9 +41,9 @@ def sce(
     /,
     *,
     select_topk: Annotated[float, Between(0, 1), "share of the varying values that is kept"] = 1.0,
-    weight: Annotated[PerModel[float], "factor of each model's own weight, which its energy gives"] = 1.0,  # type: ignore[assignment]
-    lambda_: Annotated[float, "factor of the merged delta"] = 1.0,
-    int8_mask: Annotated[bool, "without effect; mergekit's temporaries"] = False,
+    weight: Annotated[PerModel[float], "factor of each model's own weight, which its energy gives"] = each(1.0),
+    lambda_: Lambda = 1.0,
+    int8_mask: Int8Mask = False,
     statistics: tuple[Cutoff | None, Sequence[float]],
     offset: int,
 ) -> torch.Tensor:

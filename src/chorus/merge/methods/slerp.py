@@ -9,8 +9,8 @@ from chorus.linalg.blocks import Blocks
 from chorus.linalg.combine import linear_combination
 from chorus.linalg.sphere import slerp_coefficients, spherical_mean_coefficients
 from chorus.linalg.statistics import gram_matrix
-from chorus.merge.method import PerModel, method
-from chorus.merge.methods._shares import shares
+from chorus.merge.method import PerModel, each, method
+from chorus.merge.methods._weights import shares
 
 if TYPE_CHECKING:
     import torch
@@ -69,7 +69,7 @@ def slerp(
     /,
     *,
     t: Annotated[float | None, "position between the base (0) and the other model (1)"] = None,
-    weight: Annotated[PerModel[float | None], "in place of t: the share of each model"] = None,  # type: ignore[assignment]
+    weight: Annotated[PerModel[float | None], "in place of t: the share of each model"] = each(None),
     statistics: Sequence[float],
 ) -> torch.Tensor:
     """Return [sin((1-t)A) a + sin(tA) b] / sin A, with A the angle between the flattened tensors a and b.

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from chorus.linalg.low_rank import LowRank
 from chorus.linalg.spectra import singular_triplets
 from chorus.merge.method import Between, method
-from chorus.merge.methods._subspace import Delta, Treat, boosted, scaled
+from chorus.merge.methods._parameters import Lambda
+from chorus.merge.methods._subspace import Treat, boosted, scaled
 
 if TYPE_CHECKING:
-    import torch
+    from chorus.linalg.low_rank import Delta
 
 
 @method(
@@ -43,10 +44,10 @@ def subspace_boosting(
     ),
     beta: Annotated[float, Between(0, 1, above=True), "cumulative share at which boosting starts; 1: none"] = 0.01,
     energy: Annotated[Literal["sum", "squared"], "cumulate singular values or their squares"] = "sum",
-    lambda_: Annotated[float, "factor of the merged delta"] = 1.0,
+    lambda_: Lambda = 1.0,
     treat: Treat = "auto",
     treatment: str,
-) -> torch.Tensor | LowRank:
+) -> Delta:
     """Return lambda * U diag(s') V^T of the inner method's merged delta U diag(s) V^T.
 
     s' raises every singular value below the one at which the cumulative share of s first reaches beta to it.

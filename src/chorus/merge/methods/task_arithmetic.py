@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 from chorus.linalg.combine import linear_combination
-from chorus.merge.method import Between, PerModel, method
-from chorus.merge.methods._shares import check_shares, shares
+from chorus.merge.method import Between, PerModel, each, method
+from chorus.merge.methods._parameters import Int8Mask, Lambda, NormalizeSum
+from chorus.merge.methods._weights import check_shares, shares
 
 if TYPE_CHECKING:
     import torch
@@ -35,12 +36,12 @@ def task_arithmetic(
     deltas: Sequence[torch.Tensor],
     /,
     *,
-    weight: Annotated[PerModel[float], "factor of each delta; negative ones subtract"] = 1.0,  # type: ignore[assignment]
-    normalize: Annotated[bool, "divide by the sum of the weights"] = False,
-    lambda_: Annotated[float, "factor of the merged delta"] = 1.0,
-    density: Annotated[PerModel[float], Between(0, 1), "without effect here; mergekit accepts it"] = 1.0,  # type: ignore[assignment]
+    weight: Annotated[PerModel[float], "factor of each delta; negative ones subtract"] = each(1.0),
+    normalize: NormalizeSum = False,
+    lambda_: Lambda = 1.0,
+    density: Annotated[PerModel[float], Between(0, 1), "without effect here; mergekit accepts it"] = each(1.0),
     rescale: Annotated[bool, "without effect here; mergekit accepts it"] = False,
-    int8_mask: Annotated[bool, "without effect; mergekit's temporaries"] = False,
+    int8_mask: Int8Mask = False,
 ) -> torch.Tensor:
     """Return lambda * sum_i w_i D_i, which the engine adds to the base.
 

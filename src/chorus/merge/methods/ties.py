@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 from chorus.linalg.blocks import Blocks
 from chorus.linalg.quantiles import Cutoff, keep_largest, largest
-from chorus.merge.method import Between, PerModel, method
+from chorus.merge.method import Between, PerModel, each, method
 from chorus.merge.methods._consensus import elected_sum
+from chorus.merge.methods._parameters import Int8Mask, Lambda, NormalizeVote
 from chorus.merge.methods._sparse import kept_count, rescale_factors
 
 if TYPE_CHECKING:
@@ -46,12 +47,12 @@ def ties(
     deltas: Sequence[torch.Tensor],
     /,
     *,
-    weight: Annotated[PerModel[float], "weight of each model in the vote and in the mean"] = 1.0,  # type: ignore[assignment]
-    density: Annotated[PerModel[float], Between(0, 1), "share of each delta's values that is kept"] = 1.0,  # type: ignore[assignment]
-    normalize: Annotated[bool, "divide by the weights of the models that agree"] = True,
+    weight: Annotated[PerModel[float], "weight of each model in the vote and in the mean"] = each(1.0),
+    density: Annotated[PerModel[float], Between(0, 1), "share of each delta's values that is kept"] = each(1.0),
+    normalize: NormalizeVote = True,
     rescale: Annotated[bool, "give each trimmed delta back its L1 norm"] = False,
-    lambda_: Annotated[float, "factor of the merged delta"] = 1.0,
-    int8_mask: Annotated[bool, "without effect; mergekit's temporaries"] = False,
+    lambda_: Lambda = 1.0,
+    int8_mask: Int8Mask = False,
     statistics: tuple[Sequence[Cutoff], Sequence[float]],
     offset: int,
 ) -> torch.Tensor:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-from chorus.merge.method import Memo, PerModel, method
+from chorus.merge.method import Memo, each, method
 from chorus.merge.methods._bases import merge_bases, orthogonaliser
+from chorus.merge.methods._parameters import Lambda, ValuesWeight
 from chorus.merge.methods._subspace import (
     KeptRank,
     NsPolish,
@@ -23,7 +24,7 @@ from chorus.merge.methods._subspace import (
 )
 
 if TYPE_CHECKING:
-    import torch
+    from chorus.linalg.low_rank import Delta
 
 
 @method(
@@ -46,10 +47,10 @@ if TYPE_CHECKING:
     """,
 )
 def tsv_m(
-    deltas: Sequence[torch.Tensor],
+    deltas: Sequence[Delta],
     /,
     *,
-    weight: Annotated[PerModel[float], "factor of each model's singular values"] = 1.0,  # type: ignore[assignment]
+    weight: ValuesWeight = each(1.0),
     rank: KeptRank = None,
     rank_fraction: RankFraction = None,
     orth: Orth = "exact",
@@ -57,13 +58,13 @@ def tsv_m(
     ns_scale: NsScale = "sqrt_n",
     ns_polish: NsPolish = 4,
     preset: Preset = "none",
-    lambda_: Annotated[float, "factor of the merged delta"] = 1.0,
+    lambda_: Lambda = 1.0,
     treat: Treat = "auto",
     vectors: Vectors = "mean",
     treatment: str,
     shape: tuple[int, ...],
     memo: Memo,
-) -> torch.Tensor:
+) -> Delta:
     """Return lambda * U_o S V_o^T, U_o and V_o the polar factors of all tasks' leading singular vectors.
 
     1. D_i = U_i diag(s_i) V_i^T, cut to `rank` triplets;
