@@ -1,9 +1,9 @@
-"""Claim: `chorus evaluate` hears sentences of mixed length 1.3 times as fast as a plain loop of the backend, and more.
+"""Claim: `chorus evaluate` decodes sentences of mixed length 1.3 times as fast as a plain loop, and more.
 
     python benchmarks/evaluate.py [--rows 128] [--batch 16] [--repeats 3]
 
 The base of the digits example is first taught to write down one to twelve digits in a row (some minutes), so that
-its transcripts are as long as what is said. The rivals take turns in one process on the same recordings, features kept
+its hypotheses are as long as what is said. The rivals take turns in one process on the same recordings, features kept
 by neither: the plain loop takes them in the manifest's order, extracts, and calls transformers' `generate`; ours is the
 whole of `chorus evaluate`'s decoding, audio read from disk. Texts must be the same but for ties.
 """
@@ -77,17 +77,17 @@ def plain(model: Path, test: Any, batch: int, new_tokens: int) -> tuple[float, l
 
 def ours(model: Path, test: Any, batch: int, new_tokens: int, place: Path) -> tuple[float, list[str]]:
     """Seconds and texts of the evaluation's own loop, rows written as they come."""
-    from chorus.evaluate.results import Partial
-    from chorus.evaluate.run import Listener, Task
-    from chorus.transcribe.backends.choose import BACKENDS
     from chorus.transcribe.decoding import Decoding
+    from chorus.transcribe.partial import Partial
+    from chorus.transcribe.request import Request
     from chorus.transcribe.systems import open_system
+    from chorus.transcribe.transcriber import Transcriber, load_backend
 
-    task = Task(open_system(str(model)), test, Decoding(batch_size=batch, max_new_tokens=new_tokens))
-    backend = BACKENDS.get("transformers")(task.system, task.decoding, "cpu")
+    request = Request(open_system(str(model)), test, Decoding(batch_size=batch, max_new_tokens=new_tokens))
+    backend = load_backend(request)
     partial = Partial(place, str(time.monotonic()))
     started = time.perf_counter()
-    Listener(task, partial, backend).run(lambda done, total: None)
+    Transcriber(request, partial, backend).run(lambda done, total: None)
     seconds = time.perf_counter() - started
     partial.close()
     return seconds, [partial.rows[name, "clean"]["hypothesis"] for name in test.utterances]
@@ -125,7 +125,7 @@ def main() -> None:
                 "sentences": kind, "rows": len(test.utterances), "batch": args.batch,
                 "chorus s": round(medians["chorus"], 2), "plain s": round(medians["plain"], 2),
                 "times as fast": round(medians["plain"] / medians["chorus"], 2),
-                "words a text, heard": round(statistics.mean(len(t.split()) for t in texts["plain"]), 1),
+                "words a hypothesis": round(statistics.mean(len(t.split()) for t in texts["plain"]), 1),
                 "texts that differ": sum(a != b for a, b in zip(texts["plain"], texts["chorus"], strict=True)),
             })  # fmt: skip
         common.report("evaluate", rows)

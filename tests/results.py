@@ -6,9 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from chorus.evaluate.results import FORMAT, Evaluation, write_evaluation
-from chorus.evaluate.summary import summarise
+from chorus.evaluate.facts import Facts
+from chorus.evaluate.results import Evaluation
+from chorus.evaluate.run import Scoring, count_answers
+from chorus.tasks.scored import Answer
 from chorus.transcribe.decoding import Decoding
+from chorus.transcribe.request import FORMAT
 
 WORDS = ("one", "two", "three", "four", "five")
 
@@ -16,10 +19,10 @@ WORDS = ("one", "two", "three", "four", "five")
 def made_up(
     place: Path, label: str, wrong: Mapping[str, int], *, each: int = 20, role: str = "", home: str = "",
     languages: Mapping[str, str] | None = None, speakers: int = 3, conditions: Sequence[str] = ("clean",),
-    normaliser: str = "marks", parameters: Mapping[str, Any] | None = None,
+    normaliser: str = "marks", parameters: Mapping[str, Any] | None = None, task: str = "asr",
 ) -> Evaluation:  # fmt: skip
     """`each` utterances of two words a domain, of which `wrong[domain]` are heard with one word wrong."""
-    rows = []
+    rows: list[Answer] = []
     for condition in conditions:
         for domain, count in wrong.items():
             for i in range(each):
@@ -30,16 +33,16 @@ def made_up(
                     "speaker": f"{domain}-{i % speakers}", "language": (languages or {}).get(domain, "en"),
                     "reference": reference, "hypothesis": heard,
                 })  # fmt: skip
-    facts = {
-        "format": FORMAT, "kind": "evaluation", "chorus": "0", "mark": label,
+    facts: Facts = {
+        "format": FORMAT, "kind": "evaluation", "chorus": "0", "fingerprint": label,
         "backend": "transformers", "device": "cpu",
         "system": {"label": label, "kind": "model", "identity": label, "role": role,
                    "home": {"domain": home} if home else {}, "parameters": dict(parameters or {})},
-        "decoding": Decoding().model_dump(), "versions": {}, "conditions": list(conditions),
-        "test": {"mark": "m", "utterances": len(rows), "hours": 0.1, "left_out": {}},
+        "decoding": Decoding(task=task).model_dump(), "versions": {}, "conditions": list(conditions),
+        "test": {"fingerprint": "f", "utterances": len(rows), "hours": 0.1, "left_out": {}},
         "timing": {"decode_s": 1.0, "audio_s": 2.0, "real_time_factor": 0.5},
     }  # fmt: skip
-    return write_evaluation(place / label, summarise(facts, rows, normaliser), rows)
+    return count_answers(place / label, facts, rows, Scoring(normaliser))
 
 
 def family(place: Path) -> list[Evaluation]:

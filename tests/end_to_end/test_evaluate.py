@@ -321,19 +321,19 @@ def test_what_breaks_a_batch_is_a_failed_utterance_not_a_crash(digits: Path, tmp
 
 
 def test_translations_are_told_by_bleu_and_chrf(digits: Path, tmp_path: Path, faulty: Faulty) -> None:
-    from chorus.evaluate.describe import translation_table
+    from chorus.evaluate.describe import metrics_table
 
     faulty.bad.clear()
     found = evaluate(
         str(BASE), digits, tmp_path / "o", backend="faulty", device="cpu", decoding=Decoding(task="translate"),
         conditions=["clean", "telephone"],
     )  # fmt: skip
-    told = found.summary["translation"]
+    told = found.summary["metrics"]
     assert set(told) == {"clean", "telephone"}
-    assert told["clean"]["chrf"]["score"] == pytest.approx(100.0)
-    table = translation_table([found])
+    assert told["clean"]["chrf"]["value"] == pytest.approx(100.0)
+    table = metrics_table([found])
     assert table is not None
-    assert told["clean"]["bleu"]["signature"] in table.title
+    assert told["clean"]["bleu"]["signature"] in table.notes[0]
     assert table.columns[2:] == ["BLEU", "chrF"]
     assert len(table.rows) == 2
 

@@ -121,9 +121,10 @@ def test_models_that_rename_their_weights_are_loaded_anew(kind: str, tmp_path: P
     import chorus
     from chorus.data.audio import write_flac
     from chorus.data.manifest import Row, write_manifest
-    from chorus.evaluate.run import Task, evaluate, hear
+    from chorus.evaluate.run import Scoring, evaluate, run_request
     from chorus.experiment.sweep import with_weights
     from chorus.transcribe.decoding import Decoding
+    from chorus.transcribe.request import Request
     from chorus.transcribe.systems import from_plan
     from chorus.transcribe.test_sets import load_test_set
 
@@ -137,10 +138,9 @@ def test_models_that_rename_their_weights_are_loaded_anew(kind: str, tmp_path: P
             "parameters": {"weight": 1.0}, "out_dtype": "float32",
         }  # fmt: skip
         planned = plan(recipe)
-        task = Task(from_plan(planned, label=f"s{i}"), test, settings)
-        backend = with_weights(backend, task, Resident().merge(planned))
-        told = {"normaliser": "raw", "unit": None, "parquet": False}
-        ours = hear(task, tmp_path / f"ours{i}", told, lambda done, total: None, backend)
+        request = Request(from_plan(planned, label=f"s{i}"), test, settings)
+        backend = with_weights(backend, request, Resident().merge(planned))
+        ours = run_request(request, tmp_path / f"ours{i}", Scoring("raw"), lambda done, total: None, backend)
         chorus.merge(recipe, tmp_path / f"merged{i}")
         theirs = evaluate(str(tmp_path / f"merged{i}"), test, tmp_path / f"t{i}", decoding=settings, device="cpu")
         assert ours.summary["all"]["failed"] == 0, ours.rows

@@ -11,10 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chorus.errors import UsageError
-from chorus.evaluate.scores import error_rate, measures, translation, unit_of
+from chorus.evaluate.scores import measures, metric_facts, unit_of, value_of
+from chorus.tasks.asr import ASR
 from chorus.tasks.counts import Counts, align, edits, shown, total
 from chorus.tasks.normalise import ARABIC, NORMALISERS, normaliser
 from chorus.tasks.scored import score_texts as score
+from chorus.tasks.st import ST
 
 TEXT = st.lists(st.sampled_from(["a", "bb", "ccc", "d"]), min_size=1, max_size=8).map(" ".join)
 HEARD = st.lists(st.sampled_from(["a", "bb", "ccc", "x"]), max_size=9).map(" ".join)
@@ -54,22 +56,22 @@ def test_an_empty_reference_makes_insertions_of_what_is_heard_and_is_counted() -
     assert edits("", "two words", "words") == Counts(insertions=2)
     assert edits("", "abc", "characters") == Counts(insertions=3)
     assert edits("", "", "words") == Counts()
-    found = measures(score([row("(laughs)", "thank you"), row("yes", "yes")], "marks"))
+    found = measures(score([row("(laughs)", "thank you"), row("yes", "yes")], "marks"), ASR)
     assert found["empty_references"] == 1
     assert found["wer"] == pytest.approx(200.0)  # two insertions over one word
     assert found["hallucination"]["words_in_silence"] == 2
     assert math.isnan(Counts().error_rate)
-    assert measures(score([row("...", "")], "marks"))["wer"] is None
+    assert measures(score([row("...", "")], "marks"), ASR)["wer"] is None
 
 
 def test_failed_decodes_count_as_deletions() -> None:
-    found = measures(score([row("one two", "", failed="it broke"), row("three", "three")], "raw"))
+    found = measures(score([row("one two", "", failed="it broke"), row("three", "three")], "raw"), ASR)
     assert found["failed"] == 1
     assert found["words"] == {"hits": 1, "substitutions": 0, "deletions": 2, "insertions": 0}
 
 
 def test_loops_and_length_ratio_show_hallucinations() -> None:
-    found = measures(score([row("hello there", "so so so so so so"), row("no no no no", "no no no no")], "raw"))
+    found = measures(score([row("hello there", "so so so so so so"), row("no no no no", "no no no no")], "raw"), ASR)
     assert found["hallucination"]["looping_percent"] == 50.0
     assert found["hallucination"]["length_ratio"] == pytest.approx((17 + 11) / (11 + 11))
 
@@ -78,7 +80,7 @@ def test_characters_are_counted_for_languages_without_spaces() -> None:
     rows = score([row("今日は", "今日わ", language="ja"), row("good day", "good", language="en")], "marks")
     assert [r.unit for r in rows] == ["characters", "words"]
     assert unit_of(rows) == "mixed"
-    assert error_rate(rows) == pytest.approx(100 * 2 / 5)
+    assert value_of(rows) == pytest.approx(100 * 2 / 5)
     forced = score([row("今日は", "今日わ", language="ja")], "marks", "words")
     assert forced[0].unit == "words"
 
@@ -95,12 +97,14 @@ def test_bleu_and_chrf_are_sacrebleus_with_signature() -> None:
 
     references = ["The cat sat on the mat.", "It rains today in Lisbon.", "Good morning to all of you."]
     heard = ["The cat sat on a mat.", "It rains in Lisbon.", "Good morning, all."]
-    found = translation(score([row(r, h) for r, h in zip(references, heard, strict=True)], "marks"))
+    rows = score([row(r, h) for r, h in zip(references, heard, strict=True)], "marks")
+    found = {m.name: metric_facts(rows, ST, m) for m in ST.metrics}
     bleu, chrf = BLEU(), CHRF()
-    assert found["bleu"]["score"] == bleu.corpus_score(heard, [references]).score
-    assert found["chrf"]["score"] == chrf.corpus_score(heard, [references]).score
-    assert "version:" in found["bleu"]["signature"]
-    assert found["bleu"]["plus_minus"] > 0
+    assert found["bleu"]["value"] == bleu.corpus_score(heard, [references]).score
+    assert found["chrf"]["value"] == chrf.corpus_score(heard, [references]).score
+    assert found["bleu"]["signature"] == str(bleu.get_signature())
+    for told in (found["bleu"], found["chrf"]):
+        assert told["interval"]["low"] < told["value"] < told["interval"]["high"]
 
 
 # ---- normalisers ----
@@ -153,4 +157,4 @@ def test_rows_keep_both_texts() -> None:
     found = score([row("Good Day.", "good day")], "marks")[0]
     assert (found.raw_reference, found.reference) == ("Good Day.", "good day")
     assert found.counts.errors == 0
-    assert np.isclose(error_rate(score([row("Good Day.", "good day")], "raw")), 100.0)
+    assert np.isclose(value_of(score([row("Good Day.", "good day")], "raw")), 100.0)

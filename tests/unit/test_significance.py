@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
 from scipy import stats
 
 from chorus.evaluate.bootstrap import (
-    Interval,
-    clusters_of,
     interval,
     macro_interval,
     paired_bootstrap,
@@ -19,6 +18,7 @@ from chorus.evaluate.bootstrap import (
 )
 from chorus.evaluate.mapsswe import holm, mapsswe, matched, segment_errors
 from chorus.tasks.counts import Alignment, align
+from chorus.tasks.scored import Answer, Scored, score_texts, speakers_or_utterances
 
 RNG = np.random.default_rng
 
@@ -31,7 +31,7 @@ def drawn(seed: int, count: int = 40) -> tuple[np.ndarray, np.ndarray]:
 
 def test_percentiles_are_scipys() -> None:
     errors, lengths = drawn(0)
-    ours = interval(errors, lengths, np.arange(40), draws=20_000, widen=False)
+    ours = interval(np.column_stack([errors, lengths]), np.arange(40), draws=20_000, widen=False)
     theirs = stats.bootstrap(
         (errors, lengths), lambda e, n, axis=-1: 100 * e.sum(axis) / n.sum(axis), paired=True, n_resamples=20_000,
         method="percentile", rng=RNG(1),
@@ -44,17 +44,29 @@ def test_resampled_clusters_are_whole() -> None:
     for counts in resamples(7, 50, seed=3):
         assert counts.shape == (50, 7)
         assert (counts.sum(axis=1) == 7).all()
-    speakers = ["a"] * 3 + ["b"] * 2
-    assert clusters_of(speakers, list("vwxyz")) == (pytest.approx(np.arange(5)), "utterance")
-    found, by = clusters_of(speakers, list("vwxyz"), least=2)
+
+
+def spoken_by(speakers: Sequence[str]) -> list[Scored]:
+    """An answer of each speaker."""
+    rows: list[Answer] = [
+        {"name": str(i), "condition": "clean", "speaker": speaker, "reference": "a", "hypothesis": "a"}
+        for i, speaker in enumerate(speakers)
+    ]
+    return score_texts(rows, "raw")
+
+
+def test_speakers_are_whole_clusters_where_there_are_enough() -> None:
+    rows = spoken_by(["a", "a", "a", "b", "b"])
+    assert speakers_or_utterances(rows) == (pytest.approx(np.arange(5)), "utterance")
+    found, by = speakers_or_utterances(rows, least=2)
     assert by == "speaker"
     assert found.tolist() == [0, 0, 0, 1, 1]
-    assert clusters_of(["a", "", "b"], list("xyz"), least=1)[1] == "utterance"
+    assert speakers_or_utterances(spoken_by(["a", "", "b"]), least=1)[1] == "utterance"
 
 
 def test_below_twenty_speakers_utterances_are_resampled() -> None:
-    assert clusters_of([str(i % 19) for i in range(100)], [str(i) for i in range(100)])[1] == "utterance"
-    assert clusters_of([str(i % 20) for i in range(100)], [str(i) for i in range(100)])[1] == "speaker"
+    assert speakers_or_utterances(spoken_by([str(i % 19) for i in range(100)]))[1] == "utterance"
+    assert speakers_or_utterances(spoken_by([str(i % 20) for i in range(100)]))[1] == "speaker"
 
 
 def test_intervals_cover_the_truth_as_often_as_they_say() -> None:
@@ -65,24 +77,24 @@ def test_intervals_cover_the_truth_as_often_as_they_say() -> None:
         rates = rng.beta(4, 16, speakers)  # mean .2
         lengths = rng.integers(5, 15, len(clusters))
         errors = rng.binomial(lengths, rates[clusters])
-        found = interval(errors.astype(float), lengths.astype(float), clusters, draws=600, seed=trial)
+        found = interval(np.column_stack([errors, lengths]).astype(float), clusters, draws=600, seed=trial)
         covered += found.low <= truth <= found.high
     assert 920 <= covered <= 970, covered
 
 
 def test_without_an_error_the_upper_end_is_the_exact_bound() -> None:
-    lengths = np.ones(50)
-    found = interval(np.zeros(50), lengths, np.arange(50))
+    nothing = np.column_stack([np.zeros(50), np.ones(50)])
+    found = interval(nothing, np.arange(50))
     assert (found.low, found.high) == (0.0, pytest.approx(100 * stats.binomtest(0, 50).proportion_ci().high))
-    both = macro_interval([(np.zeros(50), lengths, np.arange(50))] * 2)
+    both = macro_interval([(nothing, np.arange(50))] * 2)
     assert both.high == pytest.approx(100 * stats.binomtest(0, 100).proportion_ci().high)
 
 
 def test_one_cluster_has_no_interval() -> None:
-    assert math.isnan(interval(np.ones(3), np.ones(3), np.zeros(3, int)).low)
-    assert math.isnan(macro_interval([(np.ones(3), np.ones(3), np.zeros(3, int))]).high)
-    assert math.isnan(paired_bootstrap(np.ones(1), np.ones(1), np.ones(1), np.zeros(1, int))[2])
-    assert Interval(1.0, 2.0, "speaker", 20).as_dict()["by"] == "speaker"
+    ones = np.ones((3, 2))
+    assert math.isnan(interval(ones, np.zeros(3, int)).low)
+    assert math.isnan(macro_interval([(ones, np.zeros(3, int))]).high)
+    assert math.isnan(paired_bootstrap(ones[:1], ones[:1], np.zeros(1, int))[2])
 
 
 def test_few_clusters_widen_the_tails() -> None:
@@ -96,13 +108,14 @@ def test_the_paired_bootstrap_agrees_with_a_paired_t_test() -> None:
     lengths = np.full(400, 10.0)
     a = rng.binomial(10, 0.25, 400).astype(float)
     b = np.clip(a - rng.binomial(1, 0.06, 400), 0, None)
-    low, high, p = paired_bootstrap(a, b, lengths, np.arange(400), draws=4000)
+    first, second = np.column_stack([a, lengths]), np.column_stack([b, lengths])
+    low, high, p = paired_bootstrap(first, second, np.arange(400), draws=4000)
     test = stats.ttest_rel(a, b)
     inside = test.confidence_interval()
     assert low == pytest.approx(10 * inside.low, abs=0.1)
     assert high == pytest.approx(10 * inside.high, abs=0.1)
     assert (p < 0.05) == (test.pvalue < 0.05)
-    assert paired_bootstrap(a, a, lengths, np.arange(400))[2] == 1.0
+    assert paired_bootstrap(first, first, np.arange(400))[2] == 1.0
 
 
 # ---- MAPSSWE ----

@@ -31,12 +31,12 @@ YAML = (".yml", ".yaml")
 @click.option("--task", help="asr, or st for translation.  [default: asr]")
 @click.option("--prompt", help="What the decoder is told before; the question of a speech LLM.")
 @click.option("--timestamps", is_flag=True, default=None, help="Decode with Whisper's timestamps.")
-@click.option("--segments", type=click.Choice(["auto", "vad", "native"]), help="How long audio is heard.")
+@click.option("--segments", type=click.Choice(["auto", "vad", "native"]), help="How long audio is decoded.")
 @click.option("--batch-size", type=click.IntRange(1), help="Utterances at once.  [default: 16]")
-@click.option("--max-new-tokens", type=click.IntRange(1), help="Of one transcript.  [default: 200]")
+@click.option("--max-new-tokens", type=click.IntRange(1), help="Of one hypothesis.  [default: 200]")
 @click.option(
     "--window", "window_s", type=click.IntRange(1, 30), multiple=True,
-    help="Whisper: seconds that it hears of shorter utterances; may be repeated.  [default: 30]",
+    help="Whisper: seconds that it is given of shorter utterances; may be repeated.  [default: 30]",
 )  # fmt: skip
 @click.option("--dtype", type=click.Choice(["float32", "float16", "bfloat16", "int8"]), help="[default: float32]")
 @click.option("--normaliser", default="marks", help="raw, basic, english, marks, arabic[:OPTIONS].  [default: marks]")
@@ -51,7 +51,9 @@ YAML = (".yml", ".yaml")
 @click.option("--json", "json_", is_flag=True, help="Print the summaries as JSON.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress and no notes.")
 def command(models: tuple[str, ...], **flags: Any) -> None:
-    """Hear recordings with each MODEL: a directory, hub id, base+adapter, recipe.yml, or a finished evaluation.
+    """Transcribe recordings with each MODEL and count the errors.
+
+    A MODEL is a directory, hub id, base+adapter, recipe.yml, or a finished evaluation.
 
     \b
     chorus evaluate openai/whisper-small specialists/radio merge.yml --data speech/manifest.csv
@@ -81,7 +83,7 @@ def _evaluate(models: tuple[str, ...], flags: dict[str, Any]) -> list[Any]:
         "beam", "language", "task", "prompt", "timestamps", "segments", "batch_size", "max_new_tokens", "window_s",
         "dtype",
     )  # fmt: skip
-    heard_by = decoding(flags["preset"], {name: flags[name] or None for name in names})
+    settings = decoding(flags["preset"], {name: flags[name] or None for name in names})
     test = load_test_set(
         flags["data"], split=flags["split"], where=conditions_on(flags["where"]),
         columns=mapping(flags["columns"]), audio_dir=flags["audio_dir"], limit=flags["limit"],
@@ -99,7 +101,7 @@ def _evaluate(models: tuple[str, ...], flags: dict[str, Any]) -> list[Any]:
         with progress(quiet=flags["quiet"], label=system.label, unit="utterances") as bar:
             made.append(
                 evaluate(
-                    system, test, Path(flags["out"]) / folder_of(system.label), decoding=heard_by,
+                    system, test, Path(flags["out"]) / folder_of(system.label), decoding=settings,
                     conditions=conditions, normaliser=flags["normaliser"], unit=flags["unit"],
                     backend=flags["backend"], device=flags["device"], overwrite=flags["overwrite"],
                     parquet=flags["parquet"], progress=bar,
@@ -107,7 +109,7 @@ def _evaluate(models: tuple[str, ...], flags: dict[str, Any]) -> list[Any]:
             )  # fmt: skip
         failed = made[-1].summary["all"]["failed"]
         if failed:
-            note(f"WARNING: {system.label}: {failed} decodes failed; they count as empty transcripts")
+            note(f"WARNING: {system.label}: {failed} decodes failed; they count as empty hypotheses")
     return made
 
 
@@ -143,7 +145,7 @@ def _print(evaluations: list[Any], flags: dict[str, Any]) -> None:
     table(describe.main_table(evaluations))
     groups = flags["by"] or ("domain",)
     for made in (
-        describe.condition_table(evaluations), describe.translation_table(evaluations),
+        describe.condition_table(evaluations), describe.metrics_table(evaluations),
         *(describe.group_table(evaluations, column) for column in groups),
     ):  # fmt: skip
         if made is not None:
@@ -157,7 +159,7 @@ def _print(evaluations: list[Any], flags: dict[str, Any]) -> None:
     note(describe.clusters_note(every), quiet=flags["quiet"])
     if every["empty_references"]:
         told = f"{every['empty_references']} references are empty after normalisation"
-        note(f"{told}: what is heard there counts as insertions", quiet=flags["quiet"])
+        note(f"{told}: what is decoded there counts as insertions", quiet=flags["quiet"])
     for one in evaluations:
         note(f"results: {one.directory}", quiet=flags["quiet"])
     if len(evaluations) > 1:

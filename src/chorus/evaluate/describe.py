@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
+from chorus.evaluate.facts import IntervalFacts, Macro, Measures
 from chorus.evaluate.results import Evaluation
 from chorus.tables import Table
 from chorus.tasks.counts import shown
@@ -15,19 +15,22 @@ def number(value: float | None, digits: int = 2) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
 
 
-def with_interval(measured: dict[str, Any]) -> str:
+def with_interval(measured: Macro) -> str:
     """A rate and its 95 % interval."""
-    low, high = measured["interval"]["low"], measured["interval"]["high"]
-    inside = "" if low is None else f" [{low:.1f}, {high:.1f}]"
-    return number(measured["error_rate"]) + inside
+    return number(measured["error_rate"]) + _inside(measured["interval"])
 
 
-def rate_name(measured: dict[str, Any]) -> str:
+def _inside(interval: IntervalFacts) -> str:
+    low, high = interval["low"], interval["high"]
+    return "" if low is None or high is None else f" [{low:.1f}, {high:.1f}]"
+
+
+def rate_name(measured: Measures) -> str:
     """What the error rate counts."""
     return {"words": "WER", "characters": "CER", "mixed": "WER or CER"}[measured["unit"]]
 
 
-def clusters_note(measured: dict[str, Any]) -> str:
+def clusters_note(measured: Macro) -> str:
     """What the interval resamples, and what that means."""
     told = measured["interval"]
     if told["by"] == "speaker":
@@ -53,12 +56,13 @@ def main_table(evaluations: Sequence[Evaluation]) -> Table:
     rows = []
     for one in evaluations:
         told = one.summary
-        every, edits = told["all"], told["all"]["words" if told["all"]["unit"] == "words" else "characters"]
+        every = told["all"]
+        edits = every["words"] if every["unit"] == "words" else every["characters"]
         speed = told["timing"]["real_time_factor"]
         rows.append([
             one.label, with_interval(every), number(told["orthographic"]["error_rate"]), number(every["cer"]),
-            number(every["mer"]), number(every["wil"]), *(str(edits[k]) for k in ("substitutions", "deletions",
-            "insertions")), number(every["hallucination"]["looping_percent"], 1), str(every["failed"]),
+            number(every["mer"]), number(every["wil"]), str(edits["substitutions"]), str(edits["deletions"]),
+            str(edits["insertions"]), number(every["hallucination"]["looping_percent"], 1), str(every["failed"]),
             f"{1 / speed:.1f}" if speed else "-",
         ])  # fmt: skip
     return Table(title, columns, rows)
@@ -90,21 +94,19 @@ def condition_table(evaluations: Sequence[Evaluation]) -> Table | None:
     return Table("by condition", ["system", *conditions], rows)
 
 
-def translation_table(evaluations: Sequence[Evaluation]) -> Table | None:
-    """BLEU and chrF with the bootstrap's spread; None where nothing was translated."""
-    if "translation" not in evaluations[0].summary:
+def metrics_table(evaluations: Sequence[Evaluation]) -> Table | None:
+    """A task's own metrics beside the error rate, such as BLEU, with intervals; None where it has none."""
+    first = next(iter(evaluations[0].summary["metrics"].values()))
+    if not first:
         return None
     rows = []
     for one in evaluations:
-        for condition, told in one.summary["translation"].items():
-            cells = [
-                f"{told[m]['score']:.2f}" + (f" ± {told[m]['plus_minus']:.2f}" if "plus_minus" in told[m] else "")
-                for m in ("bleu", "chrf")
-            ]
+        for condition, told in one.summary["metrics"].items():
+            cells = [number(metric["value"]) + _inside(metric["interval"]) for metric in told.values()]
             rows.append([one.label, condition, *cells])
-    first = next(iter(evaluations[0].summary["translation"].values()))
-    title = f"translation: BLEU {first['bleu']['signature']}, chrF {first['chrf']['signature']}"
-    return Table(title, ["system", "condition", "BLEU", "chrF"], rows)
+    titles = [metric["title"] for metric in first.values()]
+    notes = [f"{metric['title']}: {metric['signature']}" for metric in first.values()]
+    return Table(f"{', '.join(titles)} [95 %]", ["system", "condition", *titles], rows, notes)
 
 
 def worst(evaluation: Evaluation, count: int) -> list[str]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from chorus.errors import DataError
 from chorus.evaluate.compare import compare
+from chorus.evaluate.comparison import Comparison, Line
 from chorus.evaluate.results import Evaluation
+from chorus.evaluate.scores import value_of
+from chorus.evaluate.summary import main_rows
 
 
 @dataclass(frozen=True)
@@ -41,19 +42,19 @@ def gate(
     """
     every = result.summary["all"]
     checks = [Check("failed decodes", every["failed"], max_failed, every["failed"] <= max_failed)]
-    for name, limit in (("wer", max_wer), ("cer", max_cer)):
+    for name, value, limit in (("WER", every["wer"], max_wer), ("CER", every["cer"], max_cer)):
         if limit is not None:
-            checks.append(_bounded(name.upper(), every[name], limit))
+            checks.append(_bounded(name, value, limit))
     if against is None:
         return checks
     made = compare([against, result], base=against.label)
     line, other = (next(x for x in made.lines if x.label == e.label) for e in (result, against))
     if max_regression is not None:
-        points = every["error_rate"] - against.summary["all"]["error_rate"]
-        held = points <= max_regression or (significant and not _surely_worse(line.differences))
+        points = made.sign * (_pooled(result) - _pooled(against))
+        held = points <= max_regression or (significant and not _surely_worse(line, made))
         checks.append(Check(f"regression against {against.label}, points", points, max_regression, held))
     if max_domain_regression is not None:
-        worse = {c.name: line.rates[c.name] - other.rates[c.name] for c in made.cells}
+        worse = {c.name: made.sign * (line.rates[c.name] - other.rates[c.name]) for c in made.cells}
         name = max(worse, key=lambda n: worse[n])
         held = worse[name] <= max_domain_regression
         checks.append(Check(f"worst domain ({name}), points", worse[name], max_domain_regression, held))
@@ -66,10 +67,15 @@ def _bounded(name: str, value: float | None, limit: float) -> Check:
     return Check(name, value, limit, value <= limit)
 
 
-def _surely_worse(differences: Any) -> bool:
-    return any(d.low > 0 for d in differences)
+def _pooled(one: Evaluation) -> float:
+    """The first metric of its task, over the rows that stand for the system."""
+    return value_of(main_rows(one.scored, one.summary["conditions"]), one.task.metrics[0])
 
 
-def as_dict(checks: list[Check]) -> Mapping[str, Any]:
+def _surely_worse(line: Line, made: Comparison) -> bool:
+    return any(d.low > 0 if made.best == 0 else d.high < 0 for d in line.differences)
+
+
+def as_dict(checks: list[Check]) -> dict[str, object]:
     """For JSON."""
     return {"ok": all(c.ok for c in checks), "checks": [vars(c) for c in checks]}

@@ -1,48 +1,59 @@
-"""The files of an evaluation: one row an utterance, and a summary; rows of a killed one are found again.
+"""The files of an evaluation: one row an utterance, and a summary.
 
 results.jsonl (or .parquet)   a row an utterance and condition: texts, edits, what failed
-summary.json                  measures, settings, versions, hashes
-rows.partial                  what an unfinished evaluation has heard so far
+summary.json                  measures, settings, versions, fingerprints
+rows.partial                  what an unfinished evaluation has decoded so far (transcribe/partial.py)
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 from chorus.checkpoints.sidecar import write_json
 from chorus.checkpoints.writer import explained, write_text
 from chorus.errors import DataError, MissingExtraError
-from chorus.tasks.scored import Answer, Scored, score_texts
+from chorus.evaluate.facts import Summary
+from chorus.tasks.protocol import Task
+from chorus.tasks.registry import TASKS
+from chorus.tasks.scored import Answer, Scored
+from chorus.transcribe.partial import PARTIAL
+from chorus.transcribe.request import FORMAT
 
-SUMMARY, ROWS, PARQUET, PARTIAL = "summary.json", "results.jsonl", "results.parquet", "rows.partial"
-FORMAT = 2
+SUMMARY, ROWS, PARQUET = "summary.json", "results.jsonl", "results.parquet"
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A finished evaluation: where it is, its summary, its rows."""
+    """A finished evaluation: where it is, its summary, its rows; `counted` are the rows counted, where they are yet."""
 
     directory: Path
-    summary: dict[str, Any]
+    summary: Summary
     rows: list[Answer]
+    counted: list[Scored] | None = field(default=None, compare=False, repr=False)
 
     @property
     def label(self) -> str:
-        return str(self.summary["system"]["label"])
+        return self.summary["system"]["label"]
 
     @property
     def normaliser(self) -> str:
-        return str(self.summary["normaliser"])
+        return self.summary["normaliser"]
+
+    @property
+    def task(self) -> Task:
+        return TASKS.get(self.summary["decoding"]["task"])
 
     @cached_property
     def scored(self) -> list[Scored]:
         """The rows, counted under the evaluation's own normaliser."""
-        return score_texts(self.rows, self.normaliser, self.summary.get("forced_unit"))
+        if self.counted is not None:
+            return self.counted
+        return self.task.score(self.rows, self.normaliser, self.summary["unit"])
 
 
 def read_evaluation(directory: str | Path) -> Evaluation:
@@ -62,7 +73,7 @@ def read_evaluation(directory: str | Path) -> Evaluation:
         raise DataError(f"{path / SUMMARY}: not the summary of an evaluation", "name what `chorus evaluate` wrote")
     if summary.get("format") != FORMAT:
         raise DataError(f"{path}: written by another version of Chorus", "evaluate again with --overwrite")
-    return Evaluation(path, summary, rows)
+    return Evaluation(path, cast(Summary, summary), rows)
 
 
 def _read_rows(path: Path) -> list[Answer]:
@@ -77,9 +88,13 @@ def _read_rows(path: Path) -> list[Answer]:
 
 
 def write_evaluation(
-    directory: Path, summary: Mapping[str, Any], rows: Sequence[Answer], *, parquet: bool = False
+    directory: Path, summary: Summary, rows: Sequence[Answer], scored: Sequence[Scored], *, parquet: bool = False
 ) -> Evaluation:
-    """Write both files; the summary last, so that a directory that has one is whole."""
+    """Write both files, each row with its counts; the summary last, so that a directory that has one is whole."""
+    told: list[Answer] = [
+        {**row, "unit": one.unit, "errors": one.counts.errors, "length": one.counts.length}
+        for row, one in zip(rows, scored, strict=True)
+    ]
     with explained(directory):
         directory.mkdir(parents=True, exist_ok=True)
         for name in (SUMMARY, ROWS, PARQUET):
@@ -88,55 +103,11 @@ def write_evaluation(
             import pyarrow as arrow
             import pyarrow.parquet
 
-            columns = list(dict.fromkeys(k for row in rows for k in row))
-            table = arrow.table({c: [row.get(c) for row in rows] for c in columns})
+            columns = list(dict.fromkeys(k for row in told for k in row))
+            table = arrow.table({c: [row.get(c) for row in told] for c in columns})
             arrow.parquet.write_table(table, directory / PARQUET)
         else:
-            write_text(directory / ROWS, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+            write_text(directory / ROWS, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in told))
         write_json(directory / SUMMARY, dict(summary))
         (directory / PARTIAL).unlink(missing_ok=True)
-    return Evaluation(directory, dict(summary), list(rows))
-
-
-class Partial:
-    """Rows as they are heard, a line each, under the mark of what is being heard."""
-
-    def __init__(self, directory: Path, mark: str) -> None:
-        self.path = directory / PARTIAL
-        self.rows: dict[tuple[str, str], Answer] = {}
-        with explained(directory):
-            directory.mkdir(parents=True, exist_ok=True)
-            kept = self._kept(mark)
-            write_text(self.path, "".join(line + "\n" for line in [json.dumps({"mark": mark}), *kept]))
-            self._file = self.path.open("a", encoding="utf-8")
-
-    def _kept(self, mark: str) -> list[str]:
-        """Whole lines of an earlier run of the same; a line that a kill has torn is left out."""
-        if not self.path.exists():
-            return []
-        first, *lines = self.path.read_text(encoding="utf-8", errors="replace").splitlines() or [""]
-        try:
-            if json.loads(first).get("mark") != mark:
-                return []
-        except ValueError:
-            return []
-        kept = []
-        for line in lines:
-            try:
-                row = json.loads(line)
-            except ValueError:
-                continue
-            self.rows[row["name"], row["condition"]] = row
-            kept.append(line)
-        return kept
-
-    def add(self, rows: Iterable[Answer]) -> None:
-        """Keep rows, at once."""
-        with explained(self.path):
-            for row in rows:
-                self.rows[row["name"], row["condition"]] = row
-                self._file.write(json.dumps(row, ensure_ascii=False) + "\n")
-            self._file.flush()
-
-    def close(self) -> None:
-        self._file.close()
+    return Evaluation(directory, summary, told, list(scored))

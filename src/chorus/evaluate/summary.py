@@ -2,42 +2,64 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-from chorus.evaluate.scores import COLUMNS, by_column, known, macro, measures, translation
-from chorus.tasks.scored import Answer, Scored, score_texts
+from chorus.evaluate.facts import Facts, Macro, Measures, Orthographic, Summary
+from chorus.evaluate.scores import (
+    COLUMNS,
+    by_column,
+    interval_facts,
+    known,
+    macro,
+    measures,
+    metric_facts,
+    value_of,
+)  # fmt: skip
+from chorus.tasks.counts import Unit, total
+from chorus.tasks.protocol import Task
+from chorus.tasks.scored import ERROR_RATE, Answer, Scored
 from chorus.transcribe.conditions import CLEAN
 
 MAX_GROUPS = 500  # of a column: beyond, it is no grouping
 
 
-def summarise(facts: Mapping[str, Any], rows: Sequence[Answer], normaliser: str, unit: Any = None) -> dict[str, Any]:
-    """`facts` with the measures of these rows under a normaliser."""
-    scored = score_texts(rows, normaliser, unit)
-    raw = score_texts(rows, "raw", unit) if normaliser != "raw" else scored
-    clean, orthographic = _main(scored, facts["conditions"]), _main(raw, facts["conditions"])
-    found = {
+def summarise(
+    facts: Facts, rows: Sequence[Answer], scored: Sequence[Scored], task: Task, normaliser: str, unit: Unit | None
+) -> Summary:
+    """`facts` with the measures of these rows, which `scored` are under a normaliser."""
+    clean = main_rows(scored, facts["conditions"])
+    named = {row.name for row in clean}
+    condition = clean[0].condition if clean else CLEAN
+    own = [row for row in rows if row["condition"] == condition and row["name"] in named]
+    by = {column: _groups(clean, task, column) for column in COLUMNS if _worth(clean, column)}
+    conditions = by_column(scored, "condition")
+    return {
         **facts,
         "normaliser": normaliser,
-        "forced_unit": unit,
-        "all": measures(clean),
-        "orthographic": {k: measures(orthographic)[k] for k in ("error_rate", "wer", "cer")},
-        "conditions_measured": {name: measures(part) for name, part in by_column(scored, "condition").items()},
-        "by": {column: _groups(clean, column) for column in COLUMNS if _worth(clean, column)},
+        "unit": unit,
+        "all": measures(clean, task),
+        "orthographic": _orthographic(clean if normaliser == "raw" else task.score(own, "raw", unit)),
+        "conditions_measured": {name: measures(part, task) for name, part in conditions.items()},
+        "by": by,
+        "macro": {column: _macro(clean, task, column) for column in ("domain", "language") if column in by},
+        "metrics": {
+            name: {m.name: metric_facts(part, task, m) for m in task.metrics if m.name != ERROR_RATE.name}
+            for name, part in conditions.items()
+        },
     }
-    found["macro"] = {column: _macro(clean, column) for column in ("domain", "language") if column in found["by"]}
-    if facts["decoding"]["task"] == "st":
-        found["translation"] = {
-            name: translation(part) for name, part in by_column(scored, "condition").items() if len(part) > 0
-        }
-    return found
 
 
-def _main(rows: Sequence[Scored], conditions: Sequence[str]) -> list[Scored]:
+def main_rows(rows: Sequence[Scored], conditions: Sequence[str]) -> list[Scored]:
     """The rows that stand for the system: the clean ones, else the first condition's."""
     first = CLEAN if CLEAN in conditions else conditions[0]
     return [row for row in rows if row.condition == first]
+
+
+def _orthographic(rows: Sequence[Scored]) -> Orthographic:
+    words, characters = total(r.words for r in rows), total(r.characters for r in rows)
+    return {
+        "error_rate": known(value_of(rows)), "wer": known(words.error_rate), "cer": known(characters.error_rate)
+    }  # fmt: skip
 
 
 def _worth(rows: Sequence[Scored], column: str) -> bool:
@@ -45,11 +67,10 @@ def _worth(rows: Sequence[Scored], column: str) -> bool:
     return values != {""} and len(values) <= MAX_GROUPS
 
 
-def _groups(rows: Sequence[Scored], column: str) -> dict[str, Any]:
-    return {name or "(none)": measures(part) for name, part in by_column(rows, column).items()}
+def _groups(rows: Sequence[Scored], task: Task, column: str) -> dict[str, Measures]:
+    return {name or "(none)": measures(part, task) for name, part in by_column(rows, column).items()}
 
 
-def _macro(rows: Sequence[Scored], column: str) -> dict[str, Any]:
-    value, interval = macro(by_column(rows, column))
-    told = {k: known(v) if isinstance(v, float) else v for k, v in interval.as_dict().items()}
-    return {"error_rate": known(value), "interval": told}
+def _macro(rows: Sequence[Scored], task: Task, column: str) -> Macro:
+    value, interval = macro(by_column(rows, column), task)
+    return {"error_rate": known(value), "interval": interval_facts(interval)}

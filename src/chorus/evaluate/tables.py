@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from chorus.evaluate.bootstrap import Interval
-from chorus.evaluate.compare import Comparison, Line
+from chorus.evaluate.comparison import Comparison, Difference, Line
 from chorus.tables import Table
+from chorus.tasks.scored import ERROR_RATE
 
 NAMES = {"in-domain": "in-domain", "out-of-domain": "out-of-domain", "other-language": "other languages", "all": "all"}
 
@@ -27,18 +28,27 @@ def rates_table(made: Comparison, *, domains: bool = True) -> Table:
     rows = []
     for line in made.lines:
         row = [_named(line), *(_rate(line.rates[c], line.intervals[c]) for c in cells)]
-        row += [_rate(line.averages[g], line.average_intervals[g]) + _mark(line, made, g) for g in groups]
+        row += [_rate(line.averages[g], line.average_intervals[g]) + _stars(line, made, g) for g in groups]
         row += [_share(line.recovery_mean), _share(line.recovery_worst)] if many else []
         row += ["-" if line.forgetting is None else f"{line.forgetting:+.2f}"] if outside else []
         rows.append(row)
     best = set()
     for j in range(1, 1 + len(cells) + len(groups)):
         values = [_value(line, j - 1, cells, groups) for line in made.lines]
-        least = min((v for v in values if not math.isnan(v)), default=math.nan)
-        best |= {(i, j) for i, v in enumerate(values) if v == least}
-    kind = "Error rate" if len({c.unit for c in made.cells}) > 1 else "WER" if made.cells[0].unit == "words" else "CER"
-    title = f"{kind}, percent [95 % interval], normaliser {made.normaliser}, {made.condition}"
+        choose = min if made.best == 0 else max
+        leading = choose((v for v in values if not math.isnan(v)), default=math.nan)
+        best |= {(i, j) for i, v in enumerate(values) if v == leading}
+    title = f"{_counted(made)} [95 % interval], {made.condition}"
     return Table(title, columns, rows, notes_of(made), best)
+
+
+def _counted(made: Comparison) -> str:
+    """What the rates are: an error rate by what is counted, else the task's metric."""
+    if made.metric != ERROR_RATE.name:
+        return made.title
+    units = {c.unit for c in made.cells}
+    kind = "Error rate" if len(units) > 1 else "WER" if units == {"words"} else "CER"
+    return f"{kind}, percent, normaliser {made.normaliser}"
 
 
 def _value(line: Line, index: int, cells: Sequence[str], groups: Sequence[str]) -> float:
@@ -63,9 +73,11 @@ def _share(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
 
 
-def _mark(line: Line, made: Comparison, group: str) -> str:
+def _stars(line: Line, made: Comparison, group: str) -> str:
+    """Of the test against the joint fine-tune, else against the base."""
     against = made.joint or made.base
-    return next((f" {d.mark}" for d in line.differences if d.reference == against and d.group == group and d.mark), "")
+    found = next((d.stars for d in line.differences if d.reference == against and d.group == group), "")
+    return f" {found}" if found else ""
 
 
 def notes_of(made: Comparison) -> list[str]:
@@ -80,7 +92,8 @@ def notes_of(made: Comparison) -> list[str]:
         notes.append(f"Intervals resample {made.clusters} speakers.")
     if any(line.differences for line in made.lines):
         against = made.joint or made.base
-        notes.append(f"*, **, ***: differs from {against}, MAPSSWE with Holm's correction, p < .05, .01, .001.")
+        test = "MAPSSWE" if made.metric == ERROR_RATE.name else "paired bootstrap"
+        notes.append(f"*, **, ***: differs from {against}, {test} with Holm's correction, p < .05, .01, .001.")
     if any(line.recovery for line in made.lines):
         notes.append("Recovery: (system - base) / (specialist - base), over the in-domain columns.")
     if any(line.forgetting is not None for line in made.lines):
@@ -97,14 +110,21 @@ def differences_table(made: Comparison) -> Table | None:
         for d in line.differences:
             rows.append([
                 line.label, d.reference, NAMES[d.group], f"{d.points:+.2f}", f"[{d.low:+.1f}, {d.high:+.1f}]",
-                f"{d.mapsswe.segments}", f"{d.mapsswe.z:.2f}", _p(d.mapsswe.p), f"{_p(d.p)} {d.mark}".strip(),
+                *_mapsswe(d), f"{_p(d.p)} {d.stars}".strip(),
                 _p(d.p_bootstrap),
             ])  # fmt: skip
     if not rows:
         return None
     columns = ["system", "less", "over", "points", "95 %", "segments", "z", "p", "p (Holm)", "p (bootstrap)"]
-    notes = ["Negative points: fewer errors than the reference. p by MAPSSWE; Holm's over the systems of a reference."]
-    return Table("Differences between systems, pooled error rates", columns, rows, notes)
+    test = "MAPSSWE" if made.metric == ERROR_RATE.name else "the paired bootstrap"
+    fewer = "fewer errors than" if made.best == 0 else "worse than"
+    notes = [f"Negative points: {fewer} the reference. p by {test}; Holm's over the systems of a reference."]
+    return Table(f"Differences between systems, pooled {made.title}", columns, rows, notes)
+
+
+def _mapsswe(difference: Difference) -> list[str]:
+    found = difference.mapsswe
+    return ["-", "-", "-"] if found is None else [f"{found.segments}", f"{found.z:.2f}", _p(found.p)]
 
 
 def _p(value: float) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from chorus.evaluate.compare import Comparison, Line
+from chorus.evaluate.comparison import Comparison, Line
 
 
 def findings(made: Comparison, best: str, seeds: int) -> list[str]:

@@ -13,7 +13,8 @@ import yaml
 from chorus.analyse.ranks import Ranks
 from chorus.checkpoints.sidecar import write_json
 from chorus.checkpoints.writer import write_text
-from chorus.evaluate.compare import Comparison, Group, compare
+from chorus.evaluate.compare import compare
+from chorus.evaluate.comparison import Comparison, Group
 from chorus.evaluate.results import Evaluation
 from chorus.evaluate.tables import NAMES, differences_table, plain, rates_table
 from chorus.experiment.commands import commands_of

@@ -12,7 +12,7 @@ from chorus.data.manifest import Row, manifest_text, read_manifest, select
 from chorus.data.split import split_rows
 from chorus.data.utterance import sound_key
 from chorus.errors import DataError
-from chorus.evaluate.compare import Group
+from chorus.evaluate.comparison import Group
 from chorus.experiment.config import Experiment, Part
 from chorus.train.rows import SPLIT_NAMES
 from chorus.transcribe.test_sets import TestSet, of_rows

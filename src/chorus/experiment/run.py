@@ -72,7 +72,7 @@ class _Run:
         self._train()
         rates = self._sweep(dev)
         chosen = select(made, self.settings, rates)
-        write_selection(self.out, made, self.settings, chosen, rates, dev.mark)
+        write_selection(self.out, made, self.settings, chosen, rates, dev.fingerprint)
         best = min(chosen, key=lambda name: chosen[name].dev)
         self.note(f"chosen on dev: {chosen[best].setting.label}, {chosen[best].dev:.2f} %")
         test = test_set(made)

@@ -12,7 +12,7 @@ import numpy as np
 from chorus._version import __version__
 from chorus.checkpoints.sidecar import write_json
 from chorus.evaluate.results import Evaluation
-from chorus.evaluate.scores import by_column, error_rate
+from chorus.evaluate.scores import by_column, value_of
 from chorus.experiment.config import Experiment, Setting
 
 SELECTION = "selection.json"
@@ -30,7 +30,7 @@ class Chosen:
 def macro_rate(evaluation: Evaluation, domains: Sequence[str]) -> float:
     """The unweighted mean of the domains' error rates."""
     parts = by_column(evaluation.scored, "domain")
-    return float(np.mean([error_rate(parts[name]) for name in domains if name in parts]))
+    return float(np.mean([value_of(parts[name]) for name in domains if name in parts]))
 
 
 def select(
@@ -60,11 +60,11 @@ def write_selection(
         "best": best,
         "chosen": {
             name: {"label": one.setting.label, "method": one.setting.method, "parameters": one.setting.parameters,
-                   "dev_error_rate": one.dev}
+                   "dev_value_of": one.dev}
             for name, one in chosen.items()
         },
         "settings": {
-            name: [{"parameters": p.parameters, "dev_error_rate": {str(s): rates[p.label, s] for s in made.seeds}}
+            name: [{"parameters": p.parameters, "dev_value_of": {str(s): rates[p.label, s] for s in made.seeds}}
                    for p in points]
             for name, points in settings.items()
         },

@@ -13,7 +13,7 @@ from typing import Any
 
 from chorus.errors import CheckpointError, ChorusError
 from chorus.evaluate.results import Evaluation
-from chorus.evaluate.run import Task, finished, hear
+from chorus.evaluate.run import Scoring, finished, run_request
 from chorus.experiment.config import Experiment, Setting
 from chorus.experiment.trainings import JOINT, base_of, model_dir
 from chorus.merge.method import METHODS
@@ -21,11 +21,13 @@ from chorus.merge.options import Options
 from chorus.merge.plan import Plan
 from chorus.merge.planning.planner import plan
 from chorus.merge.runs.resident import Resident
-from chorus.runtime import pick_device, quiet_libraries
-from chorus.transcribe.backends.choose import BACKENDS, chosen_backend
+from chorus.runtime import pick_device
+from chorus.transcribe.backends.choose import chosen_backend
 from chorus.transcribe.backends.protocol import Backend
+from chorus.transcribe.request import Request
 from chorus.transcribe.systems import System, folder_of, from_plan, open_system
 from chorus.transcribe.test_sets import TestSet
+from chorus.transcribe.transcriber import load_backend
 
 
 def reference(made: Experiment, name: str, seed: int) -> str:
@@ -89,21 +91,21 @@ class Listener:
 
     def _evaluated(self, system: System, planned: Plan | None) -> Evaluation:
         made = self.made
-        task = Task(
+        request = Request(
             system, self.test, made.heard_by, list(self.conditions), chosen_backend("auto", system), self.device
         )
         place = self.place / folder_of(system.label)
-        settings = {"normaliser": made.normaliser, "unit": None, "parquet": False}
-        found = _same(place, task.mark, settings)
+        scoring = Scoring(made.normaliser)
+        found = _same(place, request.fingerprint, scoring)
         if found is None:
-            backend = self._loaded(task, self.resident.merge(planned)) if planned is not None else None
-            found = hear(task, place, settings, lambda done, total: None, backend)
+            backend = self._loaded(request, self.resident.merge(planned)) if planned is not None else None
+            found = run_request(request, place, scoring, lambda done, total: None, backend)
         self.ended(system.label)
         return found
 
-    def _loaded(self, task: Task, tensors: Mapping[str, Any]) -> Backend:
+    def _loaded(self, request: Request, tensors: Mapping[str, Any]) -> Backend:
         """The one model that all merges are put into."""
-        self._backend = with_weights(self._backend, task, tensors)
+        self._backend = with_weights(self._backend, request, tensors)
         return self._backend
 
     def close(self) -> None:
@@ -111,7 +113,7 @@ class Listener:
             self._backend.close()
 
 
-def with_weights(backend: Backend | None, task: Task, tensors: Mapping[str, Any]) -> Backend:
+def with_weights(backend: Backend | None, request: Request, tensors: Mapping[str, Any]) -> Backend:
     """A loaded backend with other weights put into it; a new one where there is none, or where that cannot be done."""
     if backend is not None:
         try:
@@ -119,13 +121,12 @@ def with_weights(backend: Backend | None, task: Task, tensors: Mapping[str, Any]
             return backend
         except CheckpointError:
             backend.close()
-    with quiet_libraries():
-        return BACKENDS.get(task.backend)(replace(task.system, tensors=tensors), task.decoding, task.device)
+    return load_backend(replace(request, system=replace(request.system, tensors=tensors)))
 
 
-def _same(place: Path, mark: str, settings: Mapping[str, Any]) -> Evaluation | None:
-    """A finished result of the very same task; another's, of an earlier version of the experiment, is replaced."""
+def _same(place: Path, fingerprint: str, scoring: Scoring) -> Evaluation | None:
+    """A finished result of the very same request; another's, of an earlier version of the experiment, is replaced."""
     try:
-        return finished(place, mark, settings, overwrite=False)
+        return finished(place, fingerprint, scoring)
     except ChorusError:
         return None

@@ -29,7 +29,7 @@ class TestSet:
     kept: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)  # sounds, for the next system
 
     @property
-    def mark(self) -> str:
+    def fingerprint(self) -> str:
         """The utterances by name, audio, text and language."""
         rows = [[name, u.key(), u.row.text, u.row.language] for name, u in self.utterances.items()]
         return fingerprint(rows=rows)

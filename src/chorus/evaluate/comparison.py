@@ -1,0 +1,107 @@
+"""What a comparison of systems holds: cells, a line a system, and the differences between them."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from chorus.evaluate.bootstrap import Interval
+from chorus.evaluate.mapsswe import Matched
+
+Group = Literal["in-domain", "out-of-domain", "other-language"]
+GROUPS: tuple[Group, ...] = ("in-domain", "out-of-domain", "other-language")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A domain: its group and what is in it."""
+
+    name: str
+    group: Group
+    utterances: int
+    unit: str
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A system less a reference over a group's utterances, pooled; p with Holm's correction over the table's systems.
+
+    p is MAPSSWE's where edits are counted, else (`mapsswe` None) the paired bootstrap's.
+    """
+
+    reference: str
+    group: str
+    points: float
+    low: float
+    high: float
+    p_bootstrap: float
+    mapsswe: Matched | None
+    p: float = 1.0
+
+    @property
+    def stars(self) -> str:
+        """One for each of p below .05, .01, .001."""
+        return "*" * sum(self.p < limit for limit in (0.05, 0.01, 0.001))
+
+
+@dataclass
+class Line:
+    """One system. Rates in percent; `recovery` by domain: 1 where a merge is as good as the specialist."""
+
+    label: str
+    role: str
+    home: str  # the domain of a specialist
+    parameters: dict[str, Any]
+    rates: dict[str, float]
+    intervals: dict[str, Interval]
+    averages: dict[str, float] = field(default_factory=dict)  # by group, and "all": macro
+    average_intervals: dict[str, Interval] = field(default_factory=dict)
+    forgetting: float | None = None  # points lost outside the in-domain cells against the base
+    recovery: dict[str, float] = field(default_factory=dict)
+    overfits: bool = False  # a specialist that gains at home and loses elsewhere in the mean
+    differences: list[Difference] = field(default_factory=list)
+
+    @property
+    def recovery_mean(self) -> float | None:
+        return float(np.mean(list(self.recovery.values()))) if self.recovery else None
+
+    @property
+    def recovery_worst(self) -> float | None:
+        return min(self.recovery.values()) if self.recovery else None
+
+
+@dataclass
+class Comparison:
+    """Everything that a table of systems tells."""
+
+    cells: list[Cell]
+    lines: list[Line]
+    base: str
+    joint: str
+    condition: str
+    normaliser: str
+    by: str  # what the intervals resample
+    clusters: int
+    notes: list[str] = field(default_factory=list)
+    metric: str = "error_rate"  # what the rates are: the first metric of the task
+    title: str = "error rate"
+    best: float = 0.0  # of the metric: 0 where less is better, 100 where more is
+
+    @property
+    def groups(self) -> list[Group]:
+        """Those that have cells, in order."""
+        return [g for g in GROUPS if any(c.group == g for c in self.cells)]
+
+    @property
+    def sign(self) -> int:
+        """What turns a difference into points lost."""
+        return 1 if self.best == 0 else -1
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        found = asdict(self)
+        for line, told in zip(self.lines, found["lines"], strict=True):
+            told |= {"recovery_mean": line.recovery_mean, "recovery_worst": line.recovery_worst}
+        return found

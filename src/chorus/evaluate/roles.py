@@ -1,0 +1,52 @@
+"""Which of some evaluations is the base, which the joint fine-tune, and which domain each specialist is at home in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from chorus.errors import DataError, UsageError, nearest
+from chorus.evaluate.results import Evaluation
+
+
+class Role(NamedTuple):
+    """What a system is to the others; `home` is a specialist's domain."""
+
+    name: str
+    home: str = ""
+
+
+def roles_of(
+    evaluations: Sequence[Evaluation], column: str, *, base: str | None = None, joint: str | None = None,
+    specialists: Mapping[str, str] | None = None,
+) -> dict[str, Role]:  # fmt: skip
+    """label -> role, as each evaluation says, unless it is said otherwise here."""
+    labels = [one.label for one in evaluations]
+    twice = {label for label in labels if labels.count(label) > 1}
+    if twice:
+        raise DataError(f"two results are called {sorted(twice)[0]}", "evaluate one again under NAME=MODEL")
+    for label in filter(None, (base, joint, *(specialists or {}))):
+        if label not in labels:
+            raise UsageError(f'no result is called "{label}"{nearest(label, labels)}')
+    values = {str(row.get(column, "")) for row in evaluations[0].rows}
+    systems = {one.label: one.summary["system"] for one in evaluations}
+    found = {label: Role(told["role"], _home(told["home"], column, values)) for label, told in systems.items()}
+    found |= {label: Role("specialist", domain) for label, domain in (specialists or {}).items()}
+    if joint:
+        found[joint] = Role("joint")
+    if base:
+        found[base] = Role("base")
+    elif not any(role.name == "base" for role in found.values()):
+        plain = [label for label, role in found.items() if not role.name]
+        if len(plain) == 1:
+            found[plain[0]] = Role("base")
+    return found
+
+
+def _home(named: Mapping[str, object], column: str, values: set[str]) -> str:
+    """The cell that a specialist was trained on: by the column, else by the one value that is a cell's name."""
+    listed = {k: v[0] if isinstance(v, list) and v else v for k, v in named.items()}
+    if column in listed:
+        return str(listed[column])
+    known = [str(v) for v in listed.values() if str(v) in values]
+    return known[0] if len(known) == 1 else ""

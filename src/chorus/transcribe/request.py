@@ -1,0 +1,41 @@
+"""What is asked of a system: recordings, conditions, a decoding, a runtime, a device."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from chorus.identity import fingerprint
+from chorus.transcribe.conditions import CLEAN
+from chorus.transcribe.decoding import Decoding
+from chorus.transcribe.systems import System
+from chorus.transcribe.test_sets import TestSet
+
+FORMAT = 2  # of rows and summaries on disk
+Key = tuple[str, str]  # (name of an utterance, condition)
+
+
+@dataclass
+class Request:
+    """One system on one test set, one way."""
+
+    system: System
+    test: TestSet
+    decoding: Decoding = field(default_factory=Decoding)
+    conditions: Sequence[str] = (CLEAN,)
+    backend: str = "transformers"
+    device: str = "cpu"
+
+    @property
+    def fingerprint(self) -> str:
+        """Everything that the hypotheses depend on."""
+        return fingerprint(
+            results=FORMAT, system=self.system.identity, test=self.test.fingerprint,
+            decoding=self.decoding.model_dump(), conditions=list(self.conditions), backend=self.backend,
+            device=self.device.split(":")[0],
+        )  # fmt: skip
+
+    @property
+    def keys(self) -> list[Key]:
+        """Every utterance under every condition, in the order of the results."""
+        return [(name, condition) for condition in self.conditions for name in self.test.utterances]

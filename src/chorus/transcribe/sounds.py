@@ -1,0 +1,82 @@
+"""The audio of a request: read ahead of the decoder, made harder by its condition, cut at pauses where asked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from chorus.data.audio import RATE
+from chorus.errors import DataError, UsageError
+from chorus.transcribe.backends.protocol import Backend, Sound
+from chorus.transcribe.conditions import CLEAN, under
+from chorus.transcribe.request import Key, Request
+from chorus.transcribe.segments import pieces
+
+AHEAD_S = 600.0  # seconds of audio that are read ahead of the decoder
+LOADERS = 4
+KEPT_H = 1.0  # hours of audio, all conditions together, that stay in memory for the next system: 230 MB
+DEFAULT_LONGEST_S = 30.0  # of a piece, where a runtime takes any length
+
+Loaded = list[Sound] | str  # the pieces of an utterance, or why there are none
+
+
+class Sounds:
+    """Reads what a backend decodes next while it decodes what was read before."""
+
+    def __init__(self, request: Request, backend: Backend) -> None:
+        self.request = request
+        self._longest = round((backend.longest_s or DEFAULT_LONGEST_S) * RATE)
+        kind = request.decoding.segments
+        if kind == "native" and not backend.long_form:
+            raise UsageError(f"{request.system.label} has no long form of its own", "use --segments auto or vad")
+        self._cuts = kind == "auto" and not backend.long_form and backend.longest_s is not None
+
+    def ahead(self, keys: Sequence[Key]) -> Iterator[tuple[Sequence[Key], list[Loaded]]]:
+        """The keys in parts, each with its sounds; the next part is being read while one is with the caller."""
+        parts = list(self._parts(keys))
+        with ThreadPoolExecutor(LOADERS, thread_name_prefix="audio") as pool:
+            coming = [pool.submit(self._load, key) for key in parts[0]]
+            for number, part in enumerate(parts):
+                ready, coming = coming, []
+                if number + 1 < len(parts):
+                    coming = [pool.submit(self._load, key) for key in parts[number + 1]]
+                yield part, [one.result() for one in ready]
+
+    def _parts(self, keys: Sequence[Key]) -> Iterator[list[Key]]:
+        """As many utterances as fill some batches and are not too long together."""
+        part: list[Key] = []
+        seconds = 0.0
+        for key in keys:
+            length = self.request.test.utterances[key[0]].duration_s
+            if len(part) >= self.request.decoding.batch_size and seconds + length > AHEAD_S:
+                yield part
+                part, seconds = [], 0.0
+            part.append(key)
+            seconds += length
+        if part:
+            yield part
+
+    def _load(self, key: Key) -> Loaded:
+        """The sounds of an utterance under a condition, kept for the next system where that takes little room."""
+        test = self.request.test
+        place = (key, self.request.decoding.segments, self._cuts, self._longest)
+        found = test.kept.get(place)
+        if found is None:
+            found = self._sounds(key)
+            if test.hours * len(self.request.conditions) <= KEPT_H:
+                test.kept[place] = found
+        return found
+
+    def _sounds(self, key: Key) -> Loaded:
+        name, condition = key
+        utterance = self.request.test.utterances[name]
+        try:
+            content = utterance.key()
+            audio = under(utterance.audio(), condition, content)
+        except DataError as error:  # a header that reads and a body that does not
+            return error.message
+        content = content if condition == CLEAN else f"{content}|{condition}"
+        if self.request.decoding.segments == "vad" or (self._cuts and len(audio) > self._longest):
+            cut = pieces(audio, self._longest / RATE)
+            return [Sound(piece, utterance.row, f"{content}|vad{i}") for i, piece in enumerate(cut)]
+        return [Sound(audio, utterance.row, content)]

@@ -1,0 +1,114 @@
+"""Decodes what a partial result lacks, in batches of like length, and makes rows of the hypotheses."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+from chorus.runtime import quiet_libraries
+from chorus.tasks.registry import TASKS
+from chorus.tasks.scored import Answer
+from chorus.transcribe.backends.choose import BACKENDS
+from chorus.transcribe.backends.protocol import Backend, Hypothesis, Sound
+from chorus.transcribe.decoding import DETECT
+from chorus.transcribe.partial import Partial
+from chorus.transcribe.request import Key, Request
+from chorus.transcribe.sounds import Loaded, Sounds
+
+Progress = Callable[[int, int], None]
+Place = tuple[int, int]  # (utterance of a part, piece of it)
+Decoded = dict[Place, tuple[Hypothesis | str, float]]  # what came of a piece, or why nothing did; seconds it took
+
+
+def load_backend(request: Request) -> Backend:
+    """The request's runtime with its system loaded."""
+    with quiet_libraries():
+        return BACKENDS.get(request.backend)(request.system, request.decoding, request.device)
+
+
+class Transcriber:
+    """Transcribes a request into a partial result. A `backend` that is given has loaded the system, and stays open."""
+
+    def __init__(self, request: Request, partial: Partial, backend: Backend | None = None) -> None:
+        self.request, self.partial, self.backend = request, partial, backend
+        self.task = TASKS.get(request.decoding.task)
+
+    def run(self, progress: Progress) -> dict[str, str]:
+        """Returns the backend's facts; empty where everything was decoded already."""
+        request = self.request
+        keys = request.keys
+        left = [key for key in keys if key not in self.partial.rows]
+        progress(len(keys) - len(left), len(keys))
+        if not left:
+            return {}
+        with quiet_libraries():
+            backend = self.backend or load_backend(request)
+            try:
+                backend.check([u.row for u in request.test.utterances.values()])
+                left.sort(key=lambda key: (*backend.sort_key(request.test.utterances[key[0]].duration_s), key))
+                for part, loaded in Sounds(request, backend).ahead(left):
+                    decoded = self._decode(backend, loaded)
+                    self.partial.add(self._row(key, i, loaded[i], decoded) for i, key in enumerate(part))
+                    progress(sum(key in self.partial.rows for key in keys), len(keys))
+            finally:
+                if backend is not self.backend:
+                    backend.close()
+        return dict(backend.facts)
+
+    def _decode(self, backend: Backend, loaded: Sequence[Loaded]) -> Decoded:
+        """Every piece of some utterances: in batches of one kind, the longest first."""
+        sounds = {
+            (i, n): sound for i, one in enumerate(loaded) if not isinstance(one, str) for n, sound in enumerate(one)
+        }
+        found: Decoded = {}
+        for batch in self._batches(backend, sounds):
+            started = time.perf_counter()
+            hypotheses = carefully(backend, [sounds[place] for place in batch])
+            each_s = (time.perf_counter() - started) / len(batch)
+            found |= {place: (one, each_s) for place, one in zip(batch, hypotheses, strict=True)}
+        return found
+
+    def _batches(self, backend: Backend, sounds: dict[Place, Sound]) -> Iterator[list[Place]]:
+        batch: list[Place] = []
+        kind: float | None = None
+        for place in sorted(sounds, key=lambda place: (*backend.sort_key(sounds[place].seconds), place)):
+            its = backend.sort_key(sounds[place].seconds)[0]
+            if batch and (its != kind or len(batch) >= self.request.decoding.batch_size):
+                yield batch
+                batch = []
+            kind = its
+            batch.append(place)
+        if batch:
+            yield batch
+
+    def _row(self, key: Key, index: int, loaded: Loaded, decoded: Decoded) -> Answer:
+        name, condition = key
+        utterance = self.request.test.utterances[name]
+        parts = [] if isinstance(loaded, str) else [decoded[index, n] for n in range(len(loaded))]
+        wrong = loaded if isinstance(loaded, str) else next((one for one, _ in parts if isinstance(one, str)), "")
+        found = [] if wrong else [one for one, _ in parts if isinstance(one, Hypothesis)]
+        row: Answer = {
+            "name": name, "condition": condition, "language": utterance.row.language, "domain": utterance.row.domain,
+            "speaker": utterance.row.speaker, "seconds": round(utterance.duration_s, 3),
+            "reference": self.task.reference(utterance.row),
+            "hypothesis": " ".join(one.text for one in found if one.text), "took_s": sum(s for _, s in parts),
+        }  # fmt: skip
+        written = self.task.written(utterance.row)
+        languages = {one.language for one in found if one.language}
+        if written != utterance.row.language:
+            row["written"] = written
+        if wrong:
+            row["failed"] = wrong
+        if self.request.decoding.language == DETECT and len(languages) == 1:
+            row["detected_language"] = languages.pop()
+        return row
+
+
+def carefully(backend: Backend, sounds: Sequence[Sound]) -> list[Hypothesis | str]:
+    """A hypothesis for each; where a batch fails each sound is tried alone, and why one still fails is a text."""
+    try:
+        return list(backend.transcribe(sounds))
+    except Exception as error:  # whatever a runtime raises is told, and counted
+        if len(sounds) == 1:
+            return [f"{type(error).__name__}: {error}"]
+    return [one for sound in sounds for one in carefully(backend, [sound])]
