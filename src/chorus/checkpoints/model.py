@@ -26,6 +26,7 @@ class OpenOptions:
     offline: bool = False
     cache_dir: str | None = None
     weights: bool = True  # False: the headers are enough, nothing large is downloaded
+    depth: int = 0  # of recipes within recipes
 
 
 @dataclass

@@ -1,22 +1,61 @@
-"""From a reference to a model: a directory, a file, a hub id; an adapter on its base."""
+"""The one door: from a text, a path, a reference, a plan or a model to a model, no weight read."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 from chorus.checkpoints.adapter import CONFIG, WEIGHTS, apply_adapter, open_adapter
 from chorus.checkpoints.directory import open_directory
+from chorus.checkpoints.formats import FORMATS, format_of
 from chorus.checkpoints.model import Model, OpenOptions, read_json
-from chorus.checkpoints.reference import Reference, looks_local
+from chorus.checkpoints.reference import Reference, looks_local, parse_reference
 from chorus.checkpoints.task_vector import TASK_VECTOR, apply_task_vector
-from chorus.errors import CheckpointError
+from chorus.errors import CheckpointError, UsageError
 
 
-def open_model(reference: Reference, options: OpenOptions | None = None) -> Model:
-    """Open a model without reading a weight. `CheckpointError` says what is missing or damaged."""
-    options = options or OpenOptions()
+@runtime_checkable
+class Planned(Protocol):
+    """A merge that is planned (`chorus.Plan`): one of its outputs as a model, computed when it is read."""
+
+    def model(self, variant: str | None = None) -> Model: ...
+
+
+Source = str | Path | Reference | Planned | Model
+
+
+def open_model(source: Source, options: OpenOptions | None = None) -> Model:
+    """Open a model without reading a weight, in whatever form it is given.
+
+    A text or path names a directory, a hub id (`org/name@revision`), `base+adapter`, an openai-whisper file, a recipe
+    (`recipe.yml`, `recipe.yml:output`), or any form of `chorus.formats`. A plan is its only output.
+
+    Raises `CheckpointError` for what is missing or damaged, `UsageError` for what is no name of a model, and what a
+    plan raises where a recipe is named.
+
+    >>> open_model("openai/whisper-small").config["model_type"]  # doctest: +SKIP
+    'whisper'
+    """
+    if isinstance(source, Model):
+        return source
+    if isinstance(source, Reference):
+        return _open(source, options or OpenOptions())
+    if isinstance(source, Planned):
+        return source.model()
+    return _open(reference_to(source), options or OpenOptions())
+
+
+def reference_to(source: str | Path) -> Reference:
+    """A text or path as a reference; `UsageError` where it cannot be one."""
+    try:
+        return parse_reference(str(source))
+    except ValueError as error:
+        raise UsageError(str(error), "name a directory, a hub id, or a recipe") from None
+
+
+def _open(reference: Reference, options: OpenOptions) -> Model:
     if reference.adapter is not None:
-        base = open_model(reference.without_adapter, options)
+        base = _open(reference.without_adapter, options)
         directory, _ = locate(reference.adapter, options, "adapter")
         if (directory / TASK_VECTOR).exists() and not (directory / CONFIG).exists():
             return apply_task_vector(base, directory, reference.name)
@@ -25,13 +64,17 @@ def open_model(reference: Reference, options: OpenOptions | None = None) -> Mode
         model.adapter_config = adapter.config
         model.adapter_paths = {name: directory / name for name in (CONFIG, WEIGHTS)}
         return model
-    if not looks_local(reference.path):
+    if reference.given is not None:
+        return open_model(reference.given.source, options)
+    found = _in_a_form(reference, options)
+    if found is not None:
+        model = found
+    elif not looks_local(reference.path):
         from chorus.checkpoints.hub import open_hub_model  # huggingface_hub is imported only for these
 
         model = open_hub_model(reference, options)
     else:
-        path = Path(reference.path).expanduser()
-        model = _open_file(path, reference.name, options) if path.is_file() else _open_local(path, reference, options)
+        model = _open_local(Path(reference.path).expanduser(), reference, options)
     if reference.override_architecture:
         model.config = {**model.config, "architectures": [reference.override_architecture]}
     return model
@@ -63,9 +106,18 @@ def _open_local(path: Path, reference: Reference, options: OpenOptions) -> Model
     return open_directory(path, reference.name, allow_pickle=options.allow_pickle)
 
 
-def _open_file(path: Path, label: str, options: OpenOptions) -> Model:
-    if path.suffix in (".pt", ".pth", ".bin"):
-        from chorus.checkpoints.pickled import open_openai_whisper
-
-        return open_openai_whisper(path, label, options.allow_pickle)
-    raise CheckpointError(f"{path}: not a model", "name a model directory, a hub id, or an openai-whisper .pt file")
+def _in_a_form(reference: Reference, options: OpenOptions) -> Model | None:
+    """A file, or part of one, in one of the forms of `chorus.formats`; None where the path is a directory or hub id."""
+    path, part = Path(reference.path).expanduser(), ""
+    if not path.exists() and ":" in path.name:
+        name, _, part = path.name.rpartition(":")
+        path = path.with_name(name) if name else path
+    if not path.exists() or (path / "config.json").exists() or (path / CONFIG).exists():
+        return None
+    form = format_of(path)
+    if form is not None:
+        return form.open(path, part, reference.name, options)
+    if path.is_file():
+        known = ", ".join(FORMATS.names())
+        raise CheckpointError(f"{path}: not a model", f"name a model directory, a hub id, or a file ({known})")
+    return None

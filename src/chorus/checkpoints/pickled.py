@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from chorus.checkpoints.lazy_tensor import Checkpoint, MemoryTensor
-from chorus.checkpoints.model import Model, read_json, shard_names
+from chorus.checkpoints.model import Model, OpenOptions, read_json, shard_names
 from chorus.errors import CheckpointError
 from chorus.lazy import lazy
 
@@ -129,3 +129,13 @@ def _drop_shared(tensors: dict[str, MemoryTensor], config: dict[str, Any]) -> No
     for name in [n for n in tensors if n.endswith(("lm_head.weight", "proj_out.weight"))]:
         if tensors[name].value.data_ptr() in storages:
             del tensors[name]
+
+
+class OpenaiWhisper:
+    """openai-whisper's `.pt` as a form of model (see chorus.checkpoints.formats)."""
+
+    def takes(self, path: Path) -> bool:
+        return path.suffix in (".pt", ".pth", ".bin")
+
+    def open(self, path: Path, part: str, label: str, options: OpenOptions) -> Model:
+        return open_openai_whisper(path, label, options.allow_pickle)

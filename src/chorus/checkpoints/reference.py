@@ -2,22 +2,36 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+
+@dataclass(frozen=True)
+class Given:
+    """A model or plan itself in the place of a name; equal to nothing but itself."""
+
+    source: Any
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Given) and self.source is other.source
+
+    def __hash__(self) -> int:
+        return id(self.source)
 
 
 @dataclass(frozen=True)
 class Reference:
     """A model on disk or on the hub, perhaps with an adapter on it.
 
-    `path` is a directory, a file, or a hub id (`org/name`).
+    `path` is a directory, a file, or a hub id (`org/name`); of a model that is `given` itself, what messages call it.
     """
 
     path: str
     revision: str | None = None
     adapter: Reference | None = None
     override_architecture: str | None = None
+    given: Given | None = None
 
     def __str__(self) -> str:
         text = self.path + (f"@{self.revision}" if self.revision else "")
@@ -26,12 +40,12 @@ class Reference:
     @property
     def name(self) -> str:
         """What cards and tables call it: a hub id as it is, a path by its last part; never an absolute path."""
-        own = public_name(self.path)
+        own = self.path if self.given else public_name(self.path)
         return f"{own}+{self.adapter.name}" if self.adapter else own
 
     @property
     def without_adapter(self) -> Reference:
-        return Reference(self.path, self.revision, None, self.override_architecture)
+        return replace(self, adapter=None)
 
 
 def public_name(path: str) -> str:
@@ -48,13 +62,21 @@ def looks_local(path: str) -> bool:
 
 def parse_reference(value: Any, lora: Any = None) -> Reference:
     """Read a recipe's model reference; `lora` is the key beside `model:`. `ValueError` says what is wrong."""
-    reference = _parse_map(value) if isinstance(value, dict) else _parse_text(value)
+    reference = _given(value) or (_parse_map(value) if isinstance(value, dict) else _parse_text(value))
     if lora is not None:
         if reference.adapter is not None:
             raise ValueError(f"{reference}: an adapter is named twice, in the model and under lora")
         adapter = _parse_map(lora) if isinstance(lora, dict) else _parse_text(lora)
-        reference = Reference(reference.path, reference.revision, adapter, reference.override_architecture)
+        reference = replace(reference, adapter=adapter)
     return reference
+
+
+def _given(value: Any) -> Reference | None:
+    """A model, or a plan of one, as a reference to itself."""
+    if isinstance(value, Reference):
+        return value
+    label = getattr(value, "label", None)
+    return Reference(label, given=Given(value)) if isinstance(label, str) else None
 
 
 def _parse_text(value: Any) -> Reference:
@@ -87,4 +109,4 @@ def _parse_map(value: dict[str, Any]) -> Reference:
     if unknown or "model" not in value:
         raise ValueError(f"a model's map has the keys model, lora, override_architecture; got {sorted(value)}")
     reference = parse_reference(value["model"], value.get("lora"))
-    return Reference(reference.path, reference.revision, reference.adapter, value.get("override_architecture"))
+    return replace(reference, override_architecture=value.get("override_architecture"))

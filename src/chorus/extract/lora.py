@@ -13,6 +13,7 @@ from chorus.checkpoints.adapter_report import AdapterResult, ModuleReport, notes
 from chorus.checkpoints.adapter_writer import AdapterWriter, matrix_modules, task_of
 from chorus.checkpoints.lazy_tensor import LazyTensor
 from chorus.checkpoints.model import OpenOptions
+from chorus.checkpoints.open import Source
 from chorus.checkpoints.sidecar import write_json
 from chorus.checkpoints.writer import appearing_whole, write_text
 from chorus.errors import CheckpointError
@@ -38,8 +39,8 @@ TRANSPOSED = ("gpt2", "gpt_bigcode", "imagegpt", "decision_transformer")  # thei
 
 
 def extract_lora(
-    model: str | Path,
-    base: str | Path,
+    model: Source,
+    base: Source,
     output: str | Path,
     *,
     ranks: RankRule | None = None,
@@ -56,9 +57,10 @@ def extract_lora(
 ) -> AdapterResult:
     """Write a PEFT adapter whose merge into `base` is as near to `model` as its ranks allow.
 
-    `ranks` defaults to rank 32. Matrices of attention, MLPs and convolutions are decomposed, embeddings and heads
-    with `embeddings`; norms and biases are left out, or kept whole with `save_vectors`. With `distribute_scale` the
-    singular values are split evenly over both factors, else they stay in A; those up to `smallest` are dropped.
+    `model` and `base` are whatever `chorus.open_model` takes, a plan or recipe too. `ranks` defaults to rank 32.
+    Matrices of attention, MLPs and convolutions are decomposed, embeddings and heads with `embeddings`; norms and
+    biases are left out, or kept whole with `save_vectors`. With `distribute_scale` the singular values are split
+    evenly over both factors, else they stay in A; those up to `smallest` are dropped.
     Raises `CheckpointError` for models that do not fit each other.
 
     >>> import chorus
@@ -106,7 +108,7 @@ class _Extraction:
         for job in vectors:
             self._vector(job, save_vectors)
         every = matrix_modules(self.pair.base.checkpoint)
-        base_name = self.pair.references[1].name
+        base_name = self.pair.base.label
         self.writer.finish(base=base_name, task_type=task_of(self.pair.base.config), every_module=every)
         result = AdapterResult(directory, [], modules, sorted(self.writer.saved), sorted(self.dropped))
         result.parameters = sum(m.rank * sum(_matrix(self.pair.base.checkpoint[m.tensor].shape)) for m in modules)
@@ -195,7 +197,7 @@ class _Extraction:
         }
         directory = self.writer.directory
         write_json(directory / "chorus.json", self.pair.provenance("lora", **facts))
-        names = [r.name for r in self.pair.references]
+        names = [self.pair.model.label, self.pair.base.label]
         models = (self.pair.model, self.pair.base)
         licences = {name: licence_of(model.directory) for name, model in zip(names, models, strict=True)}
         card = model_card(

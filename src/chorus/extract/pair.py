@@ -6,7 +6,6 @@ import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from chorus._version import __version__
@@ -17,8 +16,7 @@ from chorus.checkpoints.adapter import low_rank_delta, same_tensor
 from chorus.checkpoints.dtypes import FLOATS
 from chorus.checkpoints.lazy_tensor import LazyTensor
 from chorus.checkpoints.model import Model, OpenOptions
-from chorus.checkpoints.open import open_model
-from chorus.checkpoints.reference import Reference, parse_reference
+from chorus.checkpoints.open import Source, open_model
 from chorus.errors import CheckpointError, UsageError
 from chorus.lazy import lazy
 from chorus.provenance import licence_of, versions
@@ -64,7 +62,6 @@ class Pair:
 
     model: Model
     base: Model
-    references: tuple[Reference, Reference]
     layout: Layout
 
     def tensors(self, selection: Selection) -> Iterator[tuple[LazyTensor, LazyTensor, Role]]:
@@ -77,28 +74,27 @@ class Pair:
 
     def provenance(self, kind: str, **facts: Any) -> dict[str, Any]:
         """`chorus.json` of what was taken."""
-        models = zip((self.model, self.base), self.references, ("model", "base_model"), strict=True)
+        models = zip((self.model, self.base), ("model", "base_model"), strict=True)
         return {
             "chorus": __version__,
             "kind": kind,
             **{
                 part: {
-                    "model": reference.name,
+                    "model": model.label,
                     **({"revision": model.revision} if model.revision else {}),
                     "files": {n: p.stat().st_size for n, p in sorted(model.paths.items())},
                     "licence": licence_of(model.directory),
                 }
-                for model, reference, part in models
+                for model, part in models
             },
             **facts,
             "versions": versions(),
         }
 
 
-def open_pair(model: str | Path, base: str | Path, options: OpenOptions | None = None) -> Pair:
+def open_pair(model: Source, base: Source, options: OpenOptions | None = None) -> Pair:
     """Open both; `CheckpointError` where they are not of one architecture and the same shapes."""
-    references = (_reference(model), _reference(base))
-    opened, origin = (open_model(r, options) for r in references)
+    opened, origin = open_model(model, options), open_model(base, options)
     mine, theirs = architecture(opened.config), architecture(origin.config)
     if mine != theirs:
         raise CheckpointError(
@@ -116,14 +112,7 @@ def open_pair(model: str | Path, base: str | Path, options: OpenOptions | None =
                 f"{name}: {opened.label} has the shape {list(other.shape)}, {origin.label} {list(tensor.shape)}",
                 "both must have the same shapes; a vocabulary that was extended has to be cut first",
             )
-    return Pair(opened, origin, references, layout)
-
-
-def _reference(name: str | Path) -> Reference:
-    try:
-        return parse_reference(str(name))
-    except ValueError as error:
-        raise UsageError(str(error), "name a directory or a hub id") from None
+    return Pair(opened, origin, layout)
 
 
 def difference(tensor: LazyTensor, base: LazyTensor, label: str) -> Any:

@@ -10,6 +10,7 @@ from typing import Any
 
 from chorus.checkpoints.dtypes import itemsize, torch_dtype
 from chorus.checkpoints.model import OpenOptions
+from chorus.checkpoints.open import Source
 from chorus.checkpoints.safetensors_header import build_header
 from chorus.checkpoints.sidecar import write_json
 from chorus.checkpoints.task_vector import TASK_VECTOR
@@ -32,8 +33,8 @@ class TaskVectorResult:
 
 
 def extract_task_vector(
-    model: str | Path,
-    base: str | Path,
+    model: Source,
+    base: Source,
     output: str | Path,
     *,
     selection: Selection | None = None,
@@ -43,6 +44,8 @@ def extract_task_vector(
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> TaskVectorResult:
     """Write theta - theta_0, tensor by tensor, in `dtype`. `chorus apply` adds it to any model of these shapes.
+
+    `model` and `base` are whatever `chorus.open_model` takes, a plan or recipe too.
 
     Raises `CheckpointError` for models that do not fit each other, `UsageError` where nothing is selected.
 

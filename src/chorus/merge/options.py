@@ -31,3 +31,4 @@ class Options:
     model_card: bool = True
     seed: int | None = None
     reuse: bool = True  # spectra and bases from the cache, and into it
+    depth: int = 0  # of the recipes that name this one

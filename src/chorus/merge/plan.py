@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from chorus.cache import Cache
@@ -99,6 +100,11 @@ class Plan(Mapping[str, LazyTensor]):
     duplicates: list[tuple[int, str, str]] = field(default_factory=list)  # (model, stored copy, what it is tied to)
 
     @property
+    def label(self) -> str:
+        """What messages call it: the recipe's name."""
+        return Path(self.recipe.source).stem
+
+    @property
     def sources(self) -> list[Model]:
         """Whatever tensors are read from, by the index that an `Input` has."""
         return [*self.models, *self.auxiliary]
@@ -122,9 +128,10 @@ class Plan(Mapping[str, LazyTensor]):
         """An output as a model: the merged tensors, each computed when it is read, with the donor's side files."""
         chosen = self.variant(variant)
         donor, tokenizer = self.models[self.donor], self.models[self.tokenizer]
+        label = chosen.name or self.label
         return Model(
-            label=chosen.name or self.recipe.source,
-            checkpoint=merged_checkpoint(self.session, chosen.tensors, chosen.name or self.recipe.source),
+            label=label,
+            checkpoint=merged_checkpoint(self.session, chosen.tensors, label),
             config=chosen.config,
             directory=donor.directory,
             tokenizer_directory=tokenizer.directory,

@@ -28,6 +28,8 @@ SHOWN = (
 
 def generation_config(model: Model) -> dict[str, Any]:
     """The model's generation settings; empty where it has none."""
+    if model.generation is not None:
+        return model.generation
     path = model.directory / "generation_config.json" if model.directory else None
     return read_json(path) if path is not None and path.exists() else {}
 

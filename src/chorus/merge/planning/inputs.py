@@ -92,7 +92,7 @@ def open_inputs(recipe: Recipe, options: Options, *, weights: bool) -> Inputs:
         if base not in inputs.references:
             inputs.references.append(base)
         inputs.base = inputs.donor = inputs.references.index(base)
-    opened = OpenOptions(options.allow_pickle, options.offline, options.cache_dir, weights)
+    opened = OpenOptions(options.allow_pickle, options.offline, options.cache_dir, weights, options.depth)
     for reference in inputs.references:
         _open(inputs, reference, opened)
     return inputs

@@ -22,6 +22,8 @@ def public_document(plan: Plan, value: Any = None, key: str = "") -> Any:
         return {k: public_document(plan, v, str(k)) if v is not None else None for k, v in value.items()}
     if isinstance(value, list):
         return [public_document(plan, v, key) if v is not None else None for v in value]
+    if isinstance(getattr(value, "label", None), str):
+        return value.label
     if isinstance(value, str) and key in ("model", "base_model", "lora", "path", "source", "tokenizer_source"):
         try:
             return parse_reference(value).name if key != "path" else public_name(value)

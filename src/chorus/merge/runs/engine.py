@@ -20,7 +20,7 @@ from chorus.merge.arithmetic.reader import Bytes, Reader
 from chorus.merge.arithmetic.tensor_plan import Input, TensorPlan
 from chorus.merge.plan import Plan, Variant
 from chorus.merge.runs.journal import NAME as JOURNAL
-from chorus.merge.runs.journal import Journal, fingerprint
+from chorus.merge.runs.journal import Journal, plan_fingerprint
 from chorus.merge.runs.local import Cancelled, spread
 from chorus.merge.runs.side_files import write_side_files
 from chorus.runtime import pick_device
@@ -56,7 +56,7 @@ def run(plan: Plan, output: Path, progress: Progress = lambda done, total: None)
     finished = False
     try:
         partial.check_space(plan.bytes_to_write)
-        journal = Journal(partial.path, fingerprint(plan), resume=plan.options.resume)
+        journal = Journal(partial.path, plan_fingerprint(plan), resume=plan.options.resume)
         try:
             work = _Writing(plan, partial.path, journal)
             work.drop_damaged()

@@ -5,32 +5,31 @@ One JSON line a finished tensor, appended after its last byte; the first line id
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from pathlib import Path
 from typing import Any
 
 from chorus.errors import OutputError
+from chorus.identity import fingerprint
 from chorus.merge.plan import Plan
 
 NAME = ".chorus-journal.jsonl"
 
 
-def fingerprint(plan: Plan) -> str:
+def plan_fingerprint(plan: Plan) -> str:
     """Changes with anything that the bytes of the result depend on, the state of the input files included."""
-    digest = hashlib.blake2b(digest_size=16)
-    for variant in plan.variants:
-        for tensor in variant.tensors.values():
-            digest.update(repr((variant.name, tensor)).encode())
-        digest.update(json.dumps([variant.config, variant.generation], sort_keys=True).encode())
-        digest.update(b"".join(shard.header for shard in variant.shards))
+    outputs = []
+    for v in plan.variants:
+        headers = [shard.header.decode("latin1") for shard in v.shards]
+        outputs.append([v.name, [repr(t) for t in v.tensors.values()], v.config, v.generation, headers])
+    states = []
     for model in plan.sources:
-        for name, path in sorted([*model.paths.items(), *model.adapter_paths.items()]):
-            state = path.stat()
-            digest.update(repr((name, state.st_size, state.st_mtime_ns)).encode())
-    digest.update(repr((plan.seed, plan.options.allow_nonfinite, plan.options.device)).encode())
-    return digest.hexdigest()
+        files = sorted([*model.paths.items(), *model.adapter_paths.items()])
+        found = [(name, path.stat()) for name, path in files]
+        states.append([model.identify() if model.identify else "", *((n, s.st_size, s.st_mtime_ns) for n, s in found)])
+    chosen = [plan.seed, plan.options.allow_nonfinite, plan.options.device]
+    return fingerprint(outputs=outputs, models=states, chosen=chosen)
 
 
 class Journal:

@@ -35,8 +35,8 @@ def write_side_files(plan: Plan, directory: Path, done: Done) -> list[str]:
         if len(variant.shards) > 1:
             write_json(out / INDEX, _index(variant))
         if plan.options.copy_tokenizer:
-            tokenizer, donor = plan.models[plan.tokenizer].directory, plan.models[plan.donor].directory
-            warnings += copy_side_files(tokenizer, donor, out)
+            tokenizer, donor = plan.models[plan.tokenizer], plan.models[plan.donor]
+            warnings += copy_side_files(tokenizer.tokenizer_directory or tokenizer.directory, donor.directory, out)
         losses = cast_losses(variant, done)
         shown = _loss_lines(losses)
         warnings += shown
@@ -69,6 +69,8 @@ def input_identities(plan: Plan, done: Done, *, read_files: bool = True) -> list
         if model.revision:
             identity["revision"] = model.revision
         identity["files"] = {file: _file_identity(plan, i, file, digests, read_files) for file in sorted(model.paths)}
+        if model.identify is not None:  # a planned merge has no files
+            identity["fingerprint"] = model.identify()
         if model.adapter_paths:
             identity["adapter_files"] = {n: _whole_file(plan, p) for n, p in sorted(model.adapter_paths.items())}
         identities.append(identity)
