@@ -1,4 +1,4 @@
-"""A plan is a checkpoint for everyone: one door for texts, paths, plans and models, in Python and on the command line."""
+"""A plan is a checkpoint for everyone: one door for texts, paths, plans and models, in Python and in commands."""
 
 from __future__ import annotations
 
