@@ -84,9 +84,9 @@ def share_own() -> None:
     share(lambda: process().address)
 
 
-def _run(kind: str, arguments: Sequence[str], cwd: Path | None, env: Mapping[str, str] | None):
+def _run(kind: str, arguments: Sequence[str], cwd: Path | None, env: Mapping[str, str] | None, forks: bool = FORKS):
     environment = dict(os.environ if env is None else env)
-    if not FORKS:
+    if not forks:
         how = ["-m", "chorus"] if kind == "chorus" else ["-c"]
         command = [sys.executable, *how, *arguments]
         return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
@@ -106,16 +106,16 @@ def chorus(*arguments: object, cwd: Path | None = None, env: Mapping[str, str] |
     return _run("chorus", [str(a) for a in arguments], cwd, env)
 
 
-def python(code: str, *, cwd: Path | None = None, env: Mapping[str, str] | None = None):
+def python(code: str, *, cwd: Path | None = None, env: Mapping[str, str] | None = None, forks: bool = FORKS):
     """`python -c code`, as `subprocess.run` would tell of it."""
-    return _run("python", [code], cwd, env)
+    return _run("python", [code], cwd, env, forks)
 
 
-def shell(text: str, *, cwd: Path, env: Mapping[str, str] | None = None):
-    """A script of bash, which stops at the first failure; `chorus` in it is a fork too."""
+def shell(text: str, *, cwd: Path, env: Mapping[str, str] | None = None, forks: bool = FORKS):
+    """A script of bash, which stops at the first failure; `chorus` in it is a fork too, unless `forks` is false."""
     with tempfile.TemporaryDirectory() as folder:
         client = Path(folder) / "chorus"
-        if FORKS:
+        if forks:
             client.write_text(CLIENT.format(python=sys.executable, address=process().address))
             client.chmod(0o755)
         environment = dict(os.environ if env is None else env)
