@@ -15,7 +15,7 @@ from chorus.data.synth import load_synth_recipe
 from chorus.experiment.config import load_experiment
 from chorus.merge.catalogue import overview, pages
 from chorus.merge.method import METHODS
-from commands import python, shell
+from commands import FORKS, python, shell
 from models import Family, build, copy_model, load_all, make_family, write_recipe
 from sounds import tone
 
@@ -122,7 +122,8 @@ def test_every_block_runs(page, models, tmp_path):
         elif language == "json":
             put(place, "guide.json", text)
         elif language in ("bash", "python"):
-            done = (shell if language == "bash" else python)(text, cwd=place)
+            forks = FORKS and page.name != "README.md"  # the first page as its readers run it: a process each
+            done = (shell if language == "bash" else python)(text, cwd=place, forks=forks)
             assert done.returncode == 0, f"{text}\n{done.stderr}"
         elif language == "yaml":
             assert chorus.load_recipe(text).recipe.merge_method in METHODS
