@@ -59,7 +59,7 @@ def test_triplets_are_the_best_approximation(m, n, share, decay, seed):
     assert found.rank == min(k, int((exact > NULL * exact[0]).sum()))
     best = float((d.double() - truncated(d, k)).norm())
     ours = float((d.double() - (found.left * found.values).double() @ found.right.double().T).norm())
-    assert ours <= best + 2e-6 * float(exact[0])
+    assert ours <= best + 2e-6 * float(exact.norm())  # the rounding of float32 is to all of the matrix
     close(found.spectrum, exact, 1e-4)
     identity = torch.eye(found.rank)
     assert float((found.right.T @ found.right - identity).abs().max()) < 1e-4
