@@ -16,7 +16,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from chorus.checkpoints.lazy_tensor import Checkpoint, FileTensor, LazyTensor, MappedFile
 from chorus.checkpoints.model import Model, read_json
@@ -26,7 +26,10 @@ from chorus.lazy import lazy
 from chorus.linalg.low_rank import LowRank as Factored
 from chorus.linalg.spectra import singular_triplets
 
-torch = lazy("torch")
+if TYPE_CHECKING:
+    import torch
+else:
+    torch = lazy("torch")
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 GROUP_VALUES = 1 << 20  # values computed at a time; part of the arithmetic, do not tune by machine

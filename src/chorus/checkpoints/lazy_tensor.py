@@ -6,7 +6,7 @@ import math
 import mmap
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from chorus.checkpoints.dtypes import itemsize, torch_dtype
 from chorus.checkpoints.safetensors_header import Entry
@@ -15,29 +15,55 @@ from chorus.lazy import lazy
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
     from numpy.typing import NDArray
+    from torch import Tensor
 else:
     np = lazy("numpy")
-
-torch = lazy("torch")
+    torch = lazy("torch")
 
 
 @runtime_checkable
 class LazyTensor(Protocol):
-    """A tensor's name, type and shape, and ways to read all of it or a range of its values in row-major order."""
+    """A tensor's name, types and shape, and ways to read all of it or a range of its values in row-major order.
+
+    `dtype` is the type of what is read, `stored_dtype` that of the file: an adapter on a bfloat16 base reads as
+    float32.
+    """
 
     @property
     def name(self) -> str: ...
     @property
     def dtype(self) -> str: ...
     @property
+    def stored_dtype(self) -> str: ...
+    @property
     def shape(self) -> tuple[int, ...]: ...
 
-    def flat(self, start: int, stop: int) -> Any:
-        """Values `start` to `stop` of the flattened tensor, a 1-D `torch.Tensor`; do not write to it."""
+    def flat(self, start: int, stop: int) -> Tensor:
+        """Values `start` to `stop` of the flattened tensor, 1-D; do not write to it."""
 
-    def read(self) -> Any:
+    def read(self) -> Tensor:
         """The whole tensor, in its own type and shape."""
+
+
+@runtime_checkable
+class ChangedTensor(Protocol):
+    """What a lazy tensor also is where it is known as another one and what is added to that."""
+
+    @property
+    def base(self) -> LazyTensor: ...
+
+    def difference(self, start: int, stop: int) -> Tensor | None:
+        """What is added, values `start` to `stop` in float32, exactly; None where adding is not all (DoRA)."""
+
+
+@runtime_checkable
+class KeepingTensor(Protocol):
+    """What a lazy tensor also is where a read keeps something for the next one."""
+
+    def release(self) -> None:
+        """Drop what is kept."""
 
 
 class Checkpoint(Mapping[str, LazyTensor]):
@@ -83,6 +109,7 @@ class FileTensor:
 
     def __init__(self, entry: Entry, file: MappedFile) -> None:
         self.name, self.dtype, self.shape = entry.name, entry.dtype, entry.shape
+        self.stored_dtype = entry.dtype
         self.entry, self.file = entry, file
 
     def bytes(self, start: int, stop: int) -> NDArray[np.uint8]:
@@ -91,28 +118,28 @@ class FileTensor:
         first = self.entry.start + start * size
         return self.file.bytes()[first : first + (stop - start) * size]
 
-    def flat(self, start: int, stop: int) -> Any:
+    def flat(self, start: int, stop: int) -> Tensor:
         raw = torch.from_numpy(self.bytes(start, stop))
         if raw.data_ptr() % itemsize(self.dtype):  # the format does not promise alignment
             raw = raw.clone()
         return raw.view(torch_dtype(self.dtype))
 
-    def read(self) -> Any:
+    def read(self) -> Tensor:
         return self.flat(0, math.prod(self.shape)).reshape(self.shape)
 
 
 class MemoryTensor:
     """A tensor that is already in memory; what pickled files give."""
 
-    def __init__(self, name: str, value: Any) -> None:
+    def __init__(self, name: str, value: Tensor) -> None:
         self.name, self.value = name, value.detach().contiguous()
-        self.dtype = str(value.dtype).removeprefix("torch.")
+        self.dtype = self.stored_dtype = str(value.dtype).removeprefix("torch.")
         self.shape = tuple(value.shape)
 
-    def flat(self, start: int, stop: int) -> Any:
+    def flat(self, start: int, stop: int) -> Tensor:
         return self.value.reshape(-1)[start:stop]
 
-    def read(self) -> Any:
+    def read(self) -> Tensor:
         return self.value
 
 
@@ -121,9 +148,10 @@ class HeaderTensor:
 
     def __init__(self, entry: Entry, where: str) -> None:
         self.name, self.dtype, self.shape, self.where = entry.name, entry.dtype, entry.shape, where
+        self.stored_dtype = entry.dtype
 
-    def flat(self, start: int, stop: int) -> Any:
+    def flat(self, start: int, stop: int) -> Tensor:
         raise CheckpointError(f"{self.where}: the weights were not downloaded", "run `chorus merge`, which does")
 
-    def read(self) -> Any:
+    def read(self) -> Tensor:
         return self.flat(0, 0)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from chorus.checkpoints.lazy_tensor import Checkpoint, MemoryTensor
 from chorus.checkpoints.model import Model, OpenOptions, read_json, shard_names
 from chorus.errors import CheckpointError
 from chorus.lazy import lazy
 
-torch = lazy("torch")
+if TYPE_CHECKING:
+    import torch
+else:
+    torch = lazy("torch")
 
 # openai-whisper's module names -> transformers', in this order
 OPENAI_NAMES = (

@@ -9,13 +9,16 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from chorus.checkpoints.adapter import canonical
 from chorus.checkpoints.lazy_tensor import Checkpoint, FileTensor, LazyTensor, MappedFile
 from chorus.checkpoints.model import Model
 from chorus.checkpoints.safetensors_header import read_header
 from chorus.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 TASK_VECTOR = "task_vector.safetensors"
 
@@ -56,12 +59,12 @@ class ShiftedByFile:
         self.name, self.shape, self.base, self.shift = base.name, base.shape, base, shift
         self.stored_dtype = base.dtype
 
-    def difference(self, start: int, stop: int) -> Any:
+    def difference(self, start: int, stop: int) -> Tensor:
         """The difference itself, values `start` to `stop`, in float32."""
         return self.shift.flat(start, stop).float()
 
-    def flat(self, start: int, stop: int) -> Any:
+    def flat(self, start: int, stop: int) -> Tensor:
         return self.base.flat(start, stop).float() + self.difference(start, stop)
 
-    def read(self) -> Any:
+    def read(self) -> Tensor:
         return self.flat(0, math.prod(self.shape)).reshape(self.shape)

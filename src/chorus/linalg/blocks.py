@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from chorus.lazy import lazy
-
-torch = lazy("torch")
+if TYPE_CHECKING:
+    from torch import Tensor
 
 CHUNK = 65_536
 
-Tensor = Any  # torch.Tensor, or a float32 numpy array on the engine's fast path; torch is imported when first used
-
 
 class Blocks(Protocol):
-    """`count` equally shaped tensors of `numel` values, readable in blocks from the start, any number of times."""
+    """`count` equally shaped tensors of `numel` values, readable in blocks from the start, any number of times.
+
+    On the engine's fast path the blocks are float32 numpy arrays in the place of tensors; what gathers statistics
+    for a linear method takes both.
+    """
 
     count: int
     numel: int

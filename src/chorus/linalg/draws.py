@@ -10,15 +10,18 @@ from typing import TYPE_CHECKING
 
 from chorus.identity import number_of
 from chorus.lazy import lazy
-from chorus.linalg.blocks import Tensor
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
+    from torch import Tensor
+
+    from chorus.linalg import kernels
 else:
     np = lazy("numpy")
+    torch = lazy("torch")
+    kernels = lazy("chorus.linalg.kernels")
 
-torch = lazy("torch")
-kernels = lazy("chorus.linalg.kernels")
 
 MASK32 = 0xFFFFFFFF
 

@@ -15,11 +15,13 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from chorus.linalg import kernels
+
     Array = NDArray[Any]
 else:
     np = lazy("numpy")
+    kernels = lazy("chorus.linalg.kernels")
 
-kernels = lazy("chorus.linalg.kernels")
 
 DTYPES = ("bfloat16", "float16", "float32")
 

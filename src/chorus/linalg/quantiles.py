@@ -12,15 +12,18 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from chorus.lazy import lazy
-from chorus.linalg.blocks import Blocks, Tensor
+from chorus.linalg.blocks import Blocks
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
+    from torch import Tensor
+
+    from chorus.linalg import kernels
 else:
     np = lazy("numpy")
-
-torch = lazy("torch")
-kernels = lazy("chorus.linalg.kernels")
+    torch = lazy("torch")
+    kernels = lazy("chorus.linalg.kernels")
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,11 @@ from chorus.linalg.native import dots
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
     from numpy.typing import NDArray
 else:
     np = lazy("numpy")
-
-torch = lazy("torch")
+    torch = lazy("torch")
 
 
 def gram_matrix(blocks: Blocks) -> NDArray[np.float64]:

@@ -221,4 +221,4 @@ class Plan(Mapping[str, LazyTensor]):
 
 def stored_bytes(tensor: LazyTensor) -> int:
     """Bytes of a tensor as it is stored."""
-    return math.prod(tensor.shape) * itemsize(getattr(tensor, "stored_dtype", tensor.dtype))
+    return math.prod(tensor.shape) * itemsize(tensor.stored_dtype)

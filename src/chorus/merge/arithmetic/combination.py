@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from chorus.checkpoints.dtypes import itemsize
 from chorus.checkpoints.lazy_tensor import FileTensor
 from chorus.checkpoints.model import Model
 from chorus.lazy import lazy
 from chorus.linalg import native
-from chorus.linalg.blocks import CHUNK
+from chorus.linalg.blocks import CHUNK, Blocks
 from chorus.merge.arithmetic.encoded import LOSS_SAMPLE, Encoded, refuse_overflow
 from chorus.merge.arithmetic.reader import Reader
 from chorus.merge.arithmetic.steps import Call, setting_of
@@ -52,7 +52,7 @@ class Combination:
 
     def prepare(self) -> None:
         if self._call is not None:
-            self._coefficients = self._call.coefficients(self)
+            self._coefficients = self._call.coefficients(cast("Blocks", self))  # arrays in the place of tensors
 
     def ranges(self) -> Iterator[tuple[int, int]]:
         """Blocks of whole chunks."""

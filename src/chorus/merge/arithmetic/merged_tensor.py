@@ -26,6 +26,7 @@ class MergedTensor:
 
     def __init__(self, session: Session, tensor: TensorPlan) -> None:
         self.name, self.shape, self.dtype = tensor.name, tensor.shape, tensor.dtype
+        self.stored_dtype = tensor.dtype
         self.session, self.tensor = session, tensor
         self._work: Work | None = None
 

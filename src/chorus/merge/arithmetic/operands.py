@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from chorus.checkpoints.adapter import low_rank_delta, same_tensor
+from chorus.checkpoints.lazy_tensor import ChangedTensor
 from chorus.identity import bytes_hash
 from chorus.lazy import lazy
 from chorus.linalg.low_rank import LowRank
@@ -60,7 +61,7 @@ class ModelOperands:
         """A model's difference to the base; of adapters and task vectors on this very base what they add, exactly."""
         assert self.tensor.base is not None
         stored, origin = self.reader.tensor(which), self.reader.tensor(self.tensor.base)
-        if hasattr(stored, "difference") and same_tensor(stored.base, origin):
+        if isinstance(stored, ChangedTensor) and same_tensor(stored.base, origin):
             exact = stored.difference(start, stop)
             if exact is not None:
                 return self.reader.checked(which, exact)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from chorus.cache import TensorCache
-from chorus.checkpoints.lazy_tensor import FileTensor
+from chorus.checkpoints.lazy_tensor import FileTensor, KeepingTensor, LazyTensor
 from chorus.checkpoints.model import Model
 from chorus.errors import CheckpointError
 from chorus.identity import Digest, digest
@@ -58,19 +58,21 @@ class Reader:
     def start(self) -> None:
         """Begin with another output tensor."""
         for which in self._seen:
-            release = getattr(self.tensor(which), "release", None)
-            if release is not None:
-                release()
+            tensor = self.tensor(which)
+            if isinstance(tensor, KeepingTensor):
+                tensor.release()
         self._seen.clear()
         self._last.clear()
         self._blocks.clear()
 
-    def tensor(self, which: Input) -> Any:  # what some of them offer beside LazyTensor is asked for by name
+    def tensor(self, which: Input) -> LazyTensor:
         return self.models[which.model].checkpoint[which.tensor]
 
     def bytes(self, which: Input, start: int, stop: int) -> Bytes:
         """The bytes of a file's tensor as they are stored."""
-        raw: Bytes = self.tensor(which).bytes(start, stop)
+        tensor = self.tensor(which)
+        assert isinstance(tensor, FileTensor)
+        raw = tensor.bytes(start, stop)
         self._passed(which, start, stop, raw.nbytes, raw)
         return raw
 

@@ -17,7 +17,7 @@ def describe(plan: Plan) -> dict[str, Any]:
     models = []
     for i, (model, reference) in enumerate(zip(plan.models, plan.references, strict=True)):
         tensors = list(model.checkpoint.values())
-        dtypes = sorted({getattr(t, "stored_dtype", t.dtype) for t in tensors})
+        dtypes = sorted({t.stored_dtype for t in tensors})
         models.append(
             {
                 "model": reference.name,

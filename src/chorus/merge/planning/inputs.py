@@ -219,7 +219,7 @@ def vocabulary_sizes(model: Model) -> int:
 
 
 def _check_dtypes(inputs: Inputs, donor: Model, model: Model) -> None:
-    mine, theirs = ({getattr(t, "stored_dtype", t.dtype) for t in m.checkpoint.values()} for m in (donor, model))
+    mine, theirs = ({t.stored_dtype for t in m.checkpoint.values()} for m in (donor, model))
     if mine != theirs:
         inputs.warnings.append(
             f"{model.label} is stored in {', '.join(sorted(theirs))}, {donor.label} in {', '.join(sorted(mine))}"

@@ -308,7 +308,7 @@ class Builder:
         reason: str = "",
     ) -> TensorPlan:
         stored = self._stored((*chosen, *((base,) if base else ())))
-        natural = promote([getattr(t, "stored_dtype", t.dtype) for t in stored])
+        natural = promote([t.stored_dtype for t in stored])
         dtype = self.dtype if self.dtype and natural in FLOATS else natural
         beside = {name: self._beside(name, chosen) for name in self.method.auxiliary} if steps else {}
         return TensorPlan(slot.name, shape, dtype, slot.site.role, steps, chosen, base, reason, beside)
