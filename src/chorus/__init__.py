@@ -28,12 +28,12 @@ if TYPE_CHECKING:
     from chorus.merge.options import Options
     from chorus.merge.plan import Plan
     from chorus.merge.planning.planner import plan
-    from chorus.merge.recipes.schema import load_recipe
+    from chorus.merge.recipes.loading import load_recipe
     from chorus.train.layers import load_train_config
     from chorus.train.run import train
 
 _HOMES = {
-    "load_recipe": "chorus.merge.recipes.schema",
+    "load_recipe": "chorus.merge.recipes.loading",
     "plan": "chorus.merge.planning.planner",
     "merge": "chorus.merge.api",
     "merge_into_adapter": "chorus.merge.api",

@@ -38,8 +38,8 @@ from chorus.merge.arithmetic.steps import Setting, chained
 from chorus.merge.arithmetic.tensor_plan import Input, Step, TensorPlan
 from chorus.merge.method import METHODS, Method, Parameter, Resolved
 from chorus.merge.planning.steps import check_steps, steps_of
+from chorus.merge.recipes.loading import load_recipe
 from chorus.merge.recipes.parameters import check_parameters, convert
-from chorus.merge.recipes.schema import load_recipe
 
 Check = Callable[[str], None]
 SHAPES: list[tuple[int, ...]] = [(1,), (7,), (3, 5), (1, 9), (4, 1), (4, 3, 2), (CHUNK + 3,)]

@@ -140,3 +140,16 @@ def test_a_recipe_that_names_itself_is_refused(qwen: Family, tmp_path: Path) -> 
 def test_what_is_no_model_is_named(name: str) -> None:
     with pytest.raises(ChorusError):
         open_model(name)
+
+
+def test_apply_adds_and_takes_away_in_python_too(qwen: Family, tmp_path: Path) -> None:
+    from chorus.merge.api import apply
+
+    for i, tuned in enumerate(qwen.tuned[:2]):
+        chorus.extract_task_vector(tuned, qwen.base, tmp_path / f"v{i}")
+    apply(qwen.base, [tmp_path / "v0", tmp_path / "v1"], tmp_path / "out", weights=[1, -0.5])
+    name = "model.layers.0.mlp.up_proj.weight"
+    base, a, b = (load_all(p)[name] for p in (qwen.base, *qwen.tuned[:2]))
+    assert torch.allclose(load_all(tmp_path / "out")[name], base + (a - base) - 0.5 * (b - base), atol=1e-7)
+    with pytest.raises(UsageError, match="3 weights for 2 deltas"):
+        apply(qwen.base, [tmp_path / "v0", tmp_path / "v1"], tmp_path / "no", weights=[1, 2, 3])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from chorus.errors import RecipeError
-from chorus.merge.recipes.schema import load_recipe
+from chorus.merge.recipes.loading import load_recipe
 
 TWO = "models: [{model: a}, {model: b}]\n"
 

@@ -10,7 +10,6 @@ import click
 
 from chorus.cli.options import idle_note, merge_options, options_of
 from chorus.cli.output import note, progress, size
-from chorus.errors import UsageError
 
 
 @click.command("apply", short_help="Add adapters or task vectors to a model, at a weight.")
@@ -42,24 +41,11 @@ def command(
     chorus apply whisper-small vector --weight 0.5 -o model
     chorus apply whisper-small noisy clean --weight 1 --weight -1 -o model
     """
-    from chorus.merge.api import merge
+    from chorus.merge.api import apply_recipe, merge
     from chorus.merge.planning.planner import plan
 
-    if len(weights) not in (0, 1, len(deltas)):
-        raise UsageError(
-            f"{len(weights)} weights for {len(deltas)} deltas", "give one --weight for all, or one for each"
-        )
-    each = list(weights) * len(deltas) if len(weights) == 1 else list(weights) or [1.0] * len(deltas)
-    recipe: dict[str, Any] = {
-        "merge_method": "task_arithmetic",
-        "base_model": model,
-        "models": [
-            {"model": model, "lora": delta, "parameters": {"weight": weight}}
-            for delta, weight in zip(deltas, each, strict=True)
-        ],
-    }
-    if out_dtype:
-        recipe["out_dtype"] = out_dtype
+    each = weights if len(weights) > 1 else (*weights, 1.0)[0]
+    recipe = apply_recipe(model, deltas, weights=each, out_dtype=out_dtype)
     note_text = idle_note(flags)
     if note_text:
         note(note_text, quiet=quiet)

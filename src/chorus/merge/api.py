@@ -1,18 +1,20 @@
-"""`chorus.merge`: plan if need be, then carry out."""
+"""`chorus.merge` and its kin: plan if need be, then carry out."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from chorus.checkpoints.adapter_report import AdapterResult
+from chorus.checkpoints.open import Source
+from chorus.errors import UsageError
 from chorus.linalg.ranks import RankRule
 from chorus.merge.options import Options
 from chorus.merge.plan import Plan
 from chorus.merge.planning.planner import plan as make_plan
-from chorus.merge.recipes.schema import LoadedRecipe
+from chorus.merge.recipes.loading import LoadedRecipe
 from chorus.merge.runs.engine import Progress, Result, run
 
 
@@ -64,3 +66,44 @@ def merge_into_adapter(
 
     planned = recipe if isinstance(recipe, Plan) else make_plan(recipe, options)
     return run_as_adapter(planned, Path(output), ranks or RankRule(), progress)
+
+
+def apply(
+    model: Source,
+    deltas: Sequence[str | Path],
+    output: str | Path,
+    options: Options | None = None,
+    *,
+    weights: float | Sequence[float] = 1.0,
+    out_dtype: str | None = None,
+    progress: Progress = lambda done, total: None,
+) -> Result:
+    """Write model + sum_i w_i delta_i, each delta the directory of an adapter or of a task vector.
+
+    `model` is whatever `chorus.open_model` takes; `weights` are one for all or one for each, and may be negative.
+
+    Raises `UsageError` where their numbers differ, and what `merge` raises.
+
+    >>> import chorus
+    >>> chorus.apply("whisper-small", ["noisy", "clean"], "model", weights=[1, -1])  # doctest: +SKIP
+    Result(directory=PosixPath('model'), ...)
+    """
+    return merge(apply_recipe(model, deltas, weights=weights, out_dtype=out_dtype), output, options, progress=progress)
+
+
+def apply_recipe(
+    model: Source, deltas: Sequence[str | Path], *, weights: float | Sequence[float] = 1.0, out_dtype: str | None = None
+) -> dict[str, Any]:
+    """The recipe of `apply`."""
+    each = [weights] * len(deltas) if isinstance(weights, int | float) else list(weights)
+    if len(each) != len(deltas):
+        raise UsageError(
+            f"{len(each)} weights for {len(deltas)} deltas", "give one --weight for all, or one for each"
+        )  # fmt: skip
+    named = str(model) if isinstance(model, Path) else model
+    models = [
+        {"model": named, "lora": str(delta), "parameters": {"weight": weight}}
+        for delta, weight in zip(deltas, each, strict=True)
+    ]
+    recipe: dict[str, Any] = {"merge_method": "task_arithmetic", "base_model": named, "models": models}
+    return {**recipe, "out_dtype": out_dtype} if out_dtype else recipe

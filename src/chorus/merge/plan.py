@@ -25,7 +25,7 @@ from chorus.merge.arithmetic.merged_tensor import merged_checkpoint
 from chorus.merge.arithmetic.session import Session
 from chorus.merge.arithmetic.tensor_plan import TensorPlan
 from chorus.merge.options import Options
-from chorus.merge.recipes.schema import LoadedRecipe
+from chorus.merge.recipes.loading import LoadedRecipe
 from chorus.runtime import threads
 
 

@@ -15,7 +15,7 @@ from chorus.checkpoints.model import Model, OpenOptions
 from chorus.checkpoints.open import open_model
 from chorus.checkpoints.reference import Reference, parse_reference
 from chorus.checkpoints.safetensors_header import read_header
-from chorus.errors import ChorusError, nearest
+from chorus.errors import CheckpointError, ChorusError, nearest
 from chorus.merge.method import Method
 from chorus.merge.options import Options
 from chorus.merge.recipes.schema import ModelEntry, Module, Recipe, Slice
@@ -120,6 +120,8 @@ def open_auxiliary(inputs: Inputs, recipe: Recipe, methods: Sequence[Method]) ->
 
 def _beside(path: Path, label: str) -> Model:
     """A safetensors file of tensors named as a model's own."""
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file", "name a safetensors file")
     header, file = read_header(path), MappedFile(path)
     tensors = {entry.name: FileTensor(entry, file) for entry in header.entries.values()}
     return Model(label, Checkpoint(tensors, label), {}, None, files={path.name: header}, paths={path.name: path})

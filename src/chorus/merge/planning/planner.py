@@ -24,8 +24,9 @@ from chorus.merge.planning.layouts import Builder, output_slices
 from chorus.merge.planning.memory import footprint
 from chorus.merge.planning.outputs import check_dtypes, output_config
 from chorus.merge.recipes.inner import inner_names
+from chorus.merge.recipes.loading import LoadedRecipe, load_recipe
 from chorus.merge.recipes.parameters import check_parameters, check_selector, is_gradient
-from chorus.merge.recipes.schema import LoadedRecipe, Output, load_recipe
+from chorus.merge.recipes.schema import Output
 
 
 def plan(

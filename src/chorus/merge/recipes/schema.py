@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import Field
 
 from chorus.errors import RecipeError
-from chorus.settings import Loader, Strict, validated
+from chorus.settings import Strict, validated
 
 LATER = {
     "chat_template": "chat templates are copied from the donor; building one comes with a later version",
@@ -82,63 +79,17 @@ class Recipe(Strict):
     generation: Any = None
 
 
-@dataclass(frozen=True)
-class LoadedRecipe:
-    """A recipe, the text it was read from, and the directory that its relative paths start at."""
-
-    recipe: Recipe
-    document: dict[str, Any]
-    source: str
-
-
-def load_recipe(source: str | Path | Mapping[str, Any]) -> LoadedRecipe:
-    """Read a recipe from a file, from YAML text (with a line break in it), or from a dictionary.
-
-    Raises `RecipeError` with every problem found.
-
-    >>> load_recipe({"merge_method": "karcher", "models": [{"model": "a"}, {"model": "b"}]}).recipe.merge_method
-    'karcher'
-    """
-    if isinstance(source, Mapping):
-        document, name = dict(source), "recipe"
-    else:
-        text, name = _read(source)
-        document = _parse(text, name)
+def checked_recipe(document: Mapping[str, Any], source: str) -> Recipe:
+    """A document as a recipe; `RecipeError` with every problem found."""
     problems = _reserved(document)
     try:
-        recipe = validated(Recipe, document, source=name)
+        recipe = validated(Recipe, dict(document), source=source)
     except RecipeError as error:
-        raise RecipeError([*problems, *error.problems], source=name) from None
+        raise RecipeError([*problems, *error.problems], source=source) from None
     problems += _structure(recipe)
     if problems:
-        raise RecipeError(problems, source=name)
-    return LoadedRecipe(recipe, document, name)
-
-
-def _read(source: str | Path) -> tuple[str, str]:
-    if isinstance(source, str) and "\n" in source:
-        return source, "recipe"
-    path = Path(source)
-    try:
-        return path.read_text(encoding="utf-8"), str(path)
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not a text file"
-        raise RecipeError([f"cannot be read ({reason})"], "give the path of a YAML recipe", str(path)) from None
-
-
-def _parse(text: str, name: str) -> dict[str, Any]:
-    try:
-        documents = list(yaml.load_all(text, Loader=Loader))  # a SafeLoader
-    except (yaml.YAMLError, RecursionError) as error:
-        raise RecipeError([f"not readable as YAML: {error}"], source=name) from None
-    if len(documents) > 1:
-        raise RecipeError(
-            [f"{len(documents)} documents; several stages in one file come with a later version"], source=name
-        )
-    if not documents or not isinstance(documents[0], dict):
-        raise RecipeError(["a recipe is a map with merge_method and models"], source=name)
-    document: dict[str, Any] = documents[0]
-    return document
+        raise RecipeError(problems, source=source)
+    return recipe
 
 
 def _reserved(document: Mapping[str, Any]) -> list[str]:

@@ -1,0 +1,63 @@
+"""Reading a recipe: from a file, from text, or from a map; in any dialect that is known."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from chorus.errors import RecipeError
+from chorus.merge.recipes.dialects import translated
+from chorus.merge.recipes.schema import Recipe, checked_recipe
+from chorus.settings import Loader
+
+
+@dataclass(frozen=True)
+class LoadedRecipe:
+    """A recipe, the map that it was read from, what to call it, and the dialect that the map was translated from."""
+
+    recipe: Recipe
+    document: dict[str, Any]
+    source: str
+    dialect: str = ""
+
+
+def load_recipe(source: str | Path | Mapping[str, Any]) -> LoadedRecipe:
+    """Read a recipe from a file, from YAML text (with a line break in it), or from a dictionary.
+
+    Raises `RecipeError` with every problem found.
+
+    >>> load_recipe({"merge_method": "karcher", "models": [{"model": "a"}, {"model": "b"}]}).recipe.merge_method
+    'karcher'
+    """
+    if isinstance(source, Mapping):
+        documents, name = [dict(source)], "recipe"
+    else:
+        text, name = _read(source)
+        documents = _parse(text, name)
+    document, dialect = translated(documents, name)
+    return LoadedRecipe(checked_recipe(document, name), document, name, dialect)
+
+
+def _read(source: str | Path) -> tuple[str, str]:
+    if isinstance(source, str) and "\n" in source:
+        return source, "recipe"
+    path = Path(source)
+    try:
+        return path.read_text(encoding="utf-8"), str(path)
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not a text file"
+        raise RecipeError([f"cannot be read ({reason})"], "give the path of a YAML recipe", str(path)) from None
+
+
+def _parse(text: str, name: str) -> list[dict[str, Any]]:
+    try:
+        documents = list(yaml.load_all(text, Loader=Loader))  # a SafeLoader
+    except (yaml.YAMLError, RecursionError) as error:
+        raise RecipeError([f"not readable as YAML: {error}"], source=name) from None
+    if not documents or not all(isinstance(one, dict) for one in documents):
+        raise RecipeError(["a recipe is a map with merge_method and models"], source=name)
+    return documents
