@@ -17,6 +17,7 @@ from chorus.evaluate.results import Evaluation
 from chorus.evaluate.roles import Role, roles_of
 from chorus.evaluate.scores import by_column, interval_of, macro, unit_of, value_of
 from chorus.evaluate.shared_rows import shared_rows
+from chorus.models.languages import language_code
 from chorus.tasks.protocol import Task
 from chorus.tasks.scored import Scored
 
@@ -84,10 +85,10 @@ def _cells(rows: Sequence[Scored], roles: Mapping[str, Role], column: str, given
         if name not in parts:
             raise DataError(f'no utterance has {column} "{name}"{nearest(name, parts)}', "check --by and the groups")
     inside = {n for n in parts if given.get(n, "in-domain" if n in homes or not homes else "") == "in-domain"}
-    languages = {row.language for name in inside for row in parts[name]}
+    languages = {language_code(row.language) for name in inside for row in parts[name]}
     cells = []
     for name, part in parts.items():
-        foreign = bool(inside) and not {row.language for row in part} & languages
+        foreign = bool(inside) and not {language_code(row.language) for row in part} & languages
         group: Group = given.get(name) or (
             "in-domain" if name in inside else "other-language" if foreign else "out-of-domain"
         )

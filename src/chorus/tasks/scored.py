@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, NotRequired, TypedDict
 
 from chorus.lazy import lazy
@@ -74,7 +75,12 @@ class Scored:
         """In this row's own unit."""
         return self.alignment.counts
 
-    @property
+    @cached_property
+    def edits(self) -> tuple[int, int]:
+        """Errors, and units of the reference."""
+        return self.counts.errors, self.counts.length
+
+    @cached_property
     def loops(self) -> bool:
         """Whether words repeat four times or more in a row that the reference does not repeat."""
         return bool(LOOP.search(self.hypothesis)) and not LOOP.search(self.reference)
@@ -130,7 +136,7 @@ class ErrorRate:
 
     def statistics(self, rows: Sequence[Scored]) -> Floats:
         """Errors and units of the reference [answers, 2]."""
-        return np.array([(row.counts.errors, row.counts.length) for row in rows], np.float64).reshape(-1, 2)
+        return np.array([row.edits for row in rows], np.float64).reshape(-1, 2)
 
     def values(self, sums: Floats) -> Floats:
         lengths = np.where(sums[:, 1] > 0, sums[:, 1], np.nan)  # a draw without a reference has no rate
