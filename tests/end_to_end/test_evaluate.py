@@ -30,7 +30,7 @@ from chorus.transcribe.backends.protocol import Hypothesis, Sound
 from chorus.transcribe.conditions import check_condition, under
 from chorus.transcribe.decoding import Decoding, decoding
 from chorus.transcribe.segments import joined, pieces
-from chorus.transcribe.systems import folder_of, from_plan, open_system, role_of
+from chorus.transcribe.systems import folder_of, open_system, role_of
 from chorus.transcribe.test_sets import load_test_set
 from sounds import BASE, MANIFEST, tiny, tone
 
@@ -158,7 +158,7 @@ def test_a_recipe_and_an_adapter_are_heard_without_being_written(digits: Path, t
     recipe = tmp_path / "recipe.yml"
     entries = [{"model": str(BASE)}, {"model": str(tmp_path / "merged")}]
     recipe.write_text(yaml.safe_dump({"merge_method": "linear", "models": entries, "parameters": {"weight": 1}}))
-    planned = evaluate(from_plan(chorus.plan(recipe)), few, tmp_path / "r", decoding=FAST, device="cpu")
+    planned = chorus.evaluate(chorus.plan(recipe), few, tmp_path / "r", decoding=FAST, device="cpu")
     assert planned.summary["system"]["role"] == "merge"
     chorus.merge(recipe, tmp_path / "out")
     on_disk = evaluate(str(tmp_path / "out"), few, tmp_path / "d", decoding=FAST, device="cpu")

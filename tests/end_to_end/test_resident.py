@@ -125,7 +125,7 @@ def test_models_that_rename_their_weights_are_loaded_anew(kind: str, tmp_path: P
     from chorus.experiment.sweep import with_weights
     from chorus.transcribe.decoding import Decoding
     from chorus.transcribe.request import Request
-    from chorus.transcribe.systems import from_plan
+    from chorus.transcribe.systems import open_system
     from chorus.transcribe.test_sets import load_test_set
 
     models = [tiny(tmp_path / f"m{i}", kind, seed=i) for i in range(3)]
@@ -138,7 +138,7 @@ def test_models_that_rename_their_weights_are_loaded_anew(kind: str, tmp_path: P
             "parameters": {"weight": 1.0}, "out_dtype": "float32",
         }  # fmt: skip
         planned = plan(recipe)
-        request = Request(from_plan(planned, label=f"s{i}"), test, settings)
+        request = Request(open_system(planned, label=f"s{i}"), test, settings)
         backend = with_weights(backend, request, Resident().merge(planned))
         ours = run_request(request, tmp_path / f"ours{i}", Scoring("raw"), lambda done, total: None, backend)
         chorus.merge(recipe, tmp_path / f"merged{i}")

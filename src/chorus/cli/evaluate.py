@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,7 +12,9 @@ from chorus.cli.data import columns_option, mapping
 from chorus.cli.output import as_json, note, progress, table
 from chorus.errors import UsageError
 
-YAML = (".yml", ".yaml")
+if TYPE_CHECKING:
+    from chorus.evaluate.results import Evaluation
+    from chorus.transcribe.systems import System
 
 
 @click.command("evaluate", short_help="Error rates of models on recordings, with intervals.")
@@ -73,7 +75,7 @@ def command(models: tuple[str, ...], **flags: Any) -> None:
     _print(evaluations, flags)
 
 
-def _evaluate(models: tuple[str, ...], flags: dict[str, Any]) -> list[Any]:
+def _evaluate(models: tuple[str, ...], flags: dict[str, Any]) -> list[Evaluation]:
     from chorus.evaluate.run import evaluate
     from chorus.transcribe.decoding import decoding
     from chorus.transcribe.systems import folder_of, unique_labels
@@ -124,22 +126,17 @@ def conditions_on(pairs: Sequence[str]) -> dict[str, list[str]]:
     return found
 
 
-def opened(text: str) -> Any:
-    """`[NAME=]MODEL` as a system; a recipe is planned, `RECIPE:OUTPUT` names one of its outputs."""
-    from chorus.transcribe.systems import from_plan, open_system
+def opened(text: str) -> System:
+    """`[NAME=]MODEL` as a system."""
+    from chorus.transcribe.systems import open_system
 
     label, equals, name = text.partition("=")
     if not equals or Path(text).exists():
         label, name = "", text
-    recipe, colon, variant = name.partition(":")
-    if Path(recipe).suffix in YAML:
-        from chorus.merge.planning.planner import plan
-
-        return from_plan(plan(recipe), label=label, variant=variant if colon else None)
     return open_system(name, label=label)
 
 
-def _print(evaluations: list[Any], flags: dict[str, Any]) -> None:
+def _print(evaluations: list[Evaluation], flags: dict[str, Any]) -> None:
     from chorus.evaluate import describe
 
     table(describe.main_table(evaluations))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal, TypedDict
 
 from chorus.tasks.counts import Unit
@@ -82,8 +83,8 @@ class SystemFacts(TypedDict):
     kind: str
     identity: str
     role: str
-    home: dict[str, object]
-    parameters: dict[str, object]
+    home: Mapping[str, object]
+    parameters: Mapping[str, object]
 
 
 class TestSetFacts(TypedDict):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import cast
 
 from chorus._version import __version__
+from chorus.checkpoints.open import Source
 from chorus.errors import ChorusError, OutputError
 from chorus.evaluate.facts import DecodingFacts, Facts
 from chorus.evaluate.results import SUMMARY, Evaluation, read_evaluation, write_evaluation
@@ -24,7 +25,7 @@ from chorus.transcribe.conditions import CLEAN, check_condition
 from chorus.transcribe.decoding import Decoding
 from chorus.transcribe.partial import PARTIAL, Partial
 from chorus.transcribe.request import FORMAT, Request
-from chorus.transcribe.systems import System, open_system
+from chorus.transcribe.systems import System, folder_of, open_system
 from chorus.transcribe.test_sets import TestSet, load_test_set
 from chorus.transcribe.transcriber import Progress, Transcriber
 
@@ -42,7 +43,7 @@ class Scoring:
 
 
 def evaluate(
-    system: System | str,
+    system: System | Source,
     data: TestSet | str | Path | Sequence[str | Path],
     out: str | Path | None = None,
     *,
@@ -58,9 +59,10 @@ def evaluate(
 ) -> Evaluation:
     """Transcribe recordings with a system and write hypotheses and error rates into the directory `out`.
 
-    `system` is a directory, hub id, `base+adapter`, or what `chorus.transcribe.systems.from_plan(chorus.plan(recipe))`
-    returns. `unit` counts "words" or "characters" for all rows, else as each row's language is written. A killed
-    evaluation, given again, goes on; a finished one is read, and counted again where only the normaliser differs.
+    `system` is whatever `chorus.open_model` takes (a directory, hub id, `base+adapter`, recipe, plan or model), or what
+    `chorus.transcribe.systems.open_system` makes of it under a label. `unit` counts "words" or "characters" for all
+    rows, else as each row's language is written. A killed evaluation, given again, goes on; a finished one is read, and
+    counted again where only the normaliser differs.
 
     Raises `DataError`, `CheckpointError`, `MissingExtraError`, `OutputError`; `ChorusError` where every decode fails.
 
@@ -69,11 +71,11 @@ def evaluate(
     named_normaliser(normaliser)
     chosen = [check_condition(c) for c in dict.fromkeys(conditions)]
     device = pick_device(device)
-    opened = open_system(system) if isinstance(system, str) else system
+    opened = system if isinstance(system, System) else open_system(system)
     if not isinstance(data, TestSet):
         data = load_test_set([data] if isinstance(data, str | Path) else data)
     request = Request(opened, data, decoding or Decoding(), chosen, chosen_backend(backend, opened), device)
-    place = Path(out) if out is not None else Path("evaluations") / opened.label
+    place = Path(out) if out is not None else Path("evaluations") / folder_of(opened.label)
     scoring = Scoring(normaliser, unit, parquet)
     done = finished(place, request.fingerprint, scoring, overwrite=overwrite)
     return done if done is not None else run_request(request, place, scoring, progress)

@@ -25,7 +25,7 @@ from chorus.runtime import pick_device
 from chorus.transcribe.backends.choose import chosen_backend
 from chorus.transcribe.backends.protocol import Backend
 from chorus.transcribe.request import Request
-from chorus.transcribe.systems import System, folder_of, from_plan, open_system
+from chorus.transcribe.systems import System, folder_of, open_system
 from chorus.transcribe.test_sets import TestSet
 from chorus.transcribe.transcriber import load_backend
 
@@ -79,7 +79,7 @@ class Listener:
         """A merge, in memory."""
         planned = self.plan(setting)
         found = {"method": setting.method, **setting.parameters}
-        system = replace(from_plan(planned, label=label or setting.label), parameters=found)
+        system = replace(open_system(planned, label=label or setting.label), parameters=found)
         return self._evaluated(system, planned)
 
     def plan(self, setting: Setting) -> Plan:
