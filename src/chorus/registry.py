@@ -46,6 +46,11 @@ class Registry(Generic[T]):
         self._ensure()
         return sorted(self._items)
 
+    def latest_first(self) -> list[T]:
+        """In the reverse order of registration: what other packages add comes before this package's own."""
+        self._ensure()
+        return list(self._items.values())[::-1]
+
     def __iter__(self) -> Iterator[T]:
         return iter([self._items[name] for name in self.names()])
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from chorus.data.check import check
-from chorus.data.limits import limits_of
 from chorus.data.manifest import read_manifest
+from chorus.models.loading import limits_of
 from chorus.train.layers import load_train_config
 from chorus.train.run import train
 from sounds import BASE

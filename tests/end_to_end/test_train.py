@@ -23,7 +23,7 @@ import commands
 from chorus.data.manifest import write_manifest
 from chorus.errors import ChorusError, OutputError, RecipeError
 from chorus.train import trainer
-from chorus.train.backbones.whisper import Whisper
+from chorus.train.backbones.whisper import WhisperBackbone
 from chorus.train.layers import load_train_config
 from chorus.train.run import train
 from models import load_all, write_recipe
@@ -340,17 +340,17 @@ def test_checkpoints_of_other_settings_are_not_gone_on_from(settings, tmp_path, 
 
 
 def test_a_loss_that_is_not_finite_stops_with_its_step_and_rows(settings, monkeypatch):
-    original = Whisper.collate
+    original = WhisperBackbone.collate
 
     def poisoned(self, examples):
         batch = original(self, examples)
-        if examples[0].get("row", -1) >= 0 and len(seen) == 1:
+        if examples[0].row >= 0 and len(seen) == 1:
             batch["input_features"][0, 0, 0] = float("nan")
         seen.append(1)
         return batch
 
     seen = []
-    monkeypatch.setattr(Whisper, "collate", poisoned)
+    monkeypatch.setattr(WhisperBackbone, "collate", poisoned)
     with pytest.raises(ChorusError, match=r"the loss is nan at step \d; its batch: george-train\.flac \[") as error:
         train(settings("dev.every_steps=100", data={**settings().data.model_dump(), "dev": []}))
     assert error.value.message.count("george-train.flac") == 8

@@ -11,14 +11,15 @@ from safetensors.torch import load_file
 
 from chorus.data.utterance import Utterance
 from chorus.errors import CheckpointError, DataError, RecipeError
+from chorus.tasks.asr import ASR
 from chorus.train.adapters import check_ranks, freeze, freeze_unlearned, places, roles_of, summary
 from chorus.train.backbones.choose import load_backbone
 from chorus.train.backbones.protocol import IGNORED
-from chorus.train.config import Adapter, Augment
+from chorus.train.config import AdapterSettings, Augment
 from chorus.train.examples import StreamedSet, stream
 from chorus.train.fitness import keep_what_fits
 from chorus.train.layers import load_train_config
-from chorus.train.rows import Rows, gather
+from chorus.train.rows import TrainingRows, gather
 from sounds import BASE, corpus, mms, tiny
 
 NONE = Augment()
@@ -76,6 +77,7 @@ def test_languages_and_tasks_come_from_the_row(whisper, speech_rows):
         assert whisper.prefix(replace(row, language=name))[0] == whisper.token("<|pt|>")
     assert not list(whisper.limits.problems([replace(row, language="pt-BR")]))
     assert whisper.prefix(replace(row, extra={"task": "translate"}))[1] == whisper.token("<|translate|>")
+    assert whisper.prefix(replace(row, extra={"task": "st"}))[1] == whisper.token("<|translate|>")
     with pytest.raises(DataError, match='the tokenizer knows no language "xx"'):
         whisper.prefix(replace(row, language="xx"))
     with pytest.raises(DataError, match="no language"):
@@ -105,10 +107,10 @@ def test_a_short_window_is_the_beginning_of_the_long_one(whisper, speech_rows):
 
 def test_windows_are_drawn_and_always_hold_the_speech(whisper, speech_rows):
     examples = [whisper.example(u, stream(0, 0, i), NONE) for i, u in enumerate(speech_rows[1][:2])]
-    widths = {whisper.collate([{**e, "draw": d} for e in examples])["input_features"].shape[-1] for d in range(4)}
+    widths = {whisper.collate([replace(e, draw=d) for e in examples])["input_features"].shape[-1] for d in range(4)}
     assert widths == {300, 500}
-    long = {**examples[0], "features": np.zeros((80, 403), np.float32)}
-    assert whisper.collate([{**long, "draw": 0}])["input_features"].shape[-1] == 500
+    long = replace(examples[0], audio=np.zeros((80, 403), np.float32))
+    assert whisper.collate([long])["input_features"].shape[-1] == 500
 
 
 def test_streamed_rows_have_the_features_of_their_own_audio(whisper, speech_rows):
@@ -128,16 +130,16 @@ def test_streamed_rows_have_the_features_of_their_own_audio(whisper, speech_rows
         gc.collect()
         assert len(found) == len(rows)
         for example, u in zip(found, rows, strict=True):
-            assert np.array_equal(example["features"], whisper.features(u.audio()))
+            assert np.array_equal(example.audio, whisper.features(u.audio()))
 
 
 def test_half_of_the_targets_have_timestamps(whisper, speech_rows):
     u = speech_rows[1][0]
-    timed = [whisper.token("<|0.00|>") in whisper.example(u, stream(0, 0, i), NONE)["labels"] for i in range(200)]
+    timed = [whisper.token("<|0.00|>") in whisper.example(u, stream(0, 0, i), NONE).labels for i in range(200)]
     assert 70 < sum(timed) < 130
     measured = [
         whisper.token("<|0.00|>")
-        in whisper.example(replace(u, row=replace(u.row, start=i / 1000, end=9.0)), None, NONE)["labels"]
+        in whisper.example(replace(u, row=replace(u.row, start=i / 1000, end=9.0)), None, NONE).labels
         for i in range(40)
     ]
     assert 8 < sum(measured) < 32
@@ -186,13 +188,13 @@ def test_sinusoids_do_not_learn(whisper):
 
 @pytest.mark.parametrize("kind", ["qwen2_audio", "omni"])
 def test_speech_llms_learn_the_answer_only(tmp_path, speech_rows, kind):
-    backbone, config = loaded(tiny(tmp_path / kind, kind), speech_rows[0])
+    backbone, _ = loaded(tiny(tmp_path / kind, kind), speech_rows[0])
     batch = backbone.collate([backbone.example(u, None, NONE) for u in speech_rows[1][:3]])
     for i, u in enumerate(speech_rows[1][:3]):
         learnt = batch["labels"][i][batch["labels"][i] != IGNORED].tolist()
         assert backbone.tokenizer.decode(learnt) == f"{u.row.text}<|im_end|>"
         shown = backbone.tokenizer.decode(batch["input_ids"][i])
-        assert config.data.prompt in shown
+        assert ASR.instruction in shown
         assert shown.count("<|audio_bos|>") == 1
     batch.pop("rows")
     loss = backbone.model(**batch).loss  # refused by the model where audio tokens and frames differ in number
@@ -228,7 +230,7 @@ def test_a_tokenizer_of_another_model_is_refused(tmp_path, speech_rows):
 def test_ctc_texts_in_the_vocabularys_case(tmp_path, speech_rows):
     backbone, _ = loaded(tiny(tmp_path / "w", "wav2vec2"), speech_rows[0])
     u = replace(speech_rows[1][0], row=replace(speech_rows[1][0].row, text="ONE Two"))
-    labels = backbone.example(u, None, NONE)["labels"]
+    labels = backbone.example(u, None, NONE).labels
     assert backbone.tokenizer.decode(labels, group_tokens=False) == "one two"
     batch = backbone.collate([backbone.example(x, None, NONE) for x in speech_rows[1][:3]])
     assert batch["attention_mask"].sum(1).tolist() == [round(x.duration_s * 16_000) for x in speech_rows[1][:3]]
@@ -246,7 +248,7 @@ def test_ctc_texts_that_their_audio_has_no_frames_for(tmp_path, speech_rows):
     assert why("on" * (frames // 2)) == ""
     assert why("on" * frames) == f"{2 * frames} frames are needed, the audio has {frames}"
     assert why("o" * frames) == f"{2 * frames - 1} frames are needed, the audio has {frames}"
-    rows = Rows([u, replace(u, row=replace(u.row, text="on" * frames))], [], [])
+    rows = TrainingRows([u, replace(u, row=replace(u.row, text="on" * frames))], [], [])
     with pytest.raises(DataError, match="1 text too long for its audio"):
         keep_what_fits(rows, backbone, skip_bad=False)
     keep_what_fits(rows, backbone, skip_bad=True)
@@ -269,7 +271,7 @@ def test_an_mms_takes_the_adapter_and_the_letters_of_its_language(tmp_path, spee
     own = backbone.model._get_adapters()
     assert all(torch.equal(stored[name], own[name]) for name in stored)
     u = replace(speech_rows[1][0], row=replace(speech_rows[1][0].row, text="bébé"))
-    labels = backbone.example(u, None, NONE)["labels"]
+    labels = backbone.example(u, None, NONE).labels
     assert backbone.tokenizer.decode(labels, group_tokens=False) == "bébé"
     with pytest.raises(CheckpointError, match='has no language "deu"; known: eng, fra'):
         loaded(tmp_path / "mms", speech_rows[0], **{"model.language_adapter": "deu"})
@@ -321,17 +323,17 @@ def test_what_cannot_be_trained_is_told(tmp_path):
     ],
 )
 def test_adapters_go_where_their_roles_say(whisper, settings, count, told):
-    found = places(whisper.model, Adapter(**settings), whisper.default_roles)
+    found = places(whisper.model, AdapterSettings(**settings), whisper.default_roles)
     assert len(found) == count
     assert told in summary(whisper.model, found)
 
 
 def test_adapters_of_an_omni_leave_its_eyes_alone(tmp_path, speech_rows):
     backbone, _ = loaded(tiny(tmp_path / "o", "omni"), speech_rows[0])
-    found = places(backbone.model, Adapter(), backbone.default_roles)
+    found = places(backbone.model, AdapterSettings(), backbone.default_roles)
     assert "projector linear 1" in summary(backbone.model, found)
     assert not any("visual" in name for name in found)
-    assert all("visual" in name for name in places(backbone.model, Adapter(roles=["vision"]), ()))
+    assert all("visual" in name for name in places(backbone.model, AdapterSettings(roles=["vision"]), ()))
 
 
 @pytest.mark.parametrize(
@@ -344,20 +346,20 @@ def test_adapters_of_an_omni_leave_its_eyes_alone(tmp_path, speech_rows):
 )
 def test_places_that_do_not_exist(whisper, settings, message):
     with pytest.raises(RecipeError) as error:
-        places(whisper.model, Adapter(**settings), whisper.default_roles)
+        places(whisper.model, AdapterSettings(**settings), whisper.default_roles)
     assert message in error.value.message
 
 
 def test_ranks_and_patterns_that_do_not_fit(whisper):
-    modules = places(whisper.model, Adapter(), whisper.default_roles)
-    check_ranks(whisper.model, modules, Adapter(rank=64))
+    modules = places(whisper.model, AdapterSettings(), whisper.default_roles)
+    check_ranks(whisper.model, modules, AdapterSettings(rank=64))
     with pytest.raises(
         RecipeError, match=r"rank 65 is above what model\.encoder\.layers\.0\..* can have \(64 x 64: 64\)"
     ):
-        check_ranks(whisper.model, modules, Adapter(rank=65))
+        check_ranks(whisper.model, modules, AdapterSettings(rank=65))
     with pytest.raises(RecipeError, match='rank_pattern: "q_prj" matches no module'):
-        check_ranks(whisper.model, modules, Adapter(rank_pattern={"q_prj": 2}))
-    check_ranks(whisper.model, modules, Adapter(rank=65, rank_pattern={".*": 4}))
+        check_ranks(whisper.model, modules, AdapterSettings(rank_pattern={"q_prj": 2}))
+    check_ranks(whisper.model, modules, AdapterSettings(rank=65, rank_pattern={".*": 4}))
 
 
 def test_components_can_be_frozen(whisper):

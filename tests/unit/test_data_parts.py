@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from chorus.cache import Cache
 from chorus.data import effects
 from chorus.data.audio import RATE, info, read_audio
-from chorus.data.features import LogMel
 from chorus.data.manifest import Row
 from chorus.data.split import split_rows
 from chorus.data.utterance import sound_key
 from chorus.errors import DataError, UsageError
+from chorus.models.features import LogMel
 from sounds import BASE, corpus, tone
 
 # ---- splits ----

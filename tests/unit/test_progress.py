@@ -155,13 +155,14 @@ def test_every_process_decodes_as_often_and_each_row_counts_once(processes):
 
     class Echo:
         def transcribe(self, model, utterances, **settings):
-            calls.append((settings["rank_"], len(utterances)))
+            assert settings == {"max_new_tokens": rank, "window_s": 5, "synced_gpus": True}
+            calls.append((rank, len(utterances)))
             return [u.row.text for u in utterances]
 
     sums = []
     for rank in range(processes):
-        given = {"normalise": str, "batch_size": 3, "rank": rank, "processes": processes, "rank_": rank}
-        sums.append(error_rates(Echo(), None, rows, **given))
+        given = {"max_new_tokens": rank, "window_s": 5, "synced_gpus": True}
+        sums.append(error_rates(Echo(), None, rows, normalise=str, batch_size=3, share=(rank, processes), **given))
     assert sum(s["words"] for s in sums) == 11
     assert sum(s["word_edits"] for s in sums) == 0
     assert len({sum(r == rank for r, _ in calls) for rank in range(processes)}) == 1

@@ -207,9 +207,3 @@ def target_modules(chosen: list[str], every: list[str]) -> list[str]:
 def matrix_modules(checkpoint: Mapping[str, LazyTensor]) -> list[str]:
     """The modules of a model that PEFT could adapt: those whose weight has two dimensions or more."""
     return [n.removesuffix(".weight") for n, t in checkpoint.items() if n.endswith(".weight") and len(t.shape) > 1]
-
-
-def task_of(config: Mapping[str, Any]) -> str | None:
-    """PEFT's task type by the architecture; None for speech models, whose inputs its wrappers do not know."""
-    names = config.get("architectures") or [""]
-    return "CAUSAL_LM" if str(names[0]).endswith("ForCausalLM") else None

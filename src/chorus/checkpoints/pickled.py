@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from chorus.architectures.openai_whisper import transformers_config, transformers_name
 from chorus.checkpoints.lazy_tensor import Checkpoint, MemoryTensor
 from chorus.checkpoints.model import Model, OpenOptions, read_json, shard_names
 from chorus.errors import CheckpointError
@@ -15,26 +15,6 @@ if TYPE_CHECKING:
     import torch
 else:
     torch = lazy("torch")
-
-# openai-whisper's module names -> transformers', in this order
-OPENAI_NAMES = (
-    (r"\.blocks\.", ".layers."),
-    (r"\.cross_attn_ln\.", ".encoder_attn_layer_norm."),
-    (r"\.cross_attn\.", ".encoder_attn."),
-    (r"\.attn_ln\.", ".self_attn_layer_norm."),
-    (r"\.attn\.", ".self_attn."),
-    (r"\.query\.", ".q_proj."),
-    (r"\.key\.", ".k_proj."),
-    (r"\.value\.", ".v_proj."),
-    (r"_attn\.out\.", "_attn.out_proj."),
-    (r"\.mlp_ln\.", ".final_layer_norm."),
-    (r"\.mlp\.0\.", ".fc1."),
-    (r"\.mlp\.2\.", ".fc2."),
-    (r"\.ln_post\.", ".layer_norm."),
-    (r"^decoder\.ln\.", "decoder.layer_norm."),
-    (r"\.positional_embedding$", ".embed_positions.weight"),
-    (r"\.token_embedding\.", ".embed_tokens."),
-)
 
 
 def load_pickle(path: Path, allow_pickle: bool) -> Any:
@@ -75,47 +55,8 @@ def open_openai_whisper(path: Path, label: str, allow_pickle: bool) -> Model:
         raise CheckpointError(
             f"{path}: not an openai-whisper checkpoint", "expected the keys dims and model_state_dict"
         )
-    tensors = _tensors_of({whisper_name(k): v for k, v in state["model_state_dict"].items()}, path)
-    return Model(label, Checkpoint(tensors, label), whisper_config(state["dims"]), None, paths={path.name: path})
-
-
-def whisper_name(name: str) -> str:
-    """The name that transformers gives to a tensor of openai-whisper.
-
-    >>> whisper_name("decoder.blocks.0.cross_attn.out.bias")
-    'model.decoder.layers.0.encoder_attn.out_proj.bias'
-    """
-    for pattern, replacement in OPENAI_NAMES:
-        name = re.sub(pattern, replacement, name)
-    return f"model.{name}"
-
-
-def whisper_config(dims: dict[str, int]) -> dict[str, Any]:
-    """The transformers config of these dimensions."""
-    multilingual = dims["n_vocab"] >= 51865
-    start = 50258 if multilingual else 50257
-    return {
-        "architectures": ["WhisperForConditionalGeneration"],
-        "model_type": "whisper",
-        "vocab_size": dims["n_vocab"],
-        "num_mel_bins": dims["n_mels"],
-        "d_model": dims["n_audio_state"],
-        "encoder_layers": dims["n_audio_layer"],
-        "encoder_attention_heads": dims["n_audio_head"],
-        "encoder_ffn_dim": 4 * dims["n_audio_state"],
-        "decoder_layers": dims["n_text_layer"],
-        "decoder_attention_heads": dims["n_text_head"],
-        "decoder_ffn_dim": 4 * dims["n_text_state"],
-        "max_source_positions": dims["n_audio_ctx"],
-        "max_target_positions": dims["n_text_ctx"],
-        "num_hidden_layers": dims["n_audio_layer"],
-        "is_encoder_decoder": True,
-        "decoder_start_token_id": start,
-        "bos_token_id": start - 1,
-        "eos_token_id": start - 1,
-        "pad_token_id": start - 1,
-        "torch_dtype": "float16",
-    }
+    tensors = _tensors_of({transformers_name(k): v for k, v in state["model_state_dict"].items()}, path)
+    return Model(label, Checkpoint(tensors, label), transformers_config(state["dims"]), None, paths={path.name: path})
 
 
 def _tensors_of(state: Any, path: Path) -> dict[str, MemoryTensor]:

@@ -208,7 +208,7 @@ def check_(
 ) -> None:
     """Decode every recording and look at audio, texts and splits. Leaves with 1 where training would be spoilt."""
     from chorus.data.check import check
-    from chorus.data.limits import limits_of
+    from chorus.models.loading import limits_of
 
     rows = read_all(manifests, reading, quiet=quiet, needs=("path", "text"))
     limits = limits_of(model) if model else None

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from chorus.errors import DataError, MissingExtraError
 from chorus.lazy import lazy
+from chorus.models.features import RATE as RATE
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     Audio = NDArray[np.float32]
 numpy = lazy("numpy")
 
-RATE = 16_000
 SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".oga", ".aiff", ".au", ".w64")
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -18,7 +18,7 @@ from chorus.data.parallel import in_order
 from chorus.errors import DataError
 from chorus.identity import digest
 from chorus.lazy import lazy
-from chorus.models.languages import language_code
+from chorus.models.limits import Limits
 from chorus.runtime import threads
 
 numpy = lazy("numpy")
@@ -114,47 +114,10 @@ class Report:
         }
 
 
-class TextLimits:
-    """What a model can write: by its tokenizer, its decoder's length, its window, its languages."""
-
-    def __init__(
-        self,
-        tokenizer: Any,
-        *,
-        max_tokens: int | None = None,
-        max_audio_s: float | None = None,
-        languages: Iterable[str] = (),
-        bare: Callable[[str], str] = lambda text: text,
-    ) -> None:
-        self.tokenizer, self.max_tokens, self.max_audio_s = tokenizer, max_tokens, max_audio_s
-        self.languages, self.bare = set(languages), bare
-        unknown = getattr(tokenizer, "unk_token_id", None)
-        self.unknown = None if unknown == getattr(tokenizer, "eos_token_id", None) else unknown
-
-    def problems(self, rows: Sequence[Row]) -> Iterator[tuple[Row, str, str]]:
-        """Rows whose text or language the model cannot take: (row, kind, detail)."""
-        encoded = self.tokenizer([self.bare(row.text) for row in rows], add_special_tokens=False)["input_ids"]
-        for row, ids in zip(rows, encoded, strict=True):
-            if self.unknown is not None and self.unknown in ids:
-                yield row, "unwritable text", self._unwritable(self.bare(row.text))
-            if self.max_tokens is not None and len(ids) > self.max_tokens:
-                yield row, "text too long", f"{len(ids)} tokens, the decoder takes {self.max_tokens}"
-            if self.languages and row.language and language_code(row.language) not in self.languages:
-                yield row, "unknown language", row.language
-
-    def _unwritable(self, text: str) -> str:
-        bad = sorted({c for c in text if not c.isspace() and self.unknown in self._ids(c)})
-        return " ".join(f"{c!r}" for c in bad[:8]) or "unknown token"
-
-    def _ids(self, text: str) -> list[int]:
-        ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        return ids
-
-
 def check(
     rows: Sequence[Row],
     *,
-    limits: TextLimits | None = None,
+    limits: Limits | None = None,
     jobs: int | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Report:
@@ -260,7 +223,7 @@ class Add(Protocol):
     def __call__(self, kind: str, row: Row, detail: str = "") -> None: ...
 
 
-def _audio_findings(good: Sequence[Measured], limits: TextLimits | None, add: Add) -> None:
+def _audio_findings(good: Sequence[Measured], limits: Limits | None, add: Add) -> None:
     longest = limits.max_audio_s if limits else None
     for one in good:
         if longest is not None and one.duration_s > longest + 0.05:

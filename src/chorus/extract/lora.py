@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from chorus.architectures.roles import Role
 from chorus.checkpoints.adapter_report import AdapterResult, ModuleReport, notes
-from chorus.checkpoints.adapter_writer import AdapterWriter, matrix_modules, task_of
+from chorus.checkpoints.adapter_writer import AdapterWriter, matrix_modules
 from chorus.checkpoints.lazy_tensor import LazyTensor
 from chorus.checkpoints.model import OpenOptions
 from chorus.checkpoints.open import Source
@@ -23,6 +23,7 @@ from chorus.linalg.lapack import one_blas_thread
 from chorus.linalg.low_rank import LowRank, norm
 from chorus.linalg.ranks import RankRule
 from chorus.linalg.spectra import Triplets, singular_triplets
+from chorus.models.registry import peft_task
 from chorus.provenance import licence_of, model_card
 from chorus.runtime import threads
 
@@ -109,7 +110,7 @@ class _Extraction:
             self._vector(job, save_vectors)
         every = matrix_modules(self.pair.base.checkpoint)
         base_name = self.pair.base.label
-        self.writer.finish(base=base_name, task_type=task_of(self.pair.base.config), every_module=every)
+        self.writer.finish(base=base_name, task_type=peft_task(self.pair.base.config), every_module=every)
         result = AdapterResult(directory, [], modules, sorted(self.writer.saved), sorted(self.dropped))
         result.parameters = sum(m.rank * sum(_matrix(self.pair.base.checkpoint[m.tensor].shape)) for m in modules)
         result.warnings = notes(result)

@@ -18,7 +18,7 @@ from chorus.architectures.roles import Role
 from chorus.checkpoints.adapter import pattern_value
 from chorus.errors import CheckpointError, MissingExtraError, RecipeError, nearest
 from chorus.train.backbones.protocol import Backbone
-from chorus.train.config import Adapter, TrainConfig
+from chorus.train.config import AdapterSettings, TrainConfig
 from chorus.train.processes import is_main
 
 ATTENTION_KINDS, LINEAR_KINDS = ("attention",), ("attention", "mlp", "linear")
@@ -58,7 +58,7 @@ def freeze(model: Any, names: Sequence[str]) -> int:
     return frozen
 
 
-def places(model: Any, settings: Adapter, default_roles: Sequence[str]) -> list[str]:
+def places(model: Any, settings: AdapterSettings, default_roles: Sequence[str]) -> list[str]:
     """The modules that get factors: linear maps of the asked roles, whole names in the model's order.
 
     Raises `RecipeError` where a role or a module matches nothing.
@@ -118,7 +118,7 @@ def _named(candidates: Iterable[str], endings: Sequence[str], asked: Sequence[st
     return [n for n in names if any(n == e or n.endswith(f".{e}") for e in endings)]
 
 
-def check_ranks(model: Any, modules: Sequence[str], settings: Adapter) -> None:
+def check_ranks(model: Any, modules: Sequence[str], settings: AdapterSettings) -> None:
     """Refuse a rank above what a module can have, and patterns that match nothing."""
     sizes = {n: tuple(m.weight.shape) for n, m in model.named_modules() if n in set(modules)}
     problems = []
@@ -192,7 +192,7 @@ def _further(model: Any, adapter: str) -> Any:
         raise CheckpointError(f"{adapter}: does not fit the base ({error})", "check model.adapter") from None
 
 
-def _peft_config(settings: Adapter, modules: Sequence[str], saved: Sequence[str]) -> Any:
+def _peft_config(settings: AdapterSettings, modules: Sequence[str], saved: Sequence[str]) -> Any:
     import peft
 
     start: Any = True if settings.init == "default" else settings.init
@@ -247,7 +247,7 @@ def _save_start(wrapped: Any, directory: Path) -> None:
 
 def save_adapter(
     wrapped: Any,
-    settings: Adapter | None,
+    settings: AdapterSettings | None,
     directory: Path,
     *,
     base: str,

@@ -83,10 +83,10 @@ def _one_after_another(config: TrainConfig, column: str, only: Sequence[str]) ->
 
 def _values(config: TrainConfig, column: str, only: Sequence[str]) -> list[str]:
     from chorus.data.manifest import groups
-    from chorus.train.backbones.choose import hears_audio
+    from chorus.train.backbones.choose import takes_audio
     from chorus.train.rows import gather
 
-    rows = gather(config, needs_audio=hears_audio(config), skip_bad=True, allow_leakage=True)
+    rows = gather(config, needs_audio=takes_audio(config), skip_bad=True, allow_leakage=True)
     found = [v for v in groups([u.row for u in rows.train], column) if v]
     if not found:
         known = {k for u in rows.train for k in ("speaker", "domain", "language", *u.row.extra) if u.row.get(k)}

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
+from chorus.errors import UsageError
 from chorus.runtime import device_parts
 from chorus.settings import Strict
 from chorus.tasks.normalise import NORMALISERS
+from chorus.tasks.registry import parse_task
 
 VERSION = 1
-Task = Literal["asr", "translate", "lm"]
+LANGUAGE_MODELLING = "lm"  # what training knows beside the tasks of chorus.tasks: texts alone
 AdapterKind = Literal["lora", "rslora", "dora", "pissa", "olora", "eva"]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -27,11 +29,19 @@ def _sources(value: Any) -> Any:
     return listed if listed is None else [{"manifest": v} if isinstance(v, str) else v for v in listed]
 
 
+def _task(value: str) -> str:
+    """Any spelling of a task is taken, its name is kept."""
+    try:
+        return value if value == LANGUAGE_MODELLING else parse_task(value)
+    except UsageError as error:
+        raise ValueError(f"{error.message}; lm learns texts alone") from None
+
+
 Names = Annotated[list[str], BeforeValidator(_listed)]
 Seconds = Annotated[list[int], BeforeValidator(_listed)]
 
 
-class Source(Strict):
+class RowSource(Strict):
     """Rows: a manifest, or a Hugging Face dataset; of which split, and which of them."""
 
     manifest: str | None = None
@@ -49,7 +59,7 @@ class Source(Strict):
     limit: int | None = Field(default=None, ge=1)
 
     @model_validator(mode="after")
-    def _one_of_two(self) -> Source:
+    def _one_of_two(self) -> RowSource:
         if bool(self.manifest) == bool(self.dataset):
             raise ValueError("exactly one of manifest and dataset must be given")
         if self.streaming and not self.dataset:
@@ -57,10 +67,10 @@ class Source(Strict):
         return self
 
 
-Sources = Annotated[list[Source], BeforeValidator(_sources)]
+Sources = Annotated[list[RowSource], BeforeValidator(_sources)]
 
 
-class Model(Strict):
+class BaseSettings(Strict):
     """Where training starts."""
 
     base: str = Field(min_length=1)
@@ -71,17 +81,17 @@ class Model(Strict):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
 
 
-class Data(Strict):
+class DataSettings(Strict):
     """What is learnt, what is measured, what must stay unseen."""
 
     train: Sources = Field(min_length=1)
     dev: Sources | None = None  # else the rows of `train`'s manifests whose split is dev
     test: Sources | None = None  # only looked at for leakage
     language: str = ""  # of rows that name none
-    task_column: str = "task"  # transcribe or translate, by row
-    prompt: str = "Transcribe the audio. Output only the transcription."  # of speech LLMs
+    task_column: str = "task"  # asr or st, by row
+    prompt: str | None = None  # of speech LLMs; else the task's instruction
     min_duration_s: float = Field(default=0.1, ge=0)
-    max_duration_s: float | None = Field(default=None, gt=0)  # else what the model hears
+    max_duration_s: float | None = Field(default=None, gt=0)  # else what the model takes
     timestamps: float = Field(default=0.5, ge=0, le=1)  # share of Whisper's targets that have them
     features_cache: bool = True
 
@@ -92,7 +102,7 @@ class Runtime(Strict):
     ephemeral_gpu_offload: bool = False  # DoRA's norms on the GPU while the weights are elsewhere
 
 
-class Adapter(Strict):
+class AdapterSettings(Strict):
     """A low-rank adapter in place of a full fine-tune."""
 
     type: AdapterKind = "lora"
@@ -111,7 +121,7 @@ class Adapter(Strict):
     merge: bool = False  # write the merged model too
 
     @model_validator(mode="after")
-    def _fits(self) -> Adapter:
+    def _fits(self) -> AdapterSettings:
         if self.init != "default" and self.type in ("pissa", "olora", "eva"):
             raise ValueError(f"init: {self.init} and type: {self.type} are two ways to start; keep one")
         if self.type == "rslora" and (self.rank_pattern or self.alpha_pattern):
@@ -209,15 +219,15 @@ class TrainConfig(Strict):
     """A whole configuration."""
 
     version: int = VERSION
-    task: Task = "asr"
+    task: Annotated[str, AfterValidator(_task)] = "asr"
     name: str = ""
     seed: int = 0
     output: str = ""  # else artifacts/<task>[/<name>]
     logs: str = ""  # else runs/<task>[/<name>]
     device: str = "auto"
-    model: Model
-    data: Data
-    adapter: Adapter | None = None
+    model: BaseSettings
+    data: DataSettings
+    adapter: AdapterSettings | None = None
     train: Train = Field(default_factory=Train)
     dev: Dev = Field(default_factory=Dev)
     augment: Augment = Field(default_factory=Augment)
@@ -257,4 +267,4 @@ class TrainConfig(Strict):
 
     @property
     def metric(self) -> str:
-        return self.dev.metric or ("loss" if self.task == "lm" else "wer")
+        return self.dev.metric or ("loss" if self.task == LANGUAGE_MODELLING else "wer")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,13 +13,13 @@ from chorus.data.audio import RATE
 from chorus.data.hub import decode
 from chorus.data.utterance import Utterance
 from chorus.lazy import lazy
+from chorus.train.backbones.protocol import Backbone, Example
 from chorus.train.config import Augment
 
 if TYPE_CHECKING:
     from numpy.random import Generator
 
     from chorus.data.audio import Audio
-    from chorus.train.backbones.protocol import Backbone
 numpy = lazy("numpy")
 
 MEGABATCH = 50  # batches within which rows are sorted by length
@@ -31,7 +32,7 @@ def stream(seed: int, epoch: int, index: int) -> Generator:
     return generator
 
 
-class TrainingSet(torch.utils.data.Dataset[dict[str, Any]]):
+class TrainingSet(torch.utils.data.Dataset[Example]):
     """Examples by (epoch, index)."""
 
     def __init__(self, utterances: Sequence[Utterance], backbone: Backbone, augment: Augment, seed: int) -> None:
@@ -40,14 +41,14 @@ class TrainingSet(torch.utils.data.Dataset[dict[str, Any]]):
     def __len__(self) -> int:
         return len(self.utterances)
 
-    def __getitem__(self, draw: Draw) -> dict[str, Any]:
+    def __getitem__(self, draw: Draw) -> Example:
         epoch, index = draw
         rng = stream(self.seed, epoch, index)
         example = self.backbone.example(self.utterances[index], rng, self.augment)
-        return {**example, "row": index, "draw": int(rng.integers(2**31))}
+        return replace(example, row=index, draw=int(rng.integers(2**31)))
 
 
-class StreamedSet(torch.utils.data.IterableDataset[dict[str, Any]]):
+class StreamedSet(torch.utils.data.IterableDataset[Example]):
     """Examples of a streamed dataset, mixed by its buffer; what cannot be learnt is passed over."""
 
     def __init__(self, rows: Any, backbone: Backbone, augment: Augment, seed: int) -> None:
@@ -58,7 +59,7 @@ class StreamedSet(torch.utils.data.IterableDataset[dict[str, Any]]):
         self.epoch = epoch
         self.rows.set_epoch(epoch)
 
-    def __iter__(self) -> Iterator[dict[str, Any]]:
+    def __iter__(self) -> Iterator[Example]:
         longest = self.backbone.longest_s
         for index, (row, value) in enumerate(self.rows):
             if not row.text.strip() or any(True for _ in self.backbone.limits.problems([row])):
@@ -70,7 +71,7 @@ class StreamedSet(torch.utils.data.IterableDataset[dict[str, Any]]):
             utterance = Utterance(row, len(audio) / RATE, dataset=[{"audio": cell}], column="audio")
             rng = stream(self.seed, self.epoch, index)
             example = self.backbone.example(utterance, rng, self.augment)
-            yield {**example, "row": index, "draw": int(rng.integers(2**31))}
+            yield replace(example, row=index, draw=int(rng.integers(2**31)))
 
 
 class EpochSampler(torch.utils.data.Sampler[Draw]):

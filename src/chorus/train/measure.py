@@ -40,18 +40,25 @@ def error_rates(
     *,
     normalise: Normalise,
     batch_size: int,
-    rank: int = 0,
-    processes: int = 1,
-    **settings: Any,
+    share: tuple[int, int] = (0, 1),
+    max_new_tokens: int | None = None,
+    window_s: float | None = None,
+    synced_gpus: bool = False,
 ) -> dict[str, int]:
-    """The edits of this process's share; every process decodes equally many batches, as sharded models need."""
+    """The edits of this process's share; every process decodes equally many batches, as sharded models need.
+
+    `share` is this process's rank, and how many there are; the others are as `Backbone.transcribe` has them.
+    """
+    rank, processes = share
     ordered = sorted(utterances, key=lambda u: -u.duration_s)
     mine = ordered[rank::processes]
     batches = math.ceil(math.ceil(len(ordered) / processes) / batch_size)
     references, heard = [], []
     for i in range(batches):
         part = mine[i * batch_size : (i + 1) * batch_size]
-        texts = backbone.transcribe(model, part or ordered[:1], **settings)
+        texts = backbone.transcribe(
+            model, part or ordered[:1], max_new_tokens=max_new_tokens, window_s=window_s, synced_gpus=synced_gpus
+        )
         references += [normalise(u.row.text) for u in part]
         heard += [normalise(t) for t in texts[: len(part)]]
     return edits(references, heard)

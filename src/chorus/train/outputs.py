@@ -18,14 +18,13 @@ from chorus.provenance import licence_of, versions
 from chorus.train.adapters import merged_model, save_adapter
 from chorus.train.config import TrainConfig
 from chorus.train.progress import plot_curve
-from chorus.train.rows import Rows, counts
+from chorus.train.rows import TrainingRows, counts
 
 if TYPE_CHECKING:
     from chorus.train.backbones.protocol import Backbone
 
 PROVENANCE, CURVE = "chorus.json", "curve.png"
 SHARD = "5GB"
-TAGS = {"asr": "automatic-speech-recognition", "translate": "automatic-speech-recognition", "lm": "text-generation"}
 
 
 def save_result(
@@ -37,7 +36,7 @@ def save_result(
     `state` holds the weights where the model itself has only its process's share.
     """
     final = Path(config.output_dir)
-    adapter = hasattr(model, "peft_config")
+    adapter, tag = hasattr(model, "peft_config"), backbone.kind.pipeline_tag
     with appearing_whole(final, overwrite=overwrite) as partial, explained(partial.path):
         if adapter:
             save_adapter(model, config.adapter, partial.path, base=config.model.base, logs=logs, state=state)
@@ -45,13 +44,13 @@ def save_result(
         else:
             model.save_pretrained(partial.path, max_shard_size=SHARD, state_dict=state)
         _side_files(backbone, partial.path)
-        _paperwork(partial.path, config, facts, adapter=adapter)
+        _paperwork(partial.path, config, facts, adapter=adapter, pipeline_tag=tag)
         _readable(partial.path)
     if adapter and state is None and config.adapter is not None and config.adapter.merge:
         with appearing_whole(merged_dir(final), overwrite=overwrite) as partial, explained(partial.path):
             merged_model(model).save_pretrained(partial.path, max_shard_size=SHARD)
             _side_files(backbone, partial.path)
-            _paperwork(partial.path, config, facts, adapter=False)
+            _paperwork(partial.path, config, facts, adapter=False, pipeline_tag=tag)
             _readable(partial.path)
     return final
 
@@ -79,9 +78,11 @@ def _side_files(backbone: Backbone, directory: Path) -> None:
             (directory / generation.name).write_bytes(generation.read_bytes())
 
 
-def _paperwork(directory: Path, config: TrainConfig, facts: dict[str, Any], *, adapter: bool) -> None:
+def _paperwork(
+    directory: Path, config: TrainConfig, facts: dict[str, Any], *, adapter: bool, pipeline_tag: str
+) -> None:
     write_json(directory / PROVENANCE, facts)
-    write_text(directory / "README.md", card(config, facts, adapter=adapter))
+    write_text(directory / "README.md", card(config, facts, adapter=adapter, pipeline_tag=pipeline_tag))
     curve = facts["curve"]
     if curve:
         title = f"{Path(config.output_dir).name}: {_way(config)}"
@@ -89,7 +90,7 @@ def _paperwork(directory: Path, config: TrainConfig, facts: dict[str, Any], *, a
 
 
 def provenance(
-    config: TrainConfig, rows: Rows, *, curve: Mapping[str, Any], state: Any, sizes: tuple[int, int]
+    config: TrainConfig, rows: TrainingRows, *, curve: Mapping[str, Any], state: Any, sizes: tuple[int, int]
 ) -> dict[str, Any]:
     """Settings, data, versions and the curve; no times, hosts or absolute paths, so that it can be compared."""
     return {
@@ -132,7 +133,7 @@ def _way(config: TrainConfig) -> str:
     return config.adapter.type if config.adapter else "adapter" if config.model.adapter else "full fine-tune"
 
 
-def card(config: TrainConfig, facts: Mapping[str, Any], *, adapter: bool) -> str:
+def card(config: TrainConfig, facts: Mapping[str, Any], *, adapter: bool, pipeline_tag: str) -> str:
     """README.md as the hub reads it."""
     base = str(facts["base_model"])
     local = Path(config.model.base)
@@ -140,7 +141,7 @@ def card(config: TrainConfig, facts: Mapping[str, Any], *, adapter: bool) -> str
         "base_model": base,
         "base_model_relation": "adapter" if adapter else "finetune",
         "library_name": "peft" if adapter else "transformers",
-        "pipeline_tag": TAGS[config.task],
+        "pipeline_tag": pipeline_tag,
     }
     licence = licence_of(local if local.is_dir() else None)
     if licence:

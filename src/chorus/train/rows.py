@@ -14,7 +14,7 @@ from chorus.data.parallel import in_order
 from chorus.data.utterance import Utterance
 from chorus.errors import DataError
 from chorus.identity import file_hash
-from chorus.train.config import Source, TrainConfig
+from chorus.train.config import RowSource, TrainConfig
 
 if TYPE_CHECKING:
     pass
@@ -28,7 +28,7 @@ class Stream:
     """The rows of a streamed dataset, each with what its audio cell holds, filtered as the source says."""
 
     rows: Any
-    source: Source
+    source: RowSource
     language: str
 
     def set_epoch(self, epoch: int) -> None:
@@ -47,7 +47,7 @@ class Stream:
 
 
 @dataclass
-class Rows:
+class TrainingRows:
     """The utterances of a training, and what was left out of it: reason -> names."""
 
     train: list[Utterance]
@@ -75,13 +75,13 @@ def gather(
     needs_audio: bool = True,
     skip_bad: bool = False,
     allow_leakage: bool = False,
-) -> Rows:
+) -> TrainingRows:
     """Read the manifests and datasets, and refuse what would spoil the training.
 
     Raises `DataError` for missing or unreadable audio and empty texts (left out with `skip_bad`), for rows that
     training and dev or test share (allowed with `allow_leakage`), and where nothing is left.
     """
-    found = Rows([], [], [])
+    found = TrainingRows([], [], [])
     needs = ("path", "text") if needs_audio else ("text",)
     streams = [s for s in config.data.train if s.streaming]
     if streams:
@@ -112,13 +112,19 @@ def gather(
     return found
 
 
-def _with_dev(sources: Sequence[Source]) -> list[Source]:
+def _with_dev(sources: Sequence[RowSource]) -> list[RowSource]:
     """Where the rows for measuring come from when none are named: the same manifests' dev rows."""
     return [s for s in sources if s.manifest and not s.split]
 
 
 def _load(
-    sources: Iterable[Source], role: str, config: TrainConfig, found: Rows, needs: Sequence[str], *, given: bool = True
+    sources: Iterable[RowSource],
+    role: str,
+    config: TrainConfig,
+    found: TrainingRows,
+    needs: Sequence[str],
+    *,
+    given: bool = True,
 ) -> list[Utterance]:
     utterances: list[Utterance] = []
     for source in sources:
@@ -131,7 +137,9 @@ def _load(
     return [replace(u, row=replace(u.row, language=u.row.language or language)) for u in utterances]
 
 
-def _manifest_rows(source: Source, role: str, found: Rows, needs: Sequence[str], *, given: bool) -> list[Row]:
+def _manifest_rows(
+    source: RowSource, role: str, found: TrainingRows, needs: Sequence[str], *, given: bool
+) -> list[Row]:
     assert source.manifest
     manifest = read_manifest(source.manifest, columns=source.columns, needs=needs, audio_dir=source.audio_dir)
     found.know(manifest.source)
@@ -152,11 +160,11 @@ def _manifest_rows(source: Source, role: str, found: Rows, needs: Sequence[str],
     return rows[: source.limit]
 
 
-def _named(row: Row, source: Source) -> Row:
+def _named(row: Row, source: RowSource) -> Row:
     return replace(row, language=row.language or source.language, domain=row.domain or source.domain)
 
 
-def _open(source: Source, role: str) -> Any:
+def _open(source: RowSource, role: str) -> Any:
     from chorus.data.hub import DatasetRows, open_dataset
 
     assert source.dataset
@@ -171,7 +179,7 @@ def _open(source: Source, role: str) -> Any:
     return DatasetRows(dataset, source.columns, source.dataset)
 
 
-def _dataset_rows(source: Source, role: str) -> list[Utterance]:
+def _dataset_rows(source: RowSource, role: str) -> list[Utterance]:
     from chorus.data.hub import duration_s
 
     rows = _open(source, role)
@@ -190,7 +198,7 @@ def _dataset_rows(source: Source, role: str) -> list[Utterance]:
     return found
 
 
-def _probe(utterances: list[Utterance], found: Rows, needs_audio: bool, *, skip_bad: bool) -> list[Utterance]:
+def _probe(utterances: list[Utterance], found: TrainingRows, needs_audio: bool, *, skip_bad: bool) -> list[Utterance]:
     """Read every header: durations, and what cannot be used."""
     bad: dict[str, list[str]] = {}
     good: list[Utterance] = []
@@ -228,7 +236,7 @@ def _length(utterance: Utterance) -> float | str:
 
 
 def _fitting(
-    utterances: list[Utterance], shortest: float, longest: float | None, found: Rows, needs_audio: bool
+    utterances: list[Utterance], shortest: float, longest: float | None, found: TrainingRows, needs_audio: bool
 ) -> list[Utterance]:
     """Those of a length that can be learnt; the others are left out and counted."""
     if not needs_audio:
@@ -244,7 +252,7 @@ def _fitting(
     return kept
 
 
-def _why(found: Rows) -> str:
+def _why(found: TrainingRows) -> str:
     return "".join(f"; {len(names)} {reason}" for reason, names in found.left_out.items())
 
 
@@ -253,7 +261,7 @@ def shown(names: Sequence[str]) -> str:
     return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
 
 
-def _refuse_leakage(found: Rows) -> None:
+def _refuse_leakage(found: TrainingRows) -> None:
     """Audio that stands in training and in what it is measured on: by file and cut, then by content."""
     for name in ("dev", "test"):
         shared = leaked(found.train, getattr(found, name))

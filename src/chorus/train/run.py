@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from chorus.errors import ChorusError, DataError
 from chorus.runtime import claim_device, quiet_libraries, seed_everything
-from chorus.train.config import TrainConfig
+from chorus.train.config import LANGUAGE_MODELLING, TrainConfig
 from chorus.train.environment import need_extra, need_optimizer, need_reporters
 
 if TYPE_CHECKING:
-    from chorus.train.rows import Rows
+    from chorus.train.rows import TrainingRows
 
 Note = Callable[[str], None]
 
@@ -56,8 +56,10 @@ def train(
     """
     need_extra()
     need_reporters(config.train.report_to)
-    from chorus.train.backbones.choose import hears_audio, load_backbone, model_config
-    from chorus.train.fitness import keep_what_fits, warn
+    from chorus.models.loading import read_config
+    from chorus.train.backbones.choose import load_backbone, takes_audio
+    from chorus.train.backbones.shared import origin_of
+    from chorus.train.fitness import keep_what_fits
     from chorus.train.measure import with_metric
     from chorus.train.processes import is_main
     from chorus.train.resume import fingerprint, finished, identity
@@ -69,11 +71,11 @@ def train(
         need_optimizer(config.train.optimizer)
         device = claim_device(config.device)
         seed_everything(config.seed)
-        needs_audio = hears_audio(config)
-        if not needs_audio and config.task != "lm":
-            raise DataError(f"{config.model.base} is a language model and hears nothing", "set task=lm")
+        needs_audio = takes_audio(config)
+        if not needs_audio and config.task != LANGUAGE_MODELLING:
+            raise DataError(f"{config.model.base} is a language model and takes no audio", "set task=lm")
         rows = gather(config, needs_audio=needs_audio, skip_bad=skip_bad, allow_leakage=allow_leakage)
-        base = identity(config.model.base, getattr(model_config(config), "_commit_hash", None))
+        base = identity(config.model.base, read_config(origin_of(config)).get("_commit_hash"))
         adapter = identity(config.model.adapter, None) if config.model.adapter else {}
         mark = fingerprint(config, rows.hashes, base, adapter)
         facts = finished(Path(config.output_dir), mark, overwrite=overwrite or restart)
@@ -84,7 +86,8 @@ def train(
         keep_what_fits(rows, backbone, skip_bad=skip_bad)
         for reason, names in rows.left_out.items():
             note(f"left out: {len(names)} {reason}")
-        warn(config, backbone, note)
+        for text in backbone.warnings():
+            note(f"WARNING: {text}")
         config = with_metric(config, rows.dev)
         job = _Job(config, rows, backbone, device, {"fingerprint": mark, "base": base}, note)
         return job.run(restart=restart, overwrite=overwrite or restart, quiet=quiet, label=label)
@@ -118,7 +121,7 @@ class _Job:
     """The parts of one training, from a loaded base to the written result."""
 
     config: TrainConfig
-    rows: Rows
+    rows: TrainingRows
     backbone: Any
     device: str
     identity: dict[str, Any]

@@ -93,11 +93,10 @@ class SpeechTrainer(Trainer):
                 self.dev,
                 normalise=normaliser(settings.normaliser),
                 batch_size=settings.batch_size or 2 * self.config.train.batch_size,
-                rank=self.args.process_index,
-                processes=self.args.world_size,
+                share=(self.args.process_index, self.args.world_size),
                 max_new_tokens=settings.max_new_tokens,
                 window_s=settings.window_s,
-                **({} if self.plain else {"synced_gpus": True}),
+                synced_gpus=not self.plain,
             )
             metrics |= {f"{metric_key_prefix}_{k}": v for k, v in rates(self._summed(sums)).items()}
         metrics[f"{metric_key_prefix}_seconds"] = round(time.perf_counter() - started, 3)

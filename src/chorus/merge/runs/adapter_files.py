@@ -7,13 +7,14 @@ from typing import Any
 import yaml
 
 from chorus.checkpoints.adapter_report import AdapterResult, notes
-from chorus.checkpoints.adapter_writer import AdapterWriter, matrix_modules, task_of
+from chorus.checkpoints.adapter_writer import AdapterWriter, matrix_modules
 from chorus.checkpoints.model import Model
 from chorus.checkpoints.sidecar import write_json
 from chorus.checkpoints.writer import write_text
 from chorus.merge.plan import Plan, Variant
 from chorus.merge.planning.published import licences, public_document
 from chorus.merge.runs.side_files import input_identities, provenance_of
+from chorus.models.registry import peft_task
 from chorus.provenance import licence_warnings, model_card
 
 
@@ -65,4 +66,4 @@ def task_type(plan: Plan, base: Model) -> str | None:
     if len(named) == 1:
         found: Any = named.pop()
         return found
-    return task_of(base.config)
+    return peft_task(base.config)

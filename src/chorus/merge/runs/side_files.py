@@ -14,12 +14,11 @@ from chorus.checkpoints.writer import write_text
 from chorus.identity import bytes_hash, file_hash, file_sha256
 from chorus.merge.arithmetic.tensor_plan import TensorPlan
 from chorus.merge.plan import Plan, Variant
-from chorus.merge.planning.inputs import vocabulary_sizes
 from chorus.merge.planning.published import licences, plain_parameters, public_document
+from chorus.models.registry import kind_of
 from chorus.provenance import card_metadata, licence_warnings, model_card, versions
 
 Done = dict[tuple[str, str], dict[str, Any]]
-SPEECH_TO_TEXT = ("whisper", "wav2vec2", "hubert", "wavlm", "moonshine", "parakeet", "seamless")
 SHOW_LOSS = 0.10  # share of the delta lost to the cast above which a merge warns
 
 
@@ -186,11 +185,8 @@ def _card(plan: Plan, variant: Variant, losses: list[str]) -> str:
     for one in metadata:
         value = one.get("language") or []
         languages += [str(v) for v in ([value] if isinstance(value, str) else value)]
-    model_type = str(donor.config.get("model_type", ""))
-    tag = card_metadata(donor.directory).get("pipeline_tag")
-    if tag is None:
-        speech = model_type.startswith(SPEECH_TO_TEXT)
-        tag = "automatic-speech-recognition" if speech else "text-generation" if vocabulary_sizes(donor) else None
+    kind = kind_of(donor.config)
+    tag = card_metadata(donor.directory).get("pipeline_tag") or (kind.pipeline_tag if kind is not None else None)
     names = list(dict.fromkeys(r.without_adapter.name if r.adapter is None else r.name for r in plan.references))
     return model_card(
         title=variant.name or f"{variant.method} of {len(plan.references)} models",

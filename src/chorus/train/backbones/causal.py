@@ -5,48 +5,44 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from chorus.data.limits import limits_from
+from chorus.data.manifest import Row
 from chorus.data.utterance import Utterance
-from chorus.train.backbones.protocol import IGNORED
-from chorus.train.backbones.shared import (
-    evaluating,
-    load_dtype,
-    load_pretrained,
-    load_side,
-    nothing,
-    pad,
-    pad_labels,
-    row_numbers,
-)
+from chorus.models.batches import as_taken, pad
+from chorus.models.kind import Kind
+from chorus.models.loading import load_parts
+from chorus.train.backbones.protocol import ROWS, Example
+from chorus.train.backbones.shared import after_prompts, evaluating, load_dtype, nothing, origin_of, row_numbers
 from chorus.train.config import Augment, TrainConfig
 
 if TYPE_CHECKING:
     from numpy.random import Generator
+    from transformers import PreTrainedModel
+
+    from chorus.models.batches import Batch
 
 LONGEST_TOKENS = 2048  # of an example; more is cut, as a language model can be taught in parts
+NEW_TOKENS = 64  # of an answer, at most
 
 
-class Causal:
+class CausalBackbone:
     """The backbone (see protocol.py)."""
 
-    needs_audio = False
     default_roles: tuple[str, ...] = ("language_model",)
     default_save_modules: tuple[str, ...] = ()
     longest_s: float | None = None
 
-    def __init__(self, config: TrainConfig, device: str) -> None:
-        from transformers import AutoModelForCausalLM, AutoTokenizer
+    def __init__(self, kind: Kind, config: TrainConfig, device: str, texts: Sequence[str]) -> None:
+        self.kind = kind
+        self.parts = load_parts(kind, origin_of(config), load_dtype(config, device))
+        self.model, self.tokenizer = self.parts.model, self.parts.tokenizer
+        self.limits = kind.limits(self.model.config.to_dict(), self.tokenizer)
+        self.end = int(self.tokenizer.eos_token_id)
+        padding = self.tokenizer.pad_token_id
+        self.padding = int(padding) if padding is not None else self.end
 
-        self.config = config
-        self.model = load_pretrained(AutoModelForCausalLM, config, load_dtype(config, device))
-        self.tokenizer = load_side(AutoTokenizer, config, "tokenizer")
-        self.limits = limits_from(self.model.config, self.tokenizer)
-        self.end = self.tokenizer.eos_token_id
-        self.padding = self.tokenizer.pad_token_id if self.tokenizer.pad_token_id is not None else self.end
-
-    def prompt(self, row: Any) -> list[int]:
+    def prompt(self, row: Row) -> list[int]:
         """The row's column `prompt` as the model's chat template has it; nothing where there is none."""
         asked = row.get("prompt")
         if not asked:
@@ -58,39 +54,40 @@ class Causal:
         found: list[int] = self.tokenizer.encode(asked, add_special_tokens=False)
         return found
 
-    def example(self, utterance: Utterance, rng: Generator | None, augment: Augment) -> dict[str, Any]:
-        prompt = self.prompt(utterance.row)
+    def warnings(self) -> list[str]:
+        return []
+
+    def misfit(self, utterance: Utterance) -> str:
+        return ""
+
+    def example(self, utterance: Utterance, rng: Generator | None, augment: Augment) -> Example:
+        prompt = self.prompt(utterance.row)[:LONGEST_TOKENS]
         text = [*self.tokenizer.encode(utterance.row.text, add_special_tokens=False), self.end]
-        ids = [*prompt, *text][:LONGEST_TOKENS]
-        return {"ids": ids, "labels": [*[IGNORED] * len(prompt), *text][:LONGEST_TOKENS]}
+        return Example(text[: LONGEST_TOKENS - len(prompt)], prompt)
 
-    def collate(self, examples: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        ids = [e["ids"] for e in examples]
-        return {
-            "input_ids": pad(ids, self.padding),
-            "attention_mask": pad([[1] * len(i) for i in ids], 0),
-            "labels": pad_labels([e["labels"] for e in examples]),
-            "rows": row_numbers(examples),
-        }
+    def collate(self, examples: Sequence[Example]) -> Batch:
+        return {**after_prompts(examples, self.padding), ROWS: row_numbers(examples)}
 
-    def window(self, model: Any, batch: dict[str, Any]) -> AbstractContextManager[None]:
+    def window(self, model: PreTrainedModel, batch: Batch) -> AbstractContextManager[None]:
         return nothing()
 
-    def transcribe(self, model: Any, utterances: Sequence[Utterance], **settings: Any) -> list[str]:
+    def transcribe(
+        self, model: PreTrainedModel, utterances: Sequence[Utterance], *, max_new_tokens: int | None = None,
+        window_s: float | None = None, synced_gpus: bool = False,
+    ) -> list[str]:  # fmt: skip
         """What follows the prompts."""
         ids = [self.prompt(u.row) or [self.end] for u in utterances]
-        inputs = pad(ids, self.padding, left=True)
-        mask = pad([[1] * len(i) for i in ids], 0, left=True)
-        device = next(model.parameters()).device
-        limit = settings.get("max_new_tokens") or 64
+        batch = {
+            "input_ids": pad(ids, self.padding, left=True),
+            "attention_mask": pad([[1] * len(one) for one in ids], 0, left=True),
+        }
         with evaluating(model):
             found = model.generate(
-                input_ids=inputs.to(device), attention_mask=mask.to(device), do_sample=False, max_new_tokens=limit,
-                pad_token_id=self.padding, synced_gpus=settings.get("synced_gpus", False),
+                **as_taken(batch, model), do_sample=False, max_new_tokens=max_new_tokens or NEW_TOKENS,
+                pad_token_id=self.padding, synced_gpus=synced_gpus,
             )  # fmt: skip
-        texts = self.tokenizer.batch_decode(found[:, inputs.shape[1] :], skip_special_tokens=True)
-        return [text.strip() for text in texts]
+        answers = found[:, batch["input_ids"].shape[1] :]
+        return [str(text).strip() for text in self.tokenizer.batch_decode(answers, skip_special_tokens=True)]
 
     def save_side_files(self, directory: Path) -> None:
-        self.tokenizer.save_pretrained(directory)
-        self.model.generation_config.save_pretrained(directory)
+        self.parts.save_side_files(directory)

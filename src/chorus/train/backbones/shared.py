@@ -1,67 +1,43 @@
-"""What several kinds of models need."""
+"""What several backbones need."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 
-from chorus.checkpoints.sidecar import VOCABULARIES
-from chorus.errors import CheckpointError
-from chorus.train.backbones.protocol import IGNORED
+from chorus.cache import Cache
+from chorus.data.utterance import Utterance
+from chorus.models.batches import pad
+from chorus.models.loading import Origin
+from chorus.models.recogniser import Recogniser, Speech
+from chorus.train.backbones.protocol import IGNORED, Example
 from chorus.train.config import TrainConfig
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
-def load_dtype(config: TrainConfig, device: str) -> Any:
+NEW_TOKENS = 200  # of a hypothesis, at most
+
+
+def origin_of(config: TrainConfig) -> Origin:
+    """Where the base is loaded from."""
+    return Origin(config.model.base, config.model.revision)
+
+
+def cache_of(config: TrainConfig) -> Cache | None:
+    """Where features are kept."""
+    return Cache() if config.data.features_cache else None
+
+
+def load_dtype(config: TrainConfig, device: str) -> str:
     """Weights are trained in float32 unless told; a frozen base under an adapter may be kept smaller on a GPU."""
-    name = config.model.dtype
-    if name != "auto":
-        return getattr(torch, name)
+    if config.model.dtype != "auto":
+        return config.model.dtype
     adapter = config.adapter is not None or config.model.adapter
-    return torch.bfloat16 if adapter and device.startswith(("cuda", "xpu")) else torch.float32
-
-
-def load_pretrained(cls: Any, config: TrainConfig, dtype: Any, **more: Any) -> Any:
-    """`from_pretrained`, of safetensors only, whose failure says what could not be loaded."""
-    more |= {"revision": config.model.revision, "dtype": dtype, "use_safetensors": True}
-    try:
-        return cls.from_pretrained(config.model.base, **more)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise CheckpointError(
-            f"{config.model.base}: cannot be loaded ({error})", "check model.base; .bin files are not read"
-        ) from None
-
-
-def load_side(cls: Any, config: TrainConfig, what: str) -> Any:
-    """A tokenizer or feature extractor; `CheckpointError` where the directory has none.
-
-    transformers 5 makes an empty tokenizer of a directory without one, so that the files are looked for first.
-    """
-    base = Path(config.model.base)
-    if what == "tokenizer" and base.is_dir() and not any((base / name).exists() for name in VOCABULARIES):
-        raise CheckpointError(
-            f"{base}: no tokenizer (none of {', '.join(VOCABULARIES)})", "copy it from the base model"
-        )
-    try:
-        return cls.from_pretrained(config.model.base, revision=config.model.revision)
-    except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise CheckpointError(
-            f"{config.model.base}: no {what} ({reason})", f"copy the {what}'s files beside the weights"
-        ) from None
-
-
-def pad(sequences: Sequence[Sequence[int]], value: int, *, left: bool = False) -> torch.Tensor:
-    """Integer sequences as one tensor [batch, longest]."""
-    width = max(map(len, sequences))
-    rows = []
-    for one in sequences:
-        filling = [value] * (width - len(one))
-        rows.append([*filling, *one] if left else [*one, *filling])
-    return torch.tensor(rows)
+    return "bfloat16" if adapter and device.startswith(("cuda", "xpu")) else "float32"
 
 
 def pad_labels(labels: Sequence[Sequence[int]]) -> torch.Tensor:
@@ -69,8 +45,37 @@ def pad_labels(labels: Sequence[Sequence[int]]) -> torch.Tensor:
     return pad(labels, IGNORED)
 
 
-def row_numbers(examples: Sequence[dict[str, Any]]) -> torch.Tensor:
-    return torch.tensor([e.get("row", -1) for e in examples])
+def after_prompts(examples: Sequence[Example], padding: int) -> dict[str, torch.Tensor]:
+    """Prompts and what follows them as one sequence each, of which the prompts have no loss."""
+    ids = [[*one.prompt, *one.labels] for one in examples]
+    return {
+        "input_ids": pad(ids, padding),
+        "attention_mask": pad([[1] * len(one) for one in ids], 0),
+        "labels": pad_labels([[*[IGNORED] * len(one.prompt), *one.labels] for one in examples]),
+    }
+
+
+def row_numbers(examples: Sequence[Example]) -> torch.Tensor:
+    return torch.tensor([one.row for one in examples])
+
+
+def recognised(
+    recogniser: Recogniser, model: PreTrainedModel, utterances: Sequence[Utterance], *, prompt: str = "",
+    max_new_tokens: int | None, synced_gpus: bool,
+) -> list[str]:  # fmt: skip
+    """What a recogniser makes of rows, together or one by one as evaluation decodes them too.
+
+    `prompt` is for rows that ask nothing themselves.
+    """
+    speech = [Speech(u.audio, u.key, u.row.get("prompt") or prompt) for u in utterances]
+    parts = [speech] if recogniser.batches else [[one] for one in speech]
+    texts: list[str] = []
+    with evaluating(model):
+        for part in parts:
+            texts += recogniser.texts(
+                model, recogniser.inputs(part), max_new_tokens=max_new_tokens or NEW_TOKENS, synced_gpus=synced_gpus
+            )
+    return texts
 
 
 @contextmanager
@@ -79,7 +84,7 @@ def nothing() -> Iterator[None]:
 
 
 @contextmanager
-def evaluating(model: Any) -> Iterator[None]:
+def evaluating(model: PreTrainedModel) -> Iterator[None]:
     """Without dropout and gradients, and back."""
     was = model.training
     model.eval()

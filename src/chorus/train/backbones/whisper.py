@@ -6,77 +6,90 @@ import zlib
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import torch
-
-from chorus.architectures.whisper import TASKS, complete_generation, shorter_window
-from chorus.cache import Cache
-from chorus.data.audio import RATE
-from chorus.data.features import FRAMES_PER_SECOND, MARGIN, LogMel
-from chorus.data.limits import PREFIX_TOKENS, limits_from
+from chorus.data.manifest import Row
 from chorus.data.utterance import Utterance
-from chorus.errors import DataError, nearest
+from chorus.errors import DataError, UsageError
+from chorus.models.batches import as_taken
+from chorus.models.features import FRAMES_PER_SECOND, MARGIN, RATE
+from chorus.models.kind import Kind
 from chorus.models.languages import known_language
-from chorus.train.backbones.shared import evaluating, load_dtype, load_pretrained, load_side, pad_labels, row_numbers
+from chorus.models.loading import load_parts
+from chorus.models.whisper import PREFIX_TOKENS, GenerateSettings, LoadedWhisper, shorter_window, task_token
+from chorus.tasks.registry import parse_task
+from chorus.train.backbones.protocol import ROWS, Example
+from chorus.train.backbones.shared import (
+    NEW_TOKENS,
+    cache_of,
+    evaluating,
+    load_dtype,
+    origin_of,
+    pad_labels,
+    row_numbers,
+)
 from chorus.train.config import Augment, TrainConfig
 from chorus.train.examples import changed, masked
 
 if TYPE_CHECKING:
     from numpy.random import Generator
+    from transformers import PreTrainedModel
+
+    from chorus.models.batches import Batch
 
 SECONDS_PER_TIMESTAMP = 0.02
-NEW_TOKENS = 200  # of a transcript, at most
 
 
-class Whisper:
+class WhisperBackbone:
     """The backbone (see protocol.py)."""
 
-    needs_audio = True
     default_roles: tuple[str, ...] = ("encoder", "decoder", "cross_attention")
     default_save_modules: tuple[str, ...] = ()
 
-    def __init__(self, config: TrainConfig, device: str) -> None:
-        from transformers import WhisperFeatureExtractor, WhisperForConditionalGeneration, WhisperTokenizerFast
-
+    def __init__(self, kind: Kind, config: TrainConfig, device: str, texts: Sequence[str]) -> None:
+        self.kind = kind
         self.config = config
-        self.model = load_pretrained(WhisperForConditionalGeneration, config, load_dtype(config, device))
-        self.tokenizer = load_side(WhisperTokenizerFast, config, "tokenizer")
-        self.extractor = load_side(WhisperFeatureExtractor, config, "feature extractor")
-        self.features = LogMel(self.extractor, Cache() if config.data.features_cache else None)
-        self.limits = limits_from(self.model.config, self.tokenizer)
-        self.positions = int(self.model.config.max_source_positions)
-        longest = self.positions * 2 / FRAMES_PER_SECOND
-        self.windows = sorted({min(float(s), longest) for s in config.train.window_s})
+        self.parts = load_parts(kind, origin_of(config), load_dtype(config, device))
+        self.model, self.tokenizer = self.parts.model, self.parts.tokenizer
+        self.whisper = LoadedWhisper(self.parts, cache_of(config))
+        self.features, self.limits, self.token = self.whisper.features, self.whisper.limits, self.whisper.token
+        self.windows = sorted({min(float(s), self.whisper.longest_s) for s in config.train.window_s})
         self.longest_s: float | None = self.windows[-1]
-        self.multilingual = bool(self.limits.languages)
-        complete_generation(self.model, self.tokenizer, self.limits.languages)
-        # what training sets; it must not survive in the generation settings (transformers refuses to save it)
-        self.model.config.forced_decoder_ids = None
 
-    def token(self, name: str) -> int:
-        return int(self.tokenizer.convert_tokens_to_ids(name))
-
-    def prefix(self, row: Any) -> list[int]:
-        """Language and task of a row; English-only models have none."""
-        if not self.multilingual:
+    def warnings(self) -> list[str]:
+        share = self.config.data.timestamps
+        if share not in (0.0, 1.0):
             return []
-        return [self.token(f"<|{self.language(row)}|>"), self.token(f"<|{self.task(row)}|>")]
+        kind = "without" if share == 0 else "with"
+        return [
+            f"every target is {kind} timestamps (data.timestamps: {share:g}). A Whisper that is taught only one way "
+            "breaks in the other: whisper.cpp and faster-whisper ask for timestamps by default."
+        ]
 
-    def language(self, row: Any) -> str:
+    def misfit(self, utterance: Utterance) -> str:
+        self.prefix(utterance.row)  # a row without a language is found before the model is trained
+        return ""
+
+    def prefix(self, row: Row) -> list[int]:
+        """Language and task of a row; English-only models have none."""
+        return self.whisper.spoken(self.language(row), self.task(row)) if self.whisper.languages else []
+
+    def language(self, row: Row) -> str:
         """The row's language as its code; `DataError` where there is none or it is unknown."""
         return known_language(
             row.language, self.limits.languages, where=row, hint="give a column language, or data.language=CODE"
         )
 
-    def task(self, row: Any) -> str:
-        named = row.get(self.config.data.task_column)
-        task = named or ("translate" if self.config.task == "translate" else "transcribe")
-        if task not in TASKS:
-            raise DataError(f'{row}: unknown task "{task}"{nearest(task, TASKS)}')
-        return str(task)
+    def task(self, row: Row) -> str:
+        """The row's task, else the training's; `DataError` where Whisper has none such."""
+        try:
+            task = parse_task(row.get(self.config.data.task_column) or self.config.task)
+            task_token(task)
+        except UsageError as error:
+            raise DataError(f"{row}: {error.message}", error.hint) from None
+        return task
 
-    def targets(self, row: Any, end_s: float, *, timestamps: bool) -> list[int]:
+    def targets(self, row: Row, end_s: float, *, timestamps: bool) -> list[int]:
         """The tokens after `<|startoftranscript|>`, which the model puts before them by itself."""
         words = self.tokenizer.encode(f" {row.text}", add_special_tokens=False)
         if timestamps:
@@ -85,7 +98,7 @@ class Whisper:
             return [*self.prefix(row), first, *words, last, self.tokenizer.eos_token_id]
         return [*self.prefix(row), self.token("<|notimestamps|>"), *words, self.tokenizer.eos_token_id]
 
-    def example(self, utterance: Utterance, rng: Generator | None, augment: Augment) -> dict[str, Any]:
+    def example(self, utterance: Utterance, rng: Generator | None, augment: Augment) -> Example:
         end_s = utterance.duration_s
         if rng is not None and augment.changes_audio:
             audio = changed(utterance.audio(), augment, rng)[: int(self.windows[-1] * RATE)]
@@ -94,76 +107,74 @@ class Whisper:
         else:
             features = self.features.cached(utterance.key(), utterance.audio)
             end_s = end_s or (features.shape[1] - 2) / FRAMES_PER_SECOND
-        zero = False
+        zeros = False
         # measured rows are of both kinds too, and each is always of the same
         timestamps = zlib.crc32(str(utterance.row).encode()) < self.config.data.timestamps * 2**32
         if rng is not None:
             features = masked(features, augment, rng)
             timestamps = bool(rng.random() < self.config.data.timestamps)
-            zero = bool(rng.random() < augment.zero_tail)
-        return {"features": features, "labels": self.targets(utterance.row, end_s, timestamps=timestamps), "zero": zero}
+            zeros = bool(rng.random() < augment.zero_tail)
+        labels = self.targets(utterance.row, end_s, timestamps=timestamps)
+        return Example(labels, audio=features, zeros=zeros)
 
-    def collate(self, examples: Sequence[dict[str, Any]]) -> dict[str, Any]:
-        window_s = self._window_s(examples)
-        features = self.features.window(
-            [e["features"] for e in examples], int(window_s * FRAMES_PER_SECOND), [e["zero"] for e in examples]
-        )
-        labels = pad_labels([e["labels"] for e in examples])
-        return {"input_features": features, "labels": labels, "rows": row_numbers(examples)}
+    def collate(self, examples: Sequence[Example]) -> Batch:
+        audio = [one.audio for one in examples if one.audio is not None]
+        longest = max(one.shape[1] for one in audio) - MARGIN
+        columns = int(self._window_s(longest, examples[0].draw) * FRAMES_PER_SECOND)
+        return {
+            "input_features": self.features.window(audio, columns, [one.zeros for one in examples]),
+            "labels": pad_labels([one.labels for one in examples]),
+            ROWS: row_numbers(examples),
+        }
 
-    def _window_s(self, examples: Sequence[dict[str, Any]]) -> float:
-        """One of the windows that hold the longest of the batch, as the first row drew it."""
-        longest = max(e["features"].shape[1] for e in examples) - MARGIN
-        fitting = [w for w in self.windows if w * FRAMES_PER_SECOND >= longest] or self.windows[-1:]
-        return fitting[examples[0].get("draw", 0) % len(fitting)]
+    def _window_s(self, columns: int, draw: int) -> float:
+        """One of the windows that hold the longest of a batch, as its first row drew it."""
+        fitting = [w for w in self.windows if w * FRAMES_PER_SECOND >= columns] or self.windows[-1:]
+        return fitting[draw % len(fitting)]
 
-    def window(self, model: Any, batch: dict[str, Any]) -> AbstractContextManager[None]:
-        """Hear a window as long as the batch (see chorus.architectures.window)."""
+    def window(self, model: PreTrainedModel, batch: Batch) -> AbstractContextManager[None]:
+        """The model on a window as long as the batch."""
         return shorter_window(_unwrapped(model), batch["input_features"].shape[-1] // 2)
 
-    def transcribe(self, model: Any, utterances: Sequence[Utterance], **settings: Any) -> list[str]:
+    def transcribe(
+        self, model: PreTrainedModel, utterances: Sequence[Utterance], *, max_new_tokens: int | None = None,
+        window_s: float | None = None, synced_gpus: bool = False,
+    ) -> list[str]:  # fmt: skip
         """Without timestamps, each row in its language and task."""
         texts: dict[int, str] = {}
-        window_s = min(settings.pop("window_s", None) or self.windows[-1], self.windows[-1])
+        window_s = min(window_s or self.windows[-1], self.windows[-1])
         room = int(self.model.config.max_target_positions) - PREFIX_TOKENS
-        given = {k: v for k, v in settings.items() if v is not None}
-        settings = {**given, "max_new_tokens": min(given.get("max_new_tokens", NEW_TOKENS), room)}
-        kinds: dict[tuple[int, ...], list[int]] = {}
+        settings = GenerateSettings(max_new_tokens=min(max_new_tokens or NEW_TOKENS, room), synced_gpus=synced_gpus)
+        alike: dict[tuple[int, ...], list[int]] = {}
         for i, utterance in enumerate(utterances):
-            kinds.setdefault(tuple(self.prefix(utterance.row)), []).append(i)
-        for members in kinds.values():
+            alike.setdefault(tuple(self.prefix(utterance.row)), []).append(i)
+        for members in alike.values():
             found = self._transcribe_alike(model, [utterances[i] for i in members], window_s, settings)
             texts |= dict(zip(members, found, strict=True))
         return [texts[i] for i in range(len(utterances))]
 
     def _transcribe_alike(
-        self, model: Any, utterances: Sequence[Utterance], window_s: float, settings: dict[str, Any]
+        self, model: PreTrainedModel, utterances: Sequence[Utterance], window_s: float, settings: GenerateSettings
     ) -> list[str]:
         """Rows of one language and task."""
         features = [self.features.cached(u.key(), u.audio) for u in utterances]
         fitting = max(window_s, -(-max(f.shape[1] - MARGIN for f in features) // FRAMES_PER_SECOND))
-        batch = {"input_features": self.features.window(features, int(fitting * FRAMES_PER_SECOND))}
+        batch: Batch = {"input_features": self.features.window(features, int(fitting * FRAMES_PER_SECOND))}
         row = utterances[0].row
-        spoken = {"language": self.language(row), "task": self.task(row)} if self.multilingual else {}
-        inputs = batch["input_features"].to(next(model.parameters()).device, _dtype(model))
+        if self.whisper.languages:
+            settings = {**settings, "language": self.language(row), "task": task_token(self.task(row))}
         with evaluating(model), self.window(model, batch):
             ids = model.generate(
-                input_features=inputs, num_beams=1, do_sample=False, return_timestamps=False, **spoken, **settings
+                **as_taken(batch, model), num_beams=1, do_sample=False, return_timestamps=False, **settings
             )
-        return [text.strip() for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
+        return [str(text).strip() for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
 
     def save_side_files(self, directory: Path) -> None:
-        self.tokenizer.save_pretrained(directory)
-        self.extractor.save_pretrained(directory)
-        self.model.generation_config.save_pretrained(directory)
+        self.parts.save_side_files(directory)
 
 
-def _unwrapped(model: Any) -> Any:
+def _unwrapped(model: PreTrainedModel) -> PreTrainedModel:
     """The Whisper inside PEFT's, DDP's and accelerate's wrappers."""
     while hasattr(model, "module"):
         model = model.module
     return model.get_base_model() if hasattr(model, "get_base_model") else model
-
-
-def _dtype(model: Any) -> torch.dtype:
-    return next(p.dtype for p in model.parameters() if p.is_floating_point())

@@ -11,19 +11,18 @@ from pathlib import Path
 from typing import Any
 
 from chorus import cache
-from chorus.architectures.whisper import task_token
 from chorus.data.manifest import Row
 from chorus.errors import CheckpointError, ChorusError, MissingExtraError
-from chorus.lazy import lazy
 from chorus.models.languages import known_language
+from chorus.models.loading import load_parts, read_config
+from chorus.models.registry import kind_of
+from chorus.models.whisper import KIND, task_token
 from chorus.runtime import device_parts, quiet_libraries
+from chorus.transcribe.backends.huggingface import origin_of
 from chorus.transcribe.backends.isolated import Isolated
-from chorus.transcribe.backends.loading import load_config, load_model, load_side
 from chorus.transcribe.backends.protocol import Backend, Hypothesis, Sound
 from chorus.transcribe.decoding import BY_COLUMN, DETECT, Decoding
 from chorus.transcribe.systems import CONVERTED, System
-
-transformers = lazy("transformers")
 
 COPIED = ("tokenizer.json", "preprocessor_config.json")  # what faster-whisper reads beside the model
 
@@ -45,16 +44,15 @@ def convert(system: System) -> Path:
     if (final / CONVERTED).exists():
         os.utime(final)
         return final
-    if load_config(system).model_type != "whisper":
+    origin = origin_of(system)
+    if kind_of(read_config(origin)) is not KIND:
         raise CheckpointError(f"{system.label}: faster-whisper runs Whisper only", "use --backend transformers")
     from ctranslate2.converters import TransformersConverter
 
     place.mkdir(parents=True, exist_ok=True)
     with quiet_libraries(), tempfile.TemporaryDirectory(dir=place) as folder:
         source = Path(folder) / "source"
-        load_model(transformers.WhisperForConditionalGeneration, system, Decoding(), "cpu").save_pretrained(source)
-        load_side(transformers.WhisperTokenizerFast, system, "tokenizer").save_pretrained(source)
-        load_side(transformers.WhisperFeatureExtractor, system, "feature extractor").save_pretrained(source)
+        load_parts(KIND, origin, "float32").save(source)
         try:
             TransformersConverter(str(source), copy_files=[n for n in COPIED if (source / n).exists()]).convert(
                 str(Path(folder) / "made")

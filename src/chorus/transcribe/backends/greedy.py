@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 from chorus.lazy import lazy
 
-torch = lazy("torch")
+if TYPE_CHECKING:
+    import torch
+    from transformers import WhisperForConditionalGeneration
+else:
+    torch = lazy("torch")
 
 LEAVE_AT = 0.25  # of the rows ended: the others go on without them
 
 
 def greedy(
-    model: Any,
-    hidden: Any,
+    model: WhisperForConditionalGeneration,
+    hidden: torch.Tensor,
     prefixes: Sequence[Sequence[int]],
     *,
     max_new_tokens: int,
     suppress: Sequence[int] = (),
     suppress_first: Sequence[int] = (),
-    observe: Any = None,
+    observe: Callable[[list[int], torch.Tensor], None] | None = None,
 ) -> list[list[int]]:
     """Tokens after each prefix, up to the end token; all prefixes have one length.
 

@@ -1,35 +1,39 @@
-"""The transformers backend: from a model's config to the class that decodes it."""
+"""The transformers backend: a system's kind says what decodes it."""
 
 from __future__ import annotations
 
-from chorus.architectures.qwen_audio import SPEECH_LLMS
-from chorus.errors import CheckpointError, UsageError
+from collections.abc import Callable
+
+from chorus.errors import UsageError
+from chorus.models.kind import Kind, named_class
+from chorus.models.loading import Origin, kind_at, load_parts
+from chorus.models.parts import Parts
 from chorus.runtime import quiet_libraries
-from chorus.transcribe.backends.loading import load_config
 from chorus.transcribe.backends.protocol import Backend
 from chorus.transcribe.decoding import Decoding
 from chorus.transcribe.systems import System
 
+OpenDecoder = Callable[[Kind, Parts, Decoding], Backend]
+
+
+def origin_of(system: System) -> Origin:
+    """Where a system is loaded from."""
+    return Origin(
+        system.directory, label=system.label, tensors=system.tensors, tokenizer=system.tokenizer, config=system.config,
+        generation=system.generation,
+    )  # fmt: skip
+
 
 def open_backend(system: System, decoding: Decoding, device: str) -> Backend:
-    """Load a system. `CheckpointError` where it cannot be, or where it hears nothing."""
+    """Load a system. `CheckpointError` where it cannot be, or where it takes no audio."""
     if system.kind == "converted":
         raise UsageError(f"{system.label} is converted for CTranslate2", "use --backend faster-whisper")
+    if decoding.dtype == "int8":
+        raise UsageError("int8 is faster-whisper's", "use --backend faster-whisper, or float32, float16, bfloat16")
+    origin = origin_of(system)
+    kind = kind_at(origin, "decoded")
     with quiet_libraries():
-        config = load_config(system)
-        if config.model_type == "whisper":
-            from chorus.transcribe.backends.whisper import Whisper
-
-            return Whisper(system, decoding, device)
-        if config.model_type in SPEECH_LLMS:
-            from chorus.transcribe.backends.speech_llm import SpeechLlm
-
-            return SpeechLlm(system, decoding, device, SPEECH_LLMS[config.model_type])
-        if hasattr(config, "ctc_loss_reduction"):
-            from chorus.transcribe.backends.ctc import Ctc
-
-            return Ctc(system, decoding, device)
-    raise CheckpointError(
-        f"{system.label}: a {config.model_type} model cannot be decoded here",
-        "Whisper, wav2vec2-like CTC models, Qwen2-Audio and Qwen2.5-Omni can",
-    )
+        parts = load_parts(kind, origin, decoding.dtype)
+        parts.model = parts.model.eval().requires_grad_(False).to(device)
+        opened: OpenDecoder = named_class(kind.decoder)
+        return opened(kind, parts, decoding)

@@ -3,47 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from chorus.architectures.whisper import complete_generation, shorter_window, task_token
 from chorus.cache import Cache
-from chorus.data.audio import RATE
-from chorus.data.features import FRAMES_PER_SECOND, LogMel
-from chorus.data.limits import limits_from
 from chorus.data.manifest import Row
 from chorus.lazy import lazy
+from chorus.models.batches import as_taken
+from chorus.models.features import FRAMES_PER_SECOND, RATE
+from chorus.models.kind import Kind
 from chorus.models.languages import known_language
+from chorus.models.loading import put_weights
+from chorus.models.parts import Parts
+from chorus.models.whisper import GenerateSettings, LoadedWhisper, shorter_window, task_token
 from chorus.transcribe.backends.greedy import greedy
-from chorus.transcribe.backends.loading import load_model, load_side, put_weights
 from chorus.transcribe.backends.protocol import Hypothesis, Sound
 from chorus.transcribe.decoding import BY_COLUMN, DETECT, Decoding
-from chorus.transcribe.systems import System
 
 if TYPE_CHECKING:
-    from chorus.checkpoints.lazy_tensor import LazyTensor
+    import torch
 
-torch = lazy("torch")
-transformers = lazy("transformers")
+    from chorus.checkpoints.lazy_tensor import LazyTensor
+    from chorus.models.batches import Batch
+    from chorus.models.features import Features
+else:
+    torch = lazy("torch")
 
 PROMPT_SHARE = 2  # of the decoder's positions a prompt takes at most one half, as openai-whisper has it
 
 
-class Whisper:
+class WhisperDecoder:
     """The backend (see protocol.py)."""
 
     long_form = True
 
-    def __init__(self, system: System, decoding: Decoding, device: str) -> None:
-        self.decoding, self.device, self.task = decoding, device, task_token(decoding.task)
-        self.model = load_model(transformers.WhisperForConditionalGeneration, system, decoding, device)
-        self.tokenizer = load_side(transformers.WhisperTokenizerFast, system, "tokenizer")
-        extractor = load_side(transformers.WhisperFeatureExtractor, system, "feature extractor")
-        self.extractor = extractor
-        self.features = LogMel(extractor, Cache())
-        self.languages = set(limits_from(self.model.config, self.tokenizer).languages)
-        complete_generation(self.model, self.tokenizer, self.languages)
-        self.model.config.forced_decoder_ids = None
-        self.longest_s: float | None = self.model.config.max_source_positions * 2 / FRAMES_PER_SECOND
+    def __init__(self, kind: Kind, parts: Parts, decoding: Decoding) -> None:
+        self.decoding, self.task = decoding, task_token(decoding.task)
+        self.whisper = LoadedWhisper(parts, Cache())
+        self.model, self.tokenizer = parts.model, parts.tokenizer
+        self.languages = self.whisper.languages
+        self.longest_s = self.whisper.longest_s
         self.windows = sorted({min(float(s), self.longest_s) for s in (*(decoding.window_s or ()), self.longest_s)})
         self.facts: dict[str, str] = {}  # versions of transformers and torch are told of every result
         self.prompt = self._prompt(decoding.prompt)
@@ -53,10 +51,7 @@ class Whisper:
             return []
         ids = self.tokenizer.encode(f" {text.strip()}", add_special_tokens=False)
         room = self.model.config.max_target_positions // PROMPT_SHARE - 1
-        return [self.token("<|startofprev|>"), *ids[-room:]]
-
-    def token(self, name: str) -> int:
-        return int(self.tokenizer.convert_tokens_to_ids(name))
+        return [self.whisper.token("<|startofprev|>"), *ids[-room:]]
 
     def replace(self, tensors: Mapping[str, LazyTensor]) -> None:
         """As the protocol says."""
@@ -67,7 +62,6 @@ class Whisper:
         return (self._window_of(seconds), -seconds)
 
     def _window_of(self, seconds: float) -> float:
-        assert self.longest_s is not None
         if seconds > self.longest_s:
             return 2 * self.longest_s
         return next(w for w in self.windows if seconds <= w)
@@ -80,18 +74,17 @@ class Whisper:
             groups.setdefault(self._window_of(sound.seconds), []).append(i)
         for window_s, members in groups.items():
             chosen = [sounds[i] for i in members]
-            long = self.longest_s is not None and window_s > self.longest_s
-            decoded = self._long(chosen) if long else self._short(chosen, window_s)
+            decoded = self._long(chosen) if window_s > self.longest_s else self._short(chosen, window_s)
             found |= dict(zip(members, decoded, strict=True))
         return [found[i] for i in range(len(sounds))]
 
     def close(self) -> None:
-        del self.model
+        del self.model, self.whisper
 
     def _short(self, sounds: Sequence[Sound], window_s: float) -> list[Hypothesis]:
-        features = [self.features.cached(s.key, lambda s=s: s.audio) for s in sounds]
-        inputs = self.features.window(features, int(window_s * FRAMES_PER_SECOND))
-        inputs = inputs.to(self.device, self.model.dtype)
+        features = [self._features(sound) for sound in sounds]
+        batch = {"input_features": self.whisper.features.window(features, int(window_s * FRAMES_PER_SECOND))}
+        inputs = as_taken(batch, self.model)["input_features"]
         with torch.inference_mode(), shorter_window(self.model, inputs.shape[-1] // 2):
             hidden = self.model.get_encoder()(inputs).last_hidden_state
             languages = self._languages(sounds, hidden)
@@ -102,7 +95,10 @@ class Whisper:
         texts = self.tokenizer.batch_decode(ids, skip_special_tokens=True)
         return [Hypothesis(t.strip(), code) for t, code in zip(texts, languages, strict=True)]
 
-    def _languages(self, sounds: Sequence[Sound], hidden: Any = None) -> list[str]:
+    def _features(self, sound: Sound) -> Features:
+        return self.whisper.features.cached(sound.key, lambda: sound.audio)
+
+    def _languages(self, sounds: Sequence[Sound], hidden: torch.Tensor | None = None) -> list[str]:
         """The code of each sound; empty where the model is English-only, or where long form detects by itself."""
         if not self.languages:
             return [""] * len(sounds)
@@ -121,21 +117,21 @@ class Whisper:
         text = row.language if given == BY_COLUMN else given
         return known_language(text, self.languages, where=row, hint="give --language CODE, or --language detect")
 
-    def _detected(self, hidden: Any) -> list[str]:
+    def _detected(self, hidden: torch.Tensor) -> list[str]:
         """The likeliest language token after the start, as openai-whisper detects."""
         from transformers.modeling_outputs import BaseModelOutput
 
-        start = torch.full((len(hidden), 1), self.model.generation_config.decoder_start_token_id, device=self.device)
+        start = torch.full((len(hidden), 1), self.model.generation_config.decoder_start_token_id, device=hidden.device)
         out = self.model(encoder_outputs=BaseModelOutput(last_hidden_state=hidden), decoder_input_ids=start)
         known = {int(i): token.strip("<|>") for token, i in self.model.generation_config.lang_to_id.items()}
         ids = sorted(known)
         return [known[ids[i]] for i in out.logits[:, -1, ids].argmax(-1).tolist()]
 
-    def _greedy(self, hidden: Any, languages: Sequence[str]) -> list[list[int]]:
+    def _greedy(self, hidden: torch.Tensor, languages: Sequence[str]) -> list[list[int]]:
         settings = self.model.generation_config
         prefixes = []
         for code in languages:
-            spoken = [self.token(f"<|{code}|>"), self.token(f"<|{self.task}|>")] if code else []
+            spoken = self.whisper.spoken(code, self.decoding.task)
             start = int(settings.decoder_start_token_id)
             prefixes.append([*self.prompt, start, *spoken, int(settings.no_timestamps_token_id)])
         return greedy(
@@ -146,7 +142,7 @@ class Whisper:
     def _room(self, taken: int) -> int:
         return max(1, min(self.decoding.max_new_tokens, int(self.model.config.max_target_positions) - taken - 1))
 
-    def _generate(self, hidden: Any, inputs: Any, languages: Sequence[str]) -> list[list[int]]:
+    def _generate(self, hidden: torch.Tensor, inputs: torch.Tensor, languages: Sequence[str]) -> list[list[int]]:
         """transformers' beams, language by language."""
         from transformers.modeling_outputs import BaseModelOutput
 
@@ -162,14 +158,16 @@ class Whisper:
             found |= dict(zip(members, ids.tolist(), strict=True))
         return [self._without_prompt(found[i]) for i in range(len(languages))]
 
-    def _settings(self, code: str) -> dict[str, Any]:
-        settings: dict[str, Any] = {
-            "num_beams": self.decoding.beam, "do_sample": False, "return_timestamps": self.decoding.timestamps,
-        }  # fmt: skip
+    def _settings(self, code: str) -> GenerateSettings:
+        settings = GenerateSettings(
+            num_beams=self.decoding.beam, do_sample=False, return_timestamps=self.decoding.timestamps
+        )  # fmt: skip
         if self.languages:
-            settings |= {"task": self.task} | ({"language": code} if code else {})
+            settings["task"] = self.task
+            if code:
+                settings["language"] = code
         if self.prompt:
-            settings["prompt_ids"] = torch.tensor(self.prompt, device=self.device)
+            settings["prompt_ids"] = torch.tensor(self.prompt, device=self.model.device)
         return settings
 
     def _without_prompt(self, ids: list[int]) -> list[int]:
@@ -180,16 +178,14 @@ class Whisper:
         """The model's own long form: windows that go on from the last timestamp decoded."""
         hypotheses = []
         for sound, code in zip(sounds, self._languages(sounds), strict=True):
-            made = self.extractor(
+            whole = self.whisper.extractor(
                 sound.audio, sampling_rate=RATE, return_tensors="pt", truncation=False, padding="longest",
                 return_attention_mask=True,
             )  # fmt: skip
-            settings = {**self._settings(code), "return_timestamps": True}
+            batch: Batch = {name: whole[name] for name in ("input_features", "attention_mask")}
+            settings: GenerateSettings = {**self._settings(code), "return_timestamps": True}
             with torch.inference_mode():
-                ids = self.model.generate(
-                    input_features=made["input_features"].to(self.device, self.model.dtype),
-                    attention_mask=made["attention_mask"].to(self.device), **settings,
-                )  # fmt: skip
+                ids = self.model.generate(**as_taken(batch, self.model), **settings)
             text = self.tokenizer.batch_decode(ids, skip_special_tokens=True)[0]
             hypotheses.append(Hypothesis(text.strip(), code))
         return hypotheses

@@ -1,0 +1,35 @@
+"""Causal language models: Qwen2, Llama, Mistral and their like. They take texts alone."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from chorus.models.kind import TEXT, Config, Kind, architecture
+from chorus.models.limits import Limits
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+def recognises(config: Config) -> bool:
+    return architecture(config).endswith("ForCausalLM")
+
+
+def limits(config: Config, tokenizer: PreTrainedTokenizerBase) -> Limits:
+    """The text part's positions."""
+    text = config.get("text_config") or config
+    return Limits(tokenizer, max_tokens=text.get("max_position_embeddings"))
+
+
+KIND = Kind(
+    name="causal",
+    covers="causal language models",
+    recognises=recognises,
+    model_class=architecture,
+    limits=limits,
+    pipeline_tag=TEXT,
+    extractor_class="",
+    decoder="",
+    backbone="chorus.train.backbones.causal:CausalBackbone",
+    peft_task="CAUSAL_LM",
+)

@@ -1,0 +1,191 @@
+"""A model's weights, tokenizer and feature extractor through transformers: one way, for training and evaluation."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from chorus.checkpoints.lazy_tensor import LazyTensor
+from chorus.checkpoints.model import read_json
+from chorus.checkpoints.sidecar import VOCABULARIES, write_json
+from chorus.errors import CheckpointError
+from chorus.lazy import lazy
+from chorus.models.kind import Kind, architecture, named_class
+from chorus.models.parts import Parts
+from chorus.models.registry import covered, kind_of
+
+if TYPE_CHECKING:
+    import torch
+    import transformers
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase, SequenceFeatureExtractor
+
+    from chorus.models.limits import Limits
+else:
+    torch, transformers = lazy("torch"), lazy("transformers")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a model is loaded from: `place` is a directory or a hub id.
+
+    label               what messages call it
+    tensors             in place of the directory's weights
+    tokenizer           where the tokenizer is, where not at `place`
+    config, generation  in place of the directory's settings
+    """
+
+    place: str | Path
+    revision: str | None = None
+    label: str = ""
+    tensors: Mapping[str, LazyTensor] | None = None
+    tokenizer: Path | None = None
+    config: dict[str, Any] | None = None
+    generation: dict[str, Any] | None = None
+
+    def __str__(self) -> str:
+        return self.label or str(self.place)
+
+
+def read_config(origin: Origin) -> dict[str, Any]:
+    """The model's config.json, without its weights; of a hub model also `_commit_hash`."""
+    if origin.config is not None:
+        return origin.config
+    try:
+        if Path(origin.place).is_dir():
+            return read_json(Path(origin.place) / "config.json")
+        found: dict[str, Any]
+        found, _ = transformers.PretrainedConfig.get_config_dict(origin.place, revision=origin.revision)
+        return found
+    except (OSError, ValueError, CheckpointError) as error:
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(f"{origin}: not a model ({reason})", "name a model directory or a hub id") from None
+
+
+def kind_at(origin: Origin, verb: str) -> Kind:
+    """The kind of a model; `CheckpointError` where there is none that can be trained, or decoded (`verb`)."""
+    config = read_config(origin)
+    kind = kind_of(config)
+
+    def able(one: Kind) -> bool:
+        return bool(one.backbone if verb == "trained" else one.decoder)
+
+    if kind is not None and able(kind):
+        return kind
+    called = architecture(config) or config.get("model_type", "unnamed model")
+    raise CheckpointError(f"{origin}: {called} cannot be {verb} here", f"what can: {covered(able)}")
+
+
+def load_parts(
+    kind: Kind,
+    origin: Origin,
+    dtype: str,
+    *,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    more: Mapping[str, object] | None = None,
+) -> Parts:
+    """Model, tokenizer and extractor. `tokenizer` goes before the directory's; `more` are settings of the class."""
+    tokenizer = tokenizer if tokenizer is not None else load_tokenizer(kind, origin)
+    extractor = load_extractor(kind, origin) if kind.extractor_class else None
+    return Parts(str(origin), load_model(kind, origin, dtype, more or {}), tokenizer, extractor)
+
+
+def load_model(kind: Kind, origin: Origin, dtype: str, more: Mapping[str, object]) -> PreTrainedModel:
+    """The model, of safetensors only, or of the origin's tensors."""
+    cls = _class(kind.model_class(read_config(origin)))
+    wanted = getattr(torch, dtype)
+    try:
+        if origin.tensors is None:
+            return cls.from_pretrained(
+                origin.place, revision=origin.revision, dtype=wanted, use_safetensors=True, **more
+            )
+        state = {name: tensor.read().clone() for name, tensor in origin.tensors.items()}  # the engine infers
+        model = cls.from_pretrained(None, config=_config_object(origin), state_dict=state, dtype=wanted, **more)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{origin}: cannot be loaded ({error})", "only safetensors are read") from None
+    _take_generation(model, origin)
+    return model
+
+
+def _class(name: str) -> Any:
+    if ":" in name:
+        return named_class(name)
+    found = getattr(transformers, name, None)
+    if found is None:
+        raise CheckpointError(f'"{name}" is unknown to this transformers', "update transformers")
+    return found
+
+
+def _config_object(origin: Origin) -> transformers.PretrainedConfig:
+    if origin.config is None:
+        return transformers.AutoConfig.from_pretrained(origin.place, revision=origin.revision)
+    with tempfile.TemporaryDirectory() as folder:  # AutoConfig chooses the class by the file
+        write_json(Path(folder) / "config.json", origin.config)
+        return transformers.AutoConfig.from_pretrained(folder)
+
+
+def _take_generation(model: PreTrainedModel, origin: Origin) -> None:
+    """The generation settings that a merge decides on, else the directory's."""
+    if origin.generation is not None:
+        model.generation_config = transformers.GenerationConfig.from_dict(origin.generation)
+    elif (Path(origin.place) / "generation_config.json").exists():
+        model.generation_config = transformers.GenerationConfig.from_pretrained(origin.place)
+
+
+def load_tokenizer(kind: Kind, origin: Origin) -> PreTrainedTokenizerBase:
+    """The tokenizer; `CheckpointError` where there is none.
+
+    transformers 5 makes an empty tokenizer of a directory without one, so that the files are looked for first.
+    """
+    place = origin.tokenizer or origin.place
+    if Path(place).is_dir() and not has_vocabulary(place):
+        raise CheckpointError(f"{place}: no tokenizer (none of {', '.join(VOCABULARIES)})", "copy the base's")
+    return _load_side(kind.tokenizer_class, place, origin, "tokenizer")
+
+
+def load_extractor(kind: Kind, origin: Origin) -> SequenceFeatureExtractor:
+    """The feature extractor; `CheckpointError` where there is none."""
+    return _load_side(kind.extractor_class, origin.place, origin, "feature extractor")
+
+
+def _load_side(class_name: str, place: str | Path, origin: Origin, what: str) -> Any:
+    revision = origin.revision if place == origin.place else None
+    try:
+        return _class(class_name).from_pretrained(place, revision=revision)
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(f"{place}: no {what} ({reason})", f"copy the {what}'s files beside the weights") from None
+
+
+def has_vocabulary(place: str | Path) -> bool:
+    """Whether a directory holds a tokenizer; of a hub model it is taken for granted."""
+    return not Path(place).is_dir() or any((Path(place) / name).exists() for name in VOCABULARIES)
+
+
+def put_weights(model: PreTrainedModel, tensors: Mapping[str, LazyTensor]) -> None:
+    """Replace the weights of a loaded model by others of the same names and shapes, in place.
+
+    `CheckpointError`, and nothing is changed, where the model calls its weights otherwise than its file does (speech
+    language models do): such a model is loaded anew.
+    """
+    own = dict(model.named_parameters()) | dict(model.named_buffers())
+    unknown = next((name for name in tensors if name not in own), None)
+    if unknown is not None:
+        raise CheckpointError(f"{unknown}: not in the loaded model", "load it anew")
+    with torch.no_grad():
+        for name, tensor in tensors.items():
+            own[name].copy_(tensor.read())
+    if set(own) - set(tensors):
+        model.tie_weights()
+
+
+def limits_of(model: str) -> Limits:
+    """The limits that texts and audio must keep to be learnt by a model (a directory or hub id)."""
+    origin = Origin(model)
+    config = read_config(origin)
+    kind = kind_of(config)
+    if kind is None:
+        raise CheckpointError(f"{model}: {architecture(config)} is of no known kind", f"known: {covered(bool)}")
+    return kind.limits(config, load_tokenizer(kind, origin))

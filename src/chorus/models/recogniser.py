@@ -1,0 +1,53 @@
+"""What hears with a loaded model, in training and in evaluation alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from chorus.cache import Cache
+    from chorus.models.batches import Batch
+    from chorus.models.features import Samples
+    from chorus.models.parts import Parts
+
+
+@dataclass(frozen=True)
+class Speech:
+    """An utterance as a model takes it; `key` is what the audio is by content, `prompt` what is asked about it."""
+
+    audio: Callable[[], Samples]
+    key: Callable[[], str]
+    prompt: str = ""
+
+
+class Recogniser(Protocol):
+    """A loaded model of one kind with what turns sounds into its inputs, and its outputs into texts."""
+
+    parts: Parts
+    longest_s: float | None  # of audio that it hears at once; None: any
+
+    @property
+    def batches(self) -> bool:
+        """Whether sounds of several lengths may be heard together, with the texts that each has alone."""
+        ...
+
+    def inputs(self, speech: Sequence[Speech]) -> Batch:
+        """What the model takes, on the CPU."""
+        ...
+
+    def texts(
+        self, model: PreTrainedModel, inputs: Batch, *, beam: int = 1, max_new_tokens: int = 200,
+        synced_gpus: bool = False,
+    ) -> list[str]:  # fmt: skip
+        """What is heard. `model` is the loaded one, or a wrapper around it; its mode and gradients are the caller's.
+
+        `synced_gpus`: every process generates equally long, as sharded models need.
+        """
+        ...
+
+
+OpenRecogniser = Callable[["Parts", "Cache | None"], Recogniser]

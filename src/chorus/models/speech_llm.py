@@ -1,0 +1,133 @@
+"""Qwen2-Audio and Qwen2.5-Omni's thinker on audio: a question about a recording, and its answer.
+
+The processors of these models ask for image and video parts (and for torchvision) though only audio is heard, so
+that the inputs are put together here: the ChatML text with one `<|AUDIO|>` for each frame that the tower makes,
+log-mel features of thirty seconds and their mask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from chorus.cache import Cache
+from chorus.errors import CheckpointError
+from chorus.lazy import lazy
+from chorus.models.batches import as_taken, pad
+from chorus.models.features import FRAMES_PER_SECOND, MARGIN, LogMel
+from chorus.models.kind import AUDIO_TEXT_TO_TEXT, Config, Kind
+from chorus.models.limits import Limits
+from chorus.models.parts import Parts
+from chorus.models.recogniser import Speech
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from chorus.models.batches import Batch
+    from chorus.models.features import Features
+else:
+    torch = lazy("torch")
+
+CLASSES = {  # model_type -> class
+    "qwen2_audio": "Qwen2AudioForConditionalGeneration",
+    "qwen2_5_omni": "Qwen2_5OmniThinkerForConditionalGeneration",
+    "qwen2_5_omni_thinker": "Qwen2_5OmniThinkerForConditionalGeneration",
+}
+SYSTEM_PROMPT = "You are a helpful assistant."
+AUDIO, BEGIN, END = "<|AUDIO|>", "<|audio_bos|>", "<|audio_eos|>"
+LONGEST_S = 30.0
+LEAST_COLUMNS = 4  # of features: what the tower makes one frame of
+
+
+def limits(config: Config, tokenizer: PreTrainedTokenizerBase) -> Limits:
+    """The language model's positions, and the tower's window."""
+    inner = config.get("thinker_config") or config
+    return Limits(
+        tokenizer, max_tokens=inner["text_config"].get("max_position_embeddings"), max_audio_s=LONGEST_S
+    )  # fmt: skip
+
+
+def audio_question(question: str, columns: int) -> str:
+    """ChatML up to the answer; the audio's place is as long as the tower's output of so many columns of features."""
+    frames = ((columns - 1) // 2 + 1 - 2) // 2 + 1
+    return (
+        f"<|im_start|>system\n{SYSTEM_PROMPT}<|im_end|>\n<|im_start|>user\n{BEGIN}{AUDIO * frames}{END}"
+        f"{question}<|im_end|>\n<|im_start|>assistant\n"
+    )
+
+
+class SpeechLlmRecogniser:
+    """The recogniser (see recogniser.py)."""
+
+    batches = True
+
+    def __init__(self, parts: Parts, cache: Cache | None = None) -> None:
+        assert parts.extractor is not None
+        self.parts, self.tokenizer, config = parts, parts.tokenizer, parts.model.config
+        self._check_audio_token()
+        self.features = LogMel(parts.extractor, cache)
+        self.columns = min(self.features.columns, int(config.audio_config.max_source_positions) * 2)
+        self.longest_s: float | None = self.columns / FRAMES_PER_SECOND
+        self.end = int(self.tokenizer.convert_tokens_to_ids("<|im_end|>"))
+        padding = self.tokenizer.pad_token_id
+        self.padding = int(padding) if padding is not None else self.end
+
+    def _check_audio_token(self) -> None:
+        config = self.parts.model.config
+        found = int(self.tokenizer.convert_tokens_to_ids(AUDIO))
+        expected = getattr(config, "audio_token_id", getattr(config, "audio_token_index", None))
+        if found != expected:
+            raise CheckpointError(
+                f"{self.parts.label}: the tokenizer's {AUDIO} is {found}, the config's {expected}",
+                "take tokenizer and config from the same model",
+            )
+
+    def heard_columns(self, features: Features) -> int:
+        """The columns that hold the speech."""
+        return max(LEAST_COLUMNS, min(features.shape[1] - MARGIN, self.columns))
+
+    def question(self, text: str, columns: int) -> list[int]:
+        """Everything before the answer."""
+        ids: list[int] = self.tokenizer.encode(audio_question(text, columns), add_special_tokens=False)
+        return ids
+
+    def sounds(self, features: Sequence[Features], columns: Sequence[int]) -> Batch:
+        """The audio's part of the inputs: features, and which of their columns are heard."""
+        mask = (torch.arange(self.columns)[None] < torch.tensor(columns)[:, None]).long()
+        return {"input_features": self.features.window(features, self.columns), "feature_attention_mask": mask}
+
+    def inputs(self, speech: Sequence[Speech]) -> Batch:
+        features = [self.features.cached(one.key(), one.audio) for one in speech]
+        columns = [self.heard_columns(one) for one in features]
+        ids = [self.question(one.prompt, n) for one, n in zip(speech, columns, strict=True)]
+        return {
+            "input_ids": pad(ids, self.padding, left=True),
+            "attention_mask": pad([[1] * len(one) for one in ids], 0, left=True),
+            **self.sounds(features, columns),
+        }
+
+    def texts(
+        self, model: PreTrainedModel, inputs: Batch, *, beam: int = 1, max_new_tokens: int = 200,
+        synced_gpus: bool = False,
+    ) -> list[str]:  # fmt: skip
+        """The answers."""
+        ids = model.generate(
+            **as_taken(inputs, model), do_sample=False, num_beams=beam, eos_token_id=self.end,
+            pad_token_id=self.padding, max_new_tokens=max_new_tokens, synced_gpus=synced_gpus,
+        )  # fmt: skip
+        answers = self.tokenizer.batch_decode(ids[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        return [str(text).strip() for text in answers]
+
+
+KIND = Kind(
+    name="speech_llm",
+    covers="Qwen2-Audio, Qwen2.5-Omni",
+    recognises=lambda config: config.get("model_type") in CLASSES,
+    model_class=lambda config: CLASSES[str(config["model_type"])],
+    limits=limits,
+    pipeline_tag=AUDIO_TEXT_TO_TEXT,
+    extractor_class="WhisperFeatureExtractor",
+    recogniser=SpeechLlmRecogniser,
+    backbone="chorus.train.backbones.speech_llm:SpeechLlmBackbone",
+)

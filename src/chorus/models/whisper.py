@@ -1,0 +1,153 @@
+"""Whisper of any size: its languages and tasks, its generation settings, and an encoder on less than thirty seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, TypedDict
+
+from chorus.architectures.openai_whisper import transformers_name
+from chorus.cache import Cache
+from chorus.errors import UsageError
+from chorus.lazy import lazy
+from chorus.models.features import FRAMES_PER_SECOND, LogMel
+from chorus.models.kind import SPEECH_TO_TEXT, Config, Kind
+from chorus.models.languages import LANGUAGES
+from chorus.models.limits import Limits
+from chorus.models.parts import Parts
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+else:
+    torch = lazy("torch")
+
+TASK_TOKENS = {"asr": "transcribe", "st": "translate"}  # Whisper's words for tasks
+PREFIX_TOKENS = 5  # start, language, task, a timestamp at each end or notimestamps, and the end
+MULTILINGUAL = 51_865  # tokens; English-only models have one less, and language tokens that they never use
+POSITIONS_PER_SECOND = 50  # of the encoder
+
+
+class GenerateSettings(TypedDict, total=False):
+    """What transformers' `generate` is told, as far as it differs between calls."""
+
+    num_beams: int
+    do_sample: bool
+    max_new_tokens: int
+    return_timestamps: bool
+    synced_gpus: bool
+    language: str
+    task: str
+    prompt_ids: torch.Tensor
+
+
+def limits(config: Config, tokenizer: PreTrainedTokenizerBase) -> Limits:
+    """The decoder's positions, the encoder's window, and the languages that the tokenizer has tokens for."""
+    multilingual = int(config["vocab_size"]) >= MULTILINGUAL
+    return Limits(
+        tokenizer,
+        max_tokens=int(config["max_target_positions"]) - PREFIX_TOKENS,
+        max_audio_s=int(config["max_source_positions"]) / POSITIONS_PER_SECOND,
+        languages=languages_of(tokenizer) if multilingual else (),
+        bare=lambda text: f" {text}",
+    )
+
+
+def task_token(task: str) -> str:
+    """Whisper's word for a task; `UsageError` where it was never taught one."""
+    if task not in TASK_TOKENS:
+        raise UsageError(f'Whisper has no token for the task "{task}"', f"it knows {' and '.join(TASK_TOKENS)}")
+    return TASK_TOKENS[task]
+
+
+def languages_of(tokenizer: PreTrainedTokenizerBase) -> set[str]:
+    """Codes of the languages that the tokenizer has a token for."""
+    missing = (None, tokenizer.unk_token_id)
+    return {code for code in LANGUAGES if tokenizer.convert_tokens_to_ids(f"<|{code}|>") not in missing}
+
+
+class LoadedWhisper:
+    """A Whisper with its generation settings whole, its tokens by name, and its features."""
+
+    def __init__(self, parts: Parts, cache: Cache | None = None) -> None:
+        assert parts.extractor is not None
+        self.model, self.tokenizer, self.extractor = parts.model, parts.tokenizer, parts.extractor
+        self.features = LogMel(parts.extractor, cache)
+        self.limits = limits(self.model.config.to_dict(), self.tokenizer)
+        self.languages = self.limits.languages  # none: English only
+        self.positions = int(self.model.config.max_source_positions)
+        self.longest_s = self.positions * 2 / FRAMES_PER_SECOND
+        complete_generation(self.model, self.tokenizer, self.languages)
+        # what training sets; it must not survive in the generation settings (transformers refuses to save it)
+        self.model.config.forced_decoder_ids = None
+
+    def token(self, name: str) -> int:
+        return int(self.tokenizer.convert_tokens_to_ids(name))
+
+    def spoken(self, language: str, task: str) -> list[int]:
+        """The tokens of a language (its code) and a task; English-only models have none."""
+        return [self.token(f"<|{language}|>"), self.token(f"<|{task_token(task)}|>")] if self.languages else []
+
+
+@contextmanager
+def shorter_window(model: PreTrainedModel, positions: int) -> Iterator[None]:
+    """Let a transformers Whisper hear `positions` (a fiftieth of a second each) while the context lasts.
+
+    The encoder's positions are sinusoids, so that the first rows of their table are the table of the shorter window,
+    and five seconds cost a sixth of thirty.
+    """
+    config = model.config
+    whole = int(config.max_source_positions)
+    if positions == whole:
+        yield
+        return
+    encoder = model.get_encoder()
+    table = encoder.embed_positions
+    shorter = torch.nn.Embedding(positions, table.embedding_dim, _weight=table.weight[:positions].detach())
+    encoder.embed_positions = shorter.requires_grad_(False)
+    config.max_source_positions = positions
+    try:
+        yield
+    finally:
+        encoder.embed_positions = table
+        config.max_source_positions = whole
+
+
+def complete_generation(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, languages: Collection[str]) -> None:
+    """Fill in what runtimes read in generation_config.json, from the tokenizer where the model lacks it.
+
+    `languages` are the codes that the tokenizer knows; none means an English-only model.
+    """
+    settings = model.generation_config
+    ids = tokenizer.convert_tokens_to_ids
+    vars(settings).pop("forced_decoder_ids", None)  # of old checkpoints: it would fix the language of every row
+    codes = sorted(languages)
+    known: dict[str, object] = {
+        "decoder_start_token_id": ids("<|startoftranscript|>"),
+        "no_timestamps_token_id": ids("<|notimestamps|>"),
+        "prev_sot_token_id": ids("<|startofprev|>"),
+        "is_multilingual": bool(codes),
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id,
+    }
+    if codes:
+        known["lang_to_id"] = {f"<|{code}|>": ids(f"<|{code}|>") for code in codes}
+        known["task_to_id"] = {task: ids(f"<|{task}|>") for task in TASK_TOKENS.values()}
+    for key, value in known.items():
+        if getattr(settings, key, None) is None:
+            setattr(settings, key, value)
+
+
+KIND = Kind(
+    name="whisper",
+    covers="Whisper",
+    recognises=lambda config: config.get("model_type") == "whisper",
+    model_class=lambda config: "WhisperForConditionalGeneration",
+    limits=limits,
+    pipeline_tag=SPEECH_TO_TEXT,
+    tokenizer_class="WhisperTokenizerFast",
+    extractor_class="WhisperFeatureExtractor",
+    decoder="chorus.transcribe.backends.whisper:WhisperDecoder",
+    backbone="chorus.train.backbones.whisper:WhisperBackbone",
+    elsewhere={"openai-whisper": transformers_name},
+)

@@ -1,0 +1,67 @@
+"""Any kind of model that has a recogniser: batches of sounds in, hypotheses out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from chorus.cache import Cache
+from chorus.data.manifest import Row
+from chorus.lazy import lazy
+from chorus.models.kind import Kind
+from chorus.models.loading import put_weights
+from chorus.models.parts import Parts
+from chorus.models.recogniser import Speech
+from chorus.tasks.registry import TASKS
+from chorus.transcribe.backends.protocol import Hypothesis, Sound
+from chorus.transcribe.decoding import Decoding
+
+if TYPE_CHECKING:
+    import torch
+
+    from chorus.checkpoints.lazy_tensor import LazyTensor
+else:
+    torch = lazy("torch")
+
+
+class Recognising:
+    """The backend (see protocol.py). What a model is asked is the row's column `prompt`, the decoding's, the task's."""
+
+    long_form = False
+
+    def __init__(self, kind: Kind, parts: Parts, decoding: Decoding) -> None:
+        assert kind.recogniser is not None, f"{kind.name} has neither a recogniser nor a decoder"
+        self.parts, self.decoding = parts, decoding
+        self.recogniser = kind.recogniser(parts, Cache())
+        self.longest_s = self.recogniser.longest_s
+        self.prompt = decoding.prompt or TASKS.get(decoding.task).instruction
+        self.facts: dict[str, str] = {}  # versions of transformers and torch are told of every result
+
+    def replace(self, tensors: Mapping[str, LazyTensor]) -> None:
+        """As the protocol says."""
+        put_weights(self.parts.model, tensors)
+
+    def sort_key(self, seconds: float) -> tuple[float, float]:
+        return (0.0, -seconds)
+
+    def check(self, rows: Sequence[Row]) -> None:
+        """Any row can be decoded."""
+
+    def transcribe(self, sounds: Sequence[Sound]) -> list[Hypothesis]:
+        parts = [list(sounds)] if self.recogniser.batches else [[one] for one in sounds]
+        return [hypothesis for part in parts for hypothesis in self._together(part)]
+
+    def _together(self, sounds: Sequence[Sound]) -> list[Hypothesis]:
+        speech = [self._asked(sound) for sound in sounds]
+        with torch.inference_mode():
+            texts = self.recogniser.texts(
+                self.parts.model, self.recogniser.inputs(speech), beam=self.decoding.beam,
+                max_new_tokens=self.decoding.max_new_tokens,
+            )  # fmt: skip
+        return [Hypothesis(text) for text in texts]
+
+    def _asked(self, sound: Sound) -> Speech:
+        return Speech(lambda: sound.audio, lambda: sound.key, sound.row.get("prompt") or self.prompt)
+
+    def close(self) -> None:
+        del self.parts, self.recogniser
