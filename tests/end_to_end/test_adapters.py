@@ -176,7 +176,7 @@ def test_what_cannot_be_an_adapter_is_refused_with_the_reason(tmp_path):
 @pytest.mark.parametrize("settings", [{}, {"use_dora": True}, {"init_lora_weights": "pissa"}], ids=str)
 @pytest.mark.parametrize("method", ["task_arithmetic", "boosted_tsv_m", "iso_c"])
 def test_no_delta_of_the_matrixs_size_is_ever_formed(tmp_path, monkeypatch, method, settings):
-    from chorus.checkpoints.adapter import AdaptedTensor
+    from chorus.checkpoints.adapted import AdaptedTensor
     from chorus.linalg.low_rank import LowRank
 
     if settings.get("use_dora") and method != "task_arithmetic":

@@ -1,12 +1,7 @@
-"""A PEFT LoRA adapter on its base, as a checkpoint: each tensor is base plus delta, computed as it is read.
+"""A PEFT LoRA adapter's directory: factors by module, and the base with them on it.
 
-    LoRA    W' = W + s B A                          s = alpha / r, or alpha / sqrt(r) with rsLoRA
-    DoRA    W' = m (W + s B A) / ||W + s B A||      norm of each output row
-
-    PiSSA, OLoRA: trained on W - s B0 A0, with factors B0, A0 that W alone determines; W' = W + s (B A - B0 A0)
-
-Shapes: A [r, in], B [out, r]; convolutions are flattened to [out, in * k]. Computed in float32 over fixed groups
-of rows, so that the values do not depend on how the tensor is cut for reading.
+Names find their places in the base whatever version of transformers has written them; kinds that are not base plus
+low rank are refused by name.
 """
 
 from __future__ import annotations
@@ -16,23 +11,15 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from chorus.checkpoints.adapted import AdaptedTensor, Factors, ShiftedTensor
 from chorus.checkpoints.lazy_tensor import Checkpoint, FileTensor, LazyTensor, MappedFile
 from chorus.checkpoints.model import Model, read_json
 from chorus.checkpoints.safetensors_header import read_header
 from chorus.errors import CheckpointError
-from chorus.lazy import lazy
-from chorus.linalg.low_rank import LowRank as Factored
-from chorus.linalg.spectra import singular_triplets
-
-if TYPE_CHECKING:
-    import torch
-else:
-    torch = lazy("torch")
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-GROUP_VALUES = 1 << 20  # values computed at a time; part of the arithmetic, do not tune by machine
 CONVERTED = ("pissa", "olora")  # start from factors of the base, which are computed again
 CHANGES_BASE = ("pissa_niter", "lora_ga", "corda", "loftq")  # start from what only the training knew
 FACTORS = {
@@ -47,31 +34,16 @@ FACTORS = {
 
 
 @dataclass
-class LowRank:
-    """One module's factors, still unread: delta = scale * B A."""
-
-    module: str
-    scale: float = 1.0
-    a: LazyTensor | None = None
-    b: LazyTensor | None = None
-    magnitude: LazyTensor | None = None
-    bias: LazyTensor | None = None
-    transposed: bool = False  # fan_in_fan_out: the weight is stored [in, out]
-    embedding: bool = False
-    start: str = ""  # "pissa" or "olora"
-
-
-@dataclass
-class Adapter:
+class LoraAdapter:
     """What an adapter directory holds: factors by module, and tensors that replace the base's."""
 
     label: str
     config: dict[str, Any]
-    low_rank: dict[str, LowRank] = field(default_factory=dict)
+    low_rank: dict[str, Factors] = field(default_factory=dict)
     replaced: dict[str, LazyTensor] = field(default_factory=dict)
 
 
-def open_adapter(directory: Path, label: str) -> Adapter:
+def open_adapter(directory: Path, label: str) -> LoraAdapter:
     """Read an adapter directory; kinds that are not base + low rank are refused by name."""
     if not (directory / CONFIG).exists():
         raise CheckpointError(f"{directory}: not an adapter (no {CONFIG})", "name a directory saved by PEFT")
@@ -81,7 +53,7 @@ def open_adapter(directory: Path, label: str) -> Adapter:
     _refuse_other_kinds(config, label)
     header = read_header(directory / WEIGHTS)
     file = MappedFile(directory / WEIGHTS)
-    adapter = Adapter(label, config)
+    adapter = LoraAdapter(label, config)
     for entry in header.entries.values():
         _sort_in(adapter, entry.name, FileTensor(entry, file))
     start = str(config.get("init_lora_weights", "")).lower()
@@ -133,12 +105,12 @@ def _refuse_other_kinds(config: dict[str, Any], label: str) -> None:
             raise CheckpointError(f"{label}: {key} is set, which is not supported", "merge it into its base with PEFT")
 
 
-def _sort_in(adapter: Adapter, name: str, tensor: LazyTensor) -> None:
+def _sort_in(adapter: LoraAdapter, name: str, tensor: LazyTensor) -> None:
     bare = name.removeprefix("base_model.model.")
     for ending, slot in FACTORS.items():
         if bare.endswith(f".{ending}"):
             module = bare[: -len(ending) - 1]
-            factors = adapter.low_rank.setdefault(module, LowRank(module))
+            factors = adapter.low_rank.setdefault(module, Factors(module))
             setattr(factors, slot, tensor)
             factors.embedding |= "embedding" in ending
             return
@@ -158,7 +130,7 @@ def canonical(name: str) -> str:
     return ".".join(part for part in name.split(".") if part not in ("model", "thinker", "language_model"))
 
 
-def apply_adapter(base: Model, adapter: Adapter, label: str) -> Model:
+def apply_adapter(base: Model, adapter: LoraAdapter, label: str) -> Model:
     """The base with the adapter on it. Any adapter tensor that finds no place is an error."""
     places: dict[str, list[str]] = {}
     for name in base.checkpoint:
@@ -195,7 +167,7 @@ def apply_adapter(base: Model, adapter: Adapter, label: str) -> Model:
     return replace(base, label=label, checkpoint=Checkpoint(tensors, label))
 
 
-def _check_shapes(weight: LazyTensor, factors: LowRank, adapter: Adapter, base: Model) -> None:
+def _check_shapes(weight: LazyTensor, factors: Factors, adapter: LoraAdapter, base: Model) -> None:
     assert factors.a is not None
     assert factors.b is not None
     rows, columns = factors.b.shape[0], math.prod(factors.a.shape[1:])
@@ -207,173 +179,9 @@ def _check_shapes(weight: LazyTensor, factors: LowRank, adapter: Adapter, base: 
 
 
 def _other_base(
-    adapter: Adapter, base: Model, name: str, have: tuple[int, ...], want: tuple[int, ...]
+    adapter: LoraAdapter, base: Model, name: str, have: tuple[int, ...], want: tuple[int, ...]
 ) -> CheckpointError:
     return CheckpointError(
         f"{adapter.label}: {name} is for a tensor of shape {list(have)}, the base {base.label} has {list(want)}",
         f"this adapter belongs to another base: {adapter.config.get('base_model_name_or_path') or 'unnamed'}",
     )
-
-
-class AdaptedTensor:
-    """Base weight plus low-rank delta, in float32."""
-
-    dtype = "float32"
-
-    def __init__(self, base: LazyTensor, factors: LowRank) -> None:
-        self.name, self.shape, self.base, self.factors = base.name, base.shape, base, factors
-        self.stored_dtype = base.dtype
-        columns = math.prod(self.shape[1:])
-        # there the stored rows are inputs, while DoRA's norm runs over outputs
-        whole = factors.transposed or (factors.embedding and factors.magnitude is not None)
-        self.group_rows = self.shape[0] if whole else max(1, GROUP_VALUES // columns)
-        self._matrices: tuple[Any, Any, Any] | None = None
-        self._last: tuple[int, Any] | None = None
-
-    def factors_as_stored(self) -> tuple[Any, Any, Any]:
-        """Left [rows, r], right [r, columns], magnitude [rows, 1] or None, for W in its stored orientation."""
-        if self._matrices is None:
-            f = self.factors
-            assert f.a is not None
-            assert f.b is not None
-            a, b = f.a.read().float().flatten(1), f.b.read().float().flatten(1)
-            if f.start:
-                weight = self.base.read().float().flatten(1)
-                a0, b0 = starting_factors(f.start, weight.T if f.transposed else weight, a.shape[0], f.scale)
-                a, b = torch.cat([a, a0]), torch.cat([b, -b0], dim=1)
-            left, right = (a.T, b.T) if f.embedding or f.transposed else (b, a)
-            magnitude = None if f.magnitude is None else f.magnitude.read().float().reshape(-1, 1)
-            self._matrices = (left.contiguous(), right.contiguous(), magnitude)
-        return self._matrices
-
-    def difference(self, start: int, stop: int) -> Any:
-        """What the adapter adds, values `start` to `stop`; None for DoRA, which changes the base's share too."""
-        left, right, magnitude = self.factors_as_stored()
-        if magnitude is not None:
-            return None
-        columns = right.shape[1]
-        size = self.group_rows * columns
-        parts = []
-        for index in range(start // size, -(-stop // size)):
-            rows = slice(index * self.group_rows, (index + 1) * self.group_rows)
-            values = (self.factors.scale * (left[rows] @ right)).reshape(-1)
-            parts.append(values[max(0, start - index * size) : stop - index * size])
-        return torch.cat(parts) if len(parts) != 1 else parts[0]
-
-    def _group(self, index: int) -> Any:
-        last_group = self._last
-        if last_group is not None and last_group[0] == index:
-            return last_group[1]
-        columns = math.prod(self.shape[1:])
-        first, last = index * self.group_rows, min((index + 1) * self.group_rows, self.shape[0])
-        left, right, magnitude = self.factors_as_stored()
-        weight = self.base.flat(first * columns, last * columns).float().reshape(last - first, columns)
-        weight = weight + self.factors.scale * (left[first:last] @ right)
-        if magnitude is not None:
-            if self.factors.transposed or self.factors.embedding:
-                weight = weight * (magnitude.reshape(1, -1) / weight.norm(dim=0, keepdim=True))
-            else:
-                weight = weight * (magnitude[first:last] / weight.norm(dim=1, keepdim=True))
-        self._last = (index, weight.reshape(-1))
-        return weight.reshape(-1)
-
-    def release(self) -> None:
-        """Drop what is kept for the next read."""
-        self._matrices = self._last = None
-
-    def flat(self, start: int, stop: int) -> Any:
-        size = self.group_rows * math.prod(self.shape[1:])
-        parts = []
-        for index in range(start // size, (stop - 1) // size + 1 if stop > start else start // size):
-            offset = index * size
-            parts.append(self._group(index)[max(0, start - offset) : stop - offset])
-        return torch.cat(parts) if len(parts) != 1 else parts[0]
-
-    def read(self) -> Any:
-        return self.flat(0, math.prod(self.shape)).reshape(self.shape)
-
-
-def starting_factors(start: str, weight: Any, rank: int, scale: float) -> tuple[Any, Any]:
-    """A0 [r, in] and B0 [out, r] of which an initialisation takes s B0 A0 off the base's weight [out, in]; float32.
-
-    "pissa": the first r singular triplets over s (arXiv 2404.02948); "olora": the first r columns and rows of Q R,
-    as they are (arXiv 2406.01775).
-    The signs that the decompositions leave open cancel in the product.
-    """
-    if start == "pissa":
-        found = singular_triplets(weight, rank, whole=False)
-        return found.right.T, found.left * (found.values / scale)
-    q, r = torch.linalg.qr(weight)
-    return r[:rank], q[:, :rank]
-
-
-def row_scaled_delta(tensor: LazyTensor, base: LazyTensor) -> tuple[Any, Factored] | None:
-    """The difference of two tensors as diag(t) W + L R, exactly: t [rows] and the factors; None where it is not so.
-
-    DoRA's W' = d (W + s B A) with d = m / |W + s B A| is d - 1 times the rows of W, plus d s B A. For plain LoRA t
-    is zero.
-    """
-    found = low_rank_delta(tensor, base)
-    if found is not None:
-        return torch.zeros(found.left.shape[0]), found
-    if not isinstance(tensor, AdaptedTensor) or not same_tensor(tensor.base, base):
-        return None
-    left, right, magnitude = tensor.factors_as_stored()
-    tensor.release()
-    if magnitude is None or tensor.factors.transposed or tensor.factors.embedding:
-        return None
-    plain = Factored(left * tensor.factors.scale, right, tensor.shape)
-    d = magnitude.reshape(-1) / row_norms(base, plain)
-    return d - 1, Factored(plain.left * d[:, None], right, tensor.shape)
-
-
-def row_norms(base: LazyTensor, factors: Factored, scale: Any = None) -> Any:
-    """|(1 + t) W + L R| of each row [rows], in float32, a group of rows at a time."""
-    rows, columns = factors.left.shape[0], factors.right.shape[1]
-    step = max(1, GROUP_VALUES // columns)
-    norms = []
-    for first in range(0, rows, step):
-        last = min(first + step, rows)
-        weight = base.flat(first * columns, last * columns).float().reshape(last - first, columns)
-        if scale is not None:
-            weight = weight * (1 + scale[first:last, None])
-        norms.append((weight + factors.rows(first, last)).norm(dim=1))
-    return torch.cat(norms)
-
-
-def low_rank_delta(tensor: LazyTensor, base: LazyTensor) -> Factored | None:
-    """The difference of two tensors as factors, where the one is the other with an adapter on it; None elsewhere.
-
-    A tensor that the adapter does not touch gives factors of rank 0. DoRA's difference is not of low rank.
-    """
-    if same_tensor(tensor, base):
-        rows, columns = base.shape[0], math.prod(base.shape[1:])
-        return Factored(torch.zeros(rows, 0), torch.zeros(0, columns), base.shape)
-    if not isinstance(tensor, AdaptedTensor) or not same_tensor(tensor.base, base):
-        return None
-    left, right, magnitude = tensor.factors_as_stored()
-    tensor.release()
-    return None if magnitude is not None else Factored(left * tensor.factors.scale, right, tensor.shape)
-
-
-def same_tensor(a: LazyTensor, b: LazyTensor) -> bool:
-    """Whether both are the same bytes of the same file."""
-    if isinstance(a, FileTensor) and isinstance(b, FileTensor):
-        return a.entry == b.entry and (a.file is b.file or a.file.path.resolve() == b.file.path.resolve())
-    return a is b
-
-
-class ShiftedTensor:
-    """A bias plus the adapter's scaled bias, in float32."""
-
-    dtype = "float32"
-
-    def __init__(self, base: LazyTensor, shift: LazyTensor, scale: float) -> None:
-        self.name, self.shape, self.base, self.shift, self.scale = base.name, base.shape, base, shift, scale
-        self.stored_dtype = base.dtype
-
-    def flat(self, start: int, stop: int) -> Any:
-        return self.base.flat(start, stop).float() + self.scale * self.shift.flat(start, stop).float()
-
-    def read(self) -> Any:
-        return self.flat(0, math.prod(self.shape)).reshape(self.shape)

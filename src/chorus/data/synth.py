@@ -47,7 +47,7 @@ PEAK = 0.7
 LOUDEST_COMBINATIONS = 200_000  # templates are unfolded up to here
 
 
-class Rows(Strict):
+class RowCounts(Strict):
     """How many utterances of each domain."""
 
     train: int = Field(default=80, ge=0)
@@ -67,19 +67,19 @@ class Domain(Strict):
     templates: list[str] = Field(default_factory=list)
     words: dict[str, list[str]] = Field(default_factory=dict)
     effects: list[str] = Field(default_factory=list)
-    rows: Rows | None = None
+    rows: RowCounts | None = None
 
 
 class SynthRecipe(Strict):
     """A whole recipe, as written."""
 
     seed: int = 0
-    rows: Rows = Field(default_factory=Rows)
+    rows: RowCounts = Field(default_factory=RowCounts)
     domains: dict[str, Domain] = Field(min_length=1)
 
 
 @dataclass(frozen=True)
-class Utterance:
+class SpokenLine:
     """One utterance to make: everything but the sound."""
 
     name: str
@@ -147,7 +147,7 @@ def synthesise(
     return rows
 
 
-def plan_utterances(recipe: SynthRecipe, home: Path) -> Iterator[Utterance]:
+def plan_utterances(recipe: SynthRecipe, home: Path) -> Iterator[SpokenLine]:
     """What will be said: texts without repetition across splits as long as there are enough of them."""
     for name, domain in recipe.domains.items():
         counts = domain.rows or recipe.rows
@@ -160,7 +160,7 @@ def plan_utterances(recipe: SynthRecipe, home: Path) -> Iterator[Utterance]:
         for split, count in wanted:
             for i in range(count):
                 draw = _stream(recipe.seed, name, split, i)
-                yield Utterance(
+                yield SpokenLine(
                     name=f"{name}/{split}-{i:05d}",
                     domain=name,
                     split=split,
@@ -208,7 +208,7 @@ def _texts(name: str, domain: Domain, home: Path) -> list[str]:
     return list(dict.fromkeys(texts))
 
 
-def render(utterance: Utterance, voice: Speaker) -> Audio:
+def render(utterance: SpokenLine, voice: Speaker) -> Audio:
     """The sound of an utterance: spoken, padded, its effects in order, its peak at 0.7."""
     rng = numpy.random.default_rng(utterance.seed)
     speed, pitch = utterance.speed_wpm, utterance.pitch

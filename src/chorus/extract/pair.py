@@ -12,7 +12,7 @@ from chorus._version import __version__
 from chorus.architectures.families import architecture
 from chorus.architectures.layouts import layout_of
 from chorus.architectures.roles import Layout, Role
-from chorus.checkpoints.adapter import low_rank_delta, same_tensor
+from chorus.checkpoints.adapted import low_rank_delta, same_tensor
 from chorus.checkpoints.dtypes import FLOATS
 from chorus.checkpoints.lazy_tensor import LazyTensor
 from chorus.checkpoints.model import Model, OpenOptions

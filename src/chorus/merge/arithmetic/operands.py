@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
-from chorus.checkpoints.adapter import low_rank_delta, same_tensor
+from chorus.checkpoints.adapted import low_rank_delta, same_tensor
 from chorus.checkpoints.lazy_tensor import ChangedTensor
 from chorus.identity import bytes_hash
 from chorus.lazy import lazy

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from chorus.checkpoints.adapter import AdaptedTensor
+from chorus.checkpoints.adapted import AdaptedTensor
 from chorus.checkpoints.model import Model
 from chorus.merge.arithmetic.tensor_plan import Step, TensorPlan
 from chorus.merge.arithmetic.treatment import MATRIX, matrix_shape

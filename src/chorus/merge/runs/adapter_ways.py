@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from chorus.checkpoints.adapter import AdaptedTensor, same_tensor
+from chorus.checkpoints.adapted import AdaptedTensor, same_tensor
 from chorus.checkpoints.lazy_tensor import Checkpoint, FileTensor, LazyTensor
 from chorus.checkpoints.model import Model, OpenOptions
 from chorus.checkpoints.open import open_model

@@ -17,7 +17,7 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING
 
-from chorus.checkpoints.adapter import AdaptedTensor, row_norms, row_scaled_delta
+from chorus.checkpoints.adapted import AdaptedTensor, row_norms, row_scaled_delta
 from chorus.checkpoints.adapter_report import AdapterResult, ModuleReport
 from chorus.checkpoints.adapter_writer import AdapterWriter, Layout
 from chorus.checkpoints.lazy_tensor import FileTensor
