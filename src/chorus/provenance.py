@@ -11,11 +11,11 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from chorus._version import __version__
+from chorus.plain import JsonObject
 
 PACKAGES = ("torch", "numpy", "numba", "scipy", "safetensors", "transformers")
 
@@ -32,7 +32,7 @@ def versions(more: tuple[str, ...] = ()) -> dict[str, str]:
     return found
 
 
-def card_metadata(directory: Path | None) -> dict[str, Any]:
+def card_metadata(directory: Path | None) -> JsonObject:
     """The front matter of a model's card; empty where there is none."""
     path = directory / "README.md" if directory else None
     if path is None or not path.exists():
@@ -81,7 +81,7 @@ def model_card(
     `losses` are the notes at its end: what the cast lost, or what an adapter could not hold.
     """
     found = sorted({v for v in licences.values() if v})
-    front: dict[str, Any] = {"base_model": list(base_models), "base_model_relation": "adapter" if adapter else "merge"}
+    front: JsonObject = {"base_model": list(base_models), "base_model_relation": "adapter" if adapter else "merge"}
     if len(found) == 1 and None not in licences.values():
         front["license"] = found[0]
     if languages:

@@ -11,6 +11,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from chorus.errors import RecipeError, nearest
+from chorus.plain import JsonMap, JsonObject
 
 MAX_NODES, MAX_DEPTH, MAX_ALIASES = 200_000, 40, 200
 
@@ -43,7 +44,7 @@ class Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def read_document(source: str | Path | Mapping[str, Any]) -> tuple[dict[str, Any], str, Path]:
+def read_document(source: str | Path | JsonMap) -> tuple[JsonObject, str, Path]:
     """A map from a YAML or JSON file (or a map as it is), what to call it, and where its paths start."""
     if isinstance(source, Mapping):
         return dict(source), "settings", Path()
@@ -69,7 +70,7 @@ class Strict(BaseModel):
 Settings = TypeVar("Settings", bound=BaseModel)
 
 
-def validated(model: type[Settings], document: Mapping[str, Any], *, source: str, hint: str = "") -> Settings:
+def validated(model: type[Settings], document: JsonMap, *, source: str, hint: str = "") -> Settings:
     """The settings that a document holds; `RecipeError` with every problem, in the words of the file.
 
     >>> class Cut(Strict):

@@ -5,10 +5,10 @@ Each rule reads the structure of the names; the general rule must agree with it 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 from chorus.architectures.roles import Layout, Role, Stack, layer_index, relative_depth
+from chorus.plain import JsonMap
 
 CAUSAL_LMS = {
     "Qwen2ForCausalLM",
@@ -19,21 +19,21 @@ CAUSAL_LMS = {
 WHISPER = {"WhisperForConditionalGeneration", "WhisperModel"}
 
 
-def architecture(config: Mapping[str, Any]) -> str:
+def architecture(config: JsonMap) -> str:
     """The class that the config names first."""
     names = config.get("architectures") or [""]
     return str(names[0])
 
 
-def is_whisper(config: Mapping[str, Any]) -> bool:
+def is_whisper(config: JsonMap) -> bool:
     return architecture(config) in WHISPER
 
 
-def is_causal_lm(config: Mapping[str, Any]) -> bool:
+def is_causal_lm(config: JsonMap) -> bool:
     return architecture(config) in CAUSAL_LMS
 
 
-def whisper_layout(config: Mapping[str, Any], names: list[str]) -> Layout:
+def whisper_layout(config: JsonMap, names: list[str]) -> Layout:
     """Whisper of any size: two stacks, cross-attention inside the decoder's, `proj_out` tied to the embedding."""
     prefix = "" if architecture(config) == "WhisperModel" else "model."
     stacks = (
@@ -69,7 +69,7 @@ def _whisper_role(name: str, prefix: str, stacks: tuple[Stack, ...]) -> Role:
     return Role("other", "other", module)
 
 
-def causal_lm_layout(config: Mapping[str, Any], names: list[str]) -> Layout:
+def causal_lm_layout(config: JsonMap, names: list[str]) -> Layout:
     """Qwen2, Qwen3, Llama, Mistral: one stack, a final norm, a head that may be tied to the embedding."""
     stack = Stack("default", "model.layers.", int(config["num_hidden_layers"]), "num_hidden_layers")
     roles = {name: _causal_lm_role(name, stack) for name in names}
@@ -108,8 +108,8 @@ def _kind(rest: str) -> str:
     return "other"
 
 
-Rule = Callable[[Mapping[str, Any], list[str]], Layout]
-FAMILIES: list[tuple[Callable[[Mapping[str, Any]], bool], Rule]] = [
+Rule = Callable[[JsonMap, list[str]], Layout]
+FAMILIES: list[tuple[Callable[[JsonMap], bool], Rule]] = [
     (is_whisper, whisper_layout),
     (is_causal_lm, causal_lm_layout),
 ]

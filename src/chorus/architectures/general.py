@@ -7,10 +7,15 @@ else. They tell which module a file's name belongs to where files keep older nam
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 from chorus.architectures.roles import Layout, Role, Stack, relative_depth
+from chorus.plain import JsonMap
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from transformers import PretrainedConfig, PreTrainedModel
 
 PROJECTOR = re.compile(r"projector|merger|adapter|qformer|_proj_for_", re.IGNORECASE)
 CROSS = {"encoder_attn", "cross_attention", "crossattention", "EncDecAttention"}
@@ -20,7 +25,7 @@ COMPONENT_OF_CONFIG = (("audio", "encoder"), ("vision", "vision"), ("text", "lan
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked", "global_mean", "global_invstd")
 
 
-def general_layout(config: Mapping[str, Any], names: list[str]) -> Layout:
+def general_layout(config: JsonMap, names: list[str]) -> Layout:
     """The layout of any model that transformers can build. `ValueError` where it cannot."""
     model = build_on_meta(config)
     tree = _Tree(model)
@@ -35,7 +40,7 @@ def general_layout(config: Mapping[str, Any], names: list[str]) -> Layout:
     return Layout(str(config.get("model_type", "unknown")), roles, stacks, tied)
 
 
-def build_on_meta(config: Mapping[str, Any]) -> Any:
+def build_on_meta(config: JsonMap) -> PreTrainedModel:
     """The class named in `architectures`, on the meta device: shapes only."""
     import torch
     import transformers
@@ -43,7 +48,7 @@ def build_on_meta(config: Mapping[str, Any]) -> Any:
     from chorus.architectures.families import architecture
 
     class_name, model_type = architecture(config), str(config.get("model_type", ""))
-    cls: Any = getattr(transformers, class_name, None)
+    cls = getattr(transformers, class_name, None)
     if not callable(cls):
         raise ValueError(
             f'architecture "{class_name or model_type or "unnamed"}" is unknown to transformers '
@@ -60,11 +65,11 @@ def build_on_meta(config: Mapping[str, Any]) -> Any:
 class _Tree:
     """Components, layer stacks and modules of a model on the meta device."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: PreTrainedModel) -> None:
         self.model = model
-        self.modules: dict[str, Any] = dict(model.named_modules())
-        self.parameters: dict[str, Any] = dict(model.named_parameters(remove_duplicate=False))
-        self.buffers: dict[str, Any] = dict(model.named_buffers(remove_duplicate=False))
+        self.modules: dict[str, nn.Module] = dict(model.named_modules())
+        self.parameters: dict[str, nn.Parameter] = dict(model.named_parameters(remove_duplicate=False))
+        self.buffers: dict[str, Tensor] = dict(model.named_buffers(remove_duplicate=False))
         self.input_embedding = self._path(_call(model, "get_input_embeddings"))
         self.output_embedding = self._path(_call(model, "get_output_embeddings"))
         self.components = self._components()
@@ -72,7 +77,7 @@ class _Tree:
         self.used_modules: set[str] = {s.module for s in self.stacks}
         self._rename = _file_names(model)
 
-    def _path(self, module: Any) -> str | None:
+    def _path(self, module: nn.Module | None) -> str | None:
         return next((path for path, m in self.modules.items() if module is not None and m is module and path), None)
 
     def _components(self) -> dict[str, str]:
@@ -102,14 +107,14 @@ class _Tree:
         """Outermost module lists of attention layers; convolution and merger stacks are none."""
         import torch
 
-        lists = [p for p, m in self.modules.items() if isinstance(m, torch.nn.ModuleList) and _holds_layers(m)]
+        lists = {p: m for p, m in self.modules.items() if isinstance(m, torch.nn.ModuleList) and _holds_layers(m)}
         stacks: list[Stack] = []
-        for path in _outermost(lists):
+        for path in _outermost(list(lists)):
             component = self.component_of(path) or "default"
             module = component if component in ("encoder", "decoder", "vision") else "default"
             if any(s.module == module for s in stacks):
                 module = path
-            count = len(self.modules[path])
+            count = len(lists[path])
             stacks.append(Stack(module, f"{path}.", count, self._count_key(path, count)))
         if len(stacks) == 1:
             stacks = [Stack("default", stacks[0].prefix, stacks[0].count, stacks[0].config_key)]
@@ -228,7 +233,7 @@ class _Tree:
             return "mlp"
         return "linear" if class_name == "Linear" else "other"
 
-    def _ancestors(self, path: str) -> Iterator[Any]:
+    def _ancestors(self, path: str) -> Iterator[nn.Module]:
         while path:
             if path in self.modules:
                 yield self.modules[path]
@@ -240,7 +245,7 @@ class _Tree:
         return name not in self.buffers and leaf not in STATISTICS
 
 
-def _call(model: Any, method: str, **arguments: Any) -> Any:
+def _call(model: PreTrainedModel, method: str, **arguments: str) -> nn.Module | None:
     """What a getter returns; None where it is missing, refuses, or answers with the model itself."""
     try:
         result = getattr(model, method)(**arguments)
@@ -249,7 +254,7 @@ def _call(model: Any, method: str, **arguments: Any) -> Any:
     return None if result is model else result
 
 
-def _sub_configs(config: Any) -> Iterator[tuple[str, Any]]:
+def _sub_configs(config: PretrainedConfig) -> Iterator[tuple[str, PretrainedConfig]]:
     for attribute in getattr(config, "sub_configs", {}):
         sub = getattr(config, attribute, None)
         if sub is not None:
@@ -265,7 +270,7 @@ def _outermost(paths: list[str]) -> list[str]:
     return [p for p in paths if not any(_inside(p, q) for q in paths if q != p)]
 
 
-def _holds_layers(module_list: Any) -> bool:
+def _holds_layers(module_list: nn.ModuleList) -> bool:
     if not len(module_list):
         return False
     classes = {type(m).__name__ for m in module_list}
@@ -273,7 +278,7 @@ def _holds_layers(module_list: Any) -> bool:
     return attends and not any(re.search("Conv|WeightNorm|TDNN|Merger", c) for c in classes)
 
 
-def _file_names(model: Any) -> Any:
+def _file_names(model: PreTrainedModel) -> Callable[[str], str]:
     """A function from a file's name to the module tree's, by transformers' own conversion tables."""
     try:
         from transformers.conversion_mapping import get_model_conversion_mapping

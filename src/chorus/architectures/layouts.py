@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
 
 from chorus.architectures.families import FAMILIES
 from chorus.architectures.roles import Layout
+from chorus.plain import JsonMap
 
 
-def layout_of(config: Mapping[str, Any], names: Iterable[str]) -> Layout:
+def layout_of(config: JsonMap, names: Iterable[str]) -> Layout:
     """The layout of a model, by its family's own rule, else by transformers' module tree.
 
     Raises `ValueError` where neither knows the architecture.

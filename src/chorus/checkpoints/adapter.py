@@ -11,14 +11,16 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from chorus.checkpoints.adapted import AdaptedTensor, Factors, ShiftedTensor
 from chorus.checkpoints.lazy_tensor import Checkpoint, FileTensor, LazyTensor, MappedFile
 from chorus.checkpoints.model import Model, read_json
 from chorus.checkpoints.safetensors_header import read_header
 from chorus.errors import CheckpointError
+from chorus.plain import JsonMap, JsonObject
 
+T = TypeVar("T")
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 CONVERTED = ("pissa", "olora")  # start from factors of the base, which are computed again
 CHANGES_BASE = ("pissa_niter", "lora_ga", "corda", "loftq")  # start from what only the training knew
@@ -38,7 +40,7 @@ class LoraAdapter:
     """What an adapter directory holds: factors by module, and tensors that replace the base's."""
 
     label: str
-    config: dict[str, Any]
+    config: JsonObject
     low_rank: dict[str, Factors] = field(default_factory=dict)
     replaced: dict[str, LazyTensor] = field(default_factory=dict)
 
@@ -72,13 +74,13 @@ def open_adapter(directory: Path, label: str) -> LoraAdapter:
     return adapter
 
 
-def scale_of(config: Mapping[str, Any], module: str, rank: int) -> float:
+def scale_of(config: JsonMap, module: str, rank: int) -> float:
     """PEFT's scaling of a module: patterns first, then alpha; over the rank or its square root."""
     alpha = pattern_value(config.get("alpha_pattern") or {}, module, config.get("lora_alpha", 8))
     return float(alpha) / (math.sqrt(rank) if config.get("use_rslora") else rank)
 
 
-def pattern_value(patterns: Mapping[str, Any], module: str, default: Any) -> Any:
+def pattern_value(patterns: Mapping[str, T], module: str, default: T) -> T:
     """The value of the first pattern that matches the end of the module's name, as PEFT matches it."""
     for pattern, value in patterns.items():
         if re.match(rf"(.*\.)?({pattern})$", module):
@@ -86,7 +88,7 @@ def pattern_value(patterns: Mapping[str, Any], module: str, default: Any) -> Any
     return default
 
 
-def _refuse_other_kinds(config: dict[str, Any], label: str) -> None:
+def _refuse_other_kinds(config: JsonObject, label: str) -> None:
     kind = str(config.get("peft_type", "")).upper()
     if kind != "LORA":
         raise CheckpointError(

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from chorus.checkpoints.adapter import CONFIG, WEIGHTS
 from chorus.checkpoints.dtypes import itemsize, torch_dtype
@@ -22,6 +22,7 @@ from chorus.checkpoints.sidecar import write_json
 from chorus.checkpoints.writer import OutputFile, explained
 from chorus.identity import fingerprint
 from chorus.lazy import lazy
+from chorus.plain import JsonObject
 
 if TYPE_CHECKING:
     import torch
@@ -119,13 +120,13 @@ class AdapterWriter:
 
     def _read(self, name: str) -> torch.Tensor:
         piece = self._pieces[PREFIX + name]
-        dtype: Any = torch_dtype(self.dtype)
+        dtype = torch_dtype(self.dtype)
         raw = torch.frombuffer(bytearray(piece.file.read_bytes()), dtype=dtype)
         return raw.reshape(piece.shape).float()
 
     def _keep(self, name: str, value: torch.Tensor) -> None:
         file = self.directory / SPOOL / fingerprint(tensor=name)
-        dtype: Any = torch_dtype(self.dtype)
+        dtype = torch_dtype(self.dtype)
         cast = value.detach().to(dtype).cpu().contiguous()
         with explained(file):
             cast.reshape(-1).view(torch.uint8).numpy().tofile(file)
@@ -137,7 +138,7 @@ class AdapterWriter:
         """Parameters of the factors written so far."""
         return sum(p.file.stat().st_size for p in self._pieces.values()) // itemsize(self.dtype)
 
-    def finish(self, *, base: str, task_type: str | None, every_module: list[str]) -> dict[str, Any]:
+    def finish(self, *, base: str, task_type: str | None, every_module: list[str]) -> JsonObject:
         """Put the adapter together; returns its config.
 
         `every_module` names all of the base's modules that PEFT could adapt: where the adapter has all of those that
@@ -165,7 +166,7 @@ class AdapterWriter:
                 del self._pieces[key]
                 self._pieces[name] = replace(piece, name=name)
 
-    def _config(self, base: str, task_type: str | None, every_module: list[str]) -> dict[str, Any]:
+    def _config(self, base: str, task_type: str | None, every_module: list[str]) -> JsonObject:
         usual = Counter(self.ranks.values()).most_common(1)[0][0] if self.ranks else 1
         others = {m: r for m, r in sorted(self.ranks.items()) if r != usual}
         return {

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from chorus.checkpoints.lazy_tensor import Checkpoint, FileTensor, LazyTensor, MappedFile
 from chorus.checkpoints.model import INDEX, SINGLE, Model, read_json, shard_names
 from chorus.checkpoints.safetensors_header import Header, read_header
 from chorus.errors import CheckpointError
+from chorus.plain import JsonObject
 
 PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "model.pt")
 
@@ -58,7 +58,7 @@ def weight_files(directory: Path) -> list[str]:
     return single if len(single) == 1 else []
 
 
-def refuse_quantised(config: dict[str, Any], label: str) -> None:
+def refuse_quantised(config: JsonObject, label: str) -> None:
     """Quantised weights are not numbers that could be averaged."""
     quantisation = config.get("quantization_config")
     if quantisation:
@@ -79,7 +79,7 @@ def refuse_scaled(name: str, dtype: str, label: str) -> None:
         )
 
 
-def _pickled_directory(directory: Path, config: dict[str, Any], label: str, allow_pickle: bool) -> Model:
+def _pickled_directory(directory: Path, config: JsonObject, label: str, allow_pickle: bool) -> Model:
     pickles = [directory / name for name in PICKLES if (directory / name).exists()]
     if not pickles:
         raise CheckpointError(

@@ -6,12 +6,12 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from chorus.checkpoints.lazy_tensor import Checkpoint
 from chorus.checkpoints.safetensors_header import Header
 from chorus.errors import CheckpointError
 from chorus.identity import file_hash, fingerprint
+from chorus.plain import JsonObject
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -41,16 +41,16 @@ class Model:
 
     label: str
     checkpoint: Checkpoint
-    config: dict[str, Any]
+    config: JsonObject
     directory: Path | None
     revision: str | None = None
     files: dict[str, Header] = field(default_factory=dict)
     paths: dict[str, Path] = field(default_factory=dict)
     hub_hashes: dict[str, str] = field(default_factory=dict)
     adapter_paths: dict[str, Path] = field(default_factory=dict)
-    adapter_config: dict[str, Any] = field(default_factory=dict)
+    adapter_config: JsonObject = field(default_factory=dict)
     tokenizer_directory: Path | None = None
-    generation: dict[str, Any] | None = None
+    generation: JsonObject | None = None
     method: str = ""  # of a planned merge: by which it is merged
     identify: Callable[[], str] | None = field(default=None, compare=False, repr=False)
 
@@ -63,7 +63,7 @@ class Model:
         return fingerprint(files=[f"{name} {file_hash(path)}" for name, path in files if path.exists()])
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> JsonObject:
     """A JSON object from disk; `CheckpointError` where it is none."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
@@ -74,7 +74,7 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def shard_names(index: dict[str, Any], where: Path | str, exists: Any) -> list[str]:
+def shard_names(index: JsonObject, where: Path | str, exists: Callable[[str], bool]) -> list[str]:
     """The files that an index names, each inside the index's own directory and there."""
     weight_map = index.get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from chorus.architectures.openai_whisper import transformers_config, transformers_name
 from chorus.checkpoints.lazy_tensor import Checkpoint, MemoryTensor
 from chorus.checkpoints.model import Model, OpenOptions, read_json, shard_names
 from chorus.errors import CheckpointError
 from chorus.lazy import lazy
+from chorus.plain import JsonObject
 
 if TYPE_CHECKING:
     import torch
@@ -17,7 +18,7 @@ else:
     torch = lazy("torch")
 
 
-def load_pickle(path: Path, allow_pickle: bool) -> Any:
+def load_pickle(path: Path, allow_pickle: bool) -> object:
     """Unpickle tensors and plain containers, nothing that could run code; only with `--allow-pickle`."""
     if not allow_pickle:
         raise CheckpointError(
@@ -33,7 +34,7 @@ def load_pickle(path: Path, allow_pickle: bool) -> Any:
         ) from error
 
 
-def open_pickles(directory: Path, pickles: list[Path], config: dict[str, Any], label: str, allow_pickle: bool) -> Model:
+def open_pickles(directory: Path, pickles: list[Path], config: JsonObject, label: str, allow_pickle: bool) -> Model:
     """A model directory whose weights are `pytorch_model.bin`, whole or in shards."""
     first = pickles[0]
     files = [first]
@@ -59,13 +60,13 @@ def open_openai_whisper(path: Path, label: str, allow_pickle: bool) -> Model:
     return Model(label, Checkpoint(tensors, label), transformers_config(state["dims"]), None, paths={path.name: path})
 
 
-def _tensors_of(state: Any, path: Path) -> dict[str, MemoryTensor]:
+def _tensors_of(state: object, path: Path) -> dict[str, MemoryTensor]:
     if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
         raise CheckpointError(f"{path}: not a flat map of names to tensors", "save the model's state_dict alone")
     return {name: MemoryTensor(name, value) for name, value in state.items()}
 
 
-def _drop_shared(tensors: dict[str, MemoryTensor], config: dict[str, Any]) -> None:
+def _drop_shared(tensors: dict[str, MemoryTensor], config: JsonObject) -> None:
     """Pickles hold tied heads twice, safetensors once: keep the embedding only, where both share storage."""
     if not config.get("tie_word_embeddings", config.get("model_type") == "whisper"):
         return

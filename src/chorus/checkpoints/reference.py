@@ -6,6 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from chorus.plain import JsonObject
+
 
 @dataclass(frozen=True)
 class Given:
@@ -60,7 +62,7 @@ def looks_local(path: str) -> bool:
     return Path(path).exists() or path.startswith((".", "/", "~")) or path.count("/") > 1 or "\\" in path
 
 
-def parse_reference(value: Any, lora: Any = None) -> Reference:
+def parse_reference(value: object, lora: object = None) -> Reference:
     """Read a recipe's model reference; `lora` is the key beside `model:`. `ValueError` says what is wrong."""
     reference = _given(value) or (_parse_map(value) if isinstance(value, dict) else _parse_text(value))
     if lora is not None:
@@ -71,7 +73,7 @@ def parse_reference(value: Any, lora: Any = None) -> Reference:
     return reference
 
 
-def _given(value: Any) -> Reference | None:
+def _given(value: object) -> Reference | None:
     """A model, or a plan of one, as a reference to itself."""
     if isinstance(value, Reference):
         return value
@@ -79,7 +81,7 @@ def _given(value: Any) -> Reference | None:
     return Reference(label, given=Given(value)) if isinstance(label, str) else None
 
 
-def _parse_text(value: Any) -> Reference:
+def _parse_text(value: object) -> Reference:
     if not isinstance(value, str) or not value.strip():
         raise ValueError(f"a model is named by a path, a hub id, or a map with the key model; got {value!r}")
     if Path(value).exists():  # a real path may hold + and @
@@ -100,7 +102,7 @@ def _parse_revision(part: str, whole: str) -> Reference:
     return Reference(path, revision[0] if revision else None)
 
 
-def _parse_map(value: dict[str, Any]) -> Reference:
+def _parse_map(value: JsonObject) -> Reference:
     keys = {"model", "lora", "override_architecture"}
     if "path" in value and set(value) <= {"path", "revision"}:
         revision = value.get("revision")

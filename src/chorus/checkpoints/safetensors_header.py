@@ -12,10 +12,11 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, BinaryIO, NoReturn
 
 from chorus.checkpoints.dtypes import BY_CODE, itemsize
 from chorus.errors import CheckpointError
+from chorus.plain import JsonObject
 
 MAX_HEADER_BYTES = 100_000_000  # the limit of the reference implementation
 REDOWNLOAD = "download or save the file again; nothing was read from it"
@@ -52,10 +53,9 @@ def read_header(path: Path) -> Header:
         return parse_header(lambda start, stop: _read_range(file, start, stop), size, str(path))
 
 
-def _read_range(file: Any, start: int, stop: int) -> bytes:
+def _read_range(file: BinaryIO, start: int, stop: int) -> bytes:
     file.seek(start)
-    data: bytes = file.read(stop - start)
-    return data
+    return file.read(stop - start)
 
 
 def parse_header(read: Callable[[int, int], bytes], file_size: int, where: str) -> Header:
@@ -96,7 +96,7 @@ def parse_header(read: Callable[[int, int], bytes], file_size: int, where: str) 
     return Header({e.name: e for e in entries}, metadata if isinstance(metadata, dict) else {}, raw)
 
 
-def _without_duplicates(pairs: list[tuple[str, Any]], fail: Callable[[str], NoReturn]) -> dict[str, Any]:
+def _without_duplicates(pairs: list[tuple[str, Any]], fail: Callable[[str], NoReturn]) -> JsonObject:
     result = dict(pairs)
     if len(result) != len(pairs):
         names = [name for name, _ in pairs]
@@ -128,7 +128,7 @@ def build_header(tensors: list[tuple[str, str, tuple[int, ...]]]) -> tuple[bytes
     """
     from chorus.checkpoints.dtypes import DTYPES
 
-    document: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    document: JsonObject = {"__metadata__": {"format": "pt"}}
     position, starts = 0, {}
     for name, dtype, shape in tensors:
         code, size = DTYPES[dtype]

@@ -10,10 +10,10 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
 
 from chorus.checkpoints.model import read_json
 from chorus.checkpoints.writer import explained, write_text
+from chorus.plain import JsonObject
 
 TOKENIZER_FILES = (
     "tokenizer.json",
@@ -34,7 +34,7 @@ VOCABULARIES = ("tokenizer.json", "vocab.json", "tokenizer.model", "vocab.txt", 
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json")
 
 
-def feature_extractor_of(directory: Path | None) -> dict[str, Any]:
+def feature_extractor_of(directory: Path | None) -> JsonObject:
     """The feature extractor's settings, from the old or the new file; empty where there are none."""
     if directory is None:
         return {}
@@ -117,7 +117,7 @@ def _convert_slow(out: Path) -> list[str]:
     return []
 
 
-def write_json(path: Path, value: Any, indent: int | None = 2) -> None:
+def write_json(path: Path, value: object, indent: int | None = 2) -> None:
     """JSON with a final line break, keys in their own order."""
     separators = (",", ": ") if indent else (",", ":")
     write_text(path, json.dumps(value, indent=indent, separators=separators, ensure_ascii=False) + "\n")

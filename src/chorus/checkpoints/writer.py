@@ -9,9 +9,14 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, cast
 
 from chorus.errors import OutputError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from typing_extensions import Buffer
 
 
 @contextmanager
@@ -128,9 +133,9 @@ class OutputFile:
             os.ftruncate(self._fd, size)
             self.write(header, 0)
 
-    def write(self, data: Any, offset: int) -> None:
+    def write(self, data: Buffer | NDArray[np.uint8], offset: int) -> None:
         """Write all of `data` at `offset`."""
-        view = memoryview(data).cast("B")
+        view = memoryview(cast("Buffer", data)).cast("B")  # arrays are, which their types say from Python 3.12 on
         with explained(self.path):
             while len(view):
                 written = os.pwrite(self._fd, view, offset)

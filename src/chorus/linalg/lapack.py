@@ -21,13 +21,13 @@ from chorus.lazy import lazy
 
 if TYPE_CHECKING:
     import numpy as np
-    from numpy.typing import NDArray
+    from numpy.typing import DTypeLike, NDArray
 
     Matrix = NDArray[Any]
 else:
     np = lazy("numpy")
 
-Top = Callable[[Any], int]  # from all eigenvalues, largest first, to how many vectors are wanted
+Top = Callable[["Matrix"], int]  # from all eigenvalues, largest first, to how many vectors are wanted
 FEW = 0.4  # share of the vectors up to which the partial decomposition is the faster one
 WIDENED = 1 << 18  # values that are widened at a time
 SMALL = 64  # below this size it never is
@@ -50,14 +50,14 @@ def _routine(name: str) -> Callable[..., None]:
     return made
 
 
-def _call(name: str, dtype: Any, *arguments: Any) -> int:
+def _call(name: str, dtype: DTypeLike, *arguments: bytes | int | float | Matrix) -> int:
     """Call a routine in the precision of `dtype`; returns its `info`, which is the last argument of LAPACK's.
 
     bytes are characters, int and float scalars, arrays Fortran's own memory.
     """
     double = dtype == np.float64
-    scalar: Any = ctypes.c_double if double else ctypes.c_float
-    given: list[Any] = []
+    scalar: type[ctypes.c_double | ctypes.c_float] = ctypes.c_double if double else ctypes.c_float
+    given: list[object] = []
     info = ctypes.c_int(0)
     for x in arguments:
         if isinstance(x, bytes):
@@ -74,7 +74,7 @@ def _call(name: str, dtype: Any, *arguments: Any) -> int:
     return info.value
 
 
-def gram(x: Matrix, dtype: Any = None) -> Matrix:
+def gram(x: Matrix, dtype: DTypeLike | None = None) -> Matrix:
     """x^T x [n, n] of x [m, n]; only the lower triangle of the result holds it.
 
     In its own precision, or in float64 for float32 input where `dtype` says so: then some rows are widened at a

@@ -7,7 +7,7 @@ gigabyte; so the engine's fast path works on numpy arrays with these loops. Roun
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from chorus.lazy import lazy
 
@@ -35,7 +35,7 @@ class Terms(Sequence["Terms"]):
     def __len__(self) -> int:
         return self._size
 
-    def __getitem__(self, index: Any) -> Any:
+    def __getitem__(self, index: object) -> NoReturn:
         raise TypeError("a method that is declared linear may only pass its tensors to linear_combination")
 
 

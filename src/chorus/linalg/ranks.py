@@ -5,6 +5,11 @@ from __future__ import annotations
 import heapq
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 SLACK = 1e-12  # an energy of 1 means all, whatever the rounding of the sums
 
@@ -33,7 +38,7 @@ class RankRule:
     def given(self) -> bool:
         return (self.max_rank, self.energy, self.budget) != (None, None, None)
 
-    def rank_of(self, values: Sequence[float]) -> int:
+    def rank_of(self, values: Sequence[float] | NDArray[np.float64]) -> int:
         """The rank of one matrix by its singular values, largest first; the budget is not looked at.
 
         >>> RankRule(energy=0.9).rank_of([3.0, 1.0, 0.5]), RankRule(max_rank=8).rank_of([3.0, 1.0])

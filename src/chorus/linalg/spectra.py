@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from chorus.lazy import lazy
 from chorus.linalg.lapack import gram, symmetric_eigen
@@ -23,6 +23,7 @@ from chorus.linalg.low_rank import svd as low_rank_svd
 if TYPE_CHECKING:
     import numpy as np
     import torch
+    from numpy.typing import NDArray
     from torch import Tensor
 else:
     np, torch = lazy("numpy"), lazy("torch")
@@ -58,7 +59,8 @@ class Triplets:
         return Triplets(self.left[:, :k], self.values[:k], self.right[:, :k], self.spectrum)
 
 
-Rank = int | Callable[[Any], int] | None
+Choice = Callable[["NDArray[np.float64]"], int]  # from all singular values to how many triplets are wanted
+Rank = int | Choice | None
 
 
 def singular_triplets(
@@ -120,7 +122,7 @@ def _cut(left: Tensor, spectrum: Tensor, right: Tensor, dtype: torch.dtype) -> T
     return Triplets(left[:, :k].to(dtype), spectrum[:k].to(dtype), right[:, :k].to(dtype), spectrum)
 
 
-def by_gram(d: Tensor, k: int | Callable[[Any], int], *, projection: bool = False) -> Triplets:
+def by_gram(d: Tensor, k: int | Choice, *, projection: bool = False) -> Triplets:
     """Triplets of d [m, n], m >= n, from D^T D: right = eigenvectors, left = D right / values."""
     right, values, spectrum = _by_gram(d, k, projection=projection)
     return complete(d, right, values, spectrum)
@@ -136,7 +138,7 @@ def smaller_side(d: Tensor, rank: int, *, whole: bool = True) -> tuple[Tensor, T
     return found.right, found.values, found.spectrum
 
 
-def _by_gram(d: Tensor, k: int | Callable[[Any], int], *, projection: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+def _by_gram(d: Tensor, k: int | Choice, *, projection: bool = False) -> tuple[Tensor, Tensor, Tensor]:
     if d.dtype == torch.float32 and not callable(k) and (projection or _looks_flat(d)):
         found = _gram_triplets(d, k, torch.float32, float32_projects if projection else float32_suffices)
         if found is not None:
@@ -156,7 +158,7 @@ def _looks_flat(d: Tensor) -> bool:
 
 def _gram_triplets(
     d: Tensor,
-    wanted: int | Callable[[Any], int],
+    wanted: int | Choice,
     precision: torch.dtype,
     suffices: Callable[[Tensor, int], bool] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor] | None:
@@ -177,7 +179,7 @@ def complete(d: Tensor, vectors: Tensor, values: Tensor, spectrum: Tensor | None
     return Triplets(thin_product(d, vectors) / values, values, vectors, spectrum)
 
 
-def _eigen(x: Tensor, wanted: int | Callable[[Any], int], precision: torch.dtype) -> tuple[Tensor, Tensor]:
+def _eigen(x: Tensor, wanted: int | Choice, precision: torch.dtype) -> tuple[Tensor, Tensor]:
     """Eigenvalues of x^T x, largest first, and the vectors of the first that are wanted, by singular values."""
     if x.device.type == "cpu":
         top = (lambda squares: wanted(squares.clip(0) ** 0.5)) if callable(wanted) else wanted

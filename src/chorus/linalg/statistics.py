@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from chorus.lazy import lazy
 from chorus.linalg.blocks import Blocks, chunks
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
     from numpy.typing import NDArray
+    from torch import Tensor
 else:
     np = lazy("numpy")
     torch = lazy("torch")
@@ -37,7 +38,7 @@ def gram_matrix(blocks: Blocks) -> NDArray[np.float64]:
     return total
 
 
-def squares(x: Any) -> float:
+def squares(x: Tensor | NDArray[np.float32]) -> float:
     """Sum of the squares of one chunk, in float64."""
     if isinstance(x, np.ndarray):
         return float(dots([x])[0, 0])

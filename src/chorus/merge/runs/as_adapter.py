@@ -26,7 +26,7 @@ from chorus.errors import UsageError
 from chorus.lazy import lazy
 from chorus.linalg.low_rank import LowRank, low_rank_sum, recompress, svd
 from chorus.linalg.ranks import RankRule
-from chorus.linalg.spectra import singular_triplets
+from chorus.linalg.spectra import Rank, singular_triplets
 from chorus.merge.arithmetic.computation import Computation
 from chorus.merge.arithmetic.tensor_plan import TensorPlan
 from chorus.merge.arithmetic.treatment import matrix_shape
@@ -234,7 +234,7 @@ class _Run:
         )
         return ModuleReport(tensor.name, int(left.shape[1]), min(energy, 1.0), delta.way)
 
-    def _limit(self, tensor: TensorPlan) -> int | Callable[[Sequence[float]], int] | None:
+    def _limit(self, tensor: TensorPlan) -> Rank:
         """The rank rule for one matrix, as the kernels take it."""
         if self.rule.budget is not None:
             return self.ranks[tensor.name]
