@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, TypedDict
 
 from chorus.architectures.openai_whisper import transformers_name
 from chorus.cache import Cache
-from chorus.errors import UsageError
 from chorus.lazy import lazy
 from chorus.models.features import FRAMES_PER_SECOND, LogMel
 from chorus.models.kind import SPEECH_TO_TEXT, Config, Kind
@@ -54,10 +53,8 @@ def limits(config: Config, tokenizer: PreTrainedTokenizerBase) -> Limits:
 
 
 def task_token(task: str) -> str:
-    """Whisper's word for a task; `UsageError` where it was never taught one."""
-    if task not in TASK_TOKENS:
-        raise UsageError(f'Whisper has no token for the task "{task}"', f"it knows {' and '.join(TASK_TOKENS)}")
-    return TASK_TOKENS[task]
+    """Whisper's word for a task. Others than its two have none: a fine-tune answers them where it transcribes."""
+    return TASK_TOKENS.get(task, "transcribe")
 
 
 def languages_of(tokenizer: PreTrainedTokenizerBase) -> set[str]:

@@ -81,13 +81,11 @@ class WhisperBackbone:
         )
 
     def task(self, row: Row) -> str:
-        """The row's task, else the training's; `DataError` where Whisper has none such."""
+        """The row's task, else the training's; `DataError` where there is none such."""
         try:
-            task = parse_task(row.get(self.config.data.task_column) or self.config.task)
-            task_token(task)
+            return parse_task(row.get(self.config.data.task_column) or self.config.task)
         except UsageError as error:
             raise DataError(f"{row}: {error.message}", error.hint) from None
-        return task
 
     def targets(self, row: Row, end_s: float, *, timestamps: bool) -> list[int]:
         """The tokens after `<|startoftranscript|>`, which the model puts before them by itself."""

@@ -1,0 +1,162 @@
+"""Every task keeps the contract, and so does the runtime of ours; what breaks it is noticed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+import chorus.testing
+from chorus.data.manifest import Row, read_manifest
+from chorus.errors import UsageError
+from chorus.tasks.asr import ASR, Asr
+from chorus.tasks.protocol import Task
+from chorus.tasks.registry import TASKS, parse_task
+from chorus.tasks.scored import Answer, ErrorRate, Scored, score_texts
+from chorus.tasks.st import BLEU, CHRF, ST
+from chorus.testing import tasks as contract
+from chorus.transcribe.backends.protocol import Hypothesis, Sound
+from chorus.transcribe.decoding import Decoding, decoding
+from sounds import BASE, MANIFEST
+
+
+def test_the_registry_has_both() -> None:
+    assert TASKS.names() == ["asr", "st"]
+    assert len(chorus.testing.task_checks()) == 7
+
+
+@pytest.mark.parametrize("name", TASKS.names())
+def test_every_task_keeps_the_contract(name: str) -> None:
+    assert chorus.testing.check_task(name) == 7
+
+
+class Wrong(Asr):
+    """asr with something wrong."""
+
+    def __init__(self, metric: Any = None) -> None:
+        self.metric = metric
+
+    @property
+    def metrics(self) -> Any:
+        return (self.metric,) if self.metric else super().metrics
+
+
+class Mean(ErrorRate):
+    """A rate that is no function of sums: it looks at how many rows there are."""
+
+    def statistics(self, rows: Sequence[Scored]) -> Any:
+        return super().statistics(rows) * len(rows) + len(rows) * np.arange(len(rows))[:, None]
+
+
+class Upside(ErrorRate):
+    """A rate that says that more is better."""
+
+    best = 100.0
+
+
+class Unordered(Wrong):
+    """Sorts its answers."""
+
+    def score(self, rows: Sequence[Answer], normaliser: str, unit: Any = None) -> list[Scored]:
+        return sorted(score_texts(rows, normaliser, unit), key=lambda row: row.raw_reference)
+
+
+@pytest.mark.parametrize(
+    ("task", "check"),
+    [
+        (Wrong(), contract.is_found_by_every_spelling),
+        (Wrong(Mean()), contract.metrics_are_sums),
+        (Wrong(Upside()), contract.faultless_answers_are_the_best),
+        (Unordered(), contract.keeps_the_order_of_answers),
+    ],
+)
+def test_what_breaks_the_contract_is_noticed(task: Task, check: contract.TaskCheck) -> None:
+    with pytest.raises(AssertionError):
+        check(task, contract.ROWS)
+
+
+@pytest.mark.parametrize(
+    ("spelling", "name"),
+    [("asr", "asr"), ("transcribe", "asr"), (" Transcribe ", "asr"), ("st", "st"), ("translate", "st"),
+     ("speech-translation", "st")],
+)  # fmt: skip
+def test_a_task_has_one_name_under_all_its_spellings(spelling: str, name: str) -> None:
+    assert parse_task(spelling) == name
+    assert Decoding(task=spelling).task == name
+
+
+def test_unknown_tasks_name_the_nearest() -> None:
+    with pytest.raises(UsageError, match='unknown task "translat"; did you mean "translate"'):
+        parse_task("translat")
+    with pytest.raises(UsageError, match='did you mean "transcribe"'):
+        decoding(settings={"task": "transcrib"})
+
+
+def test_a_translation_is_counted_as_it_is_written() -> None:
+    spoken = Row("a.flac", "good morning", "ja")
+    assert (ASR.written(spoken), ST.written(spoken)) == ("ja", "en")
+    assert ST.written(replace(spoken, extra={"target_language": "zh"})) == "zh"
+    answer = contract.answers(ST, [spoken])
+    assert ST.score(answer, "raw")[0].unit == "words"
+    assert ASR.score(contract.answers(ASR, [spoken]), "raw")[0].unit == "characters"
+
+
+def test_bleu_and_chrf_of_sums_are_sacrebleus_of_the_corpus() -> None:
+    from sacrebleu.metrics import BLEU as THEIR_BLEU
+    from sacrebleu.metrics import CHRF as THEIR_CHRF
+
+    scored = contract.half_wrong(ST, contract.ROWS)
+    hypotheses, references = [s.raw_hypothesis for s in scored], [[s.raw_reference for s in scored]]
+    for ours, theirs in ((BLEU, THEIR_BLEU()), (CHRF, THEIR_CHRF())):
+        sums = ours.statistics(scored).sum(axis=0, keepdims=True)
+        assert ours.values(sums)[0] == theirs.corpus_score(hypotheses, references).score
+        assert ours.signature() == str(theirs.get_signature())
+
+
+# ---- runtimes ----
+
+
+def some_sounds() -> list[Sound]:
+    from chorus.data.utterance import Utterance
+
+    rows = [r for r in read_manifest(MANIFEST).rows if r.speaker == "theo" and r.split == "test"][:4]
+    return [Sound(u.audio(), u.row, u.key()) for u in map(Utterance, rows)]
+
+
+def test_whisper_through_transformers_keeps_the_contract() -> None:
+    from chorus.transcribe.backends.choose import BACKENDS
+    from chorus.transcribe.systems import open_system
+
+    backend = BACKENDS.get("transformers")(open_system(BASE), Decoding(window_s=3, max_new_tokens=8), "cpu")
+    assert chorus.testing.check_backend(backend, some_sounds()) == 16
+
+
+class Careless:
+    """A runtime that tells how many sounds it was given."""
+
+    longest_s: float | None = 30.0
+    long_form = True
+    facts: dict[str, str] = {}  # noqa: RUF012
+
+    def sort_key(self, seconds: float) -> tuple[float, float]:
+        return (0.0, -seconds)
+
+    def check(self, rows: Sequence[Row]) -> None:
+        """Any row."""
+
+    def transcribe(self, sounds: Sequence[Sound]) -> list[Hypothesis]:
+        return [Hypothesis(f"one of {len(sounds)}") for _ in sounds]
+
+    def replace(self, tensors: object) -> None:
+        """Nothing to do."""
+
+    def close(self) -> None:
+        """Nothing to do."""
+
+
+def test_a_runtime_whose_batches_change_texts_is_noticed() -> None:
+    with pytest.raises(AssertionError, match="alone gives another text"):
+        chorus.testing.check_backend(Careless(), some_sounds())
