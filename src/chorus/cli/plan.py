@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -11,6 +12,10 @@ from chorus.cli.options import idle_note, merge_options, options_of
 from chorus.cli.output import as_json, note, size, table
 from chorus.errors import RecipeError
 from chorus.tables import Table
+
+if TYPE_CHECKING:
+    from chorus.merge.method import Value
+    from chorus.merge.planning.describe import PlanFacts
 
 
 @click.command("plan", short_help="Show what a recipe would do, without reading a weight.")
@@ -46,7 +51,7 @@ def command(recipe: str, tensors: bool, json_: bool, **flags: Any) -> None:
         note(note_text)
 
 
-def _print(facts: dict[str, Any], every_tensor: bool) -> None:
+def _print(facts: PlanFacts, every_tensor: bool) -> None:
     from chorus.merge.planning.describe import draw_together
 
     rows = [
@@ -57,7 +62,7 @@ def _print(facts: dict[str, Any], every_tensor: bool) -> None:
             m["dtype"],
             str(m["tensors"]),
             size(m["bytes"]),
-            m["licence"] or "not stated",
+            m["license"] or "not stated",
         ]
         for m in facts["models"]
     ]
@@ -100,7 +105,7 @@ def _print(facts: dict[str, Any], every_tensor: bool) -> None:
         click.echo(f"generation: {line}")
 
 
-def _parameters(method: str, parameters: dict[str, Any]) -> str:
+def _parameters(method: str, parameters: Mapping[str, Value | list[Value]]) -> str:
     """The parameters that are not at their defaults."""
     from chorus.merge.method import METHODS
 
@@ -114,5 +119,5 @@ def _parameters(method: str, parameters: dict[str, Any]) -> str:
     return ", ".join(parts)
 
 
-def _short(value: Any) -> str:
+def _short(value: Value) -> str:
     return f"{value:.4g}" if isinstance(value, float) else "none" if value is None else str(value).lower()

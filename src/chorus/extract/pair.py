@@ -83,7 +83,7 @@ class Pair:
                     "model": model.label,
                     **({"revision": model.revision} if model.revision else {}),
                     "files": {n: p.stat().st_size for n, p in sorted(model.paths.items())},
-                    "licence": licence_of(model.directory),
+                    "license": licence_of(model.directory),
                 }
                 for model, part in models
             },

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from chorus.checkpoints.adapter_report import AdapterResult
 from chorus.checkpoints.open import Source
@@ -19,7 +18,7 @@ from chorus.merge.runs.engine import Progress, Result, run
 
 
 def merge(
-    recipe: str | Path | Mapping[str, Any] | LoadedRecipe | Plan,
+    recipe: str | Path | Mapping[str, object] | LoadedRecipe | Plan,
     output: str | Path,
     options: Options | None = None,
     *,
@@ -44,7 +43,7 @@ def merge(
 
 
 def merge_into_adapter(
-    recipe: str | Path | Mapping[str, Any] | LoadedRecipe | Plan,
+    recipe: str | Path | Mapping[str, object] | LoadedRecipe | Plan,
     output: str | Path,
     options: Options | None = None,
     *,
@@ -93,7 +92,7 @@ def apply(
 
 def apply_recipe(
     model: Source, deltas: Sequence[str | Path], *, weights: float | Sequence[float] = 1.0, out_dtype: str | None = None
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """The recipe of `apply`."""
     each = [weights] * len(deltas) if isinstance(weights, int | float) else list(weights)
     if len(each) != len(deltas):
@@ -105,5 +104,5 @@ def apply_recipe(
         {"model": named, "lora": str(delta), "parameters": {"weight": weight}}
         for delta, weight in zip(deltas, each, strict=True)
     ]
-    recipe: dict[str, Any] = {"merge_method": "task_arithmetic", "base_model": named, "models": models}
+    recipe: dict[str, object] = {"merge_method": "task_arithmetic", "base_model": named, "models": models}
     return {**recipe, "out_dtype": out_dtype} if out_dtype else recipe

@@ -27,9 +27,12 @@ import inspect
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, Protocol, TypeVar, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, TypeVar, get_args, get_origin
 
 from chorus.registry import Registry
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
@@ -62,17 +65,24 @@ class Memo(Protocol):
         self,
         kind: str,
         models: Sequence[int],
-        settings: Mapping[str, Any],
-        compute: Callable[[], dict[str, Any]],
-    ) -> dict[str, Any]:
+        settings: Mapping[str, object],
+        compute: Callable[[], dict[str, Tensor]],
+    ) -> dict[str, Tensor]:
         """What `compute` returns, which may depend on nothing but the deltas of `models`, `kind` and `settings`."""
 
 
 def compute_now(
-    kind: str, models: Sequence[int], settings: Mapping[str, Any], compute: Callable[[], dict[str, Any]]
-) -> dict[str, Any]:
+    kind: str, models: Sequence[int], settings: Mapping[str, object], compute: Callable[[], dict[str, Tensor]]
+) -> dict[str, Tensor]:
     """The memo that remembers nothing."""
     return compute()
+
+
+def numbers(parameters: Mapping[str, Resolved], name: str) -> tuple[float, ...]:
+    """The values of a parameter that has a number a model; those of models that have none are left out."""
+    each = parameters[name]
+    assert isinstance(each, tuple)
+    return tuple(float(value) for value in each if isinstance(value, int | float))
 
 
 @dataclass(frozen=True)
@@ -101,7 +111,7 @@ class Parameter:
     type: type
     per_model: bool
     required: bool
-    default: Any
+    default: Value
     doc: str
     between: Between | None = None
     choices: tuple[str, ...] = ()
@@ -151,9 +161,9 @@ class Method:
     base: Base
     models: tuple[int, int | None]
     parameters: dict[str, Parameter]
-    split: Callable[[Mapping[str, Any]], Split]
+    split: Callable[[Mapping[str, Resolved]], Split]
     statistics: Callable[..., Any] | None = None
-    check: Callable[[Mapping[str, Any], int], None] | None = None
+    check: Callable[[Mapping[str, Resolved], int], None] | None = None
     linear: bool = False
     symmetric: bool = True
     homogeneous: bool = True
@@ -189,9 +199,9 @@ def method(
     space: Space,
     base: Base = "required",
     models: tuple[int, int | None] = (1, None),
-    split: Split | Callable[[Mapping[str, Any]], Split] = "element",
+    split: Split | Callable[[Mapping[str, Resolved]], Split] = "element",
     statistics: Callable[..., Any] | None = None,
-    check: Callable[[Mapping[str, Any], int], None] | None = None,
+    check: Callable[[Mapping[str, Resolved], int], None] | None = None,
     linear: bool = False,
     symmetric: bool = True,
     homogeneous: bool = True,
@@ -251,7 +261,7 @@ def _parameter(keyword: str, entry: inspect.Parameter, function: Callable[..., A
     annotation = entry.annotation
     if isinstance(annotation, str):
         annotation = eval(annotation, function.__globals__)  # noqa: S307  our own source, as typing does it
-    notes: list[Any] = []
+    notes: list[object] = []
     if get_origin(annotation) is Annotated:
         annotation, *notes = get_args(annotation)
     annotation = _without_none(annotation)

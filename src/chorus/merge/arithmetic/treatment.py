@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from chorus.architectures.roles import Role
 
@@ -12,7 +11,7 @@ MATRIX, VECTOR = "matrix", "vector"
 AS_VECTORS = ("embedding", "position", "convolution", "norm", "bias")
 
 
-def treatment_of(role: Role, shape: Sequence[int], parameters: Mapping[str, Any]) -> str:
+def treatment_of(role: Role, shape: Sequence[int], parameters: Mapping[str, object]) -> str:
     """ "matrix" or "vector", by the parameter `treat`: auto, or one of the two for all tensors that can be either.
 
     auto takes embeddings, output heads, positions and convolutions for vectors, as the methods' authors do

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 from chorus.linalg.combine import linear_combination
 from chorus.linalg.low_rank import LowRank
 from chorus.linalg.spectra import NULL
-from chorus.merge.method import Between
+from chorus.merge.method import Between, Resolved
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,7 +40,7 @@ def scaled(d: Delta, c: float) -> Delta:
     return d.scaled(c) if isinstance(d, LowRank) else d * c
 
 
-def check_subspace(parameters: Mapping[str, Any], models: int) -> None:
+def check_subspace(parameters: Mapping[str, Resolved], models: int) -> None:
     """Refuse settings that contradict each other."""
     if parameters.get("rank") is not None and parameters.get("rank_fraction") is not None:
         raise ValueError("rank and rank_fraction both say how many directions are kept; give one of them")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+
+from chorus.merge.method import Resolved, numbers
 
 
 def shares(weights: Sequence[float]) -> list[float]:
@@ -18,7 +19,7 @@ def shares(weights: Sequence[float]) -> list[float]:
     return [w / total for w in weights]
 
 
-def check_shares(parameters: Mapping[str, Any], models: int) -> None:
+def check_shares(parameters: Mapping[str, Resolved], models: int) -> None:
     """Refuse weights that cannot be normalised, where the recipe asks for it."""
     if parameters.get("normalize", parameters.get("normalize_weights", True)):
-        shares(parameters["weight"])
+        shares(numbers(parameters, "weight"))

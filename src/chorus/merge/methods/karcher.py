@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from chorus.linalg.blocks import Blocks
 from chorus.linalg.combine import linear_combination
 from chorus.linalg.sphere import karcher_coefficients
 from chorus.linalg.statistics import gram_matrix
-from chorus.merge.method import PerModel, each, method
+from chorus.merge.method import PerModel, Resolved, each, method, numbers
 
 if TYPE_CHECKING:
     import torch
@@ -24,8 +24,8 @@ def coefficients(blocks: Blocks, *, weight: Sequence[float], max_iter: int, tol:
     return found[0]
 
 
-def check(parameters: Mapping[str, Any], models: int) -> None:
-    weight = parameters["weight"]
+def check(parameters: Mapping[str, Resolved], models: int) -> None:
+    weight = numbers(parameters, "weight")
     if sum(weight) <= 0 or min(weight) < 0:
         raise ValueError(f"the weights {list(weight)} must not be negative, nor all zero")
 

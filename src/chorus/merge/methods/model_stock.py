@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from chorus.lazy import lazy
 from chorus.linalg.blocks import Blocks
 from chorus.linalg.combine import linear_combination
 from chorus.linalg.statistics import gram_matrix
-from chorus.merge.method import PerModel, Split, each, method
+from chorus.merge.method import PerModel, Resolved, Split, each, method
 from chorus.merge.methods._weights import check_shares, shares
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def interpolation(gram: NDArray[np.float64]) -> NDArray[np.float64]:
     return n * c / (1 + (n - 1) * c)
 
 
-def cut(parameters: Mapping[str, Any]) -> Split:
+def cut(parameters: Mapping[str, Resolved]) -> Split:
     return "row" if parameters["filter_wise"] else "element"
 
 

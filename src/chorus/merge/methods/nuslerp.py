@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from chorus.lazy import lazy
 from chorus.linalg.blocks import Blocks
 from chorus.linalg.combine import linear_combination
 from chorus.linalg.sphere import SMALL_ANGLE, slerp_coefficients
 from chorus.linalg.statistics import gram_matrix
-from chorus.merge.method import PerModel, Split, method
+from chorus.merge.method import PerModel, Resolved, Split, method
 
 if TYPE_CHECKING:
     import torch
@@ -32,7 +32,7 @@ def coefficients(
     return slerp_coefficients(gram_matrix(blocks), position(weight), parallel=1 - SMALL_ANGLE**2 / 2)
 
 
-def cut(parameters: Mapping[str, Any]) -> Split:
+def cut(parameters: Mapping[str, Resolved]) -> Split:
     if parameters["nuslerp_flatten"]:
         return "element"
     return "tensor" if parameters["nuslerp_row_wise"] else "row"

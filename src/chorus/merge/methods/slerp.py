@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from chorus.linalg.blocks import Blocks
 from chorus.linalg.combine import linear_combination
 from chorus.linalg.sphere import slerp_coefficients, spherical_mean_coefficients
 from chorus.linalg.statistics import gram_matrix
-from chorus.merge.method import PerModel, each, method
+from chorus.merge.method import PerModel, Resolved, each, method, numbers
 from chorus.merge.methods._weights import shares
 
 if TYPE_CHECKING:
@@ -31,14 +31,14 @@ def coefficients(blocks: Blocks, *, t: float | None, weight: Sequence[float | No
     return list(slerp_coefficients(gram_matrix(blocks), t))
 
 
-def check(parameters: Mapping[str, Any], models: int) -> None:
+def check(parameters: Mapping[str, Resolved], models: int) -> None:
     """Exactly one of t and weights; t only between two."""
-    t, weight = parameters["t"], parameters["weight"]
+    t, weight = parameters["t"], numbers(parameters, "weight")
     if t is None:
-        if any(w is None for w in weight):
+        if len(weight) < models:
             raise ValueError("needs t, or a weight for every model")
         shares(weight)
-    elif any(w is not None for w in weight):
+    elif weight:
         raise ValueError("takes t, or weights, not both")
     elif models > 2:
         raise ValueError(f"t interpolates between two models, and there are {models}; give each a weight instead")

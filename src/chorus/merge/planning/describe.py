@@ -3,18 +3,100 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from collections.abc import Sequence
+from typing import NotRequired, TypedDict
 
 from chorus.architectures.families import architecture
-from chorus.merge.arithmetic.tensor_plan import Step, TensorPlan
+from chorus.merge.arithmetic.tensor_plan import Input, Step, TensorPlan
+from chorus.merge.method import Value
 from chorus.merge.plan import Plan
 from chorus.merge.planning.published import licences, plain_parameters
 
 
-def describe(plan: Plan) -> dict[str, Any]:
+class ModelFacts(TypedDict):
+    """One input model. `part` is "base" or "model"."""
+
+    model: str
+    part: str
+    revision: str | None
+    architecture: str
+    dtype: str
+    tensors: int
+    bytes: int
+    license: str | None
+
+
+class RoleFacts(TypedDict):
+    """What a tensor is for (see chorus.architectures.roles.Role)."""
+
+    component: str
+    kind: str
+    layer: NotRequired[int | None]
+    learned: bool
+
+
+class StepFacts(TypedDict):
+    """One method on the way of a tensor; the method that it runs within itself."""
+
+    method: str
+    treatment: NotRequired[str]
+    inner: NotRequired[StepFacts]
+
+
+class TensorFacts(TypedDict):
+    """One output tensor; `inputs` and `base` are (model, tensor)."""
+
+    name: str
+    shape: list[int]
+    dtype: str
+    bytes: int
+    role: RoleFacts
+    method: str
+    reason: str
+    treatment: str
+    parameters: dict[str, Value | list[Value]]
+    steps: list[StepFacts]
+    inputs: list[tuple[str, str]]
+    base: tuple[str, str] | None
+
+
+class FileFacts(TypedDict):
+    """One file of weights."""
+
+    file: str
+    bytes: int
+
+
+class OutputFacts(TypedDict):
+    """One output model."""
+
+    name: str
+    method: str
+    bytes: int
+    files: list[FileFacts]
+    tensors: list[TensorFacts]
+
+
+class PlanFacts(TypedDict):
+    """Everything that a plan fixes."""
+
+    source: str
+    seed: int
+    models: list[ModelFacts]
+    outputs: list[OutputFacts]
+    bytes_to_read: int
+    bytes_to_write: int
+    jobs: int
+    cache_bytes: int
+    memory_bytes: int
+    warnings: list[str]
+    generation_differences: list[str]
+
+
+def describe(plan: Plan) -> PlanFacts:
     """Everything that a plan fixes, in JSON's types."""
     known = licences(plan)
-    models = []
+    models: list[ModelFacts] = []
     for i, (model, reference) in enumerate(zip(plan.models, plan.references, strict=True)):
         tensors = list(model.checkpoint.values())
         dtypes = sorted({t.stored_dtype for t in tensors})
@@ -27,7 +109,7 @@ def describe(plan: Plan) -> dict[str, Any]:
                 "dtype": "+".join(dtypes),
                 "tensors": len(tensors),
                 "bytes": plan.bytes_of(i),
-                "licence": known[reference.name],
+                "license": known[reference.name],
             }
         )
     return {
@@ -54,8 +136,12 @@ def describe(plan: Plan) -> dict[str, Any]:
     }
 
 
-def _tensor(plan: Plan, tensor: TensorPlan) -> dict[str, Any]:
+def _tensor(plan: Plan, tensor: TensorPlan) -> TensorFacts:
     role = tensor.role
+
+    def named(which: Input) -> tuple[str, str]:
+        return plan.references[which.model].name, which.tensor
+
     return {
         "name": tensor.name,
         "shape": list(tensor.shape),
@@ -67,23 +153,26 @@ def _tensor(plan: Plan, tensor: TensorPlan) -> dict[str, Any]:
         "treatment": tensor.treatment,
         "parameters": plain_parameters(tensor),
         "steps": [_step(step) for step in tensor.steps],
-        "inputs": [[plan.references[i.model].name, i.tensor] for i in tensor.inputs],
-        "base": [plan.references[tensor.base.model].name, tensor.base.tensor] if tensor.base else None,
+        "inputs": [named(i) for i in tensor.inputs],
+        "base": named(tensor.base) if tensor.base else None,
     }
 
 
-def _step(step: Step) -> dict[str, Any]:
-    found: dict[str, Any] = {"method": step.method}
-    found |= {"treatment": step.treatment} if step.treatment else {}
-    return found | ({"inner": _step(step.inner)} if step.inner else {})
+def _step(step: Step) -> StepFacts:
+    found: StepFacts = {"method": step.method}
+    if step.treatment:
+        found["treatment"] = step.treatment
+    if step.inner:
+        found["inner"] = _step(step.inner)
+    return found
 
 
-def draw_together(tensors: list[dict[str, Any]]) -> list[tuple[dict[str, Any], int]]:
+def draw_together(tensors: Sequence[TensorFacts]) -> list[tuple[TensorFacts, int]]:
     """Tensors that differ in nothing but their layer's number become one, named `layers.{0-31}.`, with a count."""
-    groups: dict[str, list[dict[str, Any]]] = {}
+    groups: dict[str, list[TensorFacts]] = {}
     for tensor in tensors:
         pattern = re.sub(r"\.\d+\.", ".#.", tensor["name"], count=1)
-        facts = {k: v for k, v in tensor.items() if k not in ("name", "inputs", "base")}
+        facts: dict[str, object] = {k: v for k, v in tensor.items() if k not in ("name", "inputs", "base")}
         facts["role"] = {k: v for k, v in tensor["role"].items() if k != "layer"}
         groups.setdefault(f"{pattern} {facts}", []).append(tensor)
     drawn = []

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from chorus.checkpoints.model import Model, read_json
 from chorus.checkpoints.reference import parse_reference
 from chorus.errors import nearest
@@ -26,7 +24,7 @@ SHOWN = (
 )
 
 
-def generation_config(model: Model) -> dict[str, Any]:
+def generation_config(model: Model) -> dict[str, object]:
     """The model's generation settings; empty where it has none."""
     if model.generation is not None:
         return model.generation
@@ -34,7 +32,7 @@ def generation_config(model: Model) -> dict[str, Any]:
     return read_json(path) if path is not None and path.exists() else {}
 
 
-def settings(request: Any, inputs: Inputs) -> tuple[dict[str, Any] | None, list[str], list[str]]:
+def settings(request: object, inputs: Inputs) -> tuple[dict[str, object] | None, list[str], list[str]]:
     """(the result's generation settings, differences between the inputs, problems).
 
     `request` is the recipe's `generation`: {source: MODEL, overrides: {...}}, both optional. The donor's settings
@@ -42,7 +40,7 @@ def settings(request: Any, inputs: Inputs) -> tuple[dict[str, Any] | None, list[
     """
     problems: list[str] = []
     chosen = inputs.donor
-    overrides: dict[str, Any] = {}
+    overrides: dict[str, object] = {}
     if request is not None:
         if not isinstance(request, dict):
             return None, [], ["generation: a map with source and overrides"]
@@ -63,7 +61,7 @@ def settings(request: Any, inputs: Inputs) -> tuple[dict[str, Any] | None, list[
     return result or None, _differences(inputs, configs, chosen), problems
 
 
-def _differences(inputs: Inputs, configs: list[dict[str, Any]], chosen: int) -> list[str]:
+def _differences(inputs: Inputs, configs: list[dict[str, object]], chosen: int) -> list[str]:
     found = []
     taken = inputs.models[chosen].label
     for i, config in enumerate(configs):
@@ -78,7 +76,7 @@ def _differences(inputs: Inputs, configs: list[dict[str, Any]], chosen: int) -> 
     return found
 
 
-def _short(value: Any) -> str:
+def _short(value: object) -> str:
     if isinstance(value, dict | list) and len(value) > 6:
         return f"{len(value)} entries"
     return repr(value) if value is not None else "none"

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from chorus.architectures.families import architecture, is_whisper
 from chorus.architectures.layouts import layout_of
@@ -76,8 +75,7 @@ def open_inputs(recipe: Recipe, options: Options, *, weights: bool) -> Inputs:
         base = parse_reference(recipe.base_model) if recipe.base_model is not None else None
     except ValueError as error:
         inputs.problems.append(f"base_model: {error}")
-    named: list[tuple[str, Any]] = list(sources_of(recipe))
-    for where, entry in named:
+    for where, entry in sources_of(recipe):
         try:
             reference = reference_of(entry)
         except ValueError as error:
@@ -131,7 +129,7 @@ def slices_of(recipe: Recipe) -> list[Slice]:
     return [*(recipe.slices or []), *(s for m in (recipe.modules or {}).values() for s in m.slices or [])]
 
 
-def _add_base(inputs: Inputs, value: Any, where: str) -> None:
+def _add_base(inputs: Inputs, value: object, where: str) -> None:
     try:
         reference = parse_reference(value)
     except ValueError as error:

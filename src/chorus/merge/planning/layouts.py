@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from chorus.architectures.roles import Role, Stack, layer_index, relative_depth
 from chorus.checkpoints.dtypes import FLOATS, parse_dtype, promote
 from chorus.checkpoints.lazy_tensor import LazyTensor
 from chorus.checkpoints.reference import parse_reference
 from chorus.merge.arithmetic.tensor_plan import Input, Step, TensorPlan
-from chorus.merge.method import Method, Parameter, Resolved
+from chorus.merge.method import Method, Parameter, Resolved, Value
 from chorus.merge.options import Options
 from chorus.merge.planning.inputs import Inputs, reference_of, vocabulary_sizes
 from chorus.merge.planning.steps import check_steps, steps_of
-from chorus.merge.recipes.parameters import MISSING, Site, convert, gradient_position, matches_role, resolve
+from chorus.merge.recipes.parameters import MISSING, Missing, Site, convert, gradient_position, matches_role, resolve
 from chorus.merge.recipes.schema import ModelEntry, Module, Output, Recipe
 
 
@@ -25,7 +24,7 @@ class SliceSource:
 
     model: int
     first: int
-    parameters: dict[str, Any]
+    parameters: dict[str, object]
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ class OutputSlice:
     count: int
     sources: tuple[SliceSource, ...]
     base: SliceSource | None
-    scopes: tuple[dict[str, Any], ...]  # the slice's and the module's parameters, innermost first
+    scopes: tuple[dict[str, object], ...]  # the slice's and the module's parameters, innermost first
 
 
 @dataclass(frozen=True)
@@ -75,7 +74,7 @@ def output_slices(recipe: Recipe, inputs: Inputs) -> dict[str, list[OutputSlice]
 
 
 def _module_slices(
-    part: Recipe | Module, stack: Stack, recipe: Recipe, inputs: Inputs, scopes: tuple[dict[str, Any], ...]
+    part: Recipe | Module, stack: Stack, recipe: Recipe, inputs: Inputs, scopes: tuple[dict[str, object], ...]
 ) -> list[OutputSlice]:
     if part.models:
         return [_models_slice(part.models, stack, inputs, scopes)]
@@ -96,7 +95,7 @@ def _module_slices(
 
 
 def _models_slice(
-    entries: list[ModelEntry], stack: Stack, inputs: Inputs, scopes: tuple[dict[str, Any], ...]
+    entries: list[ModelEntry], stack: Stack, inputs: Inputs, scopes: tuple[dict[str, object], ...]
 ) -> OutputSlice:
     """The `models` form: all layers of each; an unlisted base joins as the last input."""
     sources = [SliceSource(inputs.index(reference_of(e)), 0, e.parameters) for e in entries]
@@ -112,7 +111,7 @@ def _models_slice(
     return OutputSlice(stack.module, stack.count, tuple(sources), base, scopes)
 
 
-def _slice_base(value: Any, sources: tuple[SliceSource, ...], inputs: Inputs) -> SliceSource | None:
+def _slice_base(value: object, sources: tuple[SliceSource, ...], inputs: Inputs) -> SliceSource | None:
     if value is None:
         return None
     index = inputs.references.index(parse_reference(value))
@@ -134,10 +133,10 @@ class Builder:
         self.recipe, self.inputs, self.options, self.output = recipe, inputs, options, output
         self.method, self.slices = method, slices
         self.layout = inputs.layouts[inputs.donor]
-        self.excluded = [*(recipe.exclude or []), *(output.exclude or [])]
+        self.excluded = [*selectors(recipe.exclude), *selectors(output.exclude)]
         written = output.out_dtype or recipe.out_dtype or recipe.dtype
         self.dtype = parse_dtype(written) if written else None
-        self.checked: set[Any] = set()
+        self.checked: set[tuple[str, int]] = set()
 
     def build(self) -> dict[str, TensorPlan]:
         """Every output tensor, in the order of the names."""
@@ -253,15 +252,18 @@ class Builder:
 
         def value(method: Method, parameter: Parameter) -> Resolved:
             if not parameter.per_model:
-                found: Resolved = self._value(parameter, slot, None)
-                if found is MISSING:
+                found = self._value(parameter, slot, None)
+                if isinstance(found, Missing):
                     raise ValueError(f"{method.name} needs the parameter {parameter.name}")
                 return found
-            each = tuple(self._value(parameter, slot, source) for source in models)
-            if MISSING in each:
-                lacking = self.inputs.models[models[each.index(MISSING)].model].label
-                raise ValueError(f"{method.name} needs {parameter.name} for {lacking}")
-            return each
+            each: list[Value] = []
+            for source in models:
+                found = self._value(parameter, slot, source)
+                if isinstance(found, Missing):
+                    lacking = self.inputs.models[source.model].label
+                    raise ValueError(f"{method.name} needs {parameter.name} for {lacking}")
+                each.append(found)
+            return tuple(each)
 
         try:
             steps = steps_of(self.method, value, role=slot.site.role, shape=shape, models=len(models))
@@ -283,10 +285,10 @@ class Builder:
                 return False
         return True
 
-    def _value(self, parameter: Parameter, slot: Slot, source: SliceSource | None) -> Any:
+    def _value(self, parameter: Parameter, slot: Slot, source: SliceSource | None) -> Value | Missing:
         """The first setting that applies: the model's, the slice's, the module's, the variant's, the global one."""
         site = slot.site
-        scopes: list[dict[str, Any]] = [*slot.part.scopes, self.output.parameters, self.recipe.parameters]
+        scopes: list[dict[str, object]] = [*slot.part.scopes, self.output.parameters, self.recipe.parameters]
         if source is not None:
             site = Site(slot.names[source.model], site.role, site.t)
             scopes.insert(0, source.parameters)
@@ -341,6 +343,11 @@ class Builder:
         return (min(mine[0], theirs[0]), *mine[1:]) if mine and theirs else mine
 
 
-def _natural(name: str) -> list[Any]:
+def selectors(exclude: object) -> list[Mapping[str, object]]:
+    """The role selectors of `exclude`, which has been checked."""
+    return [one for one in exclude if isinstance(one, Mapping)] if isinstance(exclude, list) else []
+
+
+def _natural(name: str) -> list[tuple[int, int, str]]:
     """Sort key in which layer 10 follows layer 9."""
     return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in name.split(".")]

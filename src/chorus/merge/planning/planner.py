@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from chorus.errors import PlanError, RecipeError, UsageError
 from chorus.merge.method import METHODS, Method
@@ -30,7 +29,7 @@ from chorus.merge.recipes.schema import Output
 
 
 def plan(
-    recipe: str | Path | Mapping[str, Any] | LoadedRecipe, options: Options | None = None, *, weights: bool = True
+    recipe: str | Path | Mapping[str, object] | LoadedRecipe, options: Options | None = None, *, weights: bool = True
 ) -> Plan:
     """Plan a merge: open the models' headers, check everything, place every output tensor.
 
@@ -140,7 +139,7 @@ def _check_recipe(loaded: LoadedRecipe) -> list[tuple[Output, Method]]:
     return pairs
 
 
-def _settings(loaded: LoadedRecipe) -> list[tuple[str, dict[str, Any]]]:
+def _settings(loaded: LoadedRecipe) -> list[tuple[str, dict[str, object]]]:
     """Every `parameters` map of a recipe, with its place."""
     recipe = loaded.recipe
     found = [("parameters", recipe.parameters)]
@@ -162,7 +161,7 @@ def _check_gradients(loaded: LoadedRecipe, inputs: Inputs) -> None:
                 )
 
 
-def _check_exclude(exclude: Any, where: str) -> list[str]:
+def _check_exclude(exclude: object, where: str) -> list[str]:
     if exclude is None:
         return []
     if not isinstance(exclude, list):

@@ -7,12 +7,12 @@ group `chorus.dialects`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 from chorus.errors import RecipeError
 from chorus.registry import Registry
 
-Document = Mapping[str, Any]
+Document = Mapping[str, object]
 
 
 class Dialect(Protocol):
@@ -21,7 +21,7 @@ class Dialect(Protocol):
     def recognises(self, documents: Sequence[Document]) -> bool:
         """Whether these documents (of one file, in order) are written so."""
 
-    def translate(self, documents: Sequence[Document]) -> dict[str, Any]:
+    def translate(self, documents: Sequence[Document]) -> dict[str, object]:
         """The same merge as one map of Chorus's schema; `ValueError` says what cannot be said there."""
 
 
@@ -32,7 +32,7 @@ def _load() -> None:
 DIALECTS: Registry[Dialect] = Registry("dialect", "chorus.dialects", _load)
 
 
-def translated(documents: Sequence[Document], source: str) -> tuple[dict[str, Any], str]:
+def translated(documents: Sequence[Document], source: str) -> tuple[dict[str, object], str]:
     """(the recipe's map, the dialect that it was written in: empty for Chorus's own and mergekit's)."""
     for name in DIALECTS.names():
         dialect = DIALECTS.get(name)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -20,12 +19,12 @@ class LoadedRecipe:
     """A recipe, the map that it was read from, what to call it, and the dialect that the map was translated from."""
 
     recipe: Recipe
-    document: dict[str, Any]
+    document: dict[str, object]
     source: str
     dialect: str = ""
 
 
-def load_recipe(source: str | Path | Mapping[str, Any]) -> LoadedRecipe:
+def load_recipe(source: str | Path | Mapping[str, object]) -> LoadedRecipe:
     """Read a recipe from a file, from YAML text (with a line break in it), or from a dictionary.
 
     Raises `RecipeError` with every problem found.
@@ -53,7 +52,7 @@ def _read(source: str | Path) -> tuple[str, str]:
         raise RecipeError([f"cannot be read ({reason})"], "give the path of a YAML recipe", str(path)) from None
 
 
-def _parse(text: str, name: str) -> list[dict[str, Any]]:
+def _parse(text: str, name: str) -> list[dict[str, object]]:
     try:
         documents = list(yaml.load_all(text, Loader=Loader))  # a SafeLoader
     except (yaml.YAMLError, RecursionError) as error:

@@ -11,14 +11,19 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Final, cast
 
 from chorus.architectures.roles import COMPONENTS, KINDS, Role
 from chorus.errors import nearest
-from chorus.merge.method import Method, Parameter
+from chorus.merge.method import Method, Parameter, Value
 from chorus.merge.recipes.inner import inner_names, known_parameters
 
-MISSING: Any = object()
+
+class Missing:
+    """Stands for a value where no setting holds."""
+
+
+MISSING: Final = Missing()
 ROLE_KEYS = ("component", "kind", "layers", "name")
 
 
@@ -36,7 +41,7 @@ def gradient_position(index: int, count: int) -> float:
     return 1.0 if count == 1 else index / (count - 1)
 
 
-def resolve(setting: Any, site: Site) -> Any:
+def resolve(setting: object, site: Site) -> object:
     """The value of a setting at a site, or `MISSING` where no condition holds."""
     if isinstance(setting, Mapping):
         return resolve([setting], site)
@@ -52,7 +57,7 @@ def resolve(setting: Any, site: Site) -> Any:
     return _gradient(setting, site.t)
 
 
-def _gradient(values: Sequence[Any], t: float) -> Any:
+def _gradient(values: Sequence[object], t: float) -> object:
     """Numbers are interpolated, booleans and strings step."""
     position = t * (len(values) - 1)
     below = min(int(position), len(values) - 1)
@@ -66,7 +71,7 @@ def _gradient(values: Sequence[Any], t: float) -> Any:
     return low + (high - low) * (position - below)
 
 
-def is_gradient(setting: Any) -> bool:
+def is_gradient(setting: object) -> bool:
     """Whether a setting holds a list of values somewhere, which runs over the layers."""
     if isinstance(setting, Mapping):
         return is_gradient(setting.get("value"))
@@ -75,7 +80,7 @@ def is_gradient(setting: Any) -> bool:
     return any(is_gradient(v) for v in setting) if any(isinstance(v, Mapping) for v in setting) else len(setting) > 1
 
 
-def as_number(value: Any) -> float | None:
+def as_number(value: object) -> float | None:
     """A number, also where YAML 1.1 reads one as text (`1e-3`)."""
     if isinstance(value, bool):
         return None
@@ -89,33 +94,50 @@ def as_number(value: Any) -> float | None:
     return None
 
 
-def _holds(entry: Mapping[str, Any], site: Site) -> bool:
-    if "role" in entry:
-        return matches_role(entry["role"], site)
+def _holds(entry: Mapping[str, object], site: Site) -> bool:
+    role = entry.get("role")
+    if isinstance(role, Mapping):
+        return matches_role(role, site)
     wanted = entry.get("filter")
     return wanted is None or wanted == "*" or str(wanted) in site.name
 
 
-def matches_role(selector: Mapping[str, Any], site: Site) -> bool:
+def matches_role(selector: Mapping[str, object], site: Site) -> bool:
     """Whether a tensor is what {component, kind, layers, name} describes; absent keys admit everything.
 
     `component` and `kind` may be lists; `layers` is [a, b) or a list of such; `name` is a regular expression.
     """
     role = site.role
     for key, have in (("component", role.component), ("kind", role.kind)):
-        wanted = selector.get(key)
-        if wanted is not None and have not in ([wanted] if isinstance(wanted, str) else wanted):
+        if selector.get(key) is not None and have not in _listed(selector[key]):
             return False
-    layers = selector.get("layers")
-    if layers is not None:
-        ranges = [layers] if not isinstance(layers[0], Sequence) else layers
+    if selector.get("layers") is not None:
+        ranges = layer_ranges(selector["layers"])
         if role.layer is None or not any(a <= role.layer < b for a, b in ranges):
             return False
     name = selector.get("name")
     return name is None or re.search(str(name), site.name) is not None
 
 
-def check_setting(parameter: Parameter, setting: Any, where: str) -> list[str]:
+def _listed(value: object) -> list[object]:
+    """A list of values, or a value alone, as a list."""
+    return list(value) if isinstance(value, Sequence) and not isinstance(value, str) else [value]
+
+
+def layer_ranges(value: object) -> list[tuple[int, int]]:
+    """[a, b) or a list of such; `ValueError` where it is neither.
+
+    >>> layer_ranges([0, 4]), layer_ranges([[0, 1], [3, 4]])
+    ([(0, 4)], [(0, 1), (3, 4)])
+    """
+    listed = _listed(value)
+    found = [tuple(_listed(one)) for one in (listed if listed and isinstance(listed[0], Sequence) else [listed])]
+    if not all(len(one) == 2 and all(isinstance(n, int) for n in one) for one in found):
+        raise ValueError("[first, after the last) or a list of such")
+    return cast(list[tuple[int, int]], found)
+
+
+def check_setting(parameter: Parameter, setting: object, where: str) -> list[str]:
     """Every problem of a parameter's setting: its form, its conditions, its values' types and ranges."""
     if setting is None:
         return [f"{where}: no value; remove the key or give one"]
@@ -131,7 +153,7 @@ def check_setting(parameter: Parameter, setting: Any, where: str) -> list[str]:
     return _check_value(parameter, setting, where)
 
 
-def _check_entry(parameter: Parameter, entry: Mapping[str, Any], where: str) -> list[str]:
+def _check_entry(parameter: Parameter, entry: Mapping[str, object], where: str) -> list[str]:
     problems = [
         f"{where}.{key}: unknown key{nearest(str(key), ('value', 'filter', 'role'))}"
         for key in entry
@@ -149,7 +171,7 @@ def _check_entry(parameter: Parameter, entry: Mapping[str, Any], where: str) -> 
     return problems + check_setting(parameter, value, f"{where}.value")
 
 
-def check_selector(selector: Any, where: str) -> list[str]:
+def check_selector(selector: object, where: str) -> list[str]:
     """Every problem of a role selector."""
     if not isinstance(selector, Mapping) or not selector:
         return [f"{where}: a role is a map with some of {', '.join(ROLE_KEYS)}"]
@@ -161,9 +183,10 @@ def check_selector(selector: Any, where: str) -> list[str]:
                 problems.append(f'{where}.{key}: unknown {key} "{value}"{nearest(str(value), known)}')
     layers = selector.get("layers")
     if layers is not None:
-        ranges = layers if isinstance(layers, list) and layers and isinstance(layers[0], list) else [layers]
-        if not all(isinstance(r, list) and len(r) == 2 and all(isinstance(n, int) for n in r) for r in ranges):
-            problems.append(f"{where}.layers: [first, after the last) or a list of such")
+        try:
+            layer_ranges(layers)
+        except ValueError as error:
+            problems.append(f"{where}.layers: {error}")
     if "name" in selector:
         try:
             re.compile(str(selector["name"]))
@@ -172,7 +195,7 @@ def check_selector(selector: Any, where: str) -> list[str]:
     return problems
 
 
-def _check_value(parameter: Parameter, value: Any, where: str) -> list[str]:
+def _check_value(parameter: Parameter, value: object, where: str) -> list[str]:
     try:
         convert(parameter, value)
     except ValueError as error:
@@ -180,7 +203,7 @@ def _check_value(parameter: Parameter, value: Any, where: str) -> list[str]:
     return []
 
 
-def convert(parameter: Parameter, value: Any) -> Any:
+def convert(parameter: Parameter, value: object) -> Value:
     """A value in the parameter's type, as leniently as mergekit reads it; `ValueError` says what it must be."""
     if value is None:
         return None
@@ -202,7 +225,7 @@ def convert(parameter: Parameter, value: Any) -> Any:
     return number
 
 
-def _as_bool(value: Any) -> bool:
+def _as_bool(value: object) -> bool:
     text = str(value).lower()
     if text in ("true", "yes", "on", "1", "1.0", "y", "t"):
         return True
@@ -211,7 +234,7 @@ def _as_bool(value: Any) -> bool:
     raise ValueError(f"must be true or false, got {value!r}")
 
 
-def _as_choice(parameter: Parameter, value: Any) -> str:
+def _as_choice(parameter: Parameter, value: object) -> str:
     if isinstance(value, bool) and "l1" in parameter.choices:  # mergekit's rescale
         return "l1" if value else "none"
     if value not in parameter.choices:
@@ -220,7 +243,7 @@ def _as_choice(parameter: Parameter, value: Any) -> str:
 
 
 def check_parameters(
-    method: Method, settings: Mapping[str, Any], where: str, *, under_model: bool = False, inner: Sequence[str] = ()
+    method: Method, settings: Mapping[str, object], where: str, *, under_model: bool = False, inner: Sequence[str] = ()
 ) -> list[str]:
     """Every problem of a `parameters:` map: unknown names, shared ones under a model, wrong values.
 

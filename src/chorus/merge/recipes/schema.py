@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from pydantic import Field
 
@@ -19,9 +18,9 @@ LATER = {
 class ModelEntry(Strict):
     """One model of `models`."""
 
-    model: Any
-    lora: Any = None
-    parameters: dict[str, Any] = Field(default_factory=dict)
+    model: object
+    lora: object = None
+    parameters: dict[str, object] = Field(default_factory=dict)
     auxiliary: dict[str, str] = Field(default_factory=dict)  # name -> safetensors file of tensors named as the model's
 
 
@@ -35,9 +34,9 @@ class Slice(Strict):
     """Output layers, merged from equally many layers of each source."""
 
     sources: list[Source]
-    base_model: Any = None
+    base_model: object = None
     residual_weight: float | None = None
-    parameters: dict[str, Any] = Field(default_factory=dict)
+    parameters: dict[str, object] = Field(default_factory=dict)
 
 
 class Module(Strict):
@@ -45,7 +44,7 @@ class Module(Strict):
 
     models: list[ModelEntry] | None = None
     slices: list[Slice] | None = None
-    parameters: dict[str, Any] = Field(default_factory=dict)
+    parameters: dict[str, object] = Field(default_factory=dict)
 
 
 class Output(Strict):
@@ -53,9 +52,9 @@ class Output(Strict):
 
     name: str
     merge_method: str | None = None
-    parameters: dict[str, Any] = Field(default_factory=dict)
+    parameters: dict[str, object] = Field(default_factory=dict)
     out_dtype: str | None = None
-    exclude: Any = None
+    exclude: object = None
 
 
 class Recipe(Strict):
@@ -65,21 +64,21 @@ class Recipe(Strict):
     models: list[ModelEntry] | None = None
     slices: list[Slice] | None = None
     modules: dict[str, Module] | None = None
-    base_model: Any = None
+    base_model: object = None
     dtype: str | None = None
     out_dtype: str | None = None
-    tokenizer: Any = None
-    tokenizer_source: Any = None
+    tokenizer: object = None
+    tokenizer_source: object = None
     chat_template: str | None = None
-    parameters: dict[str, Any] = Field(default_factory=dict)
+    parameters: dict[str, object] = Field(default_factory=dict)
     seed: int | None = None
-    exclude: Any = None
-    lambda_: Any = Field(default=None, alias="lambda")
+    exclude: object = None
+    lambda_: object = Field(default=None, alias="lambda")
     outputs: list[Output] | None = None
-    generation: Any = None
+    generation: object = None
 
 
-def checked_recipe(document: Mapping[str, Any], source: str) -> Recipe:
+def checked_recipe(document: Mapping[str, object], source: str) -> Recipe:
     """A document as a recipe; `RecipeError` with every problem found."""
     problems = _reserved(document)
     try:
@@ -92,7 +91,7 @@ def checked_recipe(document: Mapping[str, Any], source: str) -> Recipe:
     return recipe
 
 
-def _reserved(document: Mapping[str, Any]) -> list[str]:
+def _reserved(document: Mapping[str, object]) -> list[str]:
     problems = [f"{key}: {why}" for key, why in LATER.items() if document.get(key) is not None]
     if document.get("tokenizer_source") == "union":
         problems.append("tokenizer_source: union vocabularies come with a later version; write base")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import yaml
 
 from chorus.checkpoints.adapter_report import AdapterResult, notes
@@ -64,6 +62,6 @@ def task_type(plan: Plan, base: Model) -> str | None:
     """PEFT's task type, as the merged adapters state it, else by the architecture; None for speech models."""
     named = {m.adapter_config.get("task_type") for m in plan.models if m.adapter_config}
     if len(named) == 1:
-        found: Any = named.pop()
-        return found
+        found = named.pop()
+        return None if found is None else str(found)
     return peft_task(base.config)

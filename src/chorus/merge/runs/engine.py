@@ -20,7 +20,7 @@ from chorus.merge.arithmetic.reader import Bytes, Reader
 from chorus.merge.arithmetic.tensor_plan import Input, TensorPlan
 from chorus.merge.plan import Plan, Variant
 from chorus.merge.runs.journal import NAME as JOURNAL
-from chorus.merge.runs.journal import Journal, plan_fingerprint
+from chorus.merge.runs.journal import Entry, Journal, plan_fingerprint
 from chorus.merge.runs.local import Cancelled, spread
 from chorus.merge.runs.side_files import write_side_files
 from chorus.runtime import pick_device
@@ -169,13 +169,7 @@ class _Writing:
         inputs = {f"{i.model}:{i.tensor}": d.hexdigest() for i, d in digests.items()}
         for writer in writers:
             with self.lock:
-                self.journal.record(
-                    writer.variant.name,
-                    writer.tensor.name,
-                    digest=writer.digest.hexdigest(),
-                    inputs=inputs,
-                    loss=writer.loss,
-                )
+                self.journal.record(writer.entry(inputs))
 
     def _reader(self) -> Reader:
         """This thread's reader, which digests the bytes of files as they pass."""
@@ -229,6 +223,13 @@ class _TensorWriter:
         self.loss = [a + b for a, b in zip(self.loss, encoded.loss, strict=True)]
         self.written = stop
         self.owner.count(encoded.data.nbytes)
+
+    def entry(self, inputs: dict[str, str]) -> Entry:
+        """What the journal says of the tensor; `inputs` are the digests of what was read for it."""
+        return {
+            "variant": self.variant.name, "tensor": self.tensor.name, "digest": self.digest.hexdigest(),
+            "inputs": inputs, "loss": self.loss,
+        }  # fmt: skip
 
     def write_rest(self) -> None:
         for start, stop in self.work.ranges():

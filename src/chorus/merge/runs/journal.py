@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from chorus.errors import OutputError
 from chorus.identity import fingerprint
@@ -32,48 +33,56 @@ def plan_fingerprint(plan: Plan) -> str:
     return fingerprint(outputs=outputs, models=states, chosen=chosen)
 
 
+class Entry(TypedDict):
+    """A finished tensor: digests of what was written and read, and what the cast lost (see `Encoded`)."""
+
+    variant: str
+    tensor: str
+    digest: str
+    inputs: dict[str, str]
+    loss: list[float]
+
+
 class Journal:
     """The journal of one partial directory. `done` maps (variant, tensor) to its entry."""
 
     def __init__(self, directory: Path, plan_id: str, *, resume: bool) -> None:
         self.path = directory / NAME
-        self.done: dict[tuple[str, str], dict[str, Any]] = {}
-        lines = self._lines() if resume else []
-        if lines and lines[0].get("plan") != plan_id:
+        self.done: dict[tuple[str, str], Entry] = {}
+        known, entries, whole_bytes = self._read() if resume else (None, [], 0)
+        if known is not None and known != plan_id:
             raise OutputError(
                 f"{directory}: holds another merge's unfinished result (recipe, inputs or settings differ)",
                 "undo the change and use --resume, or start again with --overwrite",
             )
-        for entry in lines[1:]:
+        for entry in entries:
             self.done[entry["variant"], entry["tensor"]] = entry
-        self._file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | (0 if lines else os.O_TRUNC), 0o644)
-        if lines:
-            os.ftruncate(self._file, self._whole_bytes)  # a line that was cut off by the kill
-        else:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | (os.O_TRUNC if known is None else 0)
+        self._file = os.open(self.path, flags, 0o644)
+        if known is None:
             self._append({"plan": plan_id})
+        else:
+            os.ftruncate(self._file, whole_bytes)  # a line that was cut off by the kill
 
-    def _lines(self) -> list[dict[str, Any]]:
-        self._whole_bytes = 0
-        if not self.path.exists():
-            return []
-        lines = []
-        for raw in self.path.read_bytes().splitlines(keepends=True):
+    def _read(self) -> tuple[str | None, list[Entry], int]:
+        """(the plan's fingerprint, the finished tensors, bytes of whole lines); None where there is no journal."""
+        lines, whole_bytes = [], 0
+        for raw in self.path.read_bytes().splitlines(keepends=True) if self.path.exists() else []:
             if not raw.endswith(b"\n"):
                 break
             try:
                 lines.append(json.loads(raw))
             except ValueError:
                 break
-            self._whole_bytes += len(raw)
-        return lines
+            whole_bytes += len(raw)
+        return (str(lines[0].get("plan")), lines[1:], whole_bytes) if lines else (None, [], 0)
 
-    def _append(self, entry: dict[str, Any]) -> None:
+    def _append(self, entry: Mapping[str, object]) -> None:
         os.write(self._file, json.dumps(entry, separators=(",", ":")).encode() + b"\n")
 
-    def record(self, variant: str, tensor: str, **facts: Any) -> None:
+    def record(self, entry: Entry) -> None:
         """Note that a tensor is written, in one append."""
-        entry = {"variant": variant, "tensor": tensor, **facts}
-        self.done[variant, tensor] = entry
+        self.done[entry["variant"], entry["tensor"]] = entry
         self._append(entry)
 
     def close(self) -> None:

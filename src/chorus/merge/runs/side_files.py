@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -12,13 +12,13 @@ from chorus.checkpoints.model import INDEX, Model
 from chorus.checkpoints.sidecar import copy_side_files, write_json
 from chorus.checkpoints.writer import write_text
 from chorus.identity import bytes_hash, file_hash, file_sha256
-from chorus.merge.arithmetic.tensor_plan import TensorPlan
 from chorus.merge.plan import Plan, Variant
 from chorus.merge.planning.published import licences, plain_parameters, public_document
+from chorus.merge.runs.journal import Entry
 from chorus.models.registry import kind_of
 from chorus.provenance import card_metadata, licence_warnings, model_card, versions
 
-Done = dict[tuple[str, str], dict[str, Any]]
+Done = Mapping[tuple[str, str], Entry]
 SHOW_LOSS = 0.10  # share of the delta lost to the cast above which a merge warns
 
 
@@ -45,12 +45,12 @@ def write_side_files(plan: Plan, directory: Path, done: Done) -> list[str]:
     return list(dict.fromkeys(warnings + licence_warnings(licences(plan))))
 
 
-def _index(variant: Variant) -> dict[str, Any]:
+def _index(variant: Variant) -> dict[str, object]:
     weight_map = {name: shard.file for shard in variant.shards for name in shard.starts}
     return {"metadata": {"total_size": variant.nbytes}, "weight_map": dict(sorted(weight_map.items()))}
 
 
-def input_identities(plan: Plan, done: Done, *, read_files: bool = True) -> list[dict[str, Any]]:
+def input_identities(plan: Plan, done: Done, *, read_files: bool = True) -> list[dict[str, object]]:
     """For each model its name, revision, and for each file a hash: the hub's where known, else of the content.
 
     With `read_files` False large files that the merge did not read are told by their size alone.
@@ -64,7 +64,7 @@ def input_identities(plan: Plan, done: Done, *, read_files: bool = True) -> list
     identities = []
     names = [*(r.name for r in plan.references), *(model.label for model in plan.auxiliary)]
     for i, (model, name) in enumerate(zip(plan.sources, names, strict=True)):
-        identity: dict[str, Any] = {"model": name}
+        identity: dict[str, object] = {"model": name}
         if model.revision:
             identity["revision"] = model.revision
         identity["files"] = {file: _file_identity(plan, i, file, digests, read_files) for file in sorted(model.paths)}
@@ -76,9 +76,9 @@ def input_identities(plan: Plan, done: Done, *, read_files: bool = True) -> list
     return identities
 
 
-def _file_identity(plan: Plan, index: int, name: str, digests: dict[str, str], read_files: bool) -> dict[str, Any]:
+def _file_identity(plan: Plan, index: int, name: str, digests: dict[str, str], read_files: bool) -> dict[str, object]:
     model = plan.sources[index]
-    identity: dict[str, Any] = {}
+    identity: dict[str, object] = {}
     if model.hub_hashes.get(name):
         identity["hub_hash"] = model.hub_hashes[name]
     header = model.files.get(name)
@@ -135,8 +135,8 @@ def _loss_lines(losses: dict[str, dict[str, float]]) -> list[str]:
 
 
 def provenance_of(
-    plan: Plan, variant: Variant, identities: list[dict[str, Any]], losses: dict[str, dict[str, float]]
-) -> dict[str, Any]:
+    plan: Plan, variant: Variant, identities: list[dict[str, object]], losses: dict[str, dict[str, float]]
+) -> dict[str, object]:
     """`chorus.json`: the recipe as resolved, the identity of what went in, versions, what the cast lost."""
     return {
         "chorus": __version__,
@@ -151,31 +151,24 @@ def provenance_of(
             "parameters": _resolved(plan, variant),
         },
         "inputs": identities,
-        "licences": licences(plan),
+        "licenses": licences(plan),
         "versions": versions(),
         "cast_loss": losses,
     }
 
 
-def _resolved(plan: Plan, variant: Variant) -> list[dict[str, Any]]:
+def _resolved(plan: Plan, variant: Variant) -> list[dict[str, object]]:
     """The distinct parameter sets, each with the tensors that it was used on."""
-    groups: dict[str, dict[str, Any]] = {}
+    groups: dict[str, tuple[dict[str, object], list[str]]] = {}
     for tensor in variant.tensors.values():
-        facts = {
-            "method": tensor.method,
-            **({"reason": tensor.reason} if tensor.reason else {}),
-            **({"treatment": tensor.treatment} if tensor.treatment else {}),
-            **_facts(plan, tensor),
-        }
-        group = groups.setdefault(repr(facts), {**facts, "tensors": 0, "first": tensor.name})
-        group["tensors"] += 1
-    return list(groups.values())
-
-
-def _facts(plan: Plan, tensor: TensorPlan) -> dict[str, Any]:
-    facts: dict[str, Any] = {"models": [plan.references[i.model].name for i in tensor.inputs]}
-    parameters = plain_parameters(tensor)
-    return {**facts, "parameters": parameters} if parameters else facts
+        facts: dict[str, object] = {"method": tensor.method}
+        facts |= {"reason": tensor.reason} if tensor.reason else {}
+        facts |= {"treatment": tensor.treatment} if tensor.treatment else {}
+        facts["models"] = [plan.references[i.model].name for i in tensor.inputs]
+        parameters = plain_parameters(tensor)
+        facts |= {"parameters": parameters} if parameters else {}
+        groups.setdefault(repr(facts), (facts, []))[1].append(tensor.name)
+    return [{**facts, "tensors": len(names), "first": names[0]} for facts, names in groups.values()]
 
 
 def _card(plan: Plan, variant: Variant, losses: list[str]) -> str:
