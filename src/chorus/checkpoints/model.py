@@ -56,11 +56,10 @@ class Model:
 
     def fingerprint(self) -> str:
         """What the model is, by the content of its weights, adapter, config and side files."""
-        if self.identify is not None:
-            return self.identify()
         side = [self.directory / name for name in SIDE_FILES] if self.directory else []
         files = [*sorted(self.paths.items()), *sorted(self.adapter_paths.items()), *((p.name, p) for p in side)]
-        return fingerprint(files=[f"{name} {file_hash(path)}" for name, path in files if path.exists()])
+        hashes = [f"{name} {file_hash(path)}" for name, path in files if path.exists()]
+        return fingerprint(weights=self.identify() if self.identify else "", files=hashes)
 
 
 def read_json(path: Path) -> JsonObject:
