@@ -101,7 +101,7 @@ def _edge(values: Sequence[float]) -> float:
     """Where the axis of rates ends: the largest, but not far beyond 100 where the others stay below."""
     largest = max(values, default=1.0) * 1.05
     usual = [v for v in values if v <= 120]
-    return min(largest, max(usual) * 1.1) if usual and largest > 200 else max(largest, 1.0)
+    return max(1.0, min(largest, max(usual) * 1.1) if usual and largest > 200 else largest)
 
 
 def pareto(points: Sequence[tuple[float, float]]) -> list[int]:
