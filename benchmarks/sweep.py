@@ -70,7 +70,7 @@ def main() -> None:
     parser.add_argument("--models", type=int, default=4)
     parser.add_argument("--merges", type=int, default=6)
     args = parser.parse_args()
-    from chorus.experiment.config import grid_of
+    from chorus.search.grids import grid_of
 
     with common.workplace() as place:
         os.environ["CHORUS_CACHE"] = common.ENVIRONMENT["CHORUS_CACHE"] = str(place / "cache")

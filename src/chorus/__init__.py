@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from chorus.errors import ChorusError
     from chorus.evaluate.compare import compare
     from chorus.evaluate.run import evaluate
-    from chorus.experiment.config import load_experiment
+    from chorus.experiment.load import load_experiment
     from chorus.experiment.run import experiment
     from chorus.merge.api import merge
     from chorus.merge.method import Between, PerModel, method
@@ -43,7 +43,7 @@ _HOMES = {
     "compare": "chorus.evaluate.compare",
     "evaluate": "chorus.evaluate.run",
     "experiment": "chorus.experiment.run",
-    "load_experiment": "chorus.experiment.config",
+    "load_experiment": "chorus.experiment.load",
     "extract_lora": "chorus.extract.lora",
     "extract_task_vector": "chorus.extract.task_vector",
     "Selection": "chorus.extract.pair",

@@ -72,6 +72,7 @@ def _literal(text: str) -> str:
 
 
 def as_markdown(table: Table) -> str:
+    """A pipe table under its title, columns of numbers to the right."""
     rows = _cells(table, ("**", "**"), {"|": r"\|", "*": r"\*"})
     lines = [f"**{table.title}**", ""] if table.title else []
     lines += [_piped(table.columns), _piped(["---", *["---:"] * (len(table.columns) - 1)])]
@@ -85,6 +86,7 @@ def _piped(cells: Row) -> str:
 
 
 def as_csv(table: Table) -> str:
+    """Columns and rows alone."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(table.columns)
@@ -93,6 +95,7 @@ def as_csv(table: Table) -> str:
 
 
 def as_latex(table: Table) -> str:
+    """A `table` with booktabs' rules."""
     trans = str.maketrans(SPECIAL)
     rows = _cells(table, (r"\textbf{", "}"), SPECIAL)
     lines = [r"\begin{table}", r"\centering", rf"\caption{{{table.title.translate(trans)}}}"]

@@ -12,7 +12,7 @@ import torch
 import chorus
 from chorus.data.audio import write_flac
 from chorus.data.synth import load_synth_recipe
-from chorus.experiment.config import load_experiment
+from chorus.experiment.load import load_experiment
 from chorus.merge.catalogue import overview, pages
 from chorus.merge.method import METHODS
 from commands import FORKS, python, shell

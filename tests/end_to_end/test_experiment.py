@@ -21,13 +21,17 @@ from chorus.cli.main import run as chorus_command
 from chorus.data.manifest import Row, read_manifest, write_manifest
 from chorus.errors import ChorusError, DataError, RecipeError
 from chorus.evaluate.results import read_evaluation
-from chorus.experiment.config import grid_of, load_experiment
 from chorus.experiment.cost import describe
+from chorus.experiment.load import load_experiment
+from chorus.experiment.places import template
 from chorus.experiment.progress import Steps, duration
+from chorus.experiment.publish import publish
+from chorus.experiment.ranks import delta_ranks
 from chorus.experiment.run import experiment
 from chorus.experiment.steps import counts
-from chorus.experiment.sweep import recipe_of
 from chorus.merge.method import METHODS
+from chorus.search.grids import Setting
+from chorus.search.recipes import recipe_of
 from sounds import BASE, MANIFEST, ROOT
 
 EXAMPLES = sorted([*(ROOT / "examples" / "experiments").glob("*.yml"), ROOT / "examples" / "digits" / "demo.yml"])
@@ -102,12 +106,12 @@ def test_the_selection_is_the_lowest_dev_rate_over_seeds(ran: Any) -> None:
     given, outcome = ran
     told = json.loads((Path(given["output"]) / "selection.json").read_text())
     for name, chosen in told["chosen"].items():
-        means = [sum(s["dev_error_rate"].values()) / 2 for s in told["settings"][name]]
-        assert chosen["dev_error_rate"] == pytest.approx(min(means))
-    assert told["best"] == outcome.best == min(told["chosen"], key=lambda n: told["chosen"][n]["dev_error_rate"])
+        means = [sum(s["dev"].values()) / 2 for s in told["settings"][name]]
+        assert chosen["dev"] == pytest.approx(min(means))
+    assert told["best"] == outcome.best == min(told["chosen"], key=lambda n: told["chosen"][n]["dev"])
     dev = read_evaluation(Path(given["output"]) / "dev" / "seed-0" / "linear")
     by_hand = [dev.summary["by"]["domain"][d]["error_rate"] for d in ("george", "nicolas")]
-    assert told["settings"]["linear"][0]["dev_error_rate"]["0"] == pytest.approx(sum(by_hand) / 2)
+    assert told["settings"]["linear"][0]["dev"]["0"] == pytest.approx(sum(by_hand) / 2)
 
 
 def test_a_merge_in_memory_is_heard_as_the_written_one(ran: Any, tmp_path: Path) -> None:
@@ -134,6 +138,41 @@ def test_run_again_it_does_nothing_again(ran: Any) -> None:
     assert outcome.report.read_bytes() == report
     total = sum(counts(load_experiment(given)).values())
     assert seen[-1] == f"{total}/{total}"
+
+
+def test_the_report_is_drawn_again_from_results_alone(
+    ran: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without models, evaluations, recordings or packages for training: the same page, from results.json."""
+    given, outcome = ran
+    again = tmp_path / "again"
+    again.mkdir()
+    shutil.copy(outcome.directory / "results.json", again)
+    for name in ("accelerate", "torch", "transformers", "safetensors"):
+        monkeypatch.setitem(sys.modules, name, None)
+    assert publish(again) == again / "report.html"
+    assert (again / "report.html").read_bytes() == outcome.report.read_bytes()
+    for kind in ("tables", "plots"):
+        drawn = {p.name: p.read_bytes() for p in (again / kind).iterdir()}
+        assert drawn == {p.name: p.read_bytes() for p in (outcome.directory / kind).iterdir()}
+        assert len(drawn) >= 8
+    assert {p.name for p in again.iterdir()} == {"results.json", "report.html", "tables", "plots"}
+    path = tmp_path / "e.yml"
+    path.write_text(yaml.safe_dump({**given, "output": str(again)}))
+    assert chorus_command(["experiment", str(path), "--report", "-q"]) == 0
+    assert chorus_command(["experiment", str(path), "--report", "-q", "-o", str(tmp_path / "nothing")]) == 4
+
+
+def test_ranks_are_found_again_and_another_models_are_not(ran: Any) -> None:
+    given, outcome = ran
+    kept = {p: p.stat().st_mtime_ns for p in (outcome.directory / "ranks").iterdir()}
+    assert {p.stem for p in kept} == {"george", "nicolas", "joint", "linear", "task_arithmetic", "tsv_m"}
+    experiment_ = load_experiment(given)
+    chosen = {**outcome.chosen, "linear": outcome.chosen["tsv_m"]}  # under the same label, another merge
+    found = delta_ranks(experiment_, chosen)
+    assert {p.stem for p in kept if p.stat().st_mtime_ns != kept[p]} == {"linear"}
+    assert found["linear"] == found["tsv_m"]
+    delta_ranks(experiment_, outcome.chosen)
 
 
 def test_the_command_prints_the_table_and_where_the_report_is(
@@ -385,7 +424,7 @@ def test_the_papers_setting_is_written_out() -> None:
     assert len(made.tests.out_of_domain) == 5
     assert "3 epochs, lr 2e-06, batch 256, full" in lines
     assert "10 epochs, lr 1e-05, batch 256, full" in lines
-    assert (made.heard_by.beam, made.heard_by.segments) == (5, "vad")
+    assert (made.decoding.beam, made.decoding.segments) == (5, "vad")
     assert made.curves["boosted_tsv_m"]["beta"] == [round(0.1 * i, 1) for i in range(1, 11)]
 
 
@@ -401,7 +440,6 @@ def test_dry_run_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[st
 
 
 def test_recipes_of_every_method_plan(ran: Any) -> None:
-    from chorus.experiment.config import Setting
     from chorus.merge.planning.planner import plan
 
     given, _ = ran
@@ -410,7 +448,7 @@ def test_recipes_of_every_method_plan(ran: Any) -> None:
     for method in METHODS:
         if (method.models[1] is not None and method.models[1] < 2) or method.name in ("slerp", "nuslerp"):
             continue
-        assert plan(recipe_of(made, Setting(method.name, method.name, {}), 0)).variants[0].tensors
+        assert plan(recipe_of(template(made, 0), Setting(method.name, method.name, {}))).variants[0].tensors
         planned += 1
     assert planned >= 18
 
@@ -429,12 +467,6 @@ def test_a_domain_may_train_longer_than_the_others(tmp_path: Path) -> None:
     given["domains"]["nicolas"]["train"] = {"train": {"epoch": 2}}
     with pytest.raises(RecipeError, match=r"domains\.nicolas\.train(.|\n)*epochs"):
         load_experiment(given)
-
-
-def test_grids_unfold_and_gradients_stay_values() -> None:
-    points = grid_of("mine", {"method": "ties", "density": [0.2, 0.5], "lambda": {"value": [0.1, 0.9]}})
-    assert [p.method for p in points] == ["ties", "ties"]
-    assert points[0].parameters == {"density": 0.2, "lambda": [0.1, 0.9]}
 
 
 def test_the_time_left_is_learnt_from_what_steps_take(monkeypatch: pytest.MonkeyPatch) -> None:

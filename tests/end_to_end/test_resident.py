@@ -122,7 +122,7 @@ def test_models_that_rename_their_weights_are_loaded_anew(kind: str, tmp_path: P
     from chorus.data.audio import write_flac
     from chorus.data.manifest import Row, write_manifest
     from chorus.evaluate.run import Scoring, evaluate, run_request
-    from chorus.experiment.sweep import with_weights
+    from chorus.search.trials import with_weights
     from chorus.transcribe.decoding import Decoding
     from chorus.transcribe.request import Request
     from chorus.transcribe.systems import open_system

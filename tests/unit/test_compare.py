@@ -12,12 +12,13 @@ import pytest
 
 from chorus.errors import DataError, UsageError
 from chorus.evaluate.compare import compare
+from chorus.evaluate.comparison import comparison_from
 from chorus.evaluate.gate import gate
 from chorus.evaluate.results import Evaluation
 from chorus.evaluate.run import Scoring, count_answers
 from chorus.evaluate.tables import differences_table, plain, rates_table
 from chorus.experiment.pooled import pooled
-from chorus.report.compared import compared_plots, parameter_lines
+from chorus.report.compared import compared_plots, swept
 from chorus.report.plots import pareto
 from results import family, made_up
 
@@ -138,7 +139,11 @@ def test_tables_say_the_same_in_every_form(five: list[Evaluation]) -> None:
     assert differences is not None
     assert len(differences.rows) == 2 * 4 * 3
     assert differences_table(compare(five, tests=False)) is None
-    json.dumps(plain(made), allow_nan=False)
+    written = json.dumps(plain(made), allow_nan=False)
+    again = comparison_from(json.loads(written))
+    assert plain(again) == plain(made)
+    assert rates_table(again) == table, "read back, the same table"
+    assert differences_table(again) == differences
 
 
 def test_pooled_seeds_are_clusters_of_utterances(tmp_path: Path) -> None:
@@ -169,7 +174,7 @@ def test_tests_of_pooled_seeds_take_an_utterance_as_one_segment(tmp_path: Path) 
 
 
 def test_plots_are_written_as_png_and_svg(five: list[Evaluation], tmp_path: Path) -> None:
-    made = plain(compare(five))
+    made = compare(five)
     paths = compared_plots(made, tmp_path / "plots")
     assert {p.name for p in paths} == {"by-domain.png", "by-domain.svg", "trade.png", "trade.svg"}
     assert all(p.stat().st_size > 5000 for p in paths)
@@ -182,10 +187,10 @@ def test_a_methods_parameter_becomes_a_curve(tmp_path: Path) -> None:
         made_up(tmp_path, f"ties-{d}", {"a": n}, role="merge", parameters={"method": "ties", "density": d, "lambda": 1})
         for d, n in ((0.5, 4), (0.2, 6), (0.8, 9))
     ]
-    made = plain(compare([made_up(tmp_path, "base", {"a": 12}, role="base"), *merges]))
-    lines = parameter_lines(made)
-    assert [(m, p) for m, p, _ in lines] == [("ties", "density")]
-    assert lines[0][2]["in-domain"] == [(0.2, 15.0), (0.5, 10.0), (0.8, 22.5)]
+    made = compare([made_up(tmp_path, "base", {"a": 12}, role="base"), *merges])
+    found = swept(made.lines)
+    assert [(one.method, one.parameter) for one in found] == [("ties", "density")]
+    assert found[0].groups["in-domain"] == [(0.2, 15.0), (0.5, 10.0), (0.8, 22.5)]
     assert (tmp_path / "plots" / "ties-density.svg") in compared_plots(made, tmp_path / "plots")
 
 

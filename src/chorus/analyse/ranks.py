@@ -6,14 +6,23 @@ stable rank      |D|_F^2 / |D|_2^2
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
+from chorus.checkpoints.lazy_tensor import LazyTensor
+from chorus.checkpoints.sidecar import write_json
 from chorus.lazy import lazy
 from chorus.linalg.spectra import NULL, singular_triplets
 
-torch = lazy("torch")
+if TYPE_CHECKING:
+    import torch
+else:
+    torch = lazy("torch")
+
+FORMAT = 1
 
 
 @dataclass(frozen=True)
@@ -27,12 +36,12 @@ class Ranks:
     norm: float  # Frobenius
 
 
-def ranks(base: Mapping[str, Any], tensors: Mapping[str, Any], names: Iterable[str]) -> list[Ranks]:
-    """The ranks of the matrices `names` of `tensors` less `base`, both mappings from name to lazy tensor."""
+def ranks(base: Mapping[str, LazyTensor], tensors: Mapping[str, LazyTensor], names: Iterable[str]) -> list[Ranks]:
+    """The ranks of the matrices `names` of `tensors` less `base`."""
     return [ranks_of(n, tensors[n].read().float() - base[n].read().float()) for n in names]
 
 
-def ranks_of(name: str, delta: Any) -> Ranks:
+def ranks_of(name: str, delta: torch.Tensor) -> Ranks:
     """The ranks of one matrix [m, n]; all zero where it is."""
     full, spectrum = min(delta.shape), spectrum_of(delta)
     if not len(spectrum):
@@ -42,8 +51,22 @@ def ranks_of(name: str, delta: Any) -> Ranks:
     return Ranks(name, full, effective, float(squares / spectrum[0].square()), float(squares.sqrt()))
 
 
-def spectrum_of(delta: Any) -> Any:
+def spectrum_of(delta: torch.Tensor) -> torch.Tensor:
     """The singular values above rounding, largest first, in float64."""
     found = singular_triplets(delta, lambda values: 0)
     values = (found.values if found.spectrum is None else found.spectrum).double()
     return values[values > NULL * values[0]] if len(values) and values[0] > 0 else values[:0]
+
+
+def kept_ranks(path: Path, fingerprint: str, compute: Callable[[], Sequence[Ranks]]) -> list[Ranks]:
+    """Ranks from a file where they are of the same fingerprint (of models and tensors), else computed and written."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if (found["format"], found["fingerprint"]) == (FORMAT, fingerprint):
+            return [Ranks(**one) for one in found["matrices"]]
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # not there, or torn by a kill
+    made = list(compute())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, {"format": FORMAT, "fingerprint": fingerprint, "matrices": [asdict(one) for one in made]})
+    return made

@@ -63,7 +63,7 @@ def command(results: tuple[str, ...], **flags: Any) -> None:
     if flags["plots"]:
         from chorus.report.compared import compared_plots
 
-        for path in compared_plots(plain(made), Path(flags["plots"])):
+        for path in compared_plots(made, Path(flags["plots"])):
             note(str(path), quiet=flags["quiet"])
     if flags["form"] == "json":
         as_json(plain(made))

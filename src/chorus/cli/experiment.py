@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from chorus.cli.output import as_json, note, rich_console, rich_progress
+
+if TYPE_CHECKING:
+    from chorus.experiment.schema import Experiment
 
 
 @click.command("experiment", short_help="The whole line from one file: train, merge, choose, test, report.")
@@ -18,46 +22,66 @@ from chorus.cli.output import as_json, note, rich_console, rich_progress
 @click.option("--seed", "seeds", multiple=True, type=int, help="These seeds instead of the file's.")
 @click.option("--parallel", type=click.IntRange(1), help="Trainings at once.  [default: as the machine allows]")
 @click.option("--keep", type=click.Choice(["none", "best", "all"]), help="Which merges to write as models.")
+@click.option("--report", "redraw", is_flag=True, help="Draw tables, plots and page again, from results.json.")
 @click.option("--json", "json_", is_flag=True, help="Print the outcome as JSON.")
 @click.option("-q", "--quiet", is_flag=True, help="No progress and no notes.")
 def command(
     file: str, dry_run: bool, output: str | None, seeds: tuple[int, ...], parallel: int | None, keep: str | None,
-    json_: bool, quiet: bool,
+    redraw: bool, json_: bool, quiet: bool,
 ) -> None:  # fmt: skip
     """Run an experiment; give the same command again after a kill or a change, and only what is missing is done.
 
     \b
     chorus experiment examples/experiments/digits.yml --dry-run
     chorus experiment examples/experiments/digits.yml
+    chorus experiment examples/experiments/digits.yml --report
     """
-    from chorus.experiment.config import load_experiment
+    from chorus.experiment.load import load_experiment
 
-    made = load_experiment(file)
+    experiment = load_experiment(file)
     more = {"output": output, "seeds": list(seeds) or None, "parallel": parallel, "keep": keep}
-    made = made.model_copy(update={k: v for k, v in more.items() if v is not None})
+    experiment = experiment.model_copy(update={k: v for k, v in more.items() if v is not None})
     if dry_run:
         from chorus.experiment.cost import describe
 
-        click.echo("\n".join(describe(made)))
+        click.echo("\n".join(describe(experiment)))
         return
-    from chorus.experiment.run import experiment
+    if redraw:
+        from chorus.experiment.publish import publish
+
+        publish(experiment.output_dir)
+    else:
+        _run(experiment, quiet=quiet)
+    _print(experiment.output_dir, json_=json_, quiet=quiet)
+
+
+def _run(experiment: Experiment, *, quiet: bool) -> None:
+    from chorus.experiment.run import experiment as run
 
     show = Shown(quiet=quiet)
     try:
-        outcome = experiment(made, show=show, note=lambda text: show.note(text))
+        run(experiment, show=show, note=show.note)
     finally:
         show.close()
-    best = outcome.chosen[outcome.best]
+
+
+def _print(directory: Path, *, json_: bool, quiet: bool) -> None:
+    """The table of rates, or the outcome as JSON, and where the report is."""
+    from chorus.evaluate.tables import rates_table
+    from chorus.experiment.places import REPORT
+    from chorus.experiment.results import read_results
+
+    results, report = read_results(directory), directory / REPORT
     if json_:
+        best = next(one for one in results.selection if one.name == results.best)
         as_json({
-            "directory": str(outcome.directory), "report": str(outcome.report), "best": outcome.best,
-            "parameters": best.setting.parameters, "dev_error_rate": best.dev,
+            "directory": str(directory), "report": str(report), "best": results.best, "parameters": best.parameters,
+            "dev": best.dev,
         })  # fmt: skip
         return
-    table = sorted((outcome.directory / "tables").glob("01-*.md"))[0]
-    click.echo(table.read_text(encoding="utf-8"))
-    click.echo(str(outcome.report))
-    note(f"next: look at {outcome.report} in a browser", quiet=quiet)
+    click.echo(rates_table(results.compared).render("markdown"))
+    click.echo(str(report))
+    note(f"next: look at {report} in a browser", quiet=quiet)
 
 
 class Shown:

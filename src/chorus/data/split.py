@@ -10,6 +10,7 @@ from chorus.data.manifest import Row, with_split
 from chorus.errors import DataError, UsageError, nearest
 
 SPLITS = ("train", "dev", "test")
+SPLIT_NAMES = {"dev": ("dev", "val", "valid", "validation"), "train": ("train",), "test": ("test",)}  # as written
 
 
 def split_rows(

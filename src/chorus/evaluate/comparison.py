@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -105,3 +107,27 @@ class Comparison:
         for line, told in zip(self.lines, found["lines"], strict=True):
             told |= {"recovery_mean": line.recovery_mean, "recovery_worst": line.recovery_worst}
         return found
+
+
+def comparison_from(values: Mapping[str, Any]) -> Comparison:
+    """The comparison of its plain values, read from JSON: where a number must be, null is what was not defined."""
+    cells, lines = [Cell(**cell) for cell in values["cells"]], [_line_from(line) for line in values["lines"]]
+    return Comparison(**{**values, "cells": cells, "lines": lines})
+
+
+def _line_from(told: Mapping[str, Any]) -> Line:
+    known = {k: v for k, v in told.items() if k not in ("recovery_mean", "recovery_worst")}
+    known |= {key: _numbers(told[key]) for key in ("rates", "averages", "recovery")}
+    for key in ("intervals", "average_intervals"):
+        known[key] = {name: Interval(**_numbers(one)) for name, one in told[key].items()}
+    known["differences"] = [_difference_from(one) for one in told["differences"]]
+    return Line(**known)
+
+
+def _difference_from(told: Mapping[str, Any]) -> Difference:
+    test = told["mapsswe"]
+    return Difference(**{**_numbers(told), "mapsswe": test and Matched(**_numbers(test))})
+
+
+def _numbers(found: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: math.nan if v is None else v for k, v in found.items()}

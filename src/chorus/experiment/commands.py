@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 
-from chorus.experiment.config import Experiment
-from chorus.experiment.steps import Outcome, curves_of
-from chorus.experiment.sweep import reference
-from chorus.experiment.trainings import JOINT, base_of
+from chorus.experiment.places import BASE, recipe_path, reference_of
+from chorus.experiment.schema import Experiment
+from chorus.experiment.steps import curves_of, systems_of
+from chorus.experiment.trainings import logs_dir
 from chorus.report.html import Command
+from chorus.search.selection import Chosen
 from chorus.transcribe.conditions import CLEAN
 from chorus.transcribe.decoding import Decoding
 from chorus.transcribe.systems import folder_of
@@ -17,39 +19,35 @@ from chorus.transcribe.systems import folder_of
 FLAGS = {"window_s": "--window"}
 
 
-def commands_of(made: Experiment, outcome: Outcome) -> list[Command]:
+def commands_of(experiment: Experiment, chosen: Mapping[str, Chosen]) -> list[Command]:
     """A command for each system of the table, of the first seed."""
-    seed = made.seeds[0]
-    found = [Command("base", [_evaluate(made, f"base={base_of(made)}")])]
-    for name in [*made.domains, *([JOINT] if made.joint else [])]:
-        logs = made.output_dir / "runs" / f"seed-{seed}" / f"{name}.yaml"
-        found.append(
-            Command(
-                name,
-                [f"chorus train {shlex.quote(str(logs))}", _evaluate(made, f"{name}={reference(made, name, seed)}")],
-            )
-        )
-    for name in outcome.chosen:
-        recipe = made.output_dir / "recipes" / f"seed-{seed}" / f"{name}.yml"
-        found.append(
-            Command(name, [_evaluate(made, f"{name}={recipe}"), f"chorus merge {shlex.quote(str(recipe))} -o merged"])
-        )
-    for points in curves_of(made, outcome.chosen).values():
-        for setting in points:
-            recipe = made.output_dir / "recipes" / f"seed-{seed}" / f"{folder_of(setting.label)}.yml"
-            found.append(Command(setting.label, [_evaluate(made, f"{folder_of(setting.label)}={recipe}")]))
+    seed = experiment.seeds[0]
+    found = []
+    for name in systems_of(experiment):
+        evaluate = _evaluate(experiment, f"{name}={reference_of(experiment, name, seed)}")
+        train = f"chorus train {shlex.quote(str(logs_dir(experiment, name, seed).with_suffix('.yaml')))}"
+        found.append(Command(name, [evaluate] if name == BASE else [train, evaluate]))
+    for name in chosen:
+        recipe = recipe_path(experiment, seed, name)
+        evaluate = _evaluate(experiment, f"{name}={recipe}")
+        found.append(Command(name, [evaluate, f"chorus merge {shlex.quote(str(recipe))} -o merged"]))
+    for curve in curves_of(experiment, chosen).values():
+        for setting in curve.settings:
+            name = folder_of(setting.label)
+            recipe = recipe_path(experiment, seed, name)
+            found.append(Command(setting.label, [_evaluate(experiment, f"{name}={recipe}")]))
     return found
 
 
-def _evaluate(made: Experiment, system: str) -> str:
-    parts = ["chorus", "evaluate", system, "--data", str(made.output_dir / "test.csv"), "--split", "all"]
+def _evaluate(experiment: Experiment, system: str) -> str:
+    parts = ["chorus", "evaluate", system, "--data", str(experiment.output_dir / "test.csv"), "--split", "all"]
     plain = Decoding()
-    for key, value in made.heard_by.model_dump().items():
+    for key, value in experiment.decoding.model_dump().items():
         if value != getattr(plain, key):
             flag = FLAGS.get(key, "--" + key.replace("_", "-"))
             values = value if isinstance(value, tuple) else (value,)
             parts += [flag] if value is True else [part for one in values for part in (flag, str(one))]
-    parts += ["--normaliser", made.normaliser]
-    for condition in made.conditions:
+    parts += ["--normaliser", experiment.normaliser]
+    for condition in experiment.conditions:
         parts += ["--condition", condition] if condition != CLEAN else []
     return shlex.join([*parts, "-o", str(Path("evaluations"))])

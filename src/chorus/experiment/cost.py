@@ -2,59 +2,76 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from chorus.data.manifest import select
 from chorus.errors import ChorusError
-from chorus.experiment.config import Experiment, Part, train_config, training
-from chorus.experiment.rows import groups_of, read_part, rows_of
-from chorus.experiment.steps import counts, curves_of, settings_of, systems_of
-from chorus.experiment.trainings import JOINT, base_of
+from chorus.experiment.places import JOINT, REPORT, SELECTION, base_of
+from chorus.experiment.rows import groups_of, read_rows, rows_of
+from chorus.experiment.schema import Domain, Experiment
+from chorus.experiment.steps import counts, curves_of, grids_of, systems_of
+from chorus.experiment.trainings import train_config
 from chorus.train.config import TrainConfig
+from chorus.train.layers import lay_over
 from chorus.transcribe.conditions import CLEAN
 
 
-def describe(made: Experiment) -> list[str]:
+def describe(experiment: Experiment) -> list[str]:
     """Lines for people; what is not there yet is said so."""
-    steps = counts(made)
-    settings = settings_of(made)
-    lines = [f"{made.name}: base {base_of(made)}, {len(made.domains)} domains, seeds {', '.join(map(str, made.seeds))}"]
-    lines += [f"output: {made.output_dir}", ""]
-    lines.append(f"train   {steps['train']} models: " + _trainings(made))
-    grid = ", ".join(f"{name} {len(points)}" for name, points in settings.items())
-    lines.append(
-        f"dev     {steps['dev']} systems heard ({_hours(made, 'dev')} each): {len(systems_of(made))} models and "
-        f"{sum(map(len, settings.values()))} settings for each seed ({grid})"
-    )
-    lines.append(f"select  {len(settings)} settings, by the {made.selection.over} dev error rates -> selection.json")
-    curves = sum(map(len, curves_of(made).values()))
-    heard = (
-        f"{len(made.conditions)} conditions: {', '.join(made.conditions)}" if made.conditions != [CLEAN] else "clean"
-    )
-    lines.append(
-        f"test    {steps['test']} systems heard ({_hours(made, 'test')} each; {heard}): models, one setting a method"
-        + (f", {curves} points of curves" if curves else "")
-    )
-    groups = groups_of(made)
-    for group in dict.fromkeys(groups.values()):
-        lines.append(f"        {group}: {', '.join(n for n, g in groups.items() if g == group)}")
-    lines.append(f"report  {made.output_dir}/report.html")
-    lines.append(f"write   {_disk(made)}")
-    return lines
+    seeds = ", ".join(map(str, experiment.seeds))
+    return [
+        f"{experiment.name}: base {base_of(experiment)}, {len(experiment.domains)} domains, seeds {seeds}",
+        f"output: {experiment.output_dir}",
+        "",
+        *_choosing(experiment),
+        *_testing(experiment),
+        f"report  {experiment.output_dir / REPORT}",
+        f"write   {_disk(experiment)}",
+    ]
 
 
-def _trainings(made: Experiment) -> str:
+def _choosing(experiment: Experiment) -> list[str]:
+    """Trainings, what is heard on dev, and the selection."""
+    steps, models, grids = counts(experiment), len(systems_of(experiment)), grids_of(experiment)
+    told = ", ".join(f"{name} {len(settings)}" for name, settings in grids.items())
+    return [
+        f"train   {steps['train']} models: {_trainings(experiment)}",
+        f"dev     {steps['dev']} systems heard ({_hours(experiment, 'dev')} each): {models} models and "
+        f"{sum(map(len, grids.values()))} settings for each seed ({told})",
+        f"select  {len(grids)} settings, by the {experiment.selection.over} dev error rates -> {SELECTION}",
+    ]
+
+
+def _testing(experiment: Experiment) -> list[str]:
+    """What is heard on test, and the cells of each group."""
+    conditions = experiment.conditions
+    under = f"{len(conditions)} conditions: {', '.join(conditions)}" if conditions != [CLEAN] else CLEAN
+    points = sum(len(curve.settings) for curve in curves_of(experiment).values())
+    line = (
+        f"test    {counts(experiment)['test']} systems heard ({_hours(experiment, 'test')} each; {under}): models, "
+        "one setting a method" + (f", {points} points of curves" if points else "")
+    )
+    groups = groups_of(experiment)
+    return [line, *(
+        f"        {group}: {', '.join(n for n, g in groups.items() if g == group)}"
+        for group in dict.fromkeys(groups.values())
+    )]  # fmt: skip
+
+
+def _trainings(experiment: Experiment) -> str:
     told = []
-    if made.base.train is not None:
+    if experiment.base.train is not None:
         told.append("the base")
-    config = _config(made, {})
-    told.append(f"{len(made.domains)} specialists ({_epochs(config)}, {_learnt(made)})")
-    if made.joint:
-        joint = _config(made, made.joint if isinstance(made.joint, dict) else {})
+    config = _config(experiment, {})
+    told.append(f"{len(experiment.domains)} specialists ({_epochs(config)}, {_learnt(experiment)})")
+    if experiment.joint:
+        joint = _config(experiment, experiment.joint_settings)
         told.append(f"1 {JOINT} ({_epochs(joint)})")
-    return ", ".join(told) + (f", for each of {len(made.seeds)} seeds" if len(made.seeds) > 1 else "")
+    return ", ".join(told) + (f", for each of {len(experiment.seeds)} seeds" if len(experiment.seeds) > 1 else "")
 
 
-def _config(made: Experiment, over: dict[str, object]) -> TrainConfig:
-    return train_config(training(made, made.train, over), model={"base": made.base.model}, data={"train": "x"})
+def _config(experiment: Experiment, over: dict[str, object]) -> TrainConfig:
+    return train_config(lay_over(experiment.train, over), base=experiment.base.model, data={"train": "x"})
 
 
 def _epochs(config: TrainConfig) -> str:
@@ -63,12 +80,12 @@ def _epochs(config: TrainConfig) -> str:
     return f"{amount}, lr {config.learning_rate:g}, batch {batch}, {config.adapter.type if config.adapter else 'full'}"
 
 
-def _learnt(made: Experiment) -> str:
+def _learnt(experiment: Experiment) -> str:
     """Hours of training audio, as far as the manifests are there and tell."""
     hours, missing = 0.0, []
-    for name, part in made.domains.items():
+    for name, domain in experiment.domains.items():
         try:
-            hours += _hours_of(made, part)
+            hours += _hours_of(experiment, domain)
         except ChorusError:
             missing.append(name)
     if missing:
@@ -76,29 +93,27 @@ def _learnt(made: Experiment) -> str:
     return f"{hours:.2f} h in all"
 
 
-def _hours_of(made: Experiment, part: Part) -> float:
-    rows = select(read_part(made, part), part.where)
+def _hours_of(experiment: Experiment, domain: Domain) -> float:
+    rows = select(read_rows(experiment, domain), domain.where)
     return sum(r.length_s or 0.0 for r in rows if r.split in ("train", "")) / 3600
 
 
-def _hours(made: Experiment, split: str) -> str:
-    parts = dict(made.domains)
+def _hours(experiment: Experiment, split: str) -> str:
+    domains = dict(experiment.domains)
     if split == "test":
-        parts |= {**made.tests.out_of_domain, **made.tests.other_language}
+        domains |= {**experiment.tests.out_of_domain, **experiment.tests.other_language}
     try:
-        rows = [r for name, part in parts.items() for r in rows_of(made, name, part, split)]
+        rows = [r for name, domain in domains.items() for r in rows_of(experiment, name, domain, split)]
     except ChorusError:
         return "manifests not there yet"
     return f"{len(rows)} utterances, {sum(r.length_s or 0.0 for r in rows) / 3600:.2f} h"
 
 
-def _disk(made: Experiment) -> str:
+def _disk(experiment: Experiment) -> str:
     """Bytes of the models that will be kept, where the base is a directory."""
-    from pathlib import Path
-
-    base = Path(made.base.model)
-    kept = {"none": 0, "best": 1, "all": len(made.methods)}[made.keep]
-    models = counts(made)["train"] + kept
+    base = Path(experiment.base.model)
+    kept = {"none": 0, "best": 1, "all": len(experiment.methods)}[experiment.keep]
+    models = counts(experiment)["train"] + kept
     if not base.is_dir():
         return f"{models} models"
     size = sum(p.stat().st_size for p in base.glob("*.safetensors"))

@@ -5,11 +5,11 @@ from __future__ import annotations
 from chorus.evaluate.comparison import Comparison, Line
 
 
-def findings(made: Comparison, best: str, seeds: int) -> list[str]:
+def findings(compared: Comparison, best: str, seeds: int) -> list[str]:
     """The best merge against base, specialists and joint, with its intervals and what it forgot."""
-    lines = {line.label: line for line in made.lines}
-    merge, base = lines[best], lines[made.base]
-    specialists = [line for line in made.lines if line.role == "specialist"]
+    lines = {line.label: line for line in compared.lines}
+    merge, base = lines[best], lines[compared.base]
+    specialists = [line for line in compared.lines if line.role == "specialist"]
     group = "in-domain"
     told = [f"Chosen on dev: {best}. On test, over the domains: {_rate(merge, group)}; the base {_rate(base, group)}."]
     if specialists:
@@ -20,9 +20,9 @@ def findings(made: Comparison, best: str, seeds: int) -> list[str]:
             f"all domains, {nearest.label}, has {_rate(nearest, group)}. Of what they gain the merge recovers "
             f"{merge.recovery_mean or 0:.2f} in the mean, {merge.recovery_worst or 0:.2f} in the worst domain."
         )
-    if made.joint:
-        joint = lines[made.joint]
-        difference = next((d for d in merge.differences if d.reference == made.joint and d.group == group), None)
+    if compared.joint:
+        joint = lines[compared.joint]
+        difference = next((d for d in merge.differences if d.reference == compared.joint and d.group == group), None)
         test = f" (the merge: {difference.points:+.1f} points, p {difference.p:.3g})" if difference else ""
         told.append(f"Joint fine-tuning, which needs all data at once, has {_rate(joint, group)}{test}.")
     if merge.forgetting is not None:

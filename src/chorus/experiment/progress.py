@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 from threading import Lock
 
 Show = Callable[[int, int, str], None]  # (done, total, what is told)
-KINDS = ("train", "dev", "test", "report")
-GUESS_S = {"train": 60.0, "dev": 5.0, "test": 10.0, "report": 5.0}  # until one of the kind has been timed
+GUESS_S = {"train": 60.0, "dev": 5.0, "test": 10.0, "ranks": 2.0, "report": 5.0}  # until one of the kind has been timed
 
 
 @dataclass

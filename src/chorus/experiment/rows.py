@@ -5,141 +5,136 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from chorus.checkpoints.writer import write_text
 from chorus.data.manifest import Row, manifest_text, read_manifest, select
-from chorus.data.split import split_rows
+from chorus.data.split import SPLIT_NAMES, split_rows
 from chorus.data.utterance import sound_key
 from chorus.errors import DataError
 from chorus.evaluate.comparison import Group
-from chorus.experiment.config import Experiment, Part
-from chorus.train.rows import SPLIT_NAMES
+from chorus.experiment.schema import Domain, Experiment
 from chorus.transcribe.test_sets import TestSet, of_rows
 
 SHOWN = 3
 SEEN = ("dev", "train")
 
 
-def manifest_of(made: Experiment, part: Part) -> str:
-    """Where a part's rows are; of synthetic speech, or of another split, where they will be."""
-    if part.manifest:
-        return part.manifest
-    if made.data.split:
-        return str(made.output_dir / "split" / "manifest.csv")
-    return made.data.manifest or str(made.output_dir / "synth" / "manifest.csv")
+def manifest_of(experiment: Experiment, domain: Domain) -> str:
+    """Where a domain's rows are; of synthetic speech, or of another split, where they will be."""
+    if domain.manifest:
+        return domain.manifest
+    if experiment.data.split:
+        return str(experiment.output_dir / "split" / "manifest.csv")
+    return experiment.data.manifest or str(experiment.output_dir / "synth" / "manifest.csv")
 
 
-def read_part(made: Experiment, part: Part) -> list[Row]:
-    """All rows of the manifest that a part's rows are in, with the experiment's own split where it has one."""
-    columns, place = part.columns or made.data.columns, part.audio_dir or made.data.audio_dir
-    if part.manifest or not made.data.split:
-        return read_manifest(manifest_of(made, part), columns=columns, audio_dir=place).rows
-    return divided(made)
+def read_rows(experiment: Experiment, domain: Domain) -> list[Row]:
+    """All rows of the manifest that a domain's rows are in, with the experiment's own split where it has one."""
+    columns, place = domain.columns or experiment.data.columns, domain.audio_dir or experiment.data.audio_dir
+    if domain.manifest or not experiment.data.split:
+        return read_manifest(manifest_of(experiment, domain), columns=columns, audio_dir=place).rows
+    return divided(experiment)
 
 
-def divided(made: Experiment) -> list[Row]:
+def divided(experiment: Experiment) -> list[Row]:
     """The shared manifest's rows with the experiment's own split."""
-    assert made.data.split is not None
-    assert made.data.manifest is not None
-    manifest = read_manifest(made.data.manifest, columns=made.data.columns, audio_dir=made.data.audio_dir)
-    told = made.data.split
-    return split_rows(manifest.rows, dev=told.dev, test=told.test, by=told.by, stratify=told.stratify, seed=told.seed)
+    data, told = experiment.data, experiment.data.split
+    assert told is not None
+    assert data.manifest is not None
+    rows = read_manifest(data.manifest, columns=data.columns, audio_dir=data.audio_dir).rows
+    return split_rows(rows, dev=told.dev, test=told.test, by=told.by, stratify=told.stratify, seed=told.seed)
 
 
-def write_divided(made: Experiment) -> None:
+def write_divided(experiment: Experiment) -> None:
     """Write the manifest with the experiment's own split where trainings read it."""
-    place = made.output_dir / "split" / "manifest.csv"
-    text = manifest_text(divided(made), place)
+    place = experiment.output_dir / "split" / "manifest.csv"
+    text = manifest_text(divided(experiment), place)
     if not place.exists() or place.read_text(encoding="utf-8") != text:
         place.parent.mkdir(parents=True, exist_ok=True)
         write_text(place, text)
 
 
-def source_of(made: Experiment, name: str, part: Part) -> dict[str, Any]:
+def source_of(experiment: Experiment, name: str, domain: Domain) -> dict[str, object]:
     """The training source of a domain, as `chorus train` takes it."""
     found = {
-        "manifest": manifest_of(made, part), "where": part.where, "domain": name,
-        "columns": part.columns or made.data.columns, "language": part.language or made.data.language,
+        "manifest": manifest_of(experiment, domain), "where": domain.where, "domain": name,
+        "columns": domain.columns or experiment.data.columns, "language": domain.language or experiment.data.language,
     }  # fmt: skip
-    place = part.audio_dir or made.data.audio_dir
+    place = domain.audio_dir or experiment.data.audio_dir
     return {**found, **({"audio_dir": place} if place else {})}
 
 
-def dev_sources(made: Experiment, parts: Mapping[str, Part]) -> list[dict[str, Any]]:
+def dev_sources(experiment: Experiment, domains: Mapping[str, Domain]) -> list[dict[str, object]]:
     """What a training is measured on: the domains' dev rows."""
     found = []
-    for name, part in parts.items():
-        source = source_of(made, name, part)
-        found.append({**source, "manifest": part.dev} if part.dev else {**source, "split": "dev"})
+    for name, domain in domains.items():
+        source = source_of(experiment, name, domain)
+        found.append({**source, "manifest": domain.dev} if domain.dev else {**source, "split": "dev"})
     return found
 
 
-def groups_of(made: Experiment) -> dict[str, Group]:
+def groups_of(experiment: Experiment) -> dict[str, Group]:
     """Each cell's group."""
-    found: dict[str, Group] = dict.fromkeys(made.domains, "in-domain")
-    found |= dict.fromkeys(made.tests.out_of_domain, "out-of-domain")
-    found |= dict.fromkeys(made.tests.other_language, "other-language")
+    found: dict[str, Group] = dict.fromkeys(experiment.domains, "in-domain")
+    found |= dict.fromkeys(experiment.tests.out_of_domain, "out-of-domain")
+    found |= dict.fromkeys(experiment.tests.other_language, "other-language")
     return found
 
 
-def _parts(made: Experiment, groups: Iterable[str]) -> dict[str, Part]:
+def _domains(experiment: Experiment, groups: Iterable[str]) -> dict[str, Domain]:
     kinds = {
-        "in-domain": made.domains, "out-of-domain": made.tests.out_of_domain,
-        "other-language": made.tests.other_language,
+        "in-domain": experiment.domains, "out-of-domain": experiment.tests.out_of_domain,
+        "other-language": experiment.tests.other_language,
     }  # fmt: skip
-    return {name: part for group in groups for name, part in kinds[group].items()}
+    return {name: domain for group in groups for name, domain in kinds[group].items()}
 
 
-def rows_of(made: Experiment, name: str, part: Part, split: str) -> list[Row]:
+def rows_of(experiment: Experiment, name: str, domain: Domain, split: str) -> list[Row]:
     """The dev or test rows of a domain, named after it. A test set's manifest without splits is all test."""
-    own = {"dev": part.dev, "test": part.test}.get(split)
-    every = read_part(made, part.model_copy(update={"manifest": own}) if own else part)
-    rows = select(every, part.where)
-    if part.split != "all" or split != "test":
-        wanted = {part.split} if part.split and split == "test" else set(SPLIT_NAMES[split])
+    own = {"dev": domain.dev, "test": domain.test}.get(split)
+    every = read_rows(experiment, domain.model_copy(update={"manifest": own}) if own else domain)
+    rows = select(every, domain.where)
+    if domain.split != "all" or split != "test":
+        wanted = {domain.split} if domain.split and split == "test" else set(SPLIT_NAMES[split])
         divided_already = any(r.split for r in every)
         rows = [r for r in rows if r.split in wanted] if divided_already else rows if own or split == "test" else []
-    return [replace(r, domain=name, language=r.language or part.language or made.data.language) for r in rows]
+    return [replace(r, domain=name, language=r.language or domain.language or experiment.data.language) for r in rows]
 
 
-def dev_set(made: Experiment) -> TestSet:
+def dev_set(experiment: Experiment) -> TestSet:
     """What settings are chosen on. `DataError` where a domain has no dev rows."""
-    over = ("in-domain", "out-of-domain", "other-language") if made.selection.over == "all" else ("in-domain",)
+    over = ("in-domain", "out-of-domain", "other-language") if experiment.selection.over == "all" else ("in-domain",)
     rows: list[Row] = []
-    for name, part in _parts(made, over).items():
-        found = rows_of(made, name, part, "dev")
-        if not found and name in made.domains:
+    for name, domain in _domains(experiment, over).items():
+        found = rows_of(experiment, name, domain, "dev")
+        if not found and name in experiment.domains:
             raise DataError(f"{name}: no dev rows to choose on", "give rows of split dev, or dev: MANIFEST")
         rows += found
     return of_rows(rows)
 
 
-def test_set(made: Experiment) -> TestSet:
+def held_out_set(experiment: Experiment) -> TestSet:
     """What is told in the end."""
     rows: list[Row] = []
-    for name, part in _parts(made, ("in-domain", "out-of-domain", "other-language")).items():
-        found = rows_of(made, name, part, "test")
+    for name, domain in _domains(experiment, ("in-domain", "out-of-domain", "other-language")).items():
+        found = rows_of(experiment, name, domain, "test")
         if not found:
             raise DataError(f"{name}: no test rows", "give rows of split test, or test: MANIFEST")
         rows += found
     return of_rows(rows)
 
 
-test_set.__test__ = False  # type: ignore[attr-defined]  # not a test of pytest's
-
-
-def refuse_overlap(made: Experiment) -> None:
+def refuse_overlap(experiment: Experiment) -> None:
     """`DataError` where test shares recordings with train or dev, by their places.
 
     A test manifest that is not there yet passes: it is looked for again when it is needed.
     """
-    inside = _parts(made, ("in-domain",))
-    known = {split: {_place(r) for n, p in inside.items() for r in rows_of(made, n, p, split)} for split in SEEN}
+    inside = _domains(experiment, ("in-domain",))
+    known = {split: {_place(r) for n, d in inside.items() for r in rows_of(experiment, n, d, split)} for split in SEEN}
     shared: dict[str, list[str]] = {split: [] for split in SEEN}
-    for name, part in _parts(made, ("in-domain", "out-of-domain", "other-language")).items():
+    for name, domain in _domains(experiment, ("in-domain", "out-of-domain", "other-language")).items():
         try:
-            rows = rows_of(made, name, part, "test")
+            rows = rows_of(experiment, name, domain, "test")
         except DataError:
             continue
         for split, places in known.items():
@@ -150,8 +145,8 @@ def refuse_overlap(made: Experiment) -> None:
 
 def refuse_same_sounds(dev: TestSet, test: TestSet) -> None:
     """The same by content, once the test recordings may be opened."""
-    known = {_sound(u.row) for u in dev.utterances.values()}
-    _refuse("dev", [name for name, u in test.utterances.items() if _sound(u.row) in known])
+    known = {sound_key(u.row) for u in dev.utterances.values()}
+    _refuse("dev", [name for name, u in test.utterances.items() if sound_key(u.row) in known])
 
 
 def _refuse(split: str, shared: list[str]) -> None:
@@ -165,7 +160,3 @@ def _refuse(split: str, shared: list[str]) -> None:
 
 def _place(row: Row) -> tuple[Path, float | None, float | None]:
     return row.audio.resolve(), row.start, row.end
-
-
-def _sound(row: Row) -> str:
-    return sound_key(row)

@@ -1,41 +1,44 @@
-"""The whole line: speech, trainings, a sweep on dev, the selection, the test, the report; each step found again.
+"""The whole line: speech, trainings, a search on dev, the selection, the test, ranks, the report; each found again.
 
-OUTPUT/
-  models/          base (if trained here), seed-N/DOMAIN, seed-N/joint
-  dev/ test/       evaluations: seed-N/SYSTEM
-  selection.json   what was chosen on dev, written before a test recording is opened
-  recipes/         the chosen merges, as `chorus merge` takes them
-  tables/ plots/   the results
-  report.html      all of it in one page
+What it writes is told in `places.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import yaml
 
+from chorus.checkpoints.sidecar import write_json
 from chorus.checkpoints.writer import explained, write_text
 from chorus.data.manifest import write_manifest
-from chorus.experiment.config import Experiment, Setting, load_experiment
+from chorus.evaluate.results import Evaluation
+from chorus.experiment.load import load_experiment
+from chorus.experiment.places import BASE, JOINT, SELECTION, recipe_path, reference_of, template
 from chorus.experiment.progress import Show, Steps
 from chorus.experiment.publish import publish
-from chorus.experiment.rows import dev_set, groups_of, refuse_overlap, refuse_same_sounds, test_set, write_divided
-from chorus.experiment.select import Chosen, macro_rate, select, write_selection
-from chorus.experiment.steps import Outcome, counts, curves_of, settings_of, systems_of
-from chorus.experiment.sweep import Listener, recipe_of
+from chorus.experiment.ranks import delta_ranks
+from chorus.experiment.results import collect, write_results
+from chorus.experiment.rows import dev_set, groups_of, held_out_set, refuse_overlap, refuse_same_sounds, write_divided
+from chorus.experiment.schema import Experiment
+from chorus.experiment.speech import speak
+from chorus.experiment.steps import Outcome, counts, curves_of, grids_of, systems_of
 from chorus.experiment.trainings import base_job, jobs_of, parallel, run_trainings
-from chorus.identity import file_hash
+from chorus.search.grids import Setting
+from chorus.search.recipes import recipe_of
+from chorus.search.selection import Chosen, best_of, choose, macro_rate, selection_facts
+from chorus.search.trials import Trials
 from chorus.train.environment import need_extra
+from chorus.transcribe.conditions import CLEAN
 from chorus.transcribe.systems import folder_of
+from chorus.transcribe.test_sets import TestSet
 
 Note = Callable[[str], None]
 
 
 def experiment(
-    source: Experiment | str | Path | Mapping[str, Any],
+    source: Experiment | str | Path | Mapping[str, object],
     *,
     show: Show = lambda done, total, told: None,
     note: Note = lambda text: None,
@@ -46,125 +49,119 @@ def experiment(
     `MissingExtraError` where training is not installed.
     """
     need_extra()
-    made = source if isinstance(source, Experiment) else load_experiment(source)
-    return _Run(made, show, note).run()
+    return _Runner(source if isinstance(source, Experiment) else load_experiment(source), show, note).run()
 
 
-class _Run:
-    """The state of one run."""
+class _Runner:
+    """One run: the experiment, and where it is in its steps."""
 
-    def __init__(self, made: Experiment, show: Show, note: Note) -> None:
-        self.made, self.note = made, note
-        self.out = made.output_dir
-        self.settings = settings_of(made)
-        self.steps = Steps(counts(made), show, side_by_side=parallel(made) or 1)
+    def __init__(self, experiment: Experiment, show: Show, note: Note) -> None:
+        self.experiment, self.note, self.out = experiment, note, experiment.output_dir
+        self.steps = Steps(counts(experiment), show, side_by_side=parallel(experiment) or 1)
 
     def run(self) -> Outcome:
-        made = self.made
-        with explained(self.out):
-            self.out.mkdir(parents=True, exist_ok=True)
-        if made.data.synth:
-            self._speak(made.data.synth)
-        if made.data.split:
-            write_divided(made)
-        refuse_overlap(made)
-        dev = dev_set(made)
+        experiment = self.experiment
+        self._prepare()
+        dev = dev_set(experiment)
         self._train()
-        rates = self._sweep(dev)
-        chosen = select(made, self.settings, rates)
-        write_selection(self.out, made, self.settings, chosen, rates, dev.fingerprint)
-        best = min(chosen, key=lambda name: chosen[name].dev)
-        self.note(f"chosen on dev: {chosen[best].setting.label}, {chosen[best].dev:.2f} %")
-        test = test_set(made)
+        chosen = self._choose(dev)
+        test = held_out_set(experiment)
         refuse_same_sounds(dev, test)
         write_manifest([u.row for u in test.utterances.values()], self.out / "test.csv")
         self._write_recipes(chosen)
-        outcome = Outcome(self.out, self.out / "report.html", best, chosen)
-        for seed in made.seeds:
+        outcome = Outcome(self.out, best_of(chosen, best=experiment.task.metrics[0].best), chosen)
+        for seed in experiment.seeds:
             self._test(outcome, test, seed)
         self._keep(outcome)
-        publish(made, outcome, groups_of(made))
+        ranks = delta_ranks(experiment, chosen, lambda label: self.steps.ended("ranks", label))
+        write_results(collect(experiment, outcome, ranks), self.out)
+        publish(self.out)
         self.steps.ended("report")
         return outcome
 
-    def _speak(self, recipe: str) -> None:
-        """Synthetic speech, once for a recipe."""
-        from chorus.data.synth import synthesise
-
-        place = self.out / "synth"
-        mark, done = file_hash(Path(recipe)), place / "done"
-        if done.exists() and done.read_text() == mark:
-            return
-        self.note(f"speaking {recipe}")
-        synthesise(recipe, place)
-        write_text(done, mark)
+    def _prepare(self) -> None:
+        """Rows: spoken or divided where the file says so, and none both learnt from and reported on."""
+        experiment = self.experiment
+        with explained(self.out):
+            self.out.mkdir(parents=True, exist_ok=True)
+        if experiment.data.synth:
+            speak(experiment.data.synth, self.out / "synth", self.note)
+        if experiment.data.split:
+            write_divided(experiment)
+        refuse_overlap(experiment)
 
     def _train(self) -> None:
-        made = self.made
-        first = base_job(made)
+        first = base_job(self.experiment)
         if first is not None:
-            run_trainings(made, [first], self.note, lambda: self.steps.ended("train", "base"))
-        run_trainings(made, jobs_of(made), self.note, lambda: self.steps.ended("train"))
+            run_trainings(self.experiment, [first], self.note, lambda: self.steps.ended("train", BASE))
+        run_trainings(self.experiment, jobs_of(self.experiment), self.note, lambda: self.steps.ended("train"))
 
-    def _sweep(self, dev: Any) -> dict[tuple[str, int], float]:
-        """Every system's and setting's dev error rate."""
-        made, rates = self.made, {}
-        domains = list(groups_of(made)) if made.selection.over == "all" else list(made.domains)
-        for seed in made.seeds:
-            listener = Listener(
-                made, seed, dev, self.out / "dev" / f"seed-{seed}", conditions=["clean"],
-                ended=lambda label: self.steps.ended("dev", label),
-            )  # fmt: skip
-            try:
-                for label in systems_of(made):
-                    rates[label, seed] = macro_rate(listener.model(label), domains)
-                for points in self.settings.values():
-                    for setting in points:
-                        rates[setting.label, seed] = macro_rate(listener.merge(setting), domains)
-            finally:
-                listener.close()
-        return rates
-
-    def _test(self, outcome: Outcome, test: Any, seed: int) -> None:
-        listener = Listener(
-            self.made, seed, test, self.out / "test" / f"seed-{seed}", conditions=self.made.conditions,
-            ended=lambda label: self.steps.ended("test", label),
+    def _choose(self, dev: TestSet) -> dict[str, Chosen]:
+        """Hear every system and setting on dev, take the best of each method, and write it down."""
+        experiment, grids = self.experiment, grids_of(self.experiment)
+        domains = list(groups_of(experiment)) if experiment.selection.over == "all" else list(experiment.domains)
+        rates = {}
+        for seed in experiment.seeds:
+            with self._trials("dev", dev, seed) as trials:
+                for label in systems_of(experiment):
+                    rates[label, seed] = macro_rate(self._model(trials, label, seed), domains)
+                for setting in (s for settings in grids.values() for s in settings):
+                    rates[setting.label, seed] = macro_rate(trials.merge(template(experiment, seed), setting), domains)
+        metric = experiment.task.metrics[0]
+        chosen = choose(grids, rates, experiment.seeds, best=metric.best)
+        facts = selection_facts(
+            grids, chosen, rates, experiment.seeds, metric=metric, over=experiment.selection.over,
+            normaliser=experiment.normaliser, dev_set=dev.fingerprint,
         )  # fmt: skip
-        try:
-            found = [listener.model(label) for label in systems_of(self.made)]
-            found += [listener.merge(one.setting, label=name) for name, one in outcome.chosen.items()]
+        write_json(self.out / SELECTION, facts)
+        best = chosen[facts["best"]]
+        self.note(f"chosen on dev: {best.setting.label}, {metric.title} {best.dev:.2f}")
+        return chosen
+
+    def _trials(self, kind: str, test: TestSet, seed: int) -> Trials:
+        experiment = self.experiment
+        return Trials(
+            test, self.out / kind / f"seed-{seed}", decoding=experiment.decoding, normaliser=experiment.normaliser,
+            conditions=[CLEAN] if kind == "dev" else experiment.conditions, device=experiment.device,
+            ended=lambda label: self.steps.ended(kind, label),
+        )  # fmt: skip
+
+    def _model(self, trials: Trials, label: str, seed: int) -> Evaluation:
+        """The base, the joint model, or the specialist of a domain."""
+        role = label if label in (BASE, JOINT) else "specialist"
+        home = {"domain": label} if role == "specialist" else {}
+        return trials.model(reference_of(self.experiment, label, seed), label=label, role=role, home=home)
+
+    def _test(self, outcome: Outcome, test: TestSet, seed: int) -> None:
+        merges = template(self.experiment, seed)
+        with self._trials("test", test, seed) as trials:
+            found = [self._model(trials, label, seed) for label in systems_of(self.experiment)]
+            found += [trials.merge(merges, one.setting, label=name) for name, one in outcome.chosen.items()]
             outcome.test[seed] = found
-            for name, points in curves_of(self.made, outcome.chosen).items():
-                outcome.curves.setdefault(name, {})[seed] = [listener.merge(p) for p in points]
-        finally:
-            listener.close()
+            for name, curve in curves_of(self.experiment, outcome.chosen).items():
+                outcome.curves.setdefault(name, {})[seed] = [trials.merge(merges, s) for s in curve.settings]
 
     def _write_recipes(self, chosen: Mapping[str, Chosen]) -> None:
-        for seed in self.made.seeds:
-            place = self.out / "recipes" / f"seed-{seed}"
-            place.mkdir(parents=True, exist_ok=True)
-            for name, one in chosen.items():
-                self._write_recipe(place / f"{name}.yml", one.setting, seed)
-            for points in curves_of(self.made, chosen).values():
-                for setting in points:
-                    self._write_recipe(place / f"{folder_of(setting.label)}.yml", setting, seed)
-
-    def _write_recipe(self, path: Path, setting: Setting, seed: int) -> None:
-        write_text(path, yaml.safe_dump(recipe_of(self.made, setting, seed), sort_keys=False))
+        named: dict[str, Setting] = {name: one.setting for name, one in chosen.items()}
+        curves = curves_of(self.experiment, chosen).values()
+        named |= {folder_of(setting.label): setting for curve in curves for setting in curve.settings}
+        for seed in self.experiment.seeds:
+            for name, setting in named.items():
+                path = recipe_path(self.experiment, seed, name)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_text(path, yaml.safe_dump(recipe_of(template(self.experiment, seed), setting), sort_keys=False))
 
     def _keep(self, outcome: Outcome) -> None:
         """Write the merges that were asked for, of the first seed."""
         from chorus.merge.api import merge
+        from chorus.merge.options import Options
 
-        names: Sequence[str] = {"none": [], "best": [outcome.best], "all": list(outcome.chosen)}[self.made.keep]
-        for name in names:
-            recipe = self.out / "recipes" / f"seed-{self.made.seeds[0]}" / f"{name}.yml"
-            final = self.out / "merged" / name
-            mark = self.out / "merged" / f"{name}.yml"
-            if final.exists() and mark.exists() and mark.read_text() == recipe.read_text():
+        kept = {"none": [], "best": [outcome.best], "all": list(outcome.chosen)}[self.experiment.keep]
+        for name in kept:
+            recipe = recipe_path(self.experiment, self.experiment.seeds[0], name).read_text(encoding="utf-8")
+            final, done = self.out / "merged" / name, self.out / "merged" / f"{name}.yml"
+            if final.exists() and done.exists() and done.read_text(encoding="utf-8") == recipe:
                 continue
             final.parent.mkdir(parents=True, exist_ok=True)
-            from chorus.merge.options import Options
-
-            merge(str(recipe), final, Options(overwrite=True))
-            write_text(mark, recipe.read_text(encoding="utf-8"))
+            merge(str(recipe_path(self.experiment, self.experiment.seeds[0], name)), final, Options(overwrite=True))
+            write_text(done, recipe)

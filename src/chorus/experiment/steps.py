@@ -7,9 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from chorus.evaluate.results import Evaluation
-from chorus.experiment.config import Experiment, Setting, grid_of
-from chorus.experiment.select import Chosen
-from chorus.experiment.trainings import JOINT, base_job, jobs_of
+from chorus.experiment.places import BASE, JOINT, REPORT
+from chorus.experiment.schema import Experiment
+from chorus.experiment.trainings import base_job, jobs_of
+from chorus.search.grids import Setting, grid_of, varied
+from chorus.search.selection import Chosen
+
+BySeed = dict[int, list[Evaluation]]
 
 
 @dataclass
@@ -17,43 +21,53 @@ class Outcome:
     """What an experiment made. `test` maps a seed to its evaluations, base first."""
 
     directory: Path
-    report: Path
     best: str
     chosen: dict[str, Chosen]
-    test: dict[int, list[Evaluation]] = field(default_factory=dict)
-    curves: dict[str, dict[int, list[Evaluation]]] = field(default_factory=dict)
+    test: BySeed = field(default_factory=dict)
+    curves: dict[str, BySeed] = field(default_factory=dict)
+
+    @property
+    def report(self) -> Path:
+        return self.directory / REPORT
 
 
-def settings_of(made: Experiment) -> dict[str, list[Setting]]:
-    """The grid of every method."""
-    return {name: grid_of(name, values) for name, values in made.methods.items()}
+@dataclass(frozen=True)
+class Curve:
+    """One parameter of a method varied, the others as chosen."""
+
+    parameter: str
+    settings: list[Setting]
 
 
-def curves_of(made: Experiment, chosen: Mapping[str, Chosen] | None = None) -> dict[str, list[Setting]]:
-    """The settings of every curve: one parameter varied, the others as chosen."""
+def grids_of(experiment: Experiment) -> dict[str, list[Setting]]:
+    """The settings of every method."""
+    return {name: grid_of(name, values) for name, values in experiment.methods.items()}
+
+
+def curves_of(experiment: Experiment, chosen: Mapping[str, Chosen] | None = None) -> dict[str, Curve]:
+    """Every curve; before the selection, from the first setting of the method's grid."""
     found = {}
-    for name, values in made.curves.items():
-        others = chosen[name].setting.parameters if chosen else {}
-        method = str(made.methods[name].get("method", name))
-        base = bool(made.methods[name].get("base", False))
-        (parameter, points), *_ = values.items()
-        found[name] = [Setting(name, method, {**others, parameter: v}, with_base=base) for v in points]
+    for name, values in experiment.curves.items():
+        setting = chosen[name].setting if chosen else grid_of(name, experiment.methods[name])[0]
+        ((parameter, points),) = values.items()
+        found[name] = Curve(parameter, varied(setting, parameter, points))
     return found
 
 
-def systems_of(made: Experiment) -> list[str]:
+def systems_of(experiment: Experiment) -> list[str]:
     """The models that are heard beside merges."""
-    return ["base", *made.domains, *([JOINT] if made.joint else [])]
+    return [BASE, *experiment.domains, *([JOINT] if experiment.joint else [])]
 
 
-def counts(made: Experiment) -> dict[str, int]:
+def counts(experiment: Experiment) -> dict[str, int]:
     """How many steps of each kind."""
-    seeds, own = len(made.seeds), len(systems_of(made))
-    grid = sum(map(len, settings_of(made).values()))
-    curves = sum(map(len, curves_of(made).values()))
+    seeds, own = len(experiment.seeds), len(systems_of(experiment))
+    grid = sum(map(len, grids_of(experiment).values()))
+    curves = sum(len(curve.settings) for curve in curves_of(experiment).values())
     return {
-        "train": len(jobs_of(made)) + (base_job(made) is not None),
+        "train": len(jobs_of(experiment)) + (base_job(experiment) is not None),
         "dev": seeds * (own + grid),
-        "test": seeds * (own + len(made.methods) + curves),
+        "test": seeds * (own + len(experiment.methods) + curves),
+        "ranks": own - 1 + len(experiment.methods),
         "report": 1,
     }

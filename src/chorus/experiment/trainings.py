@@ -6,113 +6,115 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from threading import Lock
-from typing import Any
 
 from chorus.checkpoints.model import read_json
 from chorus.checkpoints.sidecar import write_json
-from chorus.experiment.config import Experiment, Part, train_config, training
+from chorus.experiment.places import BASE, JOINT, base_of, model_dir
 from chorus.experiment.rows import dev_sources, manifest_of, source_of
+from chorus.experiment.schema import Domain, Experiment
 from chorus.identity import file_hash, fingerprint
 from chorus.runtime import cores
 from chorus.train.campaign import Job, run_jobs
-from chorus.train.layers import as_yaml
+from chorus.train.config import TrainConfig
+from chorus.train.layers import as_yaml, lay_over, load_train_config
 
 Note = Callable[[str], None]
-JOINT, BASE = "joint", "base"
 DONE = "trainings.json"  # what was trained from what, so that a finished training is not even looked at again
 
 
-def base_of(made: Experiment) -> str:
-    """The model that specialists start from."""
-    return str(made.output_dir / "models" / BASE) if made.base.train is not None else made.base.model
+def train_config(settings: Mapping[str, object], *, base: str, **decided: object) -> TrainConfig:
+    """A whole training configuration: an experiment's settings, and what the experiment decides itself."""
+    model = settings.get("model", {})
+    return load_train_config(
+        {**settings, "model": {**model, "base": base} if isinstance(model, Mapping) else model, **decided}
+    )
 
 
-def model_dir(made: Experiment, name: str, seed: int) -> Path:
-    """Where a specialist (by its domain) or the joint model is."""
-    return made.output_dir / "models" / f"seed-{seed}" / name
-
-
-def base_job(made: Experiment) -> Job | None:
+def base_job(experiment: Experiment) -> Job | None:
     """The training of the base itself."""
-    if made.base.train is None:
+    told = experiment.base
+    if told.train is None:
         return None
-    manifests = made.base.manifest or manifest_of(made, Part())
-    part = Part(where=made.base.where)
+    manifests = told.manifest or manifest_of(experiment, Domain())
     sources = [
-        {**source_of(made, BASE, part.model_copy(update={"manifest": one})), "domain": ""}
+        {**source_of(experiment, BASE, Domain(where=told.where, manifest=one)), "domain": ""}
         for one in ([manifests] if isinstance(manifests, str) else manifests)
     ]
-    settings = training(made, made.train, made.base.train)
     config = train_config(
-        settings, model={"base": made.base.model}, seed=made.seeds[0], device=made.device,
-        output=base_of(made), logs=str(made.output_dir / "runs" / BASE),
-        data={**settings.get("data", {}), "train": sources, "dev": [{**s, "split": "dev"} for s in sources]},
+        lay_over(experiment.train, told.train), base=told.model, seed=experiment.seeds[0], device=experiment.device,
+        output=base_of(experiment), logs=str(experiment.output_dir / "runs" / BASE),
+        data={"train": sources, "dev": [{**s, "split": "dev"} for s in sources]},
     )  # fmt: skip
     return Job(BASE, config)
 
 
-def jobs_of(made: Experiment) -> list[Job]:
+def jobs_of(experiment: Experiment) -> list[Job]:
     """The specialists and the joint model of every seed."""
     jobs = []
-    for seed in made.seeds:
-        for name, part in made.domains.items():
-            jobs.append(_job(made, name, {name: part}, seed, part.train))
-        if made.joint:
-            more = made.joint if isinstance(made.joint, dict) else {}
-            jobs.append(_job(made, JOINT, made.domains, seed, more))
+    for seed in experiment.seeds:
+        for name, domain in experiment.domains.items():
+            jobs.append(_job(experiment, name, {name: domain}, seed, domain.train))
+        if experiment.joint:
+            jobs.append(_job(experiment, JOINT, experiment.domains, seed, experiment.joint_settings))
     return jobs
 
 
-def _job(made: Experiment, name: str, parts: Mapping[str, Part], seed: int, over: Mapping[str, Any]) -> Job:
-    settings = training(made, made.train, over)
+def _job(
+    experiment: Experiment, name: str, domains: Mapping[str, Domain], seed: int, over: Mapping[str, object]
+) -> Job:
     config = train_config(
-        settings, model={"base": base_of(made)}, seed=seed, device=made.device,
-        output=str(model_dir(made, name, seed)), logs=str(made.output_dir / "runs" / f"seed-{seed}" / name),
+        lay_over(experiment.train, over), base=base_of(experiment), seed=seed, device=experiment.device,
+        output=str(model_dir(experiment, name, seed)), logs=str(logs_dir(experiment, name, seed)),
         data={
-            **settings.get("data", {}), "train": [source_of(made, n, p) for n, p in parts.items()],
-            "dev": dev_sources(made, parts),
+            "train": [source_of(experiment, n, d) for n, d in domains.items()],
+            "dev": dev_sources(experiment, domains),
         },
     )  # fmt: skip
-    return Job(name if len(made.seeds) == 1 else f"{name}, seed {seed}", config)
+    return Job(name if len(experiment.seeds) == 1 else f"{name}, seed {seed}", config)
 
 
-def parallel(made: Experiment) -> int | None:
+def logs_dir(experiment: Experiment, name: str, seed: int) -> Path:
+    """Where a training's logs are; its configuration is the file of the same name beside it."""
+    return experiment.output_dir / "runs" / f"seed-{seed}" / name
+
+
+def parallel(experiment: Experiment) -> int | None:
     """Trainings at once: as asked for, else as `chorus train` decides on GPUs, else one for each two cores."""
-    if made.parallel:
-        return made.parallel
+    if experiment.parallel:
+        return experiment.parallel
     import torch
 
     return None if torch.cuda.is_available() else max(1, cores() // 2)
 
 
-def run_trainings(made: Experiment, jobs: Sequence[Job], note: Note, ended: Callable[[], None]) -> int:
+def run_trainings(experiment: Experiment, jobs: Sequence[Job], note: Note, ended: Callable[[], None]) -> int:
     """Train what is not trained yet; returns how many that were. `ended` is called for each that is there."""
-    place = made.output_dir / DONE
+    place = experiment.output_dir / DONE
     known = read_json(place) if place.exists() else {}
-    marks = {job.config.output_dir: _mark(job) for job in jobs}
+    fingerprints = {job.config.output_dir: _fingerprint(job) for job in jobs}
     left, lock = [], Lock()
     for job in jobs:
-        output = Path(job.config.output_dir)
-        if known.get(str(output)) == marks[str(output)] and (output / "chorus.json").exists():
+        output = job.config.output_dir
+        if known.get(output) == fingerprints[output] and (Path(output) / "chorus.json").exists():
             ended()
             continue
-        if str(output) in known:  # of other settings: this experiment's own, so that it may go
+        if output in known:  # of other settings: this experiment's own, so that it may go
             shutil.rmtree(output, ignore_errors=True)
         left.append(job)
 
     def keep(job: Job) -> None:
         with lock:
-            known[job.config.output_dir] = marks[job.config.output_dir]
+            known[job.config.output_dir] = fingerprints[job.config.output_dir]
             write_json(place, known)
         ended()
 
     if left:
-        made.output_dir.mkdir(parents=True, exist_ok=True)
-        run_jobs(left, parallel=parallel(made), note=note, ended=keep)
+        experiment.output_dir.mkdir(parents=True, exist_ok=True)
+        run_jobs(left, parallel=parallel(experiment), note=note, ended=keep)
     return len(left)
 
 
-def _mark(job: Job) -> str:
+def _fingerprint(job: Job) -> str:
     """What a training depends on, as far as can be seen without reading audio."""
     sources = [*job.config.data.train, *(job.config.data.dev or [])]
     manifests = sorted({Path(s.manifest) for s in sources if s.manifest})

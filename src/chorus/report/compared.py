@@ -1,65 +1,89 @@
-"""The plots of a comparison, from its plain values."""
+"""The plots of a comparison."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from chorus.report.plots import Point, by_domain, curve, trade
 
+if TYPE_CHECKING:  # the types alone: stages do not import each other
+    from chorus.evaluate.comparison import Comparison, Line
+
 AVERAGES = {"in-domain": "in-domain", "out-of-domain": "out-of-domain", "other-language": "other languages"}
+LEAST = 3  # points of a curve
 
 
-def compared_plots(made: Mapping[str, Any], directory: Path) -> list[Path]:
+def compared_plots(compared: Comparison, directory: Path) -> list[Path]:
     """Rates by domain; in-domain against the rest where there is a rest; curves over methods' parameters."""
-    points = [_point(line, made) for line in made["lines"]]
-    domains = [cell["name"] for cell in made["cells"]]
-    what = f"error rate, percent (normaliser {made['normaliser']})"
-    paths = by_domain(points, domains, directory / "by-domain", what=what)
-    outside = [g for g in ("out-of-domain", "other-language") if any(c["group"] == g for c in made["cells"])]
+    points = [_point(line) for line in compared.lines]
+    what = f"{axis_of(compared)} (normaliser {compared.normaliser})"
+    paths = by_domain(points, [cell.name for cell in compared.cells], directory / "by-domain", what=what)
+    outside = [group for group in compared.groups if group != "in-domain"]
     if outside:
         group = outside[0]
         paths += trade(
-            points, directory / "trade", x="in-domain", y=group, x_name="in-domain error rate, percent",
-            y_name=f"{AVERAGES[group]} error rate, percent",
+            points, directory / "trade", x="in-domain", y=group, x_name=f"in-domain {axis_of(compared)}",
+            y_name=f"{AVERAGES[group]} {axis_of(compared)}",
         )  # fmt: skip
-    for method, parameter, lines in parameter_lines(made):
-        levels = {p.system: p.values["in-domain"] for p in points if p.role in ("base", "joint")}
+    levels = {f"{p.system}, in-domain": p.values["in-domain"] for p in points if p.role in ("base", "joint")}
+    for one in swept(compared.lines):
         paths += curve(
-            lines, directory / f"{method}-{parameter}", parameter=f"{parameter} of {method}", what=what,
-            levels={f"{name}, in-domain": value for name, value in levels.items()},
+            one.groups, directory / f"{one.method}-{one.parameter}", parameter=f"{one.parameter} of {one.method}",
+            what=what, levels=levels,
         )  # fmt: skip
     return paths
 
 
-def _point(line: Mapping[str, Any], made: Mapping[str, Any]) -> Point:
-    nan = float("nan")
-    values = {k: nan if v is None else v for k, v in {**line["rates"], **line["averages"]}.items()}
-    intervals = {
-        k: (v["low"], v["high"]) for k, v in line["intervals"].items() if v["low"] is not None and v["high"] is not None
-    }
-    return Point(line["label"], line["role"], values, intervals)
+def axis_of(compared: Comparison) -> str:
+    """What an axis of rates says."""
+    return f"{compared.title}, percent" if compared.best == 0 else compared.title
 
 
-def parameter_lines(made: Mapping[str, Any]) -> list[tuple[str, str, dict[str, list[tuple[float, float]]]]]:
-    """(method, parameter, {group: points}) where systems of one method differ in one number at three places or more."""
+def _point(line: Line) -> Point:
+    intervals = {k: (one.low, one.high) for k, one in line.intervals.items() if not math.isnan(one.low + one.high)}
+    return Point(line.label, line.role, {**line.rates, **line.averages}, intervals)
+
+
+@dataclass(frozen=True)
+class Swept:
+    """A method's averages over one of its parameters: {group: [(value, rate)]}."""
+
+    method: str
+    parameter: str
+    groups: dict[str, list[tuple[float, float]]]
+
+
+def swept(lines: Sequence[Line]) -> list[Swept]:
+    """Where systems of one method differ in one number alone, at three places or more."""
+    methods: dict[str, list[Line]] = {}
+    for line in lines:
+        if line.parameters.get("method"):
+            methods.setdefault(str(line.parameters["method"]), []).append(line)
     found = []
-    methods: dict[str, list[Mapping[str, Any]]] = {}
-    for line in made["lines"]:
-        if line["parameters"].get("method"):
-            methods.setdefault(line["parameters"]["method"], []).append(line)
-    for method, lines in methods.items():
-        names = sorted({k for line in lines for k in line["parameters"]} - {"method"})
-        varied = [n for n in names if len({str(line["parameters"].get(n)) for line in lines}) > 1]
-        numbers = all(isinstance(line["parameters"].get(n), int | float) for n in varied for line in lines)
-        if len(varied) != 1 or not numbers or len(lines) < 3:
-            continue
-        ordered = sorted(lines, key=lambda line: line["parameters"][varied[0]])
-        groups = {
-            AVERAGES[g]: [(line["parameters"][varied[0]], line["averages"][g]) for line in ordered]
-            for g in AVERAGES
-            if g in ordered[0]["averages"]
-        }
-        found.append((method, varied[0], groups))
+    for method, members in methods.items():
+        names = sorted({k for line in members for k in line.parameters} - {"method"})
+        varied = [n for n in names if len({str(line.parameters.get(n)) for line in members}) > 1]
+        if len(varied) == 1 and len(members) >= LEAST:
+            values = [_number(line.parameters, varied[0]) for line in members]
+            if all(v is not None for v in values):
+                found.append(Swept(method, varied[0], _over(values, members)))
     return found
+
+
+def _number(parameters: Mapping[str, object], name: str) -> float | None:
+    value = parameters.get(name)
+    return value if isinstance(value, int | float) else None
+
+
+def _over(values: Sequence[float | None], lines: Sequence[Line]) -> dict[str, list[tuple[float, float]]]:
+    """Each group's averages in the order of the values."""
+    points = [(v, line) for v, line in zip(values, lines, strict=True) if v is not None]
+    ordered = sorted(points, key=lambda point: point[0])
+    return {
+        name: [(v, line.averages[group]) for v, line in ordered]
+        for group, name in AVERAGES.items() if group in lines[0].averages
+    }  # fmt: skip

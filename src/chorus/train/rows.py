@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from chorus.data.audio import info
 from chorus.data.manifest import Row, read_manifest, select
 from chorus.data.parallel import in_order
+from chorus.data.split import SPLIT_NAMES
 from chorus.data.utterance import Utterance
 from chorus.errors import DataError
 from chorus.identity import file_hash
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     pass
 
 SHOWN = 5
-SPLIT_NAMES = {"dev": ("dev", "val", "valid", "validation"), "train": ("train",), "test": ("test",)}
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,86 @@
+"""What is wrong with an experiment, found before anything runs: in grids, trainings, decoding, names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from chorus.errors import ChorusError, RecipeError, nearest
+from chorus.experiment.schema import Domain, Experiment
+from chorus.experiment.trainings import train_config
+from chorus.search.grids import grid_problems
+from chorus.transcribe.conditions import check_condition
+from chorus.transcribe.decoding import decoding
+
+OURS = ("data", "seed", "output", "logs", "name", "version", "device")  # keys of a training that are set here
+
+
+def problems_of(experiment: Experiment) -> list[str]:
+    """Every problem, each with the key it lies at."""
+    return [
+        *_of_methods(experiment), *_of_trainings(experiment), *_of_decoding(experiment), *_of_domains(experiment)
+    ]  # fmt: skip
+
+
+def _of_methods(experiment: Experiment) -> Iterator[str]:
+    """Unknown methods and parameters, and values out of range, in grids and curves."""
+    for name, values in experiment.methods.items():
+        yield from grid_problems(f"methods.{name}", name, values)
+    for name, points in experiment.curves.items():
+        if name not in experiment.methods:
+            yield f"curves.{name}: not among the methods{nearest(name, experiment.methods)}"
+        elif len(points) != 1:
+            yield f"curves.{name}: one parameter with its values"
+        else:
+            method = experiment.methods[name].get("method", name)
+            yield from grid_problems(f"curves.{name}", name, {"method": method, **points})
+
+
+def _of_trainings(experiment: Experiment) -> Iterator[str]:
+    """What trainings with these settings would be refused for."""
+    given: list[tuple[str, Mapping[str, object]]] = [
+        ("train", experiment.train), ("base.train", experiment.base.train or {}), ("joint", experiment.joint_settings),
+        *((f"domains.{name}.train", domain.train) for name, domain in experiment.domains.items()),
+    ]  # fmt: skip
+    for where, settings in given:
+        yield from (f"{where}.{key}: set by the experiment" for key in settings if key in OURS)
+        own = {k: v for k, v in settings.items() if k not in OURS}
+        model = own.get("model")
+        if isinstance(model, Mapping) and "base" in model:
+            yield f"{where}.model.base: set by the experiment"
+        try:
+            train_config(own, base=experiment.base.model, data={"train": "x"})
+        except RecipeError as error:
+            yield from (f"{where}.{problem}" for problem in error.problems)
+
+
+def _of_decoding(experiment: Experiment) -> Iterator[str]:
+    try:
+        decoding(experiment.preset, experiment.decoding_settings)
+    except ChorusError as error:
+        yield error.message
+    for condition in experiment.conditions:
+        try:
+            check_condition(condition)
+        except ChorusError as error:
+            yield f"conditions: {error.message}"
+
+
+def _of_domains(experiment: Experiment) -> Iterator[str]:
+    """Domains without rows, or whose names make no folder or stand twice."""
+    shared = experiment.data.manifest or experiment.data.synth
+    groups: list[tuple[str, Mapping[str, Domain]]] = [
+        ("domains", experiment.domains), ("tests.out-of-domain", experiment.tests.out_of_domain),
+        ("tests.other-language", experiment.tests.other_language),
+    ]  # fmt: skip
+    for group, domains in groups:
+        for name, domain in domains.items():
+            if not (domain.manifest or shared):
+                yield f"{group}.{name}: no manifest, and data names none"
+            if not _makes_a_folder(name):
+                yield f"{group}.{name}: names a folder; no / and no leading ."
+    names = [name for _, domains in groups for name in domains]
+    yield from (f"{name}: a domain's name stands twice" for name in dict.fromkeys(names) if names.count(name) > 1)
+
+
+def _makes_a_folder(name: str) -> bool:
+    return bool(name) and "/" not in name and "\\" not in name and not name.startswith(".")

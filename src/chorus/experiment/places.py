@@ -1,0 +1,52 @@
+"""Where an experiment's models are, and what recipes and commands call them.
+
+OUTPUT/
+  models/          base (if trained here), seed-N/DOMAIN, seed-N/joint
+  dev/ test/       evaluations: seed-N/SYSTEM
+  selection.json   what was chosen on dev, written before a test recording is opened
+  recipes/         the chosen merges, as `chorus merge` takes them
+  merged/          those of them that are kept as models
+  ranks/           the effective ranks of each delta to the base
+  results.json     all that tables, plots and the report are drawn from
+  tables/ plots/   the results
+  report.html      all of it in one page
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from chorus.experiment.schema import Experiment
+from chorus.search.recipes import Recipe, template_of
+
+JOINT, BASE = "joint", "base"
+SELECTION, RESULTS, REPORT = "selection.json", "results.json", "report.html"
+
+
+def base_of(experiment: Experiment) -> str:
+    """The model that specialists start from."""
+    return str(experiment.output_dir / "models" / BASE) if experiment.base.train is not None else experiment.base.model
+
+
+def model_dir(experiment: Experiment, name: str, seed: int) -> Path:
+    """Where a specialist (by its domain) or the joint model is."""
+    return experiment.output_dir / "models" / f"seed-{seed}" / name
+
+
+def reference_of(experiment: Experiment, name: str, seed: int) -> str:
+    """A model as `chorus evaluate` and recipes name it: base, joint, or a domain's; an adapter stands on its base."""
+    if name == BASE:
+        return base_of(experiment)
+    directory = model_dir(experiment, name, seed)
+    adapter = (directory / "adapter_config.json").exists()
+    return f"{base_of(experiment)}+{directory}" if adapter else str(directory)
+
+
+def template(experiment: Experiment, seed: int) -> Recipe:
+    """What all merges of a seed's specialists have in common."""
+    return template_of(base_of(experiment), [reference_of(experiment, name, seed) for name in experiment.domains])
+
+
+def recipe_path(experiment: Experiment, seed: int, name: str) -> Path:
+    """Where the recipe of a chosen merge, or of a curve's point, is written."""
+    return experiment.output_dir / "recipes" / f"seed-{seed}" / f"{name}.yml"

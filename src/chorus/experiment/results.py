@@ -1,0 +1,248 @@
+"""results.json: everything that tables, plots and the report are drawn from, computed once, read again as it was."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, ValidationError
+
+from chorus.analyse.ranks import Ranks
+from chorus.checkpoints.sidecar import write_json
+from chorus.errors import DataError
+from chorus.evaluate.bootstrap import Interval
+from chorus.evaluate.compare import compare
+from chorus.evaluate.comparison import Comparison, Group, comparison_from
+from chorus.evaluate.results import Evaluation
+from chorus.evaluate.tables import plain
+from chorus.experiment.commands import commands_of
+from chorus.experiment.places import BASE, JOINT, RESULTS
+from chorus.experiment.pooled import pooled
+from chorus.experiment.rows import groups_of
+from chorus.experiment.schema import Experiment
+from chorus.experiment.steps import BySeed, Outcome, curves_of, grids_of
+from chorus.report.html import Command
+
+Rate = Annotated[  # JSON has no NaN: a rate of nothing is null there
+    float,
+    BeforeValidator(lambda value: math.nan if value is None else value),
+    PlainSerializer(lambda value: value if math.isfinite(value) else None, return_type=float | None),
+]
+
+
+class _Plain(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Measured(_Plain):
+    """A rate in percent and its 95 % interval."""
+
+    value: Rate
+    low: Rate
+    high: Rate
+
+
+class OverSeeds(_Plain):
+    """An average of each seed, their mean, and their standard deviation where there are several."""
+
+    each: dict[int, Rate]
+    mean: Rate
+    deviation: Rate | None
+
+
+class ChosenSetting(_Plain):
+    """What was taken of a method, out of how many settings."""
+
+    name: str
+    label: str
+    parameters: dict[str, object]
+    of: int
+    dev: Rate
+
+
+class CurvePoint(_Plain):
+    """A setting and its averages by group."""
+
+    label: str
+    value: object
+    averages: dict[str, Measured]
+
+
+class CurveResult(_Plain):
+    """A method over one of its parameters."""
+
+    parameter: str
+    points: list[CurvePoint]
+
+
+class RankResult(_Plain):
+    """The ranks of a delta to the base, matrix by matrix, and their medians; `share` is of the full rank."""
+
+    role: str
+    matrices: list[Ranks]
+    share: float
+    effective: float
+    stable: float
+    norm: float
+
+
+class Results(_Plain):
+    """A finished experiment."""
+
+    version: Literal[1] = 1
+    name: str
+    metric: str  # of the task, as tables call it
+    best: str
+    seeds: list[int]
+    conditions: list[str]
+    comparison: dict[str, object]  # as `chorus compare --format json` prints it
+    by_seed: dict[str, dict[str, OverSeeds]]  # of each system, by group
+    by_condition: dict[str, dict[str, Measured]]  # of each condition, by system: in-domain averages
+    selection: list[ChosenSetting]
+    curves: dict[str, CurveResult]
+    effective_ranks: dict[str, RankResult]
+    commands: list[Command]
+    facts: dict[str, str]  # how it was made
+    source: str  # the experiment's file, in YAML
+
+    @property
+    def compared(self) -> Comparison:
+        return comparison_from(self.comparison)
+
+
+def write_results(results: Results, directory: Path) -> None:
+    """Write results.json."""
+    write_json(directory / RESULTS, results.model_dump(mode="json"))
+
+
+def read_results(directory: Path) -> Results:
+    """Read results.json; `DataError` where there is none, or one of another version."""
+    path = directory / RESULTS
+    try:
+        return Results.model_validate(json.loads(path.read_text(encoding="utf-8")))
+    except OSError:
+        raise DataError(f"{path}: not there", "run the experiment to its end first: without --report") from None
+    except (ValueError, ValidationError) as error:
+        reason = str(error).splitlines()[0]
+        raise DataError(f"{path}: not what this version writes ({reason})", "run the experiment again") from None
+
+
+def collect(experiment: Experiment, outcome: Outcome, ranks: Mapping[str, Sequence[Ranks]]) -> Results:
+    """Everything that a finished run found."""
+    groups = groups_of(experiment)
+    every = pooled(outcome.test)
+    return Results(
+        name=experiment.name,
+        metric=experiment.task.metrics[0].title,
+        best=outcome.best,
+        seeds=experiment.seeds,
+        conditions=experiment.conditions,
+        comparison=plain(_compared(experiment, every, groups, experiment.conditions[0], tests=True)),
+        by_seed=_by_seed(experiment, outcome.test, groups),
+        by_condition=_by_condition(experiment, every, groups),
+        selection=_selection(experiment, outcome),
+        curves=_curves(experiment, outcome, groups),
+        effective_ranks={label: _rank_result(experiment, label, found) for label, found in ranks.items()},
+        commands=commands_of(experiment, outcome.chosen),
+        facts=_facts(experiment, every[0]),
+        source=yaml.safe_dump(
+            experiment.model_dump(mode="json", by_alias=True, exclude_defaults=True), sort_keys=False
+        ),
+    )  # fmt: skip
+
+
+def _compared(
+    experiment: Experiment, every: Sequence[Evaluation], groups: Mapping[str, Group], condition: str, *, tests: bool
+) -> Comparison:
+    return compare(
+        every, condition=condition, base=BASE, joint=JOINT if experiment.joint else None,
+        specialists={name: name for name in experiment.domains}, groups=groups, tests=tests,
+    )  # fmt: skip
+
+
+def _by_seed(experiment: Experiment, test: BySeed, groups: Mapping[str, Group]) -> dict[str, dict[str, OverSeeds]]:
+    """How far seeds move each system's averages."""
+    condition = experiment.conditions[0]
+    compared = {seed: _compared(experiment, one, groups, condition, tests=False) for seed, one in test.items()}
+    first = next(iter(compared.values()))
+    return {
+        line.label: {
+            group: _over_seeds({seed: one.lines[i].averages[group] for seed, one in compared.items()})
+            for group in first.groups
+        }
+        for i, line in enumerate(first.lines)
+    }
+
+
+def _over_seeds(each: dict[int, float]) -> OverSeeds:
+    values = list(each.values())
+    deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
+    return OverSeeds(each=each, mean=float(np.mean(values)), deviation=deviation)
+
+
+def _by_condition(
+    experiment: Experiment, every: Sequence[Evaluation], groups: Mapping[str, Group]
+) -> dict[str, dict[str, Measured]]:
+    found = {}
+    for condition in experiment.conditions:
+        lines = _compared(experiment, every, groups, condition, tests=False).lines
+        found[condition] = {
+            line.label: _measured(line.averages["in-domain"], line.average_intervals["in-domain"]) for line in lines
+        }
+    return found
+
+
+def _measured(value: float, interval: Interval) -> Measured:
+    return Measured(value=value, low=interval.low, high=interval.high)
+
+
+def _selection(experiment: Experiment, outcome: Outcome) -> list[ChosenSetting]:
+    sizes = {name: len(settings) for name, settings in grids_of(experiment).items()}
+    return [
+        ChosenSetting(name=name, label=one.setting.label, parameters=dict(one.setting.parameters), of=sizes[name],
+                      dev=one.dev)
+        for name, one in outcome.chosen.items()
+    ]  # fmt: skip
+
+
+def _curves(experiment: Experiment, outcome: Outcome, groups: Mapping[str, Group]) -> dict[str, CurveResult]:
+    """The averages at every point of every curve, and their intervals."""
+    found = {}
+    for name, told in curves_of(experiment, outcome.chosen).items():
+        every = pooled(outcome.curves[name])
+        lines = {line.label: line for line in compare(
+            every, condition=experiment.conditions[0], groups=groups, tests=False
+        ).lines}  # fmt: skip
+        points = []
+        for setting in told.settings:
+            line = lines[setting.label]
+            averages = {g: _measured(v, line.average_intervals[g]) for g, v in line.averages.items()}
+            value = setting.parameters[told.parameter]
+            points.append(CurvePoint(label=setting.label, value=value, averages=averages))
+        found[name] = CurveResult(parameter=told.parameter, points=points)
+    return found
+
+
+def _rank_result(experiment: Experiment, label: str, found: Sequence[Ranks]) -> RankResult:
+    role = "joint" if label == JOINT else "specialist" if label in experiment.domains else "merge"
+    median = {key: float(np.median([getattr(r, key) for r in found])) for key in ("effective", "stable", "norm")}
+    share = float(np.median([r.effective / r.full for r in found]))
+    return RankResult(role=role, matrices=list(found), share=share, **median)
+
+
+def _facts(experiment: Experiment, first: Evaluation) -> dict[str, str]:
+    told = first.summary
+    decoding = ", ".join(f"{k} {v}" for k, v in told["decoding"].items() if v not in ("", None))
+    return {
+        "test": f"{len({row.utterance for row in first.scored})} utterances, {told['test']['hours']:.2f} h",
+        "normaliser": experiment.normaliser,
+        "decoding": f"{told['backend']}, {decoding}",
+        "seeds": ", ".join(map(str, experiment.seeds)),
+        "selection": "selection.json: decided on dev before a test recording was opened",
+        "versions": ", ".join(f"{k} {v}" for k, v in told["versions"].items()),
+    }

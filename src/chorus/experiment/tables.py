@@ -1,0 +1,103 @@
+"""The tables of an experiment, from its results."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from chorus.checkpoints.writer import write_text
+from chorus.evaluate.comparison import Comparison
+from chorus.evaluate.tables import NAMES, differences_table, rates_table
+from chorus.experiment.results import CurveResult, Measured, Results
+from chorus.tables import Format, Table
+
+SUFFIXES: dict[str, Format] = {".md": "markdown", ".csv": "csv", ".tex": "latex"}
+WORDS = 4  # of a title that make a file's name
+
+
+def tables_of(results: Results, compared: Comparison) -> list[Table]:
+    """All of them, the rates first."""
+    differences = differences_table(compared)
+    return [
+        rates_table(compared),
+        *([conditions_table(results)] if len(results.conditions) > 1 else []),
+        seeds_table(results),
+        *(curve_table(name, curve) for name, curve in results.curves.items()),
+        selection_table(results),
+        *([differences] if differences else []),
+        ranks_table(results),
+    ]
+
+
+def write_tables(tables: Sequence[Table], place: Path) -> None:
+    """Each as Markdown, CSV and LaTeX, numbered; an earlier run's go."""
+    place.mkdir(parents=True, exist_ok=True)
+    for suffix in SUFFIXES:
+        for old in place.glob(f"[0-9][0-9]-*{suffix}"):
+            old.unlink()
+    for number, one in enumerate(tables, 1):
+        words = "".join(c if c.isalnum() else " " for c in one.title.lower()).split()[:WORDS]
+        for suffix, form in SUFFIXES.items():
+            write_text(place / f"{number:02d}-{'-'.join(words)}{suffix}", one.render(form))
+
+
+def conditions_table(results: Results) -> Table:
+    """Each system's in-domain average under each condition."""
+    first = results.by_condition[results.conditions[0]]
+    rows = [[label, *(_cell(results.by_condition[c][label]) for c in results.conditions)] for label in first]
+    return Table("In-domain average under conditions", ["system", *results.conditions], rows)
+
+
+def _cell(measured: Measured) -> str:
+    if math.isnan(measured.value):
+        return "-"
+    return f"{measured.value:.2f} [{measured.low:.1f}, {measured.high:.1f}]"
+
+
+def seeds_table(results: Results) -> Table:
+    """How far seeds move each system's averages."""
+    rows = []
+    for label, groups in results.by_seed.items():
+        cells = [
+            f"{one.mean:.2f}" + (f" ± {one.deviation:.2f}" if one.deviation is not None else "")
+            for one in groups.values()
+        ]
+        rows.append([label, *cells, *(f"{value:.2f}" for value in groups["in-domain"].each.values())])
+    kinds = next(iter(results.by_seed.values()))
+    columns = ["system", *(f"{NAMES[g]} average" for g in kinds), *(f"in-domain, seed {s}" for s in results.seeds)]
+    return Table("Each seed by itself", columns, rows, ["Mean ± standard deviation over seeds."])
+
+
+def selection_table(results: Results) -> Table:
+    """What was chosen of each method, and out of how many settings."""
+    rows = [
+        [one.name, ", ".join(f"{k} {v}" for k, v in one.parameters.items()) or "no parameters", str(one.of),
+         f"{one.dev:.2f}"]
+        for one in results.selection
+    ]  # fmt: skip
+    best = {(i, 3) for i, one in enumerate(results.selection) if one.name == results.best}
+    notes = ["The setting with the best mean over the domains' dev rows and all seeds; of equals the first."]
+    return Table("What was chosen on dev", ["method", "setting", "of", f"{results.metric} on dev"], rows, notes, best)
+
+
+def curve_table(name: str, curve: CurveResult) -> Table:
+    """A method's averages at each value of one parameter."""
+    title = f"{name} over {curve.parameter}"
+    kinds = list(curve.points[0].averages)
+    rows = [[point.label, *(_cell(point.averages[g]) for g in kinds)] for point in curve.points]
+    note = "On test, after the selection; nothing is chosen by it."
+    return Table(title, [title, *(f"{NAMES[g]} average" for g in kinds)], rows, [note])
+
+
+def ranks_table(results: Results) -> Table:
+    """How many directions each delta to the base uses."""
+    rows = [
+        [label, f"{one.share * 100:.1f} %", *(f"{v:.3g}" for v in (one.effective, one.stable, one.norm))]
+        for label, one in results.effective_ranks.items()
+    ]
+    columns = ["delta of", "effective rank of full", "effective rank", "stable rank", "Frobenius norm"]
+    notes = [
+        "Medians over the matrices that subspace methods decompose. Effective rank: exp of the entropy of s / sum s."
+    ]
+    return Table("Ranks of the deltas to the base", columns, rows, notes)

@@ -1,0 +1,109 @@
+"""Models and merges heard on one test set, one after the other; results as files.
+
+A merge is computed from weights, deltas and spectra that stay in memory, and put into the model that is loaded: nothing
+but what was heard is written. What was heard before, of the very same weights and recordings, is found again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+
+from chorus.checkpoints.lazy_tensor import LazyTensor
+from chorus.errors import CheckpointError, ChorusError
+from chorus.evaluate.results import Evaluation
+from chorus.evaluate.run import NORMALISER, Scoring, finished, run_request
+from chorus.merge.options import Options
+from chorus.merge.plan import Plan
+from chorus.merge.planning.planner import plan
+from chorus.merge.runs.resident import Resident
+from chorus.runtime import pick_device
+from chorus.search.grids import Setting
+from chorus.search.recipes import recipe_of
+from chorus.transcribe.backends.choose import chosen_backend
+from chorus.transcribe.backends.protocol import Backend
+from chorus.transcribe.conditions import CLEAN
+from chorus.transcribe.decoding import Decoding
+from chorus.transcribe.request import Request
+from chorus.transcribe.systems import System, folder_of, open_system
+from chorus.transcribe.test_sets import TestSet
+from chorus.transcribe.transcriber import load_backend
+
+
+class Trials:
+    """Hears a test set with systems of any number, and keeps each result in a folder of its own below `place`.
+
+    `ended` is called with each system's label. A context: the loaded model is given back at its end.
+    """
+
+    def __init__(
+        self, test: TestSet, place: Path, *, decoding: Decoding | None = None, conditions: Sequence[str] = (CLEAN,),
+        normaliser: str = NORMALISER, device: str = "auto", ended: Callable[[str], None] = lambda label: None,
+    ) -> None:  # fmt: skip
+        self.test, self.place, self.ended = test, place, ended
+        self.decoding, self.conditions, self.scoring = decoding or Decoding(), list(conditions), Scoring(normaliser)
+        self.device = pick_device(device)
+        self.resident = Resident()
+        self._backend: Backend | None = None
+
+    def __enter__(self) -> Trials:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._backend is not None:
+            self._backend.close()
+
+    def model(
+        self, reference: str, *, label: str, role: str = "", home: Mapping[str, object] | None = None
+    ) -> Evaluation:
+        """A model from disk or hub; `role` and `home` as in `System`."""
+        system = replace(open_system(reference, label=label), role=role, home=dict(home or {}))
+        return self._evaluated(system, None)
+
+    def merge(self, template: Mapping[str, object], setting: Setting, *, label: str = "") -> Evaluation:
+        """A template's merge by a setting, in memory."""
+        planned = plan(recipe_of(template, setting), Options(device=self._merge_device()))
+        parameters = {"method": setting.method, **setting.parameters}
+        system = replace(open_system(planned, label=label or setting.label), parameters=parameters)
+        return self._evaluated(system, planned)
+
+    def _merge_device(self) -> str:
+        return self.device if self.device.startswith("cuda") else "cpu"
+
+    def _evaluated(self, system: System, planned: Plan | None) -> Evaluation:
+        backend = chosen_backend("auto", system)
+        request = Request(system, self.test, self.decoding, self.conditions, backend, self.device)
+        place = self.place / folder_of(system.label)
+        found = self._found(place, request.fingerprint)
+        if found is None:
+            loaded = self._loaded(request, self.resident.merge(planned)) if planned is not None else None
+            found = run_request(request, place, self.scoring, lambda done, total: None, loaded)
+        self.ended(system.label)
+        return found
+
+    def _found(self, place: Path, fingerprint: str) -> Evaluation | None:
+        """A finished result of the very same request; another's, of an earlier version of the file, is replaced."""
+        try:
+            return finished(place, fingerprint, self.scoring)
+        except ChorusError:
+            return None
+
+    def _loaded(self, request: Request, tensors: Mapping[str, LazyTensor]) -> Backend:
+        """The one model that all merges are put into."""
+        self._backend = with_weights(self._backend, request, tensors)
+        return self._backend
+
+
+def with_weights(backend: Backend | None, request: Request, tensors: Mapping[str, LazyTensor]) -> Backend:
+    """A loaded backend with other weights put into it; a new one where there is none, or where that cannot be done."""
+    if backend is not None:
+        try:
+            backend.replace(tensors)
+            return backend
+        except CheckpointError:
+            backend.close()
+    return load_backend(replace(request, system=replace(request.system, tensors=tensors)))
