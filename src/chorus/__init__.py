@@ -11,84 +11,65 @@ Names are loaded when first used: importing chorus imports neither torch nor tra
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from chorus._version import __version__
+from chorus._version import __version__ as __version__
 
-if TYPE_CHECKING:
-    from chorus.checkpoints.open import open_model
-    from chorus.errors import ChorusError
-    from chorus.evaluate.compare import compare
-    from chorus.evaluate.run import evaluate
-    from chorus.experiment.load import load_experiment
-    from chorus.experiment.run import experiment
-    from chorus.merge.api import merge
-    from chorus.merge.method import Between, PerModel, method
-    from chorus.merge.options import Options
-    from chorus.merge.plan import Plan
-    from chorus.merge.planning.planner import plan
-    from chorus.merge.recipes.loading import load_recipe
-    from chorus.train.layers import load_train_config
-    from chorus.train.run import train
-
-_HOMES = {
-    "load_recipe": "chorus.merge.recipes.loading",
-    "plan": "chorus.merge.planning.planner",
-    "merge": "chorus.merge.api",
-    "merge_into_adapter": "chorus.merge.api",
-    "RankRule": "chorus.linalg.ranks",
-    "load_train_config": "chorus.train.layers",
-    "train": "chorus.train.run",
-    "compare": "chorus.evaluate.compare",
-    "evaluate": "chorus.evaluate.run",
-    "experiment": "chorus.experiment.run",
-    "load_experiment": "chorus.experiment.load",
-    "extract_lora": "chorus.extract.lora",
-    "extract_task_vector": "chorus.extract.task_vector",
-    "Selection": "chorus.extract.pair",
-    "Plan": "chorus.merge.plan",
-    "Options": "chorus.merge.options",
-    "method": "chorus.merge.method",
-    "PerModel": "chorus.merge.method",
-    "Between": "chorus.merge.method",
-    "open_model": "chorus.checkpoints.open",
-    "ChorusError": "chorus.errors",
-}
-
-__all__ = [
-    "Between",
-    "ChorusError",
-    "Options",
-    "PerModel",
-    "Plan",
-    "RankRule",
-    "Selection",
-    "__version__",
-    "compare",
-    "evaluate",
-    "experiment",
-    "extract_lora",
-    "extract_task_vector",
-    "load_experiment",
-    "load_recipe",
-    "load_train_config",
-    "merge",
-    "merge_into_adapter",
-    "method",
-    "open_model",
-    "plan",
-    "train",
-]
+if TYPE_CHECKING:  # the public names, listed once: type checkers read this block, and so does `_homes` at run time
+    from chorus.checkpoints.model import OpenOptions as OpenOptions
+    from chorus.checkpoints.open import open_model as open_model
+    from chorus.errors import ChorusError as ChorusError
+    from chorus.evaluate.compare import compare as compare
+    from chorus.evaluate.run import evaluate as evaluate
+    from chorus.experiment.load import load_experiment as load_experiment
+    from chorus.experiment.run import experiment as experiment
+    from chorus.extract.lora import extract_lora as extract_lora
+    from chorus.extract.pair import Selection as Selection
+    from chorus.extract.task_vector import extract_task_vector as extract_task_vector
+    from chorus.linalg.ranks import RankRule as RankRule
+    from chorus.merge.api import merge as merge
+    from chorus.merge.api import merge_into_adapter as merge_into_adapter
+    from chorus.merge.method import Between as Between
+    from chorus.merge.method import PerModel as PerModel
+    from chorus.merge.method import each as each
+    from chorus.merge.method import method as method
+    from chorus.merge.options import Options as Options
+    from chorus.merge.plan import Plan as Plan
+    from chorus.merge.planning.planner import plan as plan
+    from chorus.merge.recipes.loading import load_recipe as load_recipe
+    from chorus.train.layers import load_train_config as load_train_config
+    from chorus.train.run import train as train
+    from chorus.transcribe.decoding import Decoding as Decoding
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+_KNOWN: dict[str, str] = {}
+
+
+def _homes() -> dict[str, str]:
+    """Public name -> the module that defines it, read from the block above when first asked for."""
+    if _KNOWN:
+        return _KNOWN
+    import ast
+    from importlib.resources import files
+
+    tree = ast.parse(files(__name__).joinpath("__init__.py").read_text(encoding="utf-8"))
+    block = next(node for node in tree.body if isinstance(node, ast.If))
+    imports = [node for node in block.body if isinstance(node, ast.ImportFrom)]
+    _KNOWN.update({alias.name: str(node.module) for node in imports for alias in node.names})
+    return _KNOWN
+
+
+def __getattr__(name: str) -> object:
+    if name == "__all__":
+        return ["__version__", *_homes()]
+    if name.startswith("_") or name not in _homes():
         raise AttributeError(f"module 'chorus' has no attribute {name!r}")
-    value = getattr(import_module(_HOMES[name]), name)
+    from importlib import import_module
+
+    value: object = getattr(import_module(_homes()[name]), name)
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
-    return sorted([*__all__])
+    return sorted(["__version__", *_homes()])

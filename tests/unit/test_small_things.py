@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-import chorus
 from chorus.checkpoints.dtypes import parse_dtype, promote
 from chorus.checkpoints.reference import parse_reference
 from chorus.errors import MissingExtraError, RecipeError, UsageError, install_hint, nearest
@@ -121,11 +120,3 @@ def test_importing_chorus_imports_neither_torch_nor_transformers():
     code = code.replace("HEAVY", "('torch', 'transformers')")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
-
-
-def test_the_public_names_are_there():
-    for name in chorus.__all__:
-        assert getattr(chorus, name) is not None
-    with pytest.raises(AttributeError):
-        _ = chorus.no_such_name
-    assert callable(chorus.merge)

@@ -1,0 +1,74 @@
+"""What a user's type checker sees of every public name: never Any. Run by mypy (`make lint`), never by Python."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, assert_type
+
+import torch
+
+import chorus
+from chorus.checkpoints.adapter_report import AdapterResult
+from chorus.checkpoints.lazy_tensor import LazyTensor
+from chorus.checkpoints.model import Model
+from chorus.evaluate.comparison import Comparison
+from chorus.evaluate.results import Evaluation
+from chorus.experiment.schema import Experiment
+from chorus.experiment.steps import Outcome
+from chorus.extract.task_vector import TaskVectorResult
+from chorus.merge.recipes.loading import LoadedRecipe
+from chorus.merge.runs.engine import Result
+from chorus.train.config import TrainConfig
+from chorus.train.run import Trained
+
+
+def merges() -> None:
+    options = assert_type(chorus.Options(jobs=2, device="cpu"), chorus.Options)
+    recipe = assert_type(chorus.load_recipe("recipe.yml"), LoadedRecipe)
+    plan = assert_type(chorus.plan(recipe, options), chorus.Plan)
+    assert_type(plan["model.norm.weight"], LazyTensor)
+    assert_type(plan["model.norm.weight"].read(), torch.Tensor)
+    assert_type(chorus.merge(plan, "merged"), Result)
+    assert_type(chorus.merge_into_adapter(plan, "adapter", ranks=chorus.RankRule(energy=0.9)), AdapterResult)
+
+
+def models() -> None:
+    model = assert_type(chorus.open_model("org/name", chorus.OpenOptions(offline=True)), Model)
+    assert_type(model.checkpoint["x"].shape, tuple[int, ...])
+    selection = assert_type(chorus.Selection(), chorus.Selection)
+    assert_type(chorus.extract_lora(model, "base", "adapter", selection=selection), AdapterResult)
+    assert_type(chorus.extract_task_vector(model, "base", "vector"), TaskVectorResult)
+
+
+def measures() -> None:
+    decoding = assert_type(chorus.Decoding(beam=5), chorus.Decoding)
+    one = assert_type(chorus.evaluate("org/name", "test.csv", decoding=decoding), Evaluation)
+    assert_type(chorus.compare([one, one]), Comparison)
+
+
+def trains() -> None:
+    config = assert_type(chorus.load_train_config("train.yml"), TrainConfig)
+    assert_type(chorus.train(config), Trained)
+    assert_type(chorus.load_experiment("experiment.yml"), Experiment)
+    assert_type(chorus.experiment("experiment.yml"), Outcome)
+
+
+@chorus.method("mine", summary="a mean", paper="none", space="weights", linear=True)
+def mine(
+    tensors: Sequence[torch.Tensor],
+    /,
+    *,
+    weight: Annotated[chorus.PerModel[float], chorus.Between(0, 1), "share of each"] = chorus.each(1.0),
+) -> torch.Tensor:
+    assert_type(weight, chorus.PerModel[float])
+    assert_type(weight[0], float)
+    return tensors[0]
+
+
+def errors() -> None:
+    assert_type(chorus.__version__, str)
+    try:
+        assert_type(mine([torch.zeros(1)]), torch.Tensor)
+    except chorus.ChorusError as error:
+        assert_type(error.exit_code, int)
+        assert_type(error.hint, str)
