@@ -109,8 +109,8 @@ def _adapter(planned: Plan, target: Path, ranks: RankRule, json_: bool, quiet: b
 
     started = time.monotonic()
     with progress(quiet=quiet, label="merging") as bar:
-        made = merge_into_adapter(planned, target, ranks=ranks, progress=bar)
-    print_adapter(made, json_=json_, quiet=quiet, elapsed_s=time.monotonic() - started)
+        result = merge_into_adapter(planned, target, ranks=ranks, progress=bar)
+    print_adapter(result, json_=json_, quiet=quiet, elapsed_s=time.monotonic() - started)
 
 
 def _print(result: Result, elapsed_s: float) -> None:

@@ -34,7 +34,7 @@ from chorus.linalg.low_rank import LowRank
 from chorus.merge.arithmetic.computation import Computation
 from chorus.merge.arithmetic.operands import InMemoryOperands
 from chorus.merge.arithmetic.session import Session
-from chorus.merge.arithmetic.steps import Setting, chained
+from chorus.merge.arithmetic.steps import StepContext, chained
 from chorus.merge.arithmetic.tensor_plan import Input, Step, TensorPlan
 from chorus.merge.method import METHODS, Method, Parameter, Resolved
 from chorus.merge.planning.steps import check_steps, steps_of
@@ -98,8 +98,8 @@ def merge_deltas(
     """The merged delta [m, n] of deltas in memory, matrices or factors; in factors where the method leaves them so."""
     (rows, columns), count = deltas[0].shape, len(deltas)
     steps = _steps(METHODS.get(method), parameters or {}, count, ENCODER, (rows, columns))
-    setting = Setting("weight", (rows, columns), ENCODER, method, 0, 4 * CHUNK)
-    return chained(steps, InMemoryOperands(deltas), setting)[-1].whole(factors=True)
+    context = StepContext("weight", (rows, columns), ENCODER, method, 0, 4 * CHUNK)
+    return chained(steps, InMemoryOperands(deltas), context)[-1].whole(factors=True)
 
 
 def _planned(

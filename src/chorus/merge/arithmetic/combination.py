@@ -13,7 +13,7 @@ from chorus.linalg import native
 from chorus.linalg.blocks import CHUNK, Blocks
 from chorus.merge.arithmetic.encoded import LOSS_SAMPLE, Encoded, refuse_overflow
 from chorus.merge.arithmetic.reader import Reader
-from chorus.merge.arithmetic.steps import Call, setting_of
+from chorus.merge.arithmetic.steps import MethodCall, context_of
 from chorus.merge.arithmetic.tensor_plan import TensorPlan
 
 if TYPE_CHECKING:
@@ -46,7 +46,9 @@ class Combination:
         self.tensor, self.reader, self.block, self.deltas = tensor, reader, block, tensor.deltas
         self.count, self.numel, self.shape = len(tensor.inputs), tensor.numel, tensor.shape
         self._call = (
-            Call(tensor.steps[0], setting_of(tensor, seed=seed, block=block), self.count) if tensor.steps else None
+            MethodCall(tensor.steps[0], context_of(tensor, seed=seed, block=block), self.count)
+            if tensor.steps
+            else None
         )
         self._coefficients: Sequence[float] = ()
 

@@ -32,7 +32,7 @@ else:
 
 
 @dataclass(frozen=True)
-class Setting:
+class StepContext:
     """What all steps of a tensor share. Random draws belong to `method`, the one that the tensor goes by."""
 
     name: str
@@ -45,18 +45,18 @@ class Setting:
     cache: TensorCache | None = None
 
 
-def setting_of(
+def context_of(
     tensor: TensorPlan, *, seed: int, block: int, device: str = "cpu", cache: TensorCache | None = None
-) -> Setting:
-    """The setting of a tensor's steps; `block` values at a time, results remembered in `cache`."""
-    return Setting(tensor.name, tensor.shape, tensor.role, tensor.method, seed, block, device, cache)
+) -> StepContext:
+    """The context of a tensor's steps; `block` values at a time, results remembered in `cache`."""
+    return StepContext(tensor.name, tensor.shape, tensor.role, tensor.method, seed, block, device, cache)
 
 
-class Call:
+class MethodCall:
     """A step's function with everything that it takes by keyword."""
 
-    def __init__(self, step: Step, setting: Setting, count: int) -> None:
-        self.step, self.setting, self.count = step, setting, count
+    def __init__(self, step: Step, context: StepContext, count: int) -> None:
+        self.step, self.context, self.count = step, context, count
         self.method = step.definition
         self._keywords: dict[str, Any] | None = None
 
@@ -76,7 +76,7 @@ class Call:
 
     def _given(self) -> dict[str, Any]:
         """What the engine gives to a function that names it."""
-        place = self.setting
+        place = self.context
         shape = matrix_shape(place.shape) if len(place.shape) > 1 else (math.prod(place.shape), 1)
         keys = tuple(key_of(place.seed, place.method, i, place.name) for i in range(self.count))
         return {
@@ -89,7 +89,7 @@ class Call:
         assert self.step.inner is not None
         found = self.step.inner.definition
         step = replace(self.step.inner, treatment=MATRIX if found.subspace else "")
-        place = replace(self.setting, shape=tuple(tensors[0].shape), cache=None)
+        place = replace(self.context, shape=tuple(tensors[0].shape), cache=None)
         work = (MatrixWork if found.subspace else StepWork)(step, InMemoryOperands(tensors), place)
         whole = work.whole()
         return whole.dense() if isinstance(whole, LowRank) else whole
@@ -107,22 +107,22 @@ class Call:
         try:
             return function(operands, **keywords)
         except ValueError as error:  # by convention the user's fault: parameters or geometry
-            raise ChorusError(f"{self.method.name}, tensor {self.setting.name}: {error}") from error
+            raise ChorusError(f"{self.method.name}, tensor {self.context.name}: {error}") from error
 
 
 class StepWork:
     """One step carried out on its operands, which may be cut into ranges."""
 
-    def __init__(self, step: Step, operands: Operands, setting: Setting) -> None:
-        self.operands, self.setting = operands, setting
-        self.call = Call(step, setting, operands.count)
-        self.count, self.shape, self.numel = operands.count, setting.shape, math.prod(setting.shape)
+    def __init__(self, step: Step, operands: Operands, context: StepContext) -> None:
+        self.operands, self.context = operands, context
+        self.call = MethodCall(step, context, operands.count)
+        self.count, self.shape, self.numel = operands.count, context.shape, math.prod(context.shape)
         self.split = step.split(len(self.shape))
 
     def __iter__(self) -> Iterator[tuple[int, list[Tensor]]]:
         """Blocks of the operands (see chorus.linalg.blocks.Blocks), for statistics."""
-        for start in range(0, self.numel, self.setting.block):
-            yield start, self.operands.values(start, min(start + self.setting.block, self.numel))
+        for start in range(0, self.numel, self.context.block):
+            yield start, self.operands.values(start, min(start + self.context.block, self.numel))
 
     def prepare(self) -> None:
         """Gather the statistics."""
@@ -130,7 +130,7 @@ class StepWork:
 
     def ranges(self) -> Iterator[tuple[int, int]]:
         """The ranges in which the result is to be computed, in order."""
-        step = self.setting.block
+        step = self.context.block
         if self.split == "row":
             row = math.prod(self.shape[1:])
             step = max(1, CHUNK // row) * row  # part of the arithmetic: the same for any block size
@@ -194,9 +194,9 @@ class MatrixWork(StepWork):
     def whole(self, *, factors: bool = False) -> Tensor | LowRank:
         if self._result is None:
             keywords, method = dict(self.call.keywords(self)), self.call.method
-            cache = self.setting.cache
+            cache = self.context.cache
             if cache is not None and "memo" in keywords and isinstance(self.operands, ModelOperands):
-                keywords["memo"] = CachedMemo(cache, self.shape, self.setting.device, self.operands.identity)
+                keywords["memo"] = CachedMemo(cache, self.shape, self.context.device, self.operands.identity)
             for name in method.auxiliary:
                 keywords[name] = self.operands.auxiliary(name, 0, self.numel)
             found: Tensor | LowRank = self.call(Matrices(self.operands, factors=method.low_rank), keywords)
@@ -251,16 +251,16 @@ class StepOperands:
 def chain(tensor: TensorPlan, reader: Reader, *, seed: int, block: int) -> list[StepWork]:
     """A tensor's steps, each on what the one before it makes."""
     cache = None if reader.allow_nonfinite else reader.cache
-    setting = setting_of(tensor, seed=seed, block=block, device=reader.device, cache=cache)
-    return chained(tensor.steps, ModelOperands(tensor, reader), setting)
+    context = context_of(tensor, seed=seed, block=block, device=reader.device, cache=cache)
+    return chained(tensor.steps, ModelOperands(tensor, reader), context)
 
 
-def chained(steps: Sequence[Step], operands: Operands, setting: Setting) -> list[StepWork]:
+def chained(steps: Sequence[Step], operands: Operands, context: StepContext) -> list[StepWork]:
     """Steps, the first on these operands, each further one on what the one before it makes."""
     works: list[StepWork] = []
     for step in steps:
         found = MatrixWork if step.treatment == MATRIX else StepWork
-        works.append(found(step, operands, setting))
+        works.append(found(step, operands, context))
         operands = StepOperands(works[-1])
     return works
 

@@ -15,7 +15,7 @@ ENDINGS = (".yml", ".yaml")
 MAX_DEPTH = 8  # recipes that name recipes
 
 
-class Recipe:
+class RecipeFormat:
     """`recipe.yml`, or `recipe.yml:output` for one of several."""
 
     def takes(self, path: Path) -> bool:
@@ -29,4 +29,4 @@ class Recipe:
         return replace(planned.model(part or None), label=label)
 
 
-FORMATS.add("recipe", Recipe())
+FORMATS.add("recipe", RecipeFormat())

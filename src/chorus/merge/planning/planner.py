@@ -66,7 +66,7 @@ def plan(
         variant.generation = generation
         variant.lay_out(options.max_shard_bytes)
     seed = loaded.recipe.seed if options.seed is None else options.seed
-    made = Plan(
+    planned = Plan(
         recipe=loaded,
         options=options,
         references=inputs.references,
@@ -82,12 +82,12 @@ def plan(
         generation_differences=differences,
         duplicates=duplicates_of(inputs),
     )
-    if made.bytes_per_job > options.memory_budget_bytes:
-        made.warnings.append(
-            f"one tensor needs {made.bytes_per_job / 1e6:.0f} MB of working memory, more than the budget of "
+    if planned.bytes_per_job > options.memory_budget_bytes:
+        planned.warnings.append(
+            f"one tensor needs {planned.bytes_per_job / 1e6:.0f} MB of working memory, more than the budget of "
             f"{options.memory_budget_bytes / 1e6:.0f} MB: its method cannot take it in pieces"
         )
-    return made
+    return planned
 
 
 def _check_recipe(loaded: LoadedRecipe) -> list[tuple[Output, Method]]:

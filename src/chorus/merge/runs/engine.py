@@ -20,7 +20,7 @@ from chorus.merge.arithmetic.reader import Bytes, Reader
 from chorus.merge.arithmetic.tensor_plan import Input, TensorPlan
 from chorus.merge.plan import Plan, Variant
 from chorus.merge.runs.journal import NAME as JOURNAL
-from chorus.merge.runs.journal import Entry, Journal, plan_fingerprint
+from chorus.merge.runs.journal import FinishedTensor, Journal, plan_fingerprint
 from chorus.merge.runs.local import Cancelled, spread
 from chorus.merge.runs.side_files import write_side_files
 from chorus.runtime import pick_device
@@ -90,7 +90,7 @@ def check_duplicates(plan: Plan) -> None:
 
 
 @dataclass
-class _Thread(local):
+class _WritingThread(local):
     """A thread's reader, and the digests of the file bytes that pass through it."""
 
     reader: Reader | None = None
@@ -115,7 +115,7 @@ class _Writing:
         self.bytes_written = self.done = 0
         self.uses_torch = self.session.needs_torch(list(plan.tensors()))
         self.readers: list[Reader] = []
-        self.lock, self.stop, self.thread = Lock(), Event(), _Thread()
+        self.lock, self.stop, self.thread = Lock(), Event(), _WritingThread()
 
     def drop_damaged(self) -> None:
         """Forget journal entries whose bytes are not on the disk (a power failure, not a kill)."""
@@ -224,7 +224,7 @@ class _TensorWriter:
         self.written = stop
         self.owner.count(encoded.data.nbytes)
 
-    def entry(self, inputs: dict[str, str]) -> Entry:
+    def entry(self, inputs: dict[str, str]) -> FinishedTensor:
         """What the journal says of the tensor; `inputs` are the digests of what was read for it."""
         return {
             "variant": self.variant.name, "tensor": self.tensor.name, "digest": self.digest.hexdigest(),

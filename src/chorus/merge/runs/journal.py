@@ -33,7 +33,7 @@ def plan_fingerprint(plan: Plan) -> str:
     return fingerprint(outputs=outputs, models=states, chosen=chosen)
 
 
-class Entry(TypedDict):
+class FinishedTensor(TypedDict):
     """A finished tensor: digests of what was written and read, and what the cast lost (see `Encoded`)."""
 
     variant: str
@@ -48,7 +48,7 @@ class Journal:
 
     def __init__(self, directory: Path, plan_id: str, *, resume: bool) -> None:
         self.path = directory / NAME
-        self.done: dict[tuple[str, str], Entry] = {}
+        self.done: dict[tuple[str, str], FinishedTensor] = {}
         known, entries, whole_bytes = self._read() if resume else (None, [], 0)
         if known is not None and known != plan_id:
             raise OutputError(
@@ -64,7 +64,7 @@ class Journal:
         else:
             os.ftruncate(self._file, whole_bytes)  # a line that was cut off by the kill
 
-    def _read(self) -> tuple[str | None, list[Entry], int]:
+    def _read(self) -> tuple[str | None, list[FinishedTensor], int]:
         """(the plan's fingerprint, the finished tensors, bytes of whole lines); None where there is no journal."""
         lines, whole_bytes = [], 0
         for raw in self.path.read_bytes().splitlines(keepends=True) if self.path.exists() else []:
@@ -80,7 +80,7 @@ class Journal:
     def _append(self, entry: Mapping[str, object]) -> None:
         os.write(self._file, json.dumps(entry, separators=(",", ":")).encode() + b"\n")
 
-    def record(self, entry: Entry) -> None:
+    def record(self, entry: FinishedTensor) -> None:
         """Note that a tensor is written, in one append."""
         self.done[entry["variant"], entry["tensor"]] = entry
         self._append(entry)

@@ -104,7 +104,7 @@ class ResidentReader(Reader):
         return self.store.digests[key]
 
 
-class _Thread(local):
+class _ResidentThread(local):
     """A thread's reader of one merge."""
 
     reader: ResidentReader | None = None
@@ -124,7 +124,7 @@ class Resident:
         if names not in self._checked:
             check_duplicates(plan)
             self._checked.add(names)
-        threads, session = _Thread(), plan.session
+        threads, session = _ResidentThread(), plan.session
 
         def one(tensor: TensorPlan) -> tuple[str, MemoryTensor]:
             with session.in_thread():

@@ -14,11 +14,11 @@ from chorus.checkpoints.writer import write_text
 from chorus.identity import bytes_hash, file_hash, file_sha256
 from chorus.merge.plan import Plan, Variant
 from chorus.merge.planning.published import licences, plain_parameters, public_document
-from chorus.merge.runs.journal import Entry
+from chorus.merge.runs.journal import FinishedTensor
 from chorus.models.registry import kind_of
 from chorus.provenance import card_metadata, licence_warnings, model_card, versions
 
-Done = Mapping[tuple[str, str], Entry]
+Done = Mapping[tuple[str, str], FinishedTensor]
 SHOW_LOSS = 0.10  # share of the delta lost to the cast above which a merge warns
 
 
