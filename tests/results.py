@@ -20,18 +20,19 @@ def made_up(
     place: Path, label: str, wrong: Mapping[str, int], *, each: int = 20, role: str = "", home: str = "",
     languages: Mapping[str, str] | None = None, speakers: int = 3, conditions: Sequence[str] = ("clean",),
     normaliser: str = "marks", parameters: Mapping[str, Any] | None = None, task: str = "asr",
+    words: int = 2,
 ) -> Evaluation:  # fmt: skip
-    """`each` utterances of two words a domain, of which `wrong[domain]` are heard with one word wrong."""
+    """`each` utterances of `words` words a domain, of which `wrong[domain]` have the last word wrong."""
     rows: list[Answer] = []
     for condition in conditions:
         for domain, count in wrong.items():
             for i in range(each):
-                reference = f"{WORDS[i % 5]} {WORDS[(i + 1) % 5]}"
-                heard = f"{WORDS[i % 5]} wrong" if i < count else reference
+                texts = [WORDS[(i + k) % 5] for k in range(words)]
+                reference, hypothesis = " ".join(texts), " ".join([*texts[:-1], "wrong"] if i < count else texts)
                 rows.append({
                     "name": f"{domain}/{i}", "condition": condition, "domain": domain, "seconds": 1.0,
                     "speaker": f"{domain}-{i % speakers}", "language": (languages or {}).get(domain, "en"),
-                    "reference": reference, "hypothesis": heard,
+                    "reference": reference, "hypothesis": hypothesis,
                 })  # fmt: skip
     facts: Facts = {
         "format": FORMAT, "kind": "evaluation", "chorus": "0", "fingerprint": label,

@@ -52,6 +52,7 @@ class MissingExtraError(ChorusError):
     exit_code = 3
 
     def __init__(self, extra: str, needed_for: str) -> None:
+        self.extra, self.needed_for = extra, needed_for
         super().__init__(f"{needed_for} needs packages that are not installed", install_hint(extra))
 
 

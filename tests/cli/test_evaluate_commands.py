@@ -66,6 +66,10 @@ def test_evaluate_a_recipe_under_a_name_of_ones_own(few, tmp_path, capsys):
         (["MODEL", "--data", "nowhere.csv"], 4, "cannot be read"),
         (["MODEL", "--data", "FEW", "--condition", "nois:3db"], 2, 'did you mean "noise"'),
         (["MODEL", "--data", "FEW", "--normaliser", "englisch"], 2, 'did you mean "english"'),
+        (["MODEL", "--data", "FEW", "--normalizer", "englisch"], 2, 'did you mean "english"'),
+        (["MODEL", "--data", "FEW", "--task", "transcrib"], 2, 'did you mean "transcribe"'),
+        (["MODEL", "--data", "FEW", "--device", "nonsense"], 2, 'unknown device "nonsense"'),
+        (["MODEL", "--data", "FEW", "--device", "cuda:99"], 2, "device cuda:99: not there"),
         (["MODEL", "--data", "FEW", "--preset", "papr"], 2, 'did you mean "paper"'),
         (["MODEL", "--data", "FEW", "--backend", "whispercpp"], 2, "unknown backend"),
         (["MODEL", "--data", "FEW", "--where", "speaker"], 2, "COLUMN=VALUE"),
@@ -78,7 +82,7 @@ def test_evaluate_a_recipe_under_a_name_of_ones_own(few, tmp_path, capsys):
 def test_evaluate_says_what_is_wrong(arguments, code, told, few, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     given = [{"MODEL": str(BASE), "FEW": str(few)}.get(a, a) for a in arguments]
-    assert run(["evaluate", *given, "--device", "cpu"]) == code
+    assert run(["evaluate", *given, *([] if "--device" in given else ["--device", "cpu"])]) == code
     assert told in capsys.readouterr().err
 
 

@@ -433,13 +433,24 @@ class Dies:
     """A backend whose process dies of a signal on long sounds."""
 
     facts: dict[str, str] = {"runtime": "1"}  # noqa: RUF012
+    longest_s: float | None = 20.0
+    long_form = False
+
+    def sort_key(self, seconds: float) -> tuple[float, float]:
+        return (round(seconds), -seconds)
+
+    def replace(self, tensors: object) -> None:
+        raise NotImplementedError
+
+    def close(self) -> None:
+        print("closed")
 
     def __init__(self, limit_s: float) -> None:
         self.limit_s = limit_s
 
     def check(self, rows: Sequence[Row]) -> None:
         if any(not r.language for r in rows):
-            raise DataError("no language")
+            raise DataError("no language", "name one")
 
     def transcribe(self, sounds: Sequence[Sound]) -> list[Hypothesis]:
         print("a library prints to stdout")
@@ -451,17 +462,19 @@ class Dies:
 def test_a_runtime_that_dies_takes_an_utterance_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
     places = [Path(__file__).parent, Path(__file__).parents[1], *filter(None, [os.environ.get("PYTHONPATH")])]
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(map(str, places)))
-    made = Isolated("test_evaluate:Dies", {"limit_s": 1.0}, longest_s=30.0, long_form=True)
+    made = Isolated("test_evaluate:Dies", {"limit_s": 1.0})
     try:
-        assert made.facts == {"runtime": "1"}
+        assert (made.facts, made.longest_s, made.long_form) == ({"runtime": "1"}, 20.0, False)
+        assert made.sort_key(1.6) == (2, -1.6)
         short, long = (Sound(tone(s), Row("a.flac", language="en")) for s in (0.5, 1.5))
         assert made.transcribe([short, short]) == [Hypothesis("0.5 s", "en")] * 2
         with pytest.raises(ChorusError, match="signal 11"):
             made.transcribe([short, long])
         assert made.transcribe([short]) == [Hypothesis("0.5 s", "en")]
         made.check([short.row])
-        with pytest.raises(DataError, match="no language"):
+        with pytest.raises(DataError, match="no language") as caught:
             made.check([replace(short.row, language="")])
+        assert caught.value.hint == "name one"
         with pytest.raises(CheckpointError, match="Dies takes no other weights"):
             made.replace({})
     finally:

@@ -199,6 +199,50 @@ def test_the_pareto_front() -> None:
     assert pareto([(1, 1), (1, 1)]) == [0, 1]
 
 
+def test_translations_are_compared_by_bleu_where_more_is_better(tmp_path: Path) -> None:
+    wrong = {"base": 16, "a": 4, "m": 8}
+    roles = {"base": ("base", ""), "a": ("specialist", "x"), "m": ("merge", "")}
+    results = [
+        made_up(tmp_path, label, {"x": count, "y": 6}, role=roles[label][0], home=roles[label][1], task="st", words=6)
+        for label, count in wrong.items()
+    ]
+    made = compare(results)
+    assert (made.metric, made.title, made.best) == ("bleu", "BLEU", 100.0)
+    lines = {line.label: line for line in made.lines}
+    assert lines["base"].rates["x"] < lines["m"].rates["x"] < lines["a"].rates["x"]
+    assert 0 < lines["m"].recovery["x"] < 1
+    assert lines["m"].forgetting == pytest.approx(0.0)
+    assert not made.notes
+    difference = lines["m"].differences[0]
+    assert difference.points > 0
+    assert difference.mapsswe is None
+    assert difference.p == pytest.approx(2 * difference.p_bootstrap), "corrected over two systems"
+    table = rates_table(made)
+    assert table.title.startswith("BLEU [95 % interval]")
+    assert {table.rows[i][0] for i, j in table.best if j == 1} == {"a (x)"}
+    told = differences_table(made)
+    assert told is not None
+    assert told.rows[0][5:8] == ["-", "-", "-"]
+    assert "paired bootstrap" in told.notes[0]
+    json.dumps(plain(made), allow_nan=False)
+    assert [c.ok for c in gate(results[2], against=results[0], max_regression=0.0)] == [True, True]
+    assert [c.ok for c in gate(results[0], against=results[2], max_regression=0.0)] == [True, False]
+    with pytest.raises(DataError, match="different tasks: asr, st"):
+        compare([results[0], made_up(tmp_path, "other", {"x": 1, "y": 1}, words=6)])
+
+
+def test_dialects_of_one_language_are_no_other_language(tmp_path: Path) -> None:
+    languages = {"lisbon": "pt-PT", "rio": "Portuguese", "radio": "en"}
+    made = compare([
+        made_up(tmp_path, "base", {"lisbon": 4, "rio": 5, "radio": 6}, role="base", languages=languages),
+        made_up(tmp_path, "a", {"lisbon": 2, "rio": 5, "radio": 6}, role="specialist", home="lisbon",
+                languages=languages),
+    ])  # fmt: skip
+    assert {c.name: c.group for c in made.cells} == {
+        "lisbon": "in-domain", "rio": "out-of-domain", "radio": "other-language"
+    }  # fmt: skip
+
+
 # ---- gates ----
 
 

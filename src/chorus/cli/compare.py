@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -12,7 +12,14 @@ from chorus.cli.output import as_json, note, table
 from chorus.errors import UsageError
 from chorus.tables import Format, Table
 
-GROUPS = {"in_domain": "in-domain", "out_of_domain": "out-of-domain", "other_language": "other-language"}
+if TYPE_CHECKING:
+    from chorus.evaluate.comparison import Group
+
+GROUPS: dict[str, Group] = {
+    "in_domain": "in-domain",
+    "out_of_domain": "out-of-domain",
+    "other_language": "other-language",
+}
 SUFFIXES: dict[str, Format | Literal["json"]] = {".md": "markdown", ".csv": "csv", ".tex": "latex", ".json": "json"}
 
 
@@ -26,7 +33,7 @@ SUFFIXES: dict[str, Format | Literal["json"]] = {".md": "markdown", ".csv": "csv
 @click.option("--out-of-domain", multiple=True, metavar="VALUE", help="Cells of the same languages.")
 @click.option("--other-language", multiple=True, metavar="VALUE", help="Cells of other languages.")
 @click.option("--condition", help="Under which condition.  [default: the first]")
-@click.option("--normaliser", help="Count again under another normaliser.")
+@click.option("--normaliser", "--normalizer", help="Count again under another normaliser.")
 @click.option("--common", is_flag=True, help="Compare the utterances that all have, where they differ.")
 @click.option("--averages", is_flag=True, help="Leave out the single domains.")
 @click.option("--format", "form", type=click.Choice(["text", "markdown", "csv", "latex", "json"]), default="text")
@@ -48,10 +55,10 @@ def command(results: tuple[str, ...], **flags: Any) -> None:
         if Path(name).suffix not in SUFFIXES:
             raise UsageError(f"--out {name}: the suffix must be one of {', '.join(SUFFIXES)}")
     specialists = dict(_pair(text) for text in flags["specialist"])
-    groups = {value: group for key, group in GROUPS.items() for value in flags[key]}
+    groups: dict[str, Group] = {value: group for key, group in GROUPS.items() for value in flags[key]}
     made = compare(
         [read_evaluation(name) for name in results], column=flags["by"], condition=flags["condition"],
-        base=flags["base"], joint=flags["joint"], specialists=specialists, groups=groups,  # type: ignore[arg-type]
+        base=flags["base"], joint=flags["joint"], specialists=specialists, groups=groups,
         common=flags["common"], normaliser=flags["normaliser"],
     )  # fmt: skip
     tables = [rates_table(made, domains=not flags["averages"])]

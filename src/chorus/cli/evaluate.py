@@ -37,11 +37,14 @@ if TYPE_CHECKING:
 @click.option("--batch-size", type=click.IntRange(1), help="Utterances at once.  [default: 16]")
 @click.option("--max-new-tokens", type=click.IntRange(1), help="Of one hypothesis.  [default: 200]")
 @click.option(
-    "--window", "window_s", type=click.IntRange(1, 30), multiple=True,
+    "--window", "--window-s", "window_s", type=click.IntRange(1, 30), multiple=True,
     help="Whisper: seconds that it is given of shorter utterances; may be repeated.  [default: 30]",
 )  # fmt: skip
 @click.option("--dtype", type=click.Choice(["float32", "float16", "bfloat16", "int8"]), help="[default: float32]")
-@click.option("--normaliser", default="marks", help="raw, basic, english, marks, arabic[:OPTIONS].  [default: marks]")
+@click.option(
+    "--normaliser", "--normalizer", default="marks",
+    help="raw, basic, english, marks, arabic[:OPTIONS].  [default: marks]",
+)  # fmt: skip
 @click.option("--unit", type=click.Choice(["words", "characters"]), help="What is counted.  [default: by language]")
 @click.option("--condition", multiple=True, help="noise:10db, telephone, reverb:0.4, codec:opus ...; may be repeated.")
 @click.option("--only-conditions", is_flag=True, help="Leave out the clean recordings.")

@@ -1,4 +1,4 @@
-"""What models hear: decoding, error rates with intervals, tests between systems, comparison, gates."""
+"""How good hypotheses are: error rates with intervals, tests between systems, comparison, gates."""
 
 from chorus.lazy import make_callable
 

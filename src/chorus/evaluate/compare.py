@@ -14,7 +14,7 @@ from chorus.errors import DataError, nearest
 from chorus.evaluate.comparison import GROUPS, Cell, Comparison, Group, Line
 from chorus.evaluate.differences import add_differences
 from chorus.evaluate.results import Evaluation
-from chorus.evaluate.roles import Role, roles_of
+from chorus.evaluate.roles import SystemRole, roles_of
 from chorus.evaluate.scores import by_column, interval_of, macro, unit_of, value_of
 from chorus.evaluate.shared_rows import shared_rows
 from chorus.models.languages import language_code
@@ -73,12 +73,14 @@ def _one_task(evaluations: Sequence[Evaluation]) -> Task:
     return evaluations[0].task
 
 
-def _named(roles: Mapping[str, Role], name: str) -> str:
+def _named(roles: Mapping[str, SystemRole], name: str) -> str:
     """The first system of a role; empty where there is none."""
     return next((label for label, role in roles.items() if role.name == name), "")
 
 
-def _cells(rows: Sequence[Scored], roles: Mapping[str, Role], column: str, given: Mapping[str, Group]) -> list[Cell]:
+def _cells(
+    rows: Sequence[Scored], roles: Mapping[str, SystemRole], column: str, given: Mapping[str, Group]
+) -> list[Cell]:
     parts = by_column(rows, column)
     homes = {role.home for role in roles.values() if role.name == "specialist" and role.home}
     for name in (*given, *homes):
@@ -96,7 +98,7 @@ def _cells(rows: Sequence[Scored], roles: Mapping[str, Role], column: str, given
     return sorted(cells, key=lambda cell: GROUPS.index(cell.group))
 
 
-def _line(one: Evaluation, role: Role, rows: Sequence[Scored], cells: Sequence[Cell], column: str) -> Line:
+def _line(one: Evaluation, role: SystemRole, rows: Sequence[Scored], cells: Sequence[Cell], column: str) -> Line:
     parts, task, metric = by_column(rows, column), one.task, one.task.metrics[0]
     line = Line(
         one.label, role.name, role.home, dict(one.summary["system"]["parameters"]),

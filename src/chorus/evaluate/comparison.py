@@ -55,7 +55,7 @@ class Line:
     label: str
     role: str
     home: str  # the domain of a specialist
-    parameters: dict[str, Any]
+    parameters: dict[str, object]
     rates: dict[str, float]
     intervals: dict[str, Interval]
     averages: dict[str, float] = field(default_factory=dict)  # by group, and "all": macro

@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from chorus.lazy import lazy
 from chorus.tasks.counts import Alignment
@@ -29,9 +28,6 @@ class Matched:
     mean: float
     z: float
     p: float
-
-    def as_dict(self) -> dict[str, Any]:
-        return vars(self)
 
 
 def segment_errors(a: Alignment, b: Alignment) -> list[tuple[int, int]]:

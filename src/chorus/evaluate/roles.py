@@ -9,7 +9,7 @@ from chorus.errors import DataError, UsageError, nearest
 from chorus.evaluate.results import Evaluation
 
 
-class Role(NamedTuple):
+class SystemRole(NamedTuple):
     """What a system is to the others; `home` is a specialist's domain."""
 
     name: str
@@ -19,7 +19,7 @@ class Role(NamedTuple):
 def roles_of(
     evaluations: Sequence[Evaluation], column: str, *, base: str | None = None, joint: str | None = None,
     specialists: Mapping[str, str] | None = None,
-) -> dict[str, Role]:  # fmt: skip
+) -> dict[str, SystemRole]:  # fmt: skip
     """label -> role, as each evaluation says, unless it is said otherwise here."""
     labels = [one.label for one in evaluations]
     twice = {label for label in labels if labels.count(label) > 1}
@@ -30,16 +30,16 @@ def roles_of(
             raise UsageError(f'no result is called "{label}"{nearest(label, labels)}')
     values = {str(row.get(column, "")) for row in evaluations[0].rows}
     systems = {one.label: one.summary["system"] for one in evaluations}
-    found = {label: Role(told["role"], _home(told["home"], column, values)) for label, told in systems.items()}
-    found |= {label: Role("specialist", domain) for label, domain in (specialists or {}).items()}
+    found = {label: SystemRole(told["role"], _home(told["home"], column, values)) for label, told in systems.items()}
+    found |= {label: SystemRole("specialist", domain) for label, domain in (specialists or {}).items()}
     if joint:
-        found[joint] = Role("joint")
+        found[joint] = SystemRole("joint")
     if base:
-        found[base] = Role("base")
+        found[base] = SystemRole("base")
     elif not any(role.name == "base" for role in found.values()):
         plain = [label for label, role in found.items() if not role.name]
         if len(plain) == 1:
-            found[plain[0]] = Role("base")
+            found[plain[0]] = SystemRole("base")
     return found
 
 

@@ -1,7 +1,7 @@
 """The same recordings made harder: noise at a level, a telephone band, a room, a codec, another speed.
 
 `noise:10db`, `pink-noise:5db`, `telephone`, `reverb:0.4`, `codec:opus`, `speed:1.2`; several: `telephone+noise:15db`.
-An utterance's draw depends on the condition and on its own audio, so that every system hears the same.
+An utterance's draw depends on the condition and on its own audio, so that every system is given the same.
 """
 
 from __future__ import annotations

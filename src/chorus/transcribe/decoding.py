@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field
 
@@ -43,14 +43,14 @@ class Decoding(Strict):
     dtype: Literal["float32", "float16", "bfloat16", "int8"] = "float32"
 
 
-PRESETS: dict[str, dict[str, Any]] = {
+PRESETS: dict[str, dict[str, object]] = {
     "default": {},
     # arXiv 2603.05354: segments by voice activity (as WhisperX cuts), beam 5
     "paper": {"segments": "vad", "beam": 5},
 }
 
 
-def decoding(preset: str = "default", settings: Mapping[str, Any] | None = None) -> Decoding:
+def decoding(preset: str = "default", settings: Mapping[str, object] | None = None) -> Decoding:
     """A preset with some settings changed; None leaves a setting as it is.
 
     >>> decoding("paper", {"batch_size": 4}).beam

@@ -1,4 +1,4 @@
-"""Long audio in pieces: cut at pauses by voice activity, as WhisperX does, and joined to what a model hears at once."""
+"""Long audio in pieces: cut at pauses by voice activity, as WhisperX does, and joined to what a model takes at once."""
 
 from __future__ import annotations
 
@@ -43,5 +43,5 @@ def joined(spans: list[tuple[int, int]], longest: int) -> list[tuple[int, int]]:
 
 
 def pieces(audio: Audio, longest_s: float) -> list[Audio]:
-    """The audio's speech in pieces that a model hears at once; none where nobody speaks."""
+    """The audio's speech in pieces that a model takes at once; none where nobody speaks."""
     return [audio[a:b] for a, b in joined(speech(audio), int(longest_s * RATE))]

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from chorus.data.audio import info
 from chorus.data.manifest import Row, groups, read_manifest, select
@@ -13,6 +13,9 @@ from chorus.data.parallel import in_order
 from chorus.data.utterance import Utterance
 from chorus.errors import DataError
 from chorus.identity import fingerprint
+
+if TYPE_CHECKING:
+    from chorus.transcribe.sounds import Loaded
 
 SHOWN = 5
 JOBS = 4
@@ -26,7 +29,7 @@ class TestSet:
 
     utterances: dict[str, Utterance]
     left_out: dict[str, list[str]] = field(default_factory=dict)
-    kept: dict[Any, Any] = field(default_factory=dict, compare=False, repr=False)  # sounds, for the next system
+    kept: dict[Hashable, Loaded] = field(default_factory=dict, compare=False, repr=False)  # for the next system
 
     @property
     def fingerprint(self) -> str:
@@ -43,7 +46,7 @@ def load_test_set(
     manifests: Sequence[str | Path],
     *,
     split: str | None = None,
-    where: Mapping[str, Any] | None = None,
+    where: Mapping[str, object] | None = None,
     columns: Mapping[str, str] | None = None,
     audio_dir: str | Path | None = None,
     language: str = "",

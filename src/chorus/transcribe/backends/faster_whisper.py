@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from chorus import cache
 from chorus.data.manifest import Row
@@ -24,6 +24,9 @@ from chorus.transcribe.backends.protocol import Backend, Hypothesis, Sound
 from chorus.transcribe.decoding import BY_COLUMN, DETECT, Decoding
 from chorus.transcribe.systems import CONVERTED, System
 
+if TYPE_CHECKING:
+    from chorus.checkpoints.lazy_tensor import LazyTensor
+
 COPIED = ("tokenizer.json", "preprocessor_config.json")  # what faster-whisper reads beside the model
 
 
@@ -32,9 +35,8 @@ def open_backend(system: System, decoding: Decoding, device: str) -> Backend:
     if find_spec("faster_whisper") is None:
         raise MissingExtraError("evaluate", "the faster-whisper backend")
     directory = system.directory if system.kind == "converted" else convert(system)
-    settings = {"directory": str(directory), "device": device, "decoding": decoding.model_dump()}
-    made_by = f"{__name__}:FasterWhisper"
-    return Isolated(made_by, settings, longest_s=30.0, long_form=True)
+    settings = {"directory": str(directory), "device": device, "decoding": decoding.model_dump(mode="json")}
+    return Isolated(f"{__name__}:FasterWhisper", settings)
 
 
 def convert(system: System) -> Path:
@@ -81,7 +83,7 @@ class FasterWhisper:
     longest_s: float | None = 30.0
     long_form = True
 
-    def __init__(self, directory: str, device: str, decoding: dict[str, Any]) -> None:
+    def __init__(self, directory: str, device: str, decoding: Mapping[str, object]) -> None:
         import ctranslate2
         import faster_whisper
 
@@ -92,12 +94,15 @@ class FasterWhisper:
         )
         self.facts = {"faster-whisper": faster_whisper.__version__, "ctranslate2": ctranslate2.__version__}
 
+    def sort_key(self, seconds: float) -> tuple[float, float]:
+        return (0.0, -seconds)
+
     def check(self, rows: Sequence[Row]) -> None:
         for row in rows:
             self._language(row)
 
     def _language(self, row: Row) -> str | None:
-        """The code that a row is heard in; None where it is detected. `DataError` as `known_language` says."""
+        """The code that a row is decoded in; None where it is detected. `DataError` as `known_language` says."""
         given = self.decoding.language
         if given == DETECT or not self.model.model.is_multilingual:
             return None
@@ -117,3 +122,10 @@ class FasterWhisper:
             condition_on_previous_text=False, max_new_tokens=settings.max_new_tokens,
         )  # fmt: skip
         return Hypothesis(" ".join(s.text.strip() for s in segments).strip(), told.language)
+
+    def replace(self, tensors: Mapping[str, LazyTensor]) -> None:
+        """Refused: its weights are converted."""
+        raise CheckpointError("faster-whisper takes no other weights in place", "load it anew")
+
+    def close(self) -> None:
+        del self.model

@@ -9,12 +9,13 @@ import json
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from chorus.data.manifest import Row
-from chorus.errors import CheckpointError, ChorusError, DataError, MissingExtraError
+from chorus.errors import CheckpointError, ChorusError
+from chorus.transcribe.backends.messages import Call, Reply, error_of, hypotheses_of, told_row
 from chorus.transcribe.backends.protocol import Hypothesis, Sound
 
 if TYPE_CHECKING:
@@ -22,51 +23,52 @@ if TYPE_CHECKING:
 
 
 class Isolated:
-    """The backend (see protocol.py) that `module:class` makes of `settings`, in a child process."""
+    """The backend (see protocol.py) that `module:class` makes of `settings` (for JSON), in a child process."""
 
-    def __init__(self, made_by: str, settings: Mapping[str, Any], *, longest_s: float | None, long_form: bool) -> None:
+    def __init__(self, made_by: str, settings: Mapping[str, object]) -> None:
         self.made_by, self.settings = made_by, dict(settings)
-        self.longest_s, self.long_form = longest_s, long_form
-        self.facts: dict[str, str] = {}
         self._child: subprocess.Popen[bytes] | None = None
-        self._start()
+        try:
+            made = self._start()
+        except ChorusError:
+            self.close()
+            raise
+        self.longest_s, self.long_form, self.facts = made["longest_s"], made["long_form"], made["facts"]
 
-    def _start(self) -> None:
+    def _start(self) -> Reply:
         command = [sys.executable, "-m", "chorus.transcribe.backends.worker", self.made_by]
         self._child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        answer = self._ask(self.settings)
-        self.facts = answer["facts"]
+        return self._ask({"call": "make", "settings": self.settings})
 
     def sort_key(self, seconds: float) -> tuple[float, float]:
-        return (0.0, -seconds)
+        kind, rank = self._ask({"call": "sort_key", "seconds": seconds})["key"]
+        return kind, rank
 
     def check(self, rows: Sequence[Row]) -> None:
-        """As the child's `check` says."""
-        self._ask({"check": [{"name": str(r), "language": r.language} for r in rows]})
+        """As the child does."""
+        self._ask({"call": "check", "rows": [told_row(row) for row in rows]})
 
     def transcribe(self, sounds: Sequence[Sound]) -> list[Hypothesis]:
         """As the child does; `ChorusError` where its process died, which the next call starts again."""
-        if self._child is None:
-            self._start()
         arrays = [np.ascontiguousarray(s.audio, dtype=np.float32) for s in sounds]
-        asked = {
-            "samples": [len(a) for a in arrays],
-            "rows": [{"name": str(s.row), "language": s.row.language} for s in sounds],
-        }
-        answer = self._ask(asked, b"".join(a.tobytes() for a in arrays))
-        return [Hypothesis(**one) for one in answer["hypotheses"]]
+        request: Call = {
+            "call": "transcribe", "rows": [told_row(s.row) for s in sounds], "samples": [len(a) for a in arrays]
+        }  # fmt: skip
+        return hypotheses_of(self._ask(request, b"".join(a.tobytes() for a in arrays)))
 
     def replace(self, tensors: Mapping[str, LazyTensor]) -> None:
-        """Refused: the child has converted weights, which nobody puts tensors into."""
+        """Refused: tensors do not pass between the processes."""
         raise CheckpointError(f"{self.made_by.partition(':')[2]} takes no other weights in place", "load it anew")
 
-    def _ask(self, message: Mapping[str, Any], data: bytes = b"") -> dict[str, Any]:
+    def _ask(self, request: Call, data: bytes = b"") -> Reply:
+        if self._child is None:
+            self._start()
         child = self._child
         assert child is not None
         assert child.stdin is not None
         assert child.stdout is not None
         try:
-            child.stdin.write(json.dumps(message).encode() + b"\n" + data)
+            child.stdin.write(json.dumps(request).encode() + b"\n" + data)
             child.stdin.flush()
             line = child.stdout.readline()
         except BrokenPipeError:
@@ -76,15 +78,10 @@ class Isolated:
             self._child = None
             how = f"signal {-code}" if code < 0 else f"exit code {code}"
             raise ChorusError(f"the decoder's process ended ({how})")
-        answer: dict[str, Any] = json.loads(line)
-        if "missing" in answer:
-            self.close()
-            raise MissingExtraError("evaluate", answer["missing"])
-        if "data" in answer:
-            raise DataError(answer["data"])
-        if "error" in answer:
-            raise ChorusError(answer["error"])
-        return answer
+        reply: Reply = json.loads(line)
+        if "error" in reply:
+            raise error_of(reply["error"])
+        return reply
 
     def close(self) -> None:
         child, self._child = self._child, None

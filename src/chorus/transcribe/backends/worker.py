@@ -7,61 +7,72 @@ import os
 import sys
 from collections.abc import Callable
 from importlib import import_module
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 
-from chorus.data.manifest import Row
-from chorus.errors import DataError, MissingExtraError
-from chorus.transcribe.backends.protocol import Sound
+from chorus.transcribe.backends.messages import Call, Reply, row_of, told_error
+from chorus.transcribe.backends.protocol import Backend, Sound
 
 SAMPLE_BYTES = 4
 
 
+class Worker:
+    """Answers requests for a backend that the first of them makes."""
+
+    def __init__(self, opener: Callable[..., Backend], requests: BinaryIO, replies: BinaryIO) -> None:
+        self.opener, self.requests, self.replies = opener, requests, replies
+        self.backend: Backend | None = None
+
+    def serve(self) -> bool:
+        """One request; False at the end of the input."""
+        line = self.requests.readline()
+        if not line:
+            if self.backend is not None:
+                self.backend.close()
+            return False
+        try:
+            reply = self.reply(json.loads(line))
+        except Exception as error:  # whatever a runtime raises is told, and counted, by the parent
+            reply = {"error": told_error(error)}
+        self.replies.write(json.dumps(reply).encode() + b"\n")
+        self.replies.flush()
+        return True
+
+    def reply(self, request: Call) -> Reply:
+        if request["call"] == "make":
+            self.backend = made = self.opener(**request["settings"])
+            return {"facts": made.facts, "longest_s": made.longest_s, "long_form": made.long_form}
+        # samples are read before anything can fail, so that the next line is a request again
+        audio = [self._samples(n) for n in request["samples"]] if request["call"] == "transcribe" else []
+        backend = self.backend
+        assert backend is not None, "the first request makes the backend"
+        if request["call"] == "sort_key":
+            return {"key": backend.sort_key(request["seconds"])}
+        rows = [row_of(row) for row in request["rows"]]
+        if request["call"] == "check":
+            backend.check(rows)
+            return {}
+        sounds = [Sound(samples, row) for samples, row in zip(audio, rows, strict=True)]
+        return {"hypotheses": [(one.text, one.language) for one in backend.transcribe(sounds)]}
+
+    def _samples(self, count: int) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
+        return np.frombuffer(self.requests.read(count * SAMPLE_BYTES), np.float32)
+
+
 def main(made_by: str) -> None:
     """Serve `module:class` on stdin and stdout; what libraries print goes to stderr."""
-    answers = os.fdopen(os.dup(1), "wb")
+    replies = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
-    requests = sys.stdin.buffer
     module, _, name = made_by.partition(":")
-    backend: Any = None
 
-    def make(settings: dict[str, Any]) -> dict[str, Any]:
-        nonlocal backend
-        backend = getattr(import_module(module), name)(**settings)
-        return {"facts": backend.facts}
+    def opener(**settings: object) -> Backend:
+        made: Backend = getattr(import_module(module), name)(**settings)
+        return made
 
-    _serve(requests, answers, make)
-    while _serve(requests, answers, lambda asked: _transcribe(backend, asked, requests)):
+    worker = Worker(opener, sys.stdin.buffer, replies)
+    while worker.serve():
         pass
-
-
-def _serve(requests: BinaryIO, answers: BinaryIO, work: Callable[[dict[str, Any]], dict[str, Any]]) -> bool:
-    """One request; False at the end of the input."""
-    line = requests.readline()
-    if not line:
-        return False
-    try:
-        answer = work(json.loads(line))
-    except MissingExtraError as error:
-        answer = {"missing": error.message.removesuffix(" needs packages that are not installed")}
-    except DataError as error:
-        answer = {"data": error.message}
-    except Exception as error:  # whatever a runtime raises is told, and counted, by the parent
-        answer = {"error": f"{type(error).__name__}: {error}"}
-    answers.write(json.dumps(answer).encode() + b"\n")
-    answers.flush()
-    return True
-
-
-def _transcribe(backend: Any, asked: dict[str, Any], requests: BinaryIO) -> dict[str, Any]:
-    if "check" in asked:
-        backend.check([Row(path=row["name"], language=row["language"]) for row in asked["check"]])
-        return {}
-    arrays = [np.frombuffer(requests.read(n * SAMPLE_BYTES), np.float32) for n in asked["samples"]]
-    rows = [Row(path=row["name"], language=row["language"]) for row in asked["rows"]]
-    hypotheses = backend.transcribe([Sound(audio, row) for audio, row in zip(arrays, rows, strict=True)])
-    return {"hypotheses": [vars(one) for one in hypotheses]}
 
 
 if __name__ == "__main__":
