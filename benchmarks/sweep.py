@@ -41,10 +41,9 @@ def cpu_s() -> float:
 
 def sweep(method: str, points: list[Any], paths: list[Path], model: Any) -> tuple[float, float]:
     """(wall, CPU) seconds of all settings, each put into the model."""
-    from chorus.transcribe.backends.loading import put_weights
-
     from chorus.merge.planning.planner import plan
     from chorus.merge.runs.resident import Resident
+    from chorus.models.loading import put_weights
 
     resident = Resident()
     started, before = time.perf_counter(), cpu_s()

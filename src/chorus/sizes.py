@@ -19,3 +19,15 @@ def parse_size(text: str) -> int:
         return round(number * 1e9)
     step = 1024 if suffix == "IB" else 1000
     return round(number * step ** ["", "K", "M", "G", "T"].index(unit)) if unit != "B" else round(number)
+
+
+def size(n_bytes: float) -> str:
+    """A number of bytes as people say it, in powers of ten.
+
+    >>> size(4_940_000_000)
+    '4.94 GB'
+    """
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if n_bytes >= scale:
+            return f"{n_bytes / scale:.3g} {unit}"
+    return f"{n_bytes:.0f} bytes"

@@ -9,7 +9,9 @@ from typing import Any
 import click
 
 from chorus.cli.options import idle_note, merge_options, options_of
-from chorus.cli.output import note, progress, size
+from chorus.cli.output import note
+from chorus.progress import shown
+from chorus.sizes import size
 
 
 @click.command("apply", short_help="Add adapters or task vectors to a model, at a weight.")
@@ -51,7 +53,7 @@ def command(
         note(note_text, quiet=quiet)
     started = time.monotonic()
     planned = plan(recipe, options_of(flags, resume=resume, overwrite=overwrite))
-    with progress(quiet=quiet, label="applying") as bar:
+    with shown(quiet=quiet, label="applying") as bar:
         result = merge(planned, Path(out), progress=bar)
     for warning in [*planned.warnings, *result.warnings]:
         note(f"warning: {warning}", quiet=quiet)

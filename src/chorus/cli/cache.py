@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import click
 
-from chorus.cli.output import as_json, size
+from chorus.cli.output import as_json
+from chorus.sizes import size
 
 
 @click.group("cache", invoke_without_command=True, short_help="Show or clear the cache of spectra, bases and features.")

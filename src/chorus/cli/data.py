@@ -9,8 +9,9 @@ from typing import Any, TypeVar
 
 import click
 
-from chorus.cli.output import as_json, note, progress, table
+from chorus.cli.output import as_json, note, table
 from chorus.errors import UsageError
+from chorus.progress import shown
 from chorus.tables import Table
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -212,7 +213,7 @@ def check_(
 
     rows = read_all(manifests, reading, quiet=quiet, needs=("path", "text"))
     limits = limits_of(model) if model else None
-    with progress(quiet=quiet, label="checking", unit="rows") as bar:
+    with shown(quiet=quiet, label="checking", unit="rows") as bar:
         report = check(rows, limits=limits, jobs=jobs, progress=bar)
     if json_:
         as_json(report.as_dict())
@@ -347,7 +348,7 @@ def synth(recipe: str, out: str, overwrite: bool, quiet: bool) -> None:
 
     started = time.monotonic()
     with (
-        progress(quiet=quiet, label="speaking", unit="utterances") as bar,
+        shown(quiet=quiet, label="speaking", unit="utterances") as bar,
         appearing_whole(Path(out), overwrite=overwrite) as partial,
     ):
         rows = synthesise(recipe, partial.path, progress=bar)

@@ -10,9 +10,10 @@ from typing import Any
 import click
 
 from chorus._version import __version__
-from chorus.cli.output import as_json, size
+from chorus.cli.output import as_json
 from chorus.errors import install_hint
 from chorus.runtime import cores
+from chorus.sizes import size
 
 DISTRIBUTION = "chorus-merge"
 

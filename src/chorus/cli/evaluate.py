@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from chorus.cli.data import columns_option, mapping
-from chorus.cli.output import as_json, note, progress, table
+from chorus.cli.output import as_json, note, table
 from chorus.errors import UsageError
+from chorus.progress import shown
 
 if TYPE_CHECKING:
     from chorus.evaluate.results import Evaluation
@@ -103,7 +104,7 @@ def _evaluate(models: tuple[str, ...], flags: dict[str, Any]) -> list[Evaluation
         raise UsageError("--only-conditions without a --condition", "name one")
     made = []
     for system in systems:
-        with progress(quiet=flags["quiet"], label=system.label, unit="utterances") as bar:
+        with shown(quiet=flags["quiet"], label=system.label, unit="utterances") as bar:
             made.append(
                 evaluate(
                     system, test, Path(flags["out"]) / folder_of(system.label), decoding=settings,

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import sys
-import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
-from chorus.cli.output import as_json, note, rich_console, rich_progress
+from chorus.cli.output import as_json, note
+from chorus.progress import STEPS, shown
 
 if TYPE_CHECKING:
     from chorus.experiment.schema import Experiment
+
+LINE_EVERY_S = 1.0  # searches end several steps a second
 
 
 @click.command("experiment", short_help="The whole line from one file: train, merge, choose, test, report.")
@@ -58,11 +59,8 @@ def command(
 def _run(experiment: Experiment, *, quiet: bool) -> None:
     from chorus.experiment.run import experiment as run
 
-    show = Shown(quiet=quiet)
-    try:
-        run(experiment, show=show, note=show.note)
-    finally:
-        show.close()
+    with shown(quiet=quiet, label=experiment.name, unit=STEPS, every_s=LINE_EVERY_S) as display:
+        run(experiment, show=display, note=display.note)
 
 
 def _print(directory: Path, *, json_: bool, quiet: bool) -> None:
@@ -82,45 +80,3 @@ def _print(directory: Path, *, json_: bool, quiet: bool) -> None:
     click.echo(rates_table(results.compared).render("markdown"))
     click.echo(str(report))
     note(f"next: look at {report} in a browser", quiet=quiet)
-
-
-class Shown:
-    """Steps done of all, what is being done, the time left: a bar on a terminal, else lines."""
-
-    def __init__(self, *, quiet: bool) -> None:
-        self.quiet = quiet
-        self.bar: Any = None
-        self.task: Any = None
-        self.last = 0.0
-
-    def __call__(self, done: int, total: int, told: str) -> None:
-        if self.quiet:
-            return
-        if not sys.stderr.isatty():
-            if time.monotonic() - self.last >= 1.0 or done == total:  # sweeps end several steps a second
-                self.last = time.monotonic()
-                note(f"[{done}/{total}] {told}")
-            return
-        if self.bar is None:
-            columns = [
-                rich_progress.BarColumn(),
-                rich_progress.MofNCompleteColumn(),
-                rich_progress.TextColumn("{task.description}"),
-            ]
-            self.bar = rich_progress.Progress(*columns, console=rich_console.Console(stderr=True), transient=True)
-            self.bar.start()
-            self.task = self.bar.add_task("", total=total)
-        self.bar.update(self.task, completed=done, total=total, description=told)
-
-    def note(self, text: str) -> None:
-        """A line for people, above the bar."""
-        if self.quiet:
-            return
-        if self.bar is not None:
-            self.bar.console.print(text, markup=False, highlight=False)
-        else:
-            note(text)
-
-    def close(self) -> None:
-        if self.bar is not None:
-            self.bar.stop()

@@ -9,8 +9,10 @@ from typing import Any, TypeVar
 import click
 
 from chorus.cli.adapters import print_adapter, print_energies, rank_options, rank_rule
-from chorus.cli.output import as_json, note, progress, size
+from chorus.cli.output import as_json, note
 from chorus.errors import UsageError
+from chorus.progress import shown
+from chorus.sizes import size
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -90,7 +92,7 @@ def lora(
 
     rule = rank_rule(max_rank, energy, budget)
     started = time.monotonic()
-    with progress(quiet=flags["quiet"], label="extracting") as bar:
+    with shown(quiet=flags["quiet"], label="extracting") as bar:
         result = extract_lora(
             **common(flags),
             ranks=rule if rule.given else None,
@@ -115,7 +117,7 @@ def task_vector(**flags: Any) -> None:
     """
     from chorus.extract.task_vector import extract_task_vector
 
-    with progress(quiet=flags["quiet"], label="extracting") as bar:
+    with shown(quiet=flags["quiet"], label="extracting") as bar:
         result = extract_task_vector(**common(flags), progress=bar)
     if flags["json_"]:
         as_json({**vars(result), "directory": str(result.directory)})

@@ -7,8 +7,8 @@ import time
 import click
 
 from chorus.cli.adapters import print_adapter, rank_rule
-from chorus.cli.output import progress
 from chorus.errors import UsageError
+from chorus.progress import shown
 
 
 @click.command("extract-whisper-lora", short_help="extract lora, with the flags of the Whisper guide.")
@@ -45,7 +45,7 @@ def command(
     if sv_epsilon < 0:
         raise UsageError("--sv-epsilon must not be negative", "0 keeps every singular value up to the rank")
     started = time.monotonic()
-    with progress(quiet=False, label="extracting") as bar:
+    with shown(quiet=False, label="extracting") as bar:
         result = extract_lora(
             model,
             base_model,

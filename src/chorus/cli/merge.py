@@ -12,8 +12,10 @@ import click
 
 from chorus.cli.adapters import print_adapter, rank_options, rank_rule
 from chorus.cli.options import idle_note, merge_options, options_of
-from chorus.cli.output import as_json, note, progress, size
+from chorus.cli.output import as_json, note
 from chorus.errors import UsageError
+from chorus.progress import shown
+from chorus.sizes import size
 
 if TYPE_CHECKING:
     from chorus.linalg.ranks import RankRule
@@ -73,7 +75,7 @@ def command(
     if ranks is not None:
         _adapter(planned, target, ranks, json_, quiet)
         return
-    with progress(quiet=quiet, label="merging") as bar:
+    with shown(quiet=quiet, label="merging") as bar:
         result = merge(planned, target, progress=bar)
     elapsed = time.monotonic() - started
     for warning in result.warnings:
@@ -108,7 +110,7 @@ def _adapter(planned: Plan, target: Path, ranks: RankRule, json_: bool, quiet: b
     from chorus.merge.api import merge_into_adapter
 
     started = time.monotonic()
-    with progress(quiet=quiet, label="merging") as bar:
+    with shown(quiet=quiet, label="merging") as bar:
         result = merge_into_adapter(planned, target, ranks=ranks, progress=bar)
     print_adapter(result, json_=json_, quiet=quiet, elapsed_s=time.monotonic() - started)
 

@@ -9,8 +9,9 @@ import click
 
 from chorus.cache import limit_bytes
 from chorus.cli.options import idle_note, merge_options, options_of
-from chorus.cli.output import as_json, note, size, table
+from chorus.cli.output import as_json, note, table
 from chorus.errors import RecipeError
+from chorus.sizes import size
 from chorus.tables import Table
 
 if TYPE_CHECKING:

@@ -19,6 +19,7 @@ from chorus.errors import DataError
 from chorus.identity import digest
 from chorus.lazy import lazy
 from chorus.models.limits import Limits
+from chorus.progress import Progress
 from chorus.runtime import threads
 
 numpy = lazy("numpy")
@@ -119,7 +120,7 @@ def check(
     *,
     limits: Limits | None = None,
     jobs: int | None = None,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = lambda done, total: None,
 ) -> Report:
     """Decode every row's audio once, and look at rows, texts and splits together."""
     found: dict[str, list[str]] = {}

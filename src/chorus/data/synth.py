@@ -18,7 +18,7 @@ The same recipe gives the same bytes: every utterance draws from its own stream,
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -34,6 +34,7 @@ from chorus.data.manifest import Row, write_manifest
 from chorus.errors import RecipeError
 from chorus.identity import number_of
 from chorus.lazy import lazy
+from chorus.progress import Progress
 from chorus.settings import Strict, read_document, validated
 
 if TYPE_CHECKING:
@@ -126,7 +127,7 @@ def synthesise(
     source: str | Path | dict[str, Any],
     out: Path,
     *,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = lambda done, total: None,
 ) -> list[Row]:
     """Speak the recipe into `out`: FLAC files by domain and split, and manifest.csv. Returns the rows."""
     recipe, home = load_synth_recipe(source)

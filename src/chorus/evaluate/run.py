@@ -13,6 +13,7 @@ from chorus.errors import ChorusError, OutputError
 from chorus.evaluate.facts import DecodingFacts, Facts
 from chorus.evaluate.results import SUMMARY, Evaluation, read_evaluation, write_evaluation
 from chorus.evaluate.summary import summarise
+from chorus.progress import Progress
 from chorus.provenance import versions
 from chorus.runtime import pick_device
 from chorus.tasks.counts import Unit
@@ -27,7 +28,7 @@ from chorus.transcribe.partial import PARTIAL, Partial
 from chorus.transcribe.request import FORMAT, Request
 from chorus.transcribe.systems import System, folder_of, open_system
 from chorus.transcribe.test_sets import TestSet, load_test_set
-from chorus.transcribe.transcriber import Progress, Transcriber
+from chorus.transcribe.transcriber import Transcriber
 
 NORMALISER = "marks"
 PACKAGES = ("ctranslate2", "faster-whisper", "jiwer", "sacrebleu", "soundfile", "soxr", "whisper-normalizer")

@@ -1,4 +1,4 @@
-"""What an experiment would do: steps, hours of audio to learn and to hear, models, bytes."""
+"""What an experiment would do: steps, hours of audio to learn and to transcribe, models, bytes."""
 
 from __future__ import annotations
 
@@ -31,24 +31,24 @@ def describe(experiment: Experiment) -> list[str]:
 
 
 def _choosing(experiment: Experiment) -> list[str]:
-    """Trainings, what is heard on dev, and the selection."""
+    """Trainings, what is transcribed on dev, and the selection."""
     steps, models, grids = counts(experiment), len(systems_of(experiment)), grids_of(experiment)
     told = ", ".join(f"{name} {len(settings)}" for name, settings in grids.items())
     return [
         f"train   {steps['train']} models: {_trainings(experiment)}",
-        f"dev     {steps['dev']} systems heard ({_hours(experiment, 'dev')} each): {models} models and "
+        f"dev     {steps['dev']} evaluations ({_hours(experiment, 'dev')} each): {models} models and "
         f"{sum(map(len, grids.values()))} settings for each seed ({told})",
         f"select  {len(grids)} settings, by the {experiment.selection.over} dev error rates -> {SELECTION}",
     ]
 
 
 def _testing(experiment: Experiment) -> list[str]:
-    """What is heard on test, and the cells of each group."""
+    """What is transcribed on test, and the cells of each group."""
     conditions = experiment.conditions
     under = f"{len(conditions)} conditions: {', '.join(conditions)}" if conditions != [CLEAN] else CLEAN
     points = sum(len(curve.settings) for curve in curves_of(experiment).values())
     line = (
-        f"test    {counts(experiment)['test']} systems heard ({_hours(experiment, 'test')} each; {under}): models, "
+        f"test    {counts(experiment)['test']} evaluations ({_hours(experiment, 'test')} each; {under}): models, "
         "one setting a method" + (f", {points} points of curves" if points else "")
     )
     groups = groups_of(experiment)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from threading import Lock
 
-Show = Callable[[int, int, str], None]  # (done, total, what is told)
+from chorus.progress import Told
+
 GUESS_S = {"train": 60.0, "dev": 5.0, "test": 10.0, "ranks": 2.0, "report": 5.0}  # until one of the kind has been timed
 
 
@@ -16,7 +16,7 @@ class Steps:
     """Steps by kind: how many there are, are done, and what one takes (those found finished do not count)."""
 
     total: dict[str, int]
-    show: Show
+    show: Told
     side_by_side: int = 1  # trainings at once
     done: dict[str, int] = field(default_factory=dict)
     spent_s: dict[str, float] = field(default_factory=dict)

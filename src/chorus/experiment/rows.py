@@ -1,4 +1,4 @@
-"""From an experiment's domains to training sources, and to the rows that dev and test hear."""
+"""From an experiment's domains to training sources, and to the rows of dev and test."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from chorus.data.manifest import write_manifest
 from chorus.evaluate.results import Evaluation
 from chorus.experiment.load import load_experiment
 from chorus.experiment.places import BASE, JOINT, SELECTION, recipe_path, reference_of, template
-from chorus.experiment.progress import Show, Steps
+from chorus.experiment.progress import Steps
 from chorus.experiment.publish import publish
 from chorus.experiment.ranks import delta_ranks
 from chorus.experiment.results import collect, write_results
@@ -25,6 +25,7 @@ from chorus.experiment.schema import Experiment
 from chorus.experiment.speech import speak
 from chorus.experiment.steps import Outcome, counts, curves_of, grids_of, systems_of
 from chorus.experiment.trainings import base_job, jobs_of, parallel, run_trainings
+from chorus.progress import Told
 from chorus.search.grids import Setting
 from chorus.search.recipes import recipe_of
 from chorus.search.selection import Chosen, best_of, choose, macro_rate, selection_facts
@@ -40,7 +41,7 @@ Note = Callable[[str], None]
 def experiment(
     source: Experiment | str | Path | Mapping[str, object],
     *,
-    show: Show = lambda done, total, told: None,
+    show: Told = lambda done, total, told: None,
     note: Note = lambda text: None,
 ) -> Outcome:
     """Run an experiment file; after a kill, or a change of the file, only what is missing is done again.
@@ -55,7 +56,7 @@ def experiment(
 class _Runner:
     """One run: the experiment, and where it is in its steps."""
 
-    def __init__(self, experiment: Experiment, show: Show, note: Note) -> None:
+    def __init__(self, experiment: Experiment, show: Told, note: Note) -> None:
         self.experiment, self.note, self.out = experiment, note, experiment.output_dir
         self.steps = Steps(counts(experiment), show, side_by_side=parallel(experiment) or 1)
 
@@ -97,7 +98,7 @@ class _Runner:
         run_trainings(self.experiment, jobs_of(self.experiment), self.note, lambda: self.steps.ended("train"))
 
     def _choose(self, dev: TestSet) -> dict[str, Chosen]:
-        """Hear every system and setting on dev, take the best of each method, and write it down."""
+        """Evaluate every system and setting on dev, take the best of each method, and write it down."""
         experiment, grids = self.experiment, grids_of(self.experiment)
         domains = list(groups_of(experiment)) if experiment.selection.over == "all" else list(experiment.domains)
         rates = {}

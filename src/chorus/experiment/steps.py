@@ -55,7 +55,7 @@ def curves_of(experiment: Experiment, chosen: Mapping[str, Chosen] | None = None
 
 
 def systems_of(experiment: Experiment) -> list[str]:
-    """The models that are heard beside merges."""
+    """The models that are evaluated beside merges."""
     return [BASE, *experiment.domains, *([JOINT] if experiment.joint else [])]
 
 

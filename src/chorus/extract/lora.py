@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +23,7 @@ from chorus.linalg.low_rank import LowRank, norm
 from chorus.linalg.ranks import RankRule
 from chorus.linalg.spectra import Triplets, singular_triplets
 from chorus.models.registry import peft_task
+from chorus.progress import Progress
 from chorus.provenance import licence_of, model_card
 from chorus.runtime import threads
 
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 else:
     torch = lazy("torch")
 
-Progress = Callable[[int, int], None]
 Job = tuple[LazyTensor, LazyTensor, Role]
 DEFAULT_RANK = 32
 NOT_DECOMPOSED = ("norm", "bias", "position", "statistics")

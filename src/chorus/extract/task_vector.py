@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from chorus.checkpoints.writer import OutputFile, appearing_whole
 from chorus.errors import UsageError
 from chorus.extract.pair import Selection, blocks, open_pair
 from chorus.lazy import lazy
+from chorus.progress import Progress
 
 torch = lazy("torch")
 
@@ -41,7 +41,7 @@ def extract_task_vector(
     dtype: str = "float32",
     overwrite: bool = False,
     options: OpenOptions | None = None,
-    progress: Callable[[int, int], None] = lambda done, total: None,
+    progress: Progress = lambda done, total: None,
 ) -> TaskVectorResult:
     """Write theta - theta_0, tensor by tensor, in `dtype`. `chorus apply` adds it to any model of these shapes.
 

@@ -14,7 +14,8 @@ from chorus.merge.options import Options
 from chorus.merge.plan import Plan
 from chorus.merge.planning.planner import plan as make_plan
 from chorus.merge.recipes.loading import LoadedRecipe
-from chorus.merge.runs.engine import Progress, Result, run
+from chorus.merge.runs.engine import Result, run
+from chorus.progress import Progress
 
 
 def merge(

@@ -1,1 +1,1 @@
-"""Many merges of the same models, each heard on dev: settings, grids, trials, and which is taken."""
+"""Many merges of the same models, each evaluated on dev: settings, grids, trials, and which is taken."""

@@ -1,4 +1,4 @@
-"""A search by itself: a recipe's grid heard on dev, ranked, the best one chosen."""
+"""A search by itself: a recipe's grid evaluated on dev, ranked, the best one chosen."""
 
 from __future__ import annotations
 
@@ -54,12 +54,12 @@ def search(
     device: str = "auto",
     ended: Callable[[str], None] = lambda label: None,
 ) -> Found:
-    """Hear every setting of `grid` ({parameter: values}) of a recipe on `dev`, and rank them.
+    """Evaluate every setting of `grid` ({parameter: values}) of a recipe on `dev`, and rank them.
 
     `template` is a recipe with its `merge_method`; the grid's parameters are laid over its own. Results go below `out`,
     a folder a setting; a search that was killed, given again, goes on. Of equals the first of the grid is taken.
 
-    Raises `RecipeError` for everything wrong with the grid before anything is heard.
+    Raises `RecipeError` for everything wrong with the grid before anything is transcribed.
     """
     recipe, name, _ = read_document(template)
     method = str(recipe.get("merge_method", ""))
@@ -68,9 +68,9 @@ def search(
     trials: list[Trial] = []
     with Trials(
         test, Path(out), decoding=decoding, conditions=conditions, normaliser=normaliser, device=device, ended=ended
-    ) as heard:
+    ) as merges:
         for setting in settings:
-            evaluation = heard.merge(recipe, setting)
+            evaluation = merges.merge(recipe, setting)
             trials.append(Trial(setting, macro_rate(evaluation), evaluation))
     best = trials[0].evaluation.task.metrics[0].best
     trials.sort(key=lambda t: short_of(t.dev, best))  # stable: of equals the first stays first

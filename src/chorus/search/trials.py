@@ -1,7 +1,7 @@
-"""Models and merges heard on one test set, one after the other; results as files.
+"""Models and merges evaluated on one test set, one after the other; results as files.
 
 A merge is computed from weights, deltas and spectra that stay in memory, and put into the model that is loaded: nothing
-but what was heard is written. What was heard before, of the very same weights and recordings, is found again.
+but transcripts is written. What was transcribed before, with the very same weights and recordings, is found again.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from chorus.transcribe.transcriber import load_backend
 
 
 class Trials:
-    """Hears a test set with systems of any number, and keeps each result in a folder of its own below `place`.
+    """Evaluates any number of systems on a test set, and keeps each result in a folder of its own below `place`.
 
     `ended` is called with each system's label. A context: the loaded model is given back at its end.
     """

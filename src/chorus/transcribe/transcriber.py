@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
+from chorus.progress import Progress
 from chorus.runtime import quiet_libraries
 from chorus.tasks.registry import TASKS
 from chorus.tasks.scored import Answer
@@ -15,7 +16,6 @@ from chorus.transcribe.partial import Partial
 from chorus.transcribe.request import Key, Request
 from chorus.transcribe.sounds import Loaded, Sounds
 
-Progress = Callable[[int, int], None]
 Place = tuple[int, int]  # (utterance of a part, piece of it)
 Decoded = dict[Place, tuple[Hypothesis | str, float]]  # what came of a piece, or why nothing did; seconds it took
 

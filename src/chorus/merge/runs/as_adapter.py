@@ -11,7 +11,7 @@ a time, which is cut to the stated rank.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
@@ -34,14 +34,13 @@ from chorus.merge.plan import Plan, Variant
 from chorus.merge.runs.adapter_files import write_adapter_files
 from chorus.merge.runs.adapter_ways import Way, base_of, check_adapter_plan, way_of
 from chorus.merge.runs.local import spread
+from chorus.progress import Progress
 from chorus.runtime import pick_device
 
 if TYPE_CHECKING:
     import torch
 else:
     torch = lazy("torch")
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +23,7 @@ from chorus.merge.runs.journal import NAME as JOURNAL
 from chorus.merge.runs.journal import FinishedTensor, Journal, plan_fingerprint
 from chorus.merge.runs.local import Cancelled, spread
 from chorus.merge.runs.side_files import write_side_files
+from chorus.progress import Progress
 from chorus.runtime import pick_device
 
 if TYPE_CHECKING:
@@ -31,7 +32,6 @@ else:
     torch = lazy("torch")
 xxhash = lazy("xxhash")
 
-Progress = Callable[[int, int], None]
 Group = list[tuple[Variant, TensorPlan]]  # the tensors of one name, of all variants
 
 
