@@ -48,6 +48,9 @@ def process() -> warm.WarmProcess:
 def enter(arguments: Sequence[str]) -> None:
     """In the fork: a command line of `chorus`, or a piece of Python; campaigns ask the same process for their forks."""
     address, kind, *rest = arguments
+    sys.path[0] = os.getcwd()  # as `python -c` and `python -m` have it
+    named = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    sys.path[1:1] = [place for place in named if place and place not in sys.path]
     share(lambda: address)
     if kind == "python":
         exec(compile(rest[0], "<python>", "exec"), {"__name__": "__main__"})

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 import chorus
+import commands
 from models import write_recipe
 from sounds import byte_tokenizer, corpus
 
@@ -51,8 +50,7 @@ def with_package(tmp_path_factory):
     environment = {**os.environ, "PYTHONPATH": paths, "HF_HUB_OFFLINE": "1"}
 
     def run(*arguments: object):
-        command = [sys.executable, "-m", "chorus", *map(str, arguments)]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        done = commands.chorus(*arguments, env=environment)
         assert done.returncode == 0, done.stderr
         return done.stdout
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+import commands
 from chorus.data.manifest import read_manifest, write_manifest
 from sounds import BASE, MANIFEST
 
@@ -118,16 +118,21 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-def run(site: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def with_both(site: Path) -> dict[str, str]:
+    """The environment in which they are installed."""
     paths = os.pathsep.join(filter(None, [str(site), os.environ.get("PYTHONPATH")]))
-    environment = {**os.environ, "PYTHONPATH": paths, "HF_HUB_OFFLINE": "1"}
-    return subprocess.run(
-        [sys.executable, "-m", *arguments], env=environment, cwd=site, capture_output=True, text=True, check=False
-    )
+    return {**os.environ, "PYTHONPATH": paths, "HF_HUB_OFFLINE": "1"}
+
+
+def run(site: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return commands.chorus(*arguments, env=with_both(site), cwd=site)
 
 
 def test_they_keep_their_contracts(site: Path) -> None:
-    done = run(site, "pytest", "-q", "-p", "no:cacheprovider", str(site / "test_both.py"))
+    arguments = ["-q", "-p", "no:cacheprovider", str(site / "test_both.py")]
+    done = commands.python(
+        f"import pytest; raise SystemExit(pytest.main({arguments!r}))", env=with_both(site), cwd=site
+    )
     assert "2 passed" in done.stdout, done.stdout + done.stderr
 
 
@@ -137,7 +142,7 @@ def test_a_task_and_a_runtime_of_others_are_evaluated_and_compared(site: Path, t
     out = tmp_path / "results"
     for label, more in {"whisper": ["--window", "3", "--max-new-tokens", "8"], "echo": ["--backend", "echo"]}.items():
         done = run(
-            site, "chorus", "evaluate", f"{label}={BASE}", "--data", str(manifest), "--task", "which-digit", "-o",
+            site, "evaluate", f"{label}={BASE}", "--data", str(manifest), "--task", "which-digit", "-o",
             str(out), "--device", "cpu", *more,
         )  # fmt: skip
         assert done.returncode == 0, done.stderr
@@ -149,9 +154,7 @@ def test_a_task_and_a_runtime_of_others_are_evaluated_and_compared(site: Path, t
         assert told["interval"]["low"] <= told["value"] <= told["interval"]["high"]
     assert told["value"] == 100.0
     assert summary["versions"]["echo"] == "1.0"
-    compared = run(
-        site, "chorus", "compare", str(out / "whisper"), str(out / "echo"), "--base", "whisper", "--format", "json"
-    )
+    compared = run(site, "compare", str(out / "whisper"), str(out / "echo"), "--base", "whisper", "--format", "json")
     made = json.loads(compared.stdout)
     assert (made["metric"], made["best"]) == ("accuracy", 100.0)
     lines = {line["label"]: line for line in made["lines"]}
@@ -159,6 +162,6 @@ def test_a_task_and_a_runtime_of_others_are_evaluated_and_compared(site: Path, t
     assert difference["points"] == pytest.approx(100 - lines["whisper"]["averages"]["all"])
     assert difference["mapsswe"] is None
     gate = ["--against", str(out / "whisper"), "--max-regression", "0"]
-    assert run(site, "chorus", "gate", str(out / "echo"), *gate).returncode == 0
+    assert run(site, "gate", str(out / "echo"), *gate).returncode == 0
     gate[1] = str(out / "echo")
-    assert run(site, "chorus", "gate", str(out / "whisper"), *gate).returncode == (1 if difference["points"] else 0)
+    assert run(site, "gate", str(out / "whisper"), *gate).returncode == (1 if difference["points"] else 0)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+import weakref
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
@@ -51,6 +54,14 @@ def fail(arguments):
     raise ValueError(arguments[0])
 
 
+def leave(arguments):
+    """In a fork: what an interpreter does when it ends, and how it says so."""
+    weakref.finalize(leave, lambda: print("finalized"))
+    atexit.register(print, "at the end")
+    Thread(target=lambda: (time.sleep(0.1), print("thread"))).start()
+    raise SystemExit({"none": None, "text": "what was wrong"}[arguments[0]])
+
+
 def started(process, function, *arguments, **environment):
     return process.start(f"test_warm:{function}", arguments, {"PATH": os.environ["PATH"], **environment})
 
@@ -78,6 +89,16 @@ def test_an_error_in_a_fork_is_its_own(light):
     with started(light, "tell", "0") as child:
         child.stdout.read()
     assert child.returncode == 0
+
+
+@pytest.mark.parametrize(("said", "code", "told"), [("none", 0, ""), ("text", 1, "what was wrong\n")])
+def test_a_fork_ends_as_an_interpreter_does(light, said, code, told):
+    with started(light, "leave", said) as child:
+        lines = child.stdout.read().splitlines()
+        assert child.stderr.read() == told
+    assert child.returncode == code
+    assert lines[0] == "thread"  # threads are waited for
+    assert set(lines[1:]) == {"finalized", "at the end"}
 
 
 def test_requests_larger_than_a_piece_arrive_whole(light):

@@ -7,6 +7,7 @@ stderr, and two answers of four bytes, the process id when it has begun and the 
 
 from __future__ import annotations
 
+import atexit
 import gc
 import json
 import os
@@ -140,6 +141,8 @@ class WarmProcess:
 
 def main(number: int, modules: Sequence[str]) -> None:
     """Serve until stdin ends; a fork leaves by the same way, with the exit code of its command."""
+    code = [1]  # a fork's, unless its call returns or says another
+    atexit.register(lambda: _leave(code[0]))  # registered first, so called last
     interrupted = signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the forks answer it
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # no child of this process is waited for
     for name in modules:
@@ -150,8 +153,28 @@ def main(number: int, modules: Sequence[str]) -> None:
     call = _serve(socket.socket(fileno=number))
     if call is not None:
         signal.signal(signal.SIGINT, interrupted)
-        module, _, function = call.function.partition(":")
+        code[0] = _run(call)
+
+
+def _leave(code: int) -> None:
+    """End without freeing what was imported, which would copy every page for nothing."""
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError):  # the reader has gone
+            stream.flush()
+    os._exit(code)
+
+
+def _run(call: Call) -> int:
+    """The exit code of a call; errors pass through, to be shown as Python shows them."""
+    module, _, function = call.function.partition(":")
+    try:
         getattr(import_module(module), function)(call.arguments)
+    except SystemExit as stop:
+        if isinstance(stop.code, str):
+            print(stop.code, file=sys.stderr)
+            return 1
+        return stop.code or 0
+    return 0
 
 
 def _serve(listener: socket.socket) -> Call | None:
