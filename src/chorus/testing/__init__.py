@@ -16,6 +16,7 @@ def test_my_runtime():
     chorus.testing.check_backend(my_backend, sounds)
 """
 
+from chorus.testing.merging import merge_deltas, merge_tensors
 from chorus.testing.methods import (
     Case,
     agrees_with_itself,
@@ -28,8 +29,6 @@ from chorus.testing.methods import (
     ignores_order,
     is_precise,
     keeps_shapes,
-    merge_deltas,
-    merge_tensors,
     reads_bytes_as_tensors,
     refuses_nonfinite,
     refuses_nonsense,

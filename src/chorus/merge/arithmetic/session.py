@@ -40,7 +40,6 @@ class Session:
     block_values: int = 4 * CHUNK
     threads: int = 1
     cache: TensorCache | None = None
-    readers: list[Reader] = field(default_factory=list)
     _thread: local = field(default_factory=local, repr=False)
 
     @property
@@ -51,7 +50,6 @@ class Session:
         """The calling thread's reader, made by `new_reader` at the first call."""
         if not hasattr(self._thread, "reader"):
             self._thread.reader = self.new_reader()
-            self.readers.append(self._thread.reader)
         found: Reader = self._thread.reader
         return found
 
