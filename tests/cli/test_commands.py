@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from chorus.cli.main import COMMANDS, run
+from chorus.cli.main import COMMANDS, SECTIONS, run
 from models import load_all, write_recipe
 
 CHORUS = Path(sysconfig.get_path("scripts")) / "chorus"
@@ -29,8 +29,11 @@ def test_help_lists_every_command(capsys):
     text = capsys.readouterr().out
     assert len(COMMANDS) == 15
     for name in COMMANDS:
-        assert f"  {name}" in text
+        assert text.count(f"\n  {name} ") == 1
         assert run([name, "--help"]) == 0
+    places = [text.index(f"\n{title}:") for title in SECTIONS]
+    assert places == sorted(places)
+    assert text.index("\n  train ") < text.index("\nMerging:") < text.index("\n  merge ")
 
 
 def test_version(capsys):

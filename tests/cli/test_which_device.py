@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 
@@ -41,3 +43,9 @@ def test_exits_2_and_says_what_to_do(lines, command, device, capsys):
 def test_a_gpu_where_there_is_none(lines, command, capsys):
     assert run([*lines[command], "--device", "cuda"]) == 2
     assert "chorus doctor" in capsys.readouterr().err
+
+
+def test_a_merge_on_the_best_device_says_which_it_was(lines, tmp_path, capsys):
+    assert run([*lines["merge"], "--device", "auto"]) == 0
+    made = json.loads((tmp_path / "merged" / "chorus.json").read_text())
+    assert made["resolved"]["device"] == ("cuda" if torch.cuda.is_available() else "cpu")

@@ -8,21 +8,22 @@ from typing import Any
 
 import click
 
+from chorus.cli.flags import out_flag, overwrite_flag, quiet_flag
 from chorus.cli.options import idle_note, merge_options, options_of
 from chorus.cli.output import note
 from chorus.progress import shown
 from chorus.sizes import size
 
 
-@click.command("apply", short_help="Add adapters or task vectors to a model, at a weight.")
+@click.command("apply")
 @click.argument("model")
 @click.argument("deltas", nargs=-1, required=True)
 @click.option("-w", "--weight", "weights", type=float, multiple=True, help="For each, or one for all; may be negative.")
-@click.option("-o", "--out", required=True, type=click.Path(), metavar="DIR", help="The result's directory.")
+@out_flag()
 @click.option("--out-dtype", type=click.Choice(["float32", "float16", "bfloat16"]), help="[default: the model's]")
 @click.option("--resume", is_flag=True, help="Go on with one that was killed.")
-@click.option("--overwrite", is_flag=True, help="Replace what is at DIR once the new result is whole.")
-@click.option("-q", "--quiet", is_flag=True, help="No progress and no notes.")
+@overwrite_flag()
+@quiet_flag()
 @merge_options
 def command(
     model: str,

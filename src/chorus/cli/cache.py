@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import click
 
+from chorus.cli.flags import json_flag
 from chorus.cli.output import as_json
 from chorus.sizes import size
 
 
-@click.group("cache", invoke_without_command=True, short_help="Show or clear the cache of spectra, bases and features.")
-@click.option("--json", "json_", is_flag=True, help="Print it as JSON.")
+@click.group("cache", invoke_without_command=True)
+@json_flag("Print it as JSON.")
 @click.pass_context
 def command(context: click.Context, json_: bool) -> None:
     """Show where the cache of singular spectra, bases and log-mel features is, and how full.

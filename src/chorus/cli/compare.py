@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from chorus.cli.flags import quiet_flag
 from chorus.cli.output import as_json, note, table
 from chorus.errors import UsageError
 from chorus.tables import Format, Table
@@ -23,7 +24,7 @@ GROUPS: dict[str, Group] = {
 SUFFIXES: dict[str, Format | Literal["json"]] = {".md": "markdown", ".csv": "csv", ".tex": "latex", ".json": "json"}
 
 
-@click.command("compare", short_help="Base, specialists, joint and merges in one table.")
+@click.command("compare")
 @click.argument("results", nargs=-1, required=True, metavar="RESULT...")
 @click.option("--base", metavar="LABEL", help="Which is the base.  [default: the one that says so]")
 @click.option("--joint", metavar="LABEL", help="Which is the joint fine-tune.")
@@ -36,10 +37,13 @@ SUFFIXES: dict[str, Format | Literal["json"]] = {".md": "markdown", ".csv": "csv
 @click.option("--normaliser", "--normalizer", help="Count again under another normaliser.")
 @click.option("--common", is_flag=True, help="Compare the utterances that all have, where they differ.")
 @click.option("--averages", is_flag=True, help="Leave out the single domains.")
-@click.option("--format", "form", type=click.Choice(["text", "markdown", "csv", "latex", "json"]), default="text")
+@click.option(
+    "--format", "form", type=click.Choice(["text", "markdown", "csv", "latex", "json"]), default="text",
+    help="How the tables are printed.  [default: text]",
+)  # fmt: skip
 @click.option("-o", "--out", multiple=True, metavar="FILE", help="Write it too: .md, .csv, .tex or .json.")
 @click.option("--plots", metavar="DIR", help="Write the plots there, as PNG and SVG.")
-@click.option("-q", "--quiet", is_flag=True, help="No notes.")
+@quiet_flag("No notes.")
 def command(results: tuple[str, ...], **flags: Any) -> None:
     """One table of evaluations of the same recordings: rates, averages, forgetting, recovery, tests.
 

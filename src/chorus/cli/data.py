@@ -3,33 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
+from chorus.cli.flags import columns_flags, jobs_flag, json_flag, out_flag, overwrite_flag, quiet_flag
 from chorus.cli.output import as_json, note, table
 from chorus.errors import UsageError
 from chorus.progress import shown
 from chorus.tables import Table
 
-F = TypeVar("F", bound=Callable[..., Any])
 SHOWN = 5  # rows of a finding that the table spells out
 
 
-@click.group("data", short_help="Manifests: make, check, split, describe; synthetic speech.")
+@click.group("data")
 def command() -> None:
     """From recordings to a checked manifest."""
-
-
-def columns_option(function: F) -> F:
-    """How a manifest of others is read: names of its columns, and where its audio is."""
-    named = click.option(
-        "--columns", multiple=True, metavar="OURS=THEIRS", help="What the file calls a column: text=sentence."
-    )
-    placed = click.option("--audio-dir", type=click.Path(), help="What paths count from.  [default: the file's folder]")
-    return named(placed(function))
 
 
 def free(*paths: Path, overwrite: bool) -> None:
@@ -97,9 +87,9 @@ def read_all(manifests: tuple[str, ...], reading: dict[str, Any], *, quiet: bool
     "--val-fraction", type=click.FloatRange(0, 1, max_open=True), default=0.1, help="Share of val.csv.  [default: 0.1]"
 )
 @click.option("--seed", default=13, help="Of the split.  [default: 13]")
-@click.option("--overwrite", is_flag=True, help="Replace manifests that are there.")
-@click.option("--json", "json_", is_flag=True, help="Print what was matched as JSON.")
-@click.option("-q", "--quiet", is_flag=True, help="No notes.")
+@overwrite_flag("Replace manifests that are there.")
+@json_flag("Print what was matched as JSON.")
+@quiet_flag("No notes.")
 def manifest(**flags: Any) -> None:
     """Write a manifest of the recordings below AUDIO_DIR; say what matched by which rule, and what was skipped.
 
@@ -194,10 +184,10 @@ def _print_pairing(facts: dict[str, Any], *, quiet: bool) -> None:
 @click.argument("manifests", nargs=-1, required=True, type=click.Path())
 @click.option("--model", help="Check texts against this model's tokenizer, decoder and languages.")
 @click.option("--strict", is_flag=True, help="Exit 1 on warnings too.")
-@click.option("-j", "--jobs", type=click.IntRange(1), help="Files at once.  [default: the cores, up to 8]")
-@columns_option
-@click.option("--json", "json_", is_flag=True, help="Print the report as JSON, every row named.")
-@click.option("-q", "--quiet", is_flag=True, help="No progress and no notes.")
+@jobs_flag(what="Files at once.")
+@columns_flags
+@json_flag("Print the report as JSON, every row named.")
+@quiet_flag()
 def check_(
     manifests: tuple[str, ...],
     model: str | None,
@@ -260,9 +250,9 @@ def _rates(rates: dict[int, int]) -> str:
 @click.option("--dev", default=0.1, help="Share of dev.  [default: 0.1]")
 @click.option("--test", default=0.1, help="Share of test.  [default: 0.1]")
 @click.option("--seed", default=0, help="Another division.  [default: 0]")
-@columns_option
-@click.option("--overwrite", is_flag=True, help="Replace what is at OUT.")
-@click.option("-q", "--quiet", is_flag=True, help="No notes.")
+@columns_flags
+@overwrite_flag("Replace what is at OUT.")
+@quiet_flag("No notes.")
 def split(
     manifest_file: str,
     out: str,
@@ -302,9 +292,9 @@ def split(
 @command.command("describe", short_help="Durations, domains, languages, speakers.")
 @click.argument("manifests", nargs=-1, required=True, type=click.Path())
 @click.option("--plot", "plot_file", type=click.Path(), help="Draw durations and hours by domain (PNG, SVG, PDF).")
-@columns_option
-@click.option("--json", "json_", is_flag=True, help="Print as JSON.")
-@click.option("-q", "--quiet", is_flag=True, help="No notes.")
+@columns_flags
+@json_flag("Print as JSON.")
+@quiet_flag("No notes.")
 def describe_(
     manifests: tuple[str, ...],
     plot_file: str | None,
@@ -338,9 +328,9 @@ def describe_(
 
 @command.command("synth", short_help="Synthetic speech from a recipe.")
 @click.argument("recipe", type=click.Path())
-@click.option("-o", "--out", required=True, type=click.Path(), metavar="DIR", help="Recordings and manifest.csv.")
-@click.option("--overwrite", is_flag=True, help="Replace what is at DIR.")
-@click.option("-q", "--quiet", is_flag=True, help="No progress and no notes.")
+@out_flag("Recordings and manifest.csv.")
+@overwrite_flag("Replace what is at DIR.")
+@quiet_flag()
 def synth(recipe: str, out: str, overwrite: bool, quiet: bool) -> None:
     """Speak a recipe: domains by texts, voices, speed, pitch and line. The same recipe gives the same bytes."""
     from chorus.checkpoints.writer import appearing_whole

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from chorus._version import __version__
+from chorus.cli.flags import json_flag
 from chorus.cli.output import as_json
 from chorus.errors import install_hint
 from chorus.runtime import cores
@@ -18,8 +19,8 @@ from chorus.sizes import size
 DISTRIBUTION = "chorus-merge"
 
 
-@click.command("doctor", short_help="Show versions, devices, extras and caches.")
-@click.option("--json", "json_", is_flag=True, help="As JSON.")
+@click.command("doctor")
+@json_flag("As JSON.")
 def command(json_: bool) -> None:
     """Show what this installation has: versions, devices, extras and caches. For bug reports."""
     facts = examine()

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from chorus.cli.data import columns_option, mapping
+from chorus.cli.data import mapping
+from chorus.cli.flags import columns_flags, device_flag, json_flag, overwrite_flag, quiet_flag
 from chorus.cli.output import as_json, note, table
 from chorus.errors import UsageError
 from chorus.progress import shown
@@ -18,16 +19,16 @@ if TYPE_CHECKING:
     from chorus.transcribe.systems import System
 
 
-@click.command("evaluate", short_help="Error rates of models on recordings, with intervals.")
+@click.command("evaluate")
 @click.argument("models", nargs=-1, required=True, metavar="MODEL...")
 @click.option("--data", multiple=True, metavar="[NAME=]MANIFEST", help="Recordings with their texts; may be repeated.")
 @click.option("-o", "--out", default="evaluations", metavar="DIR", help="Results go here.  [default: evaluations]")
 @click.option("--split", help="Which split; all for every row.  [default: test where there is one]")
 @click.option("--where", multiple=True, metavar="COLUMN=VALUE", help="Only these rows; may be repeated.")
-@columns_option
+@columns_flags
 @click.option("--limit", type=click.IntRange(1), help="The first so many rows of each manifest.")
 @click.option("--backend", default="auto", help="transformers or faster-whisper.  [default: as the model is]")
-@click.option("--device", default="auto", help="auto, cuda, cuda:1, xpu, mps, cpu.  [default: auto]")
+@device_flag("auto")
 @click.option("--preset", default="default", help="default, or paper (cut by voice activity, beam 5).")
 @click.option("--beam", type=click.IntRange(1), help="Beams.  [default: 1]")
 @click.option("--language", help="A code, column (the manifest's), or detect.  [default: column]")
@@ -53,9 +54,9 @@ if TYPE_CHECKING:
 @click.option("--worst", type=click.IntRange(1), metavar="N", help="Show the alignments of the N worst utterances.")
 @click.option("--parquet", is_flag=True, help="Write rows as Parquet instead of JSON lines.")
 @click.option("--skip-bad", is_flag=True, help="Leave out recordings that cannot be read, and count them.")
-@click.option("--overwrite", is_flag=True, help="Replace what is at the output.")
-@click.option("--json", "json_", is_flag=True, help="Print the summaries as JSON.")
-@click.option("-q", "--quiet", is_flag=True, help="No progress and no notes.")
+@overwrite_flag("Replace what is at the output.")
+@json_flag("Print the summaries as JSON.")
+@quiet_flag()
 def command(models: tuple[str, ...], **flags: Any) -> None:
     """Transcribe recordings with each MODEL and count the errors.
 

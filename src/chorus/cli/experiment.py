@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from chorus.cli.flags import json_flag, quiet_flag
 from chorus.cli.output import as_json, note
 from chorus.progress import STEPS, shown
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 LINE_EVERY_S = 1.0  # searches end several steps a second
 
 
-@click.command("experiment", short_help="The whole line from one file: train, merge, choose, test, report.")
+@click.command("experiment")
 @click.argument("file", metavar="EXPERIMENT.yml")
 @click.option("--dry-run", is_flag=True, help="Check the file, show the plan and its cost, and end.")
 @click.option("-o", "--output", metavar="DIR", help="Where results go.  [default: as the file says]")
@@ -24,8 +25,8 @@ LINE_EVERY_S = 1.0  # searches end several steps a second
 @click.option("--parallel", type=click.IntRange(1), help="Trainings at once.  [default: as the machine allows]")
 @click.option("--keep", type=click.Choice(["none", "best", "all"]), help="Which merges to write as models.")
 @click.option("--report", "redraw", is_flag=True, help="Draw tables, plots and page again, from results.json.")
-@click.option("--json", "json_", is_flag=True, help="Print the outcome as JSON.")
-@click.option("-q", "--quiet", is_flag=True, help="No progress and no notes.")
+@json_flag("Print the outcome as JSON.")
+@quiet_flag()
 def command(
     file: str, dry_run: bool, output: str | None, seeds: tuple[int, ...], parallel: int | None, keep: str | None,
     redraw: bool, json_: bool, quiet: bool,

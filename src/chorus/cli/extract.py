@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from chorus.cli.adapters import print_adapter, print_energies, rank_options, rank_rule
+from chorus.cli.flags import jobs_flag, json_flag, offline_flag, out_flag, overwrite_flag, pickle_flag, quiet_flag
 from chorus.cli.output import as_json, note
 from chorus.errors import UsageError
 from chorus.progress import shown
@@ -17,7 +18,7 @@ from chorus.sizes import size
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-@click.group("extract", short_help="Take an adapter or a task vector out of a fine-tune.")
+@click.group("extract")
 def command() -> None:
     """Take what a fine-tune learnt out of it."""
 
@@ -27,7 +28,7 @@ def shared(function: F) -> F:
     for option in (
         click.option("--model", required=True, help="The fine-tune: a directory or hub id."),
         click.option("--base", required=True, help="What it was trained from."),
-        click.option("-o", "--out", required=True, type=click.Path(), metavar="DIR", help="The result's directory."),
+        out_flag(),
         click.option("--encoder-only", is_flag=True, help="Only the encoder."),
         click.option("--decoder-only", is_flag=True, help="Only the decoder (or language model)."),
         click.option("--include", multiple=True, metavar="REGEX", help="Only tensors with such names."),
@@ -35,11 +36,11 @@ def shared(function: F) -> F:
         click.option(
             "--dtype", type=click.Choice(["float32", "float16", "bfloat16"]), default="float32", help="To write."
         ),
-        click.option("--overwrite", is_flag=True, help="Replace what is at DIR once the result is whole."),
-        click.option("--allow-pickle", is_flag=True, help="Read .bin and .pt files (weights only)."),
-        click.option("--offline", is_flag=True, help="Use only what is on disk or in the hub's cache."),
-        click.option("--json", "json_", is_flag=True, help="Print the result as JSON."),
-        click.option("-q", "--quiet", is_flag=True, help="No progress and no notes."),
+        overwrite_flag(),
+        pickle_flag,
+        offline_flag,
+        json_flag(),
+        quiet_flag(),
     ):
         function = option(function)
     return function
@@ -70,7 +71,7 @@ def common(flags: dict[str, Any]) -> dict[str, Any]:
 @click.option("--save-full", type=click.Choice(["vectors"]), help="Keep norms and biases whole.")
 @click.option("--embeddings", is_flag=True, help="Decompose embeddings and heads as well.")
 @click.option("--distribute-scale/--no-distribute-scale", default=True, help="Singular values evenly in both factors.")
-@click.option("-j", "--jobs", type=click.IntRange(1), help="Threads.  [default: the cores, up to 8]")
+@jobs_flag()
 @click.option("--energies", is_flag=True, help="Print rank and retained energy of every module.")
 def lora(
     max_rank: int | None,

@@ -7,11 +7,12 @@ import time
 import click
 
 from chorus.cli.adapters import print_adapter, rank_rule
+from chorus.cli.flags import overwrite_flag
 from chorus.errors import UsageError
 from chorus.progress import shown
 
 
-@click.command("extract-whisper-lora", short_help="extract lora, with the flags of the Whisper guide.")
+@click.command("extract-whisper-lora")
 @click.option("--model", required=True, help="The fine-tune.")
 @click.option("--base-model", required=True, help="What it was trained from.")
 @click.option("--out-path", required=True, type=click.Path(), help="The adapter's directory.")
@@ -20,7 +21,7 @@ from chorus.progress import shown
 @click.option("--decoder-only", is_flag=True, help="Only the decoder.")
 @click.option("--sv-epsilon", type=float, default=0.0, show_default=True, help="Drop singular values up to this.")
 @click.option("--distribute-scale/--no-distribute-scale", default=False, help="Singular values in both factors.")
-@click.option("--overwrite", is_flag=True, help="Replace what is at the path.")
+@overwrite_flag("Replace what is at the path.")
 def command(
     model: str,
     base_model: str,

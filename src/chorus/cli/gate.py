@@ -6,11 +6,12 @@ from typing import Any
 
 import click
 
+from chorus.cli.flags import json_flag
 from chorus.cli.output import as_json
 from chorus.errors import UsageError
 
 
-@click.command("gate", short_help="Exit 1 where an evaluation is not good enough.")
+@click.command("gate")
 @click.argument("result", metavar="RESULT")
 @click.option("--against", metavar="RESULT", help="What it may not be worse than.")
 @click.option("--max-wer", type=float, metavar="PERCENT", help="The highest word error rate.")
@@ -19,7 +20,7 @@ from chorus.errors import UsageError
 @click.option("--max-domain-regression", type=float, metavar="POINTS", help="The same in the worst domain.")
 @click.option("--max-failed", type=click.IntRange(0), default=0, help="Failed decodes.  [default: 0]")
 @click.option("--significant", is_flag=True, help="A regression counts only where its 95 % interval lies above zero.")
-@click.option("--json", "json_", is_flag=True, help="Print the checks as JSON.")
+@json_flag("Print the checks as JSON.")
 @click.pass_context
 def command(context: click.Context, /, result: str, json_: bool, **flags: Any) -> None:
     """Check an evaluation, for pipelines: exit code 0 where everything holds, 1 where something does not.

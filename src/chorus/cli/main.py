@@ -12,23 +12,34 @@ import click
 from chorus._version import __version__
 from chorus.errors import ChorusError, nearest
 
-COMMANDS = {  # in the order of use: name -> (module, what it is for)
-    "data": ("chorus.cli.data", "Manifests: make, check, split, describe; synthetic speech."),
-    "train": ("chorus.cli.train", "Fine-tune a model into a specialist, or one for each domain."),
-    "merge": ("chorus.cli.merge", "Merge models by a recipe into a model directory."),
-    "plan": ("chorus.cli.plan", "Show what a recipe would do, without reading a weight."),
-    "evaluate": ("chorus.cli.evaluate", "Error rates of models, adapters and recipes on recordings."),
-    "compare": ("chorus.cli.compare", "Base, specialists, joint and merges in one table."),
-    "gate": ("chorus.cli.gate", "Exit 1 where an evaluation is not good enough."),
-    "experiment": ("chorus.cli.experiment", "The whole line from one file: train, merge, choose, test, report."),
-    "extract": ("chorus.cli.extract", "Take an adapter or a task vector out of a fine-tune."),
-    "apply": ("chorus.cli.apply", "Add adapters or task vectors to a model, at a weight."),
-    "extract-whisper-lora": ("chorus.cli.extract_whisper", "extract lora, with the flags of the Whisper guide."),
-    "methods": ("chorus.cli.methods", "List the merge methods, or explain one."),
-    "cache": ("chorus.cli.cache", "Show or clear the cache of spectra, bases and features."),
-    "doctor": ("chorus.cli.doctor", "Show versions, devices, extras and caches."),
-    "completion": ("chorus.cli.completion", "Print the shell completion script."),
+SECTIONS = {  # in the order of the line: name -> (module, what it is for)
+    "Data and training": {
+        "data": ("chorus.cli.data", "Manifests: make, check, split, describe; synthetic speech."),
+        "train": ("chorus.cli.train", "Fine-tune a model into a specialist, or one for each domain."),
+    },
+    "Merging": {
+        "merge": ("chorus.cli.merge", "Merge models by a recipe into a model directory."),
+        "plan": ("chorus.cli.plan", "Show what a recipe would do, without reading a weight."),
+        "methods": ("chorus.cli.methods", "List the merge methods, or explain one."),
+        "extract": ("chorus.cli.extract", "Take an adapter or a task vector out of a fine-tune."),
+        "apply": ("chorus.cli.apply", "Add adapters or task vectors to a model, at a weight."),
+        "extract-whisper-lora": ("chorus.cli.extract_whisper", "extract lora, with the flags of the Whisper guide."),
+    },
+    "Evaluation": {
+        "evaluate": ("chorus.cli.evaluate", "Error rates of models, adapters and recipes on recordings."),
+        "compare": ("chorus.cli.compare", "Base, specialists, joint and merges in one table."),
+        "gate": ("chorus.cli.gate", "Exit 1 where an evaluation is not good enough."),
+    },
+    "The whole line": {
+        "experiment": ("chorus.cli.experiment", "From one file: train, merge, choose on dev, test, report."),
+    },
+    "Tools": {
+        "cache": ("chorus.cli.cache", "Show or clear the cache of spectra, bases and features."),
+        "doctor": ("chorus.cli.doctor", "Show versions, devices, extras and caches."),
+        "completion": ("chorus.cli.completion", "Print the shell completion script."),
+    },
 }
+COMMANDS = {name: module for section in SECTIONS.values() for name, (module, _) in section.items()}
 
 
 class LazyGroup(click.Group):
@@ -40,7 +51,7 @@ class LazyGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = import_module(COMMANDS[cmd_name][0]).command
+        command: click.Command = import_module(COMMANDS[cmd_name]).command
         return command
 
     def resolve_command(
@@ -51,8 +62,10 @@ class LazyGroup(click.Group):
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, purpose) for name, (_, purpose) in COMMANDS.items()])
+        width = max(map(len, COMMANDS))  # of the first column, the same in every section
+        for title, commands in SECTIONS.items():
+            with formatter.section(title):
+                formatter.write_dl([(name.ljust(width), purpose) for name, (_, purpose) in commands.items()])
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

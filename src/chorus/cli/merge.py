@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from chorus.cli.adapters import print_adapter, rank_options, rank_rule
+from chorus.cli.flags import json_flag, overwrite_flag
 from chorus.cli.options import idle_note, merge_options, options_of
 from chorus.cli.output import as_json, note
 from chorus.errors import UsageError
@@ -23,18 +24,18 @@ if TYPE_CHECKING:
     from chorus.merge.runs.engine import Result
 
 
-@click.command("merge", short_help="Merge models by a recipe into a model directory.")
+@click.command("merge")
 @click.argument("recipe", type=click.Path(dir_okay=False))
 @click.argument("out", required=False, type=click.Path())
 @click.option("-o", "--out", "--out_dir", "--out-dir", "out_flag", metavar="DIR", help="The result's directory.")
 @click.option("--resume", is_flag=True, help="Go on with a merge that was killed.")
-@click.option("--overwrite", is_flag=True, help="Replace what is at DIR once the new result is whole.")
+@overwrite_flag()
 @click.option("--copy-tokenizer/--no-copy-tokenizer", default=True, help="Copy tokenizer and processor files.")
 @click.option("--write-model-card/--no-write-model-card", "model_card", default=True, help="Write README.md.")
 @click.option("--sha256", is_flag=True, help="Note the inputs' SHA-256 as well (costs more than a merge).")
 @click.option("--as", "form", type=click.Choice(["model", "adapter"]), default="model", help="What to write.")
 @rank_options
-@click.option("--json", "json_", is_flag=True, help="Print the result as JSON.")
+@json_flag()
 @click.option("-q", "--quiet/--no-quiet", help="No progress and no notes.")
 @merge_options
 def command(

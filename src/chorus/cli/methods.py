@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from chorus.cli.flags import json_flag
 from chorus.cli.output import as_json
 from chorus.errors import UsageError
 
@@ -17,9 +18,9 @@ def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> lis
     return [name for name in METHODS.names() if name.startswith(incomplete)]
 
 
-@click.command("methods", short_help="List the merge methods, or explain one.")
+@click.command("methods")
 @click.argument("name", required=False, shell_complete=complete)
-@click.option("--json", "json_", is_flag=True, help="As JSON, with every parameter.")
+@json_flag("As JSON, with every parameter.")
 @click.option("--markdown", is_flag=True, help="As a page of documentation.")
 def command(name: str | None, json_: bool, markdown: bool) -> None:
     """List the merge methods, or explain NAME: what it does, parameters, when to use it, the paper, a recipe.

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 import click
 
+from chorus.cli.flags import device_flag, jobs_flag, offline_flag, pickle_flag
 from chorus.errors import UsageError
 from chorus.merge.options import DEFAULT_BUDGET_BYTES, DEFAULT_SHARD_BYTES, Options
 from chorus.sizes import parse_size
@@ -50,10 +51,8 @@ class Size(click.ParamType[int]):
 def merge_options(command: F) -> F:
     """Add the shared flags to a command; it gets them as `flags`, to be read by `options_of`."""
     decorators = [
-        click.option("--device", default="cpu", metavar="DEVICE", help="cpu, cuda, cuda:1, mps, xpu.  [default: cpu]"),
-        click.option(
-            "-j", "--jobs", "--num-threads", type=click.IntRange(1), help="Threads.  [default: the cores, up to 8]"
-        ),
+        device_flag("cpu"),
+        jobs_flag("--num-threads"),
         click.option(
             "--memory-budget", type=Size(), default=DEFAULT_BUDGET_BYTES, help="Working memory.  [default: 512MiB]"
         ),
@@ -66,7 +65,7 @@ def merge_options(command: F) -> F:
         ),
         click.option("--block-size", type=click.IntRange(1), hidden=True, help="Values read at a time."),
         click.option("--seed", "--random-seed", type=int, help="Seed of random methods; overrides the recipe's."),
-        click.option("--allow-pickle", is_flag=True, help="Read .bin and .pt files (weights only)."),
+        pickle_flag,
         click.option("--allow-nonfinite", is_flag=True, help="Merge inputs that hold NaN or infinity."),
         click.option(
             "--truncate-vocabulary",
@@ -75,7 +74,7 @@ def merge_options(command: F) -> F:
             help="Cut unequal vocabularies to their common first rows.",
         ),
         click.option("--no-cache", is_flag=True, help="Neither use nor fill the cache of spectra."),
-        click.option("--offline", is_flag=True, help="Use only what is on disk or in the hub's cache."),
+        offline_flag,
         click.option("--cache-dir", "--transformers-cache", metavar="DIR", help="The hub's cache."),
         click.option("--cuda", is_flag=True, hidden=True, help="As --device cuda."),
     ]

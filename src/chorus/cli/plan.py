@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from chorus.cache import limit_bytes
+from chorus.cli.flags import json_flag
 from chorus.cli.options import idle_note, merge_options, options_of
 from chorus.cli.output import as_json, note, table
 from chorus.errors import RecipeError
@@ -19,10 +20,10 @@ if TYPE_CHECKING:
     from chorus.merge.planning.describe import PlanFacts
 
 
-@click.command("plan", short_help="Show what a recipe would do, without reading a weight.")
+@click.command("plan")
 @click.argument("recipe", type=click.Path(dir_okay=False))
 @click.option("--tensors", is_flag=True, help="One line a tensor, layers not drawn together.")
-@click.option("--json", "json_", is_flag=True, help="Print the plan as JSON, every tensor by itself.")
+@json_flag("Print the plan as JSON, every tensor by itself.")
 @merge_options
 def command(recipe: str, tensors: bool, json_: bool, **flags: Any) -> None:
     """Show every output tensor of RECIPE with its method, parameters and role, sizes, memory, and every problem.

@@ -6,12 +6,13 @@ from typing import Any
 
 import click
 
+from chorus.cli.flags import device_flag, json_flag, overwrite_flag, quiet_flag
 from chorus.cli.output import as_json, note, table
 from chorus.errors import UsageError
 from chorus.tables import Table
 
 
-@click.command("train", short_help="Fine-tune a model into a specialist, or one for each domain.")
+@click.command("train")
 @click.argument("arguments", nargs=-1, metavar="[CONFIG]... [KEY=VALUE]...")
 @click.option(
     "--config", "configs", multiple=True, type=click.Path(), help="A configuration; later ones lie over earlier."
@@ -20,7 +21,7 @@ from chorus.tables import Table
     "--task", type=click.Choice(["asr", "translate", "lm"]), help="Lay the configuration over the base.yaml beside it."
 )
 @click.option("--print-config", is_flag=True, help="Show what holds after layering, and end.")
-@click.option("--device", help="auto, cuda, cuda:1, xpu, mps, cpu.  [default: auto]")
+@device_flag("auto", by_config=True)
 @click.option("--joint", is_flag=True, help="One model on all domains at once.")
 @click.option("--continual", is_flag=True, help="One model, taught one domain after another.")
 @click.option("--by", metavar="COLUMN", help="With --continual: the column that is walked.  [default: domain]")
@@ -33,9 +34,9 @@ from chorus.tables import Table
 @click.option("--skip-bad", is_flag=True, help="Leave out rows that cannot be used, and count them.")
 @click.option("--allow-leakage", is_flag=True, help="Train although dev or test recordings are in the training data.")
 @click.option("--restart", is_flag=True, help="Begin again, whatever checkpoints are there.")
-@click.option("--overwrite", is_flag=True, help="Replace what is at the output.")
-@click.option("--json", "json_", is_flag=True, help="Print the result as JSON.")
-@click.option("-q", "--quiet", is_flag=True, help="No progress and no notes.")
+@overwrite_flag("Replace what is at the output.")
+@json_flag()
+@quiet_flag()
 def command(arguments: tuple[str, ...], configs: tuple[str, ...], **flags: Any) -> None:
     """Fine-tune as the configuration says; give the same command again after a kill, and it goes on.
 

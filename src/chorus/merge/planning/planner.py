@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from chorus.errors import PlanError, RecipeError, UsageError
@@ -26,6 +27,7 @@ from chorus.merge.recipes.inner import inner_names
 from chorus.merge.recipes.loading import LoadedRecipe, load_recipe
 from chorus.merge.recipes.parameters import check_parameters, check_selector, is_gradient
 from chorus.merge.recipes.schema import Output
+from chorus.runtime import pick_device
 
 
 def plan(
@@ -43,6 +45,8 @@ def plan(
     483400000
     """
     options = options or Options()
+    if options.device == "auto":  # here, since the journal and chorus.json name what it ran on
+        options = replace(options, device=pick_device("auto"))
     loaded = recipe if isinstance(recipe, LoadedRecipe) else load_recipe(recipe)
     methods = _check_recipe(loaded)
     inputs = open_inputs(loaded.recipe, options, weights=weights)

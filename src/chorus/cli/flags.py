@@ -1,0 +1,66 @@
+"""Flags that several commands have, said once: each is a decorator, or makes one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol, TypeVar
+
+import click
+
+F = TypeVar("F", bound=Callable[..., object])
+
+
+class Flag(Protocol):
+    """Adds an option to a command."""
+
+    def __call__(self, command: F, /) -> F: ...
+
+
+def json_flag(what: str = "Print the result as JSON.") -> Flag:
+    """`--json`, as `json_`: one document on stdout in the place of what people read."""
+    return click.option("--json", "json_", is_flag=True, help=what)
+
+
+def quiet_flag(what: str = "No progress and no notes.") -> Flag:
+    """`-q`, as `quiet`: nothing on stderr but errors and warnings."""
+    return click.option("-q", "--quiet", is_flag=True, help=what)
+
+
+def overwrite_flag(what: str = "Replace what is at DIR once the new result is whole.") -> Flag:
+    """`--overwrite`."""
+    return click.option("--overwrite", is_flag=True, help=what)
+
+
+def device_flag(default: str, *, by_config: bool = False) -> Flag:
+    """`--device`; where a configuration says it too (`by_config`) it is None unless it is given."""
+    shown = f"auto, cpu, cuda, cuda:1, mps, xpu.  [default: {default}]"
+    return click.option("--device", default=None if by_config else default, metavar="DEVICE", help=shown)
+
+
+def jobs_flag(*names: str, what: str = "Threads.") -> Flag:
+    """`-j`, as `jobs`; further names of it may be given."""
+    return click.option("-j", "--jobs", *names, type=click.IntRange(1), help=f"{what}  [default: the cores, up to 8]")
+
+
+def out_flag(what: str = "The result's directory.") -> Flag:
+    """`-o`, as `out`, which must be given."""
+    return click.option("-o", "--out", required=True, type=click.Path(), metavar="DIR", help=what)
+
+
+def pickle_flag(command: F) -> F:
+    """`--allow-pickle`."""
+    return click.option("--allow-pickle", is_flag=True, help="Read .bin and .pt files (weights only).")(command)
+
+
+def offline_flag(command: F) -> F:
+    """`--offline`."""
+    return click.option("--offline", is_flag=True, help="Use only what is on disk or in the hub's cache.")(command)
+
+
+def columns_flags(command: F) -> F:
+    """`--columns` and `--audio-dir`: how a manifest of others is read."""
+    named = click.option(
+        "--columns", multiple=True, metavar="OURS=THEIRS", help="What the file calls a column: text=sentence."
+    )
+    placed = click.option("--audio-dir", type=click.Path(), help="What paths count from.  [default: the file's folder]")
+    return named(placed(command))
