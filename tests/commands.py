@@ -69,7 +69,7 @@ class Shared:
 
     def start(self, function: str, arguments: Sequence[str], environment: Mapping[str, str]) -> warm.Fork:
         assert function == "chorus.cli.main:main"
-        command = warm.Call("commands:enter", [self.address, "chorus", *arguments], os.getcwd(), dict(environment))
+        command = warm.ForkCall("commands:enter", [self.address, "chorus", *arguments], os.getcwd(), dict(environment))
         return warm.Fork(self.address, command)
 
     def close(self) -> None:
@@ -95,7 +95,7 @@ def _run(kind: str, arguments: Sequence[str], cwd: Path | None, env: Mapping[str
         command = [sys.executable, *how, *arguments]
         return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
     address = process().address
-    command = warm.Call("commands:enter", [address, kind, *arguments], str(cwd or Path.cwd()), environment)
+    command = warm.ForkCall("commands:enter", [address, kind, *arguments], str(cwd or Path.cwd()), environment)
     with open(os.devnull) as nothing, tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as told:
         with warm.ask(address, command, [f.fileno() for f in (nothing, out, told)]) as answers:
             answers.recv(warm.ANSWER.size, socket.MSG_WAITALL)

@@ -19,7 +19,7 @@ from chorus.extract.task_vector import TaskVectorResult
 from chorus.merge.recipes.loading import LoadedRecipe
 from chorus.merge.runs.engine import Result
 from chorus.train.config import TrainConfig
-from chorus.train.run import Trained
+from chorus.train.facts import Trained
 
 
 def merges() -> None:

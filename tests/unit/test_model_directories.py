@@ -12,11 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
+from chorus.architectures.openai_whisper import transformers_config, transformers_name
 from chorus.checkpoints.directory import open_directory, refuse_quantised, weight_files
 from chorus.checkpoints.dtypes import DTYPES, FLOATS, itemsize, parse_dtype, promote, torch_dtype
 from chorus.checkpoints.lazy_tensor import Checkpoint, FileTensor, HeaderTensor, LazyTensor, MappedFile, MemoryTensor
 from chorus.checkpoints.model import read_json, shard_names
-from chorus.checkpoints.pickled import load_pickle, open_pickles, whisper_config, whisper_name
+from chorus.checkpoints.pickled import load_pickle, open_pickles
 from chorus.checkpoints.safetensors_header import build_header, read_header
 from chorus.checkpoints.task_vector import TASK_VECTOR, apply_task_vector, open_task_vector
 from chorus.errors import CheckpointError
@@ -348,7 +349,7 @@ def test_a_head_of_its_own_is_kept_even_where_the_config_says_tied(tmp_path):
     ],
 )
 def test_openai_whispers_names(theirs, ours):
-    assert whisper_name(theirs) == ours
+    assert transformers_name(theirs) == ours
 
 
 @pytest.mark.parametrize(("vocabulary", "start"), [(51864, 50257), (51865, 50258), (51866, 50258)])
@@ -359,7 +360,7 @@ def test_openai_whispers_dimensions_make_a_config_of_transformers(vocabulary, st
         "n_vocab": vocabulary, "n_mels": 80, "n_audio_ctx": 1500, "n_audio_state": 384, "n_audio_head": 6,
         "n_audio_layer": 4, "n_text_ctx": 448, "n_text_state": 384, "n_text_head": 6, "n_text_layer": 4,
     }  # fmt: skip
-    made = WhisperConfig(**whisper_config(dims))
+    made = WhisperConfig(**transformers_config(dims))
     assert (made.decoder_start_token_id, made.eos_token_id) == (start, start - 1)
     assert (made.encoder_ffn_dim, made.decoder_ffn_dim, made.num_hidden_layers) == (1536, 1536, 4)
 

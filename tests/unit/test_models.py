@@ -63,11 +63,11 @@ def test_what_a_kind_names_is_there(kind):
 
     for config in CONFIGS[kind.name]:
         assert hasattr(transformers, kind.model_class(config))
-    for path in (kind.backbone, kind.decoder if kind.hears else ""):
+    for path in (kind.backbone, kind.decoder if kind.takes_audio else ""):
         module, _, name = path.partition(":")
         assert not path or hasattr(import_module(module), name)
     assert all(hasattr(transformers, name) for name in (kind.tokenizer_class, kind.extractor_class) if name)
-    assert kind.hears == (kind.name != "causal")
+    assert kind.takes_audio == (kind.name != "causal")
     assert kind.decoder == "" or kind.recogniser is not None or kind.name == "whisper"
 
 

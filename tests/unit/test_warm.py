@@ -147,7 +147,7 @@ def test_nothing_is_begun_after_the_process_is_closed():
     """Ctrl-C while the imports run: who waits for a fork is told, and so is who asks later."""
     made = warm.WarmProcess(["json"], {**os.environ, "PYTHONPATH": HERE})
     os.kill(made._process.pid, signal.SIGSTOP)  # as good as an import that takes long
-    waiting = warm.ask(made.address, warm.Call("test_warm:tell", ["0"], "/", {}), (0, 1, 2))
+    waiting = warm.ask(made.address, warm.ForkCall("test_warm:tell", ["0"], "/", {}), (0, 1, 2))
     os.kill(made._process.pid, signal.SIGKILL)
     made.close()
     with pytest.raises(ConnectionResetError), waiting:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -11,15 +12,17 @@ from chorus.cli.output import as_json, note, table
 from chorus.errors import UsageError
 from chorus.tables import Table
 
+if TYPE_CHECKING:
+    from chorus.train.config import TrainConfig
+    from chorus.train.facts import Trained
+
 
 @click.command("train")
 @click.argument("arguments", nargs=-1, metavar="[CONFIG]... [KEY=VALUE]...")
 @click.option(
     "--config", "configs", multiple=True, type=click.Path(), help="A configuration; later ones lie over earlier."
 )
-@click.option(
-    "--task", type=click.Choice(["asr", "translate", "lm"]), help="Lay the configuration over the base.yaml beside it."
-)
+@click.option("--task", metavar="TASK", help="asr, st, lm; and lay the configuration over the base.yaml beside it.")
 @click.option("--print-config", is_flag=True, help="Show what holds after layering, and end.")
 @device_flag("auto", by_config=True)
 @click.option("--joint", is_flag=True, help="One model on all domains at once.")
@@ -84,7 +87,7 @@ def command(arguments: tuple[str, ...], configs: tuple[str, ...], **flags: Any) 
     note(f"next: name {specialist} under models: in a recipe, and chorus merge it", quiet=flags["quiet"])
 
 
-def _told(result: Any) -> str:
+def _told(result: Trained) -> str:
     if result.best is None:
         return f"{result.steps} steps"
     unit = "" if result.metric == "loss" else " %"
@@ -92,7 +95,7 @@ def _told(result: Any) -> str:
     return f"dev {result.metric} {result.best:.2f}{unit}{before}; step {result.best_step} of {result.steps} is kept"
 
 
-def _campaign(config: Any, flags: dict[str, Any], settings: dict[str, Any]) -> None:
+def _campaign(config: TrainConfig, flags: Mapping[str, Any], settings: Mapping[str, bool]) -> None:
     from chorus.train.campaign import plan_jobs, run_jobs
 
     jobs = plan_jobs(
@@ -110,6 +113,6 @@ def _campaign(config: Any, flags: dict[str, Any], settings: dict[str, Any]) -> N
         return
     rows = []
     for job, result in zip(jobs, results, strict=True):
-        numbers = [f"{result[k]:.2f}" if result.get(k) is not None else "-" for k in ("before", "best")]
+        numbers = ["-" if value is None else f"{value:.2f}" for value in (result["before"], result["best"])]
         rows.append((job.name, *numbers, str(result["steps"]), result["directory"]))
     table(Table("", ["", f"dev {config.metric} before", "after", "steps", "directory"], rows))

@@ -1,4 +1,4 @@
-"""CTC encoders: wav2vec2, HuBERT, WavLM, MMS and their like. The best token of each frame is what is heard."""
+"""CTC encoders: wav2vec2, HuBERT, WavLM, MMS and their like. The best token of each frame makes the text."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class CtcRecogniser:
 
     @property
     def batches(self) -> bool:
-        """Group norm runs over time, padding and all: such a model hears one sound at a time."""
+        """Group norm runs over time, padding and all: such a model takes one sound at a time."""
         return self.masks and getattr(self.parts.model.config, "feat_extract_norm", "layer") == "layer"
 
     def values(self, audio: Samples) -> Samples:

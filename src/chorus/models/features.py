@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 else:
     numpy, torch = lazy("numpy"), lazy("torch")
 
-RATE = 16_000  # samples a second that every model here hears
+RATE = 16_000  # samples a second that every model here takes
 FRAMES_PER_SECOND = 100  # of log-mel features, in every model here
 MARGIN = 3  # columns that the last samples still reach (half a window), and one of pure silence
 

@@ -27,10 +27,10 @@ class Kind:
     covers          its models, for people
     recognises      whether a config is one of this kind
     model_class     the class of transformers that loads it (or a `module:Class`)
-    limits          what a model of the kind can write and hear, from its config and tokenizer
+    limits          what a model of the kind can write and take, from its config and tokenizer
     pipeline_tag    the hub's word for what it does
     extractor_class empty where it takes texts alone
-    recogniser      what hears with a loaded model, in training and in evaluation
+    recogniser      what transcribes with a loaded model, in training and in evaluation
     decoder         what transcribes: takes a recogniser, unless the kind has a decoder of its own; empty: nothing does
     backbone        what trains it; empty: nothing does
     peft_task       PEFT's task type; None for speech, whose inputs PEFT's wrappers do not know
@@ -52,8 +52,8 @@ class Kind:
     elsewhere: Mapping[str, Callable[[str], str]] = field(default_factory=dict)
 
     @property
-    def hears(self) -> bool:
-        """Whether it takes recordings."""
+    def takes_audio(self) -> bool:
+        """Or texts alone."""
         return bool(self.extractor_class)
 
 

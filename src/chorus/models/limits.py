@@ -1,4 +1,4 @@
-"""What a model can write and hear: by its tokenizer, its decoder's length, its window, its languages."""
+"""What a model can write and take: by its tokenizer, its decoder's length, its window, its languages."""
 
 from __future__ import annotations
 

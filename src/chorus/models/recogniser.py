@@ -1,4 +1,4 @@
-"""What hears with a loaded model, in training and in evaluation alike."""
+"""What transcribes with a loaded model, in training and in evaluation alike."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ class Recogniser(Protocol):
     """A loaded model of one kind with what turns sounds into its inputs, and its outputs into texts."""
 
     parts: Parts
-    longest_s: float | None  # of audio that it hears at once; None: any
+    longest_s: float | None  # of audio that it takes at once; None: any
 
     @property
     def batches(self) -> bool:
-        """Whether sounds of several lengths may be heard together, with the texts that each has alone."""
+        """Whether sounds of several lengths may share a batch, with the texts that each has alone."""
         ...
 
     def inputs(self, speech: Sequence[Speech]) -> Batch:
@@ -43,7 +43,7 @@ class Recogniser(Protocol):
         self, model: PreTrainedModel, inputs: Batch, *, beam: int = 1, max_new_tokens: int = 200,
         synced_gpus: bool = False,
     ) -> list[str]:  # fmt: skip
-        """What is heard. `model` is the loaded one, or a wrapper around it; its mode and gradients are the caller's.
+        """Hypotheses. `model` is the loaded one, or a wrapper around it; its mode and gradients are the caller's.
 
         `synced_gpus`: every process generates equally long, as sharded models need.
         """

@@ -1,6 +1,6 @@
 """Qwen2-Audio and Qwen2.5-Omni's thinker on audio: a question about a recording, and its answer.
 
-The processors of these models ask for image and video parts (and for torchvision) though only audio is heard, so
+The processors of these models ask for image and video parts (and for torchvision) though only audio is given, so
 that the inputs are put together here: the ChatML text with one `<|AUDIO|>` for each frame that the tower makes,
 log-mel features of thirty seconds and their mask.
 """
@@ -83,7 +83,7 @@ class SpeechLlmRecogniser:
                 "take tokenizer and config from the same model",
             )
 
-    def heard_columns(self, features: Features) -> int:
+    def speech_columns(self, features: Features) -> int:
         """The columns that hold the speech."""
         return max(LEAST_COLUMNS, min(features.shape[1] - MARGIN, self.columns))
 
@@ -93,13 +93,13 @@ class SpeechLlmRecogniser:
         return ids
 
     def sounds(self, features: Sequence[Features], columns: Sequence[int]) -> Batch:
-        """The audio's part of the inputs: features, and which of their columns are heard."""
+        """The audio's part of the inputs: features, and which of their columns hold speech."""
         mask = (torch.arange(self.columns)[None] < torch.tensor(columns)[:, None]).long()
         return {"input_features": self.features.window(features, self.columns), "feature_attention_mask": mask}
 
     def inputs(self, speech: Sequence[Speech]) -> Batch:
         features = [self.features.cached(one.key(), one.audio) for one in speech]
-        columns = [self.heard_columns(one) for one in features]
+        columns = [self.speech_columns(one) for one in features]
         ids = [self.question(one.prompt, n) for one, n in zip(speech, columns, strict=True)]
         return {
             "input_ids": pad(ids, self.padding, left=True),

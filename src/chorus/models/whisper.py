@@ -88,7 +88,7 @@ class LoadedWhisper:
 
 @contextmanager
 def shorter_window(model: PreTrainedModel, positions: int) -> Iterator[None]:
-    """Let a transformers Whisper hear `positions` (a fiftieth of a second each) while the context lasts.
+    """Let a transformers Whisper take `positions` (a fiftieth of a second each) while the context lasts.
 
     The encoder's positions are sinusoids, so that the first rows of their table are the table of the shorter window,
     and five seconds cost a sixth of thirty.

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from chorus.architectures.layouts import layout_of
 from chorus.architectures.roles import Role
@@ -21,18 +21,26 @@ from chorus.train.backbones.protocol import Backbone
 from chorus.train.config import AdapterSettings, TrainConfig
 from chorus.train.processes import is_main
 
+if TYPE_CHECKING:
+    import torch
+    from peft import LoraConfig, PeftModel
+    from transformers import PreTrainedModel
+    from transformers.utils import ModelOutput
+
+    from chorus.models.batches import Batch
+
 ATTENTION_KINDS, LINEAR_KINDS = ("attention",), ("attention", "mlp", "linear")
 CONVERTED = ("pissa", "olora")
 INITIAL = "initial-adapter"
 
 
-def roles_of(model: Any) -> dict[str, Role]:
+def roles_of(model: PreTrainedModel) -> dict[str, Role]:
     """The role of every parameter, by its name in the loaded model."""
     config = {**model.config.to_dict(), "architectures": [type(model).__name__]}
     return layout_of(config, [name for name, _ in model.named_parameters()]).roles
 
 
-def freeze_unlearned(model: Any) -> None:
+def freeze_unlearned(model: PreTrainedModel) -> None:
     """Keep what no training may change, such as Whisper's sinusoidal positions.
 
     Their classes say so when they are built, but transformers 5 forgets it in `from_pretrained` (seen in 5.23).
@@ -43,7 +51,7 @@ def freeze_unlearned(model: Any) -> None:
             parameter.requires_grad_(False)
 
 
-def freeze(model: Any, names: Sequence[str]) -> int:
+def freeze(model: PreTrainedModel, names: Sequence[str]) -> int:
     """Stop these components (or kinds, such as convolution) from learning; returns how many values that are."""
     roles = roles_of(model)
     known = {r.component for r in roles.values()} | {r.kind for r in roles.values()}
@@ -58,7 +66,7 @@ def freeze(model: Any, names: Sequence[str]) -> int:
     return frozen
 
 
-def places(model: Any, settings: AdapterSettings, default_roles: Sequence[str]) -> list[str]:
+def places(model: PreTrainedModel, settings: AdapterSettings, default_roles: Sequence[str]) -> list[str]:
     """The modules that get factors: linear maps of the asked roles, whole names in the model's order.
 
     Raises `RecipeError` where a role or a module matches nothing.
@@ -71,7 +79,7 @@ def places(model: Any, settings: AdapterSettings, default_roles: Sequence[str]) 
     for name in asked:
         if name not in present:
             raise RecipeError([f'adapter.roles: the model has no "{name}"{nearest(name, present)}'])
-    kinds: tuple[Any, ...] = (torch.nn.Linear,)
+    kinds: tuple[type[torch.nn.Module], ...] = (torch.nn.Linear,)
     if isinstance(settings.modules, list):  # convolutions are left out: Whisper cannot run with PEFT's around them
         kinds = (torch.nn.Linear, torch.nn.Embedding)
     linear = {n for n, m in model.named_modules() if isinstance(m, kinds)}
@@ -100,7 +108,7 @@ def _vision_tower(roles: dict[str, Role]) -> str:
     return "".join(f"{p}." for p in parts[: -1 if parts and parts[-1] in ("blocks", "layers") else None])
 
 
-def summary(model: Any, modules: Sequence[str]) -> str:
+def summary(model: PreTrainedModel, modules: Sequence[str]) -> str:
     """What an adapter is placed on, counted by component and kind: suffixes reach further than one thinks."""
     roles = roles_of(model)
     found = Counter(f"{roles[f'{m}.weight'].component} {roles[f'{m}.weight'].kind}" for m in modules)
@@ -118,7 +126,7 @@ def _named(candidates: Iterable[str], endings: Sequence[str], asked: Sequence[st
     return [n for n in names if any(n == e or n.endswith(f".{e}") for e in endings)]
 
 
-def check_ranks(model: Any, modules: Sequence[str], settings: AdapterSettings) -> None:
+def check_ranks(model: PreTrainedModel, modules: Sequence[str], settings: AdapterSettings) -> None:
     """Refuse a rank above what a module can have, and patterns that match nothing."""
     sizes = {n: tuple(m.weight.shape) for n, m in model.named_modules() if n in set(modules)}
     problems = []
@@ -136,16 +144,16 @@ def check_ranks(model: Any, modules: Sequence[str], settings: AdapterSettings) -
 
 
 def attach(
-    model: Any,
+    model: PreTrainedModel,
     config: TrainConfig,
     backbone: Backbone,
     *,
     logs: Path,
-    batches: Any,
-    forward: Any,
+    batches: Callable[[], Iterator[Batch]],
+    forward: Callable[[PreTrainedModel, Batch], ModelOutput],
     resumed: Path | None,
     note: Callable[[str], None],
-) -> Any:
+) -> PeftModel:
     """The model with a new adapter, or with the one that is trained further.
 
     `batches()` yields inputs for EVA's start and `forward(model, inputs)` runs them. `resumed` is a checkpoint whose
@@ -174,14 +182,14 @@ def attach(
     return wrapped
 
 
-def _plain(config: Any) -> Any:
+def _plain(config: LoraConfig) -> LoraConfig:
     config.init_lora_weights = True
     config.eva_config = None
     config.inference_mode = False
     return config
 
 
-def _further(model: Any, adapter: str) -> Any:
+def _further(model: PreTrainedModel, adapter: str) -> PeftModel:
     import peft
 
     if not (Path(adapter) / "adapter_config.json").exists() and Path(adapter).exists():
@@ -192,13 +200,13 @@ def _further(model: Any, adapter: str) -> Any:
         raise CheckpointError(f"{adapter}: does not fit the base ({error})", "check model.adapter") from None
 
 
-def _peft_config(settings: AdapterSettings, modules: Sequence[str], saved: Sequence[str]) -> Any:
+def _peft_config(settings: AdapterSettings, modules: Sequence[str], saved: Sequence[str]) -> LoraConfig:
     import peft
 
-    start: Any = True if settings.init == "default" else settings.init
+    start: bool | str = True if settings.init == "default" else settings.init
     if settings.type in (*CONVERTED, "eva"):
         start = settings.type
-    more: dict[str, Any] = {}
+    more: dict[str, object] = {}
     if settings.type == "eva":
         more["eva_config"] = peft.EvaConfig(rho=2.0)
     if settings.runtime.ephemeral_gpu_offload:
@@ -219,11 +227,13 @@ def _peft_config(settings: AdapterSettings, modules: Sequence[str], saved: Seque
     )
 
 
-def _start_eva(wrapped: Any, batches: Any, forward: Any) -> None:
+def _start_eva(
+    wrapped: PeftModel, batches: Callable[[], Iterator[Batch]], forward: Callable[[PreTrainedModel, Batch], ModelOutput]
+) -> None:
     """Explained-variance start (Paischer et al. 2024): the inputs of each module, as they come, are its directions."""
     from peft import initialize_lora_eva_weights
 
-    def rows(layer_input: Any, model_input: Any, layer_name: str) -> Any:
+    def rows(layer_input: torch.Tensor | tuple[torch.Tensor, ...], model_input: Batch, layer_name: str) -> torch.Tensor:
         values = layer_input[0] if isinstance(layer_input, tuple) else layer_input
         return values.reshape(-1, values.shape[-1])
 
@@ -237,7 +247,7 @@ def _start_eva(wrapped: Any, batches: Any, forward: Any) -> None:
     )
 
 
-def _save_start(wrapped: Any, directory: Path) -> None:
+def _save_start(wrapped: PeftModel, directory: Path) -> None:
     """The factors before training, as PEFT's conversion asks for them."""
     config = wrapped.peft_config["default"]
     start, config.init_lora_weights = config.init_lora_weights, True
@@ -246,24 +256,24 @@ def _save_start(wrapped: Any, directory: Path) -> None:
 
 
 def save_adapter(
-    wrapped: Any,
+    wrapped: PeftModel,
     settings: AdapterSettings | None,
     directory: Path,
     *,
     base: str,
     logs: Path,
-    state: dict[str, Any] | None = None,
+    state: dict[str, torch.Tensor] | None = None,
 ) -> None:
     """Write the adapter as one of the original base, named by what it was loaded from."""
     config = wrapped.peft_config["default"]
     config.base_model_name_or_path = base
     converted = settings is not None and settings.type in CONVERTED
-    more: dict[str, Any] = {"path_initial_model_for_weight_conversion": str(logs / INITIAL)} if converted else {}
+    more: dict[str, object] = {"path_initial_model_for_weight_conversion": str(logs / INITIAL)} if converted else {}
     if state is not None:
         more["state_dict"] = state
     wrapped.save_pretrained(directory, **more)
 
 
-def merged_model(wrapped: Any) -> Any:
+def merged_model(wrapped: PeftModel) -> PreTrainedModel:
     """The base with the adapter in its weights."""
     return wrapped.merge_and_unload()

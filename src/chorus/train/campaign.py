@@ -13,16 +13,16 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Queue
-from typing import Any
 
 from chorus.errors import ChorusError, DataError, UsageError, nearest
 from chorus.runtime import cores, pick_device
-from chorus.train.config import TrainConfig
+from chorus.train.config import RowSource, TrainConfig
+from chorus.train.facts import TrainedJson
 from chorus.train.layers import as_yaml
 from chorus.train.warm import Fork, WarmProcess
 
@@ -97,14 +97,12 @@ def _values(config: TrainConfig, column: str, only: Sequence[str]) -> list[str]:
     return list(only) or found
 
 
-def _part(config: TrainConfig, name: str, where: dict[str, Any]) -> TrainConfig:
+def _part(config: TrainConfig, name: str, where: Mapping[str, object]) -> TrainConfig:
     """The configuration of one job: rows of its value, results and logs in a folder of its own."""
     safe = "".join(c if c.isalnum() or c in "-_." else "_" for c in name).lstrip(".") or "_"
 
-    def narrowed(sources: Any) -> Any:
-        if sources is None:
-            return None
-        return [s.model_copy(update={"where": {**s.where, **where}}) for s in sources]
+    def narrowed(sources: list[RowSource] | None) -> list[RowSource] | None:
+        return sources and [s.model_copy(update={"where": {**s.where, **where}}) for s in sources]
 
     data = config.data.model_copy(
         update={"train": narrowed(config.data.train), "dev": narrowed(config.data.dev), "test": config.data.test}
@@ -120,9 +118,9 @@ def _part(config: TrainConfig, name: str, where: dict[str, Any]) -> TrainConfig:
 
 
 def run_jobs(
-    jobs: Sequence[Job], *, parallel: int | None = None, settings: dict[str, Any] | None = None,
+    jobs: Sequence[Job], *, parallel: int | None = None, settings: Mapping[str, bool] | None = None,
     note: Note = lambda text: None, ended: Callable[[Job], None] = lambda job: None,
-) -> list[dict[str, Any]]:  # fmt: skip
+) -> list[TrainedJson]:  # fmt: skip
     """Run the trainings, some at once, each GPU taking one at a time. Results in the order of the jobs.
 
     `ended` is called, from the thread of its training, whenever one has succeeded.
@@ -134,7 +132,7 @@ def run_jobs(
     free: Queue[str | None] = Queue()
     for i in range(count):
         free.put(devices[i % len(devices)] if devices else None)
-    results: dict[str, dict[str, Any]] = {}
+    results: dict[str, TrainedJson] = {}
     failures: dict[str, str] = {}
     threads = max(1, cores() // count)
     stop = threading.Event()  # set by Ctrl-C: nothing more is begun
@@ -222,9 +220,9 @@ def _start(arguments: list[str], environment: dict[str, str], warm: WarmProcess 
 
 
 def _run_one(
-    job: Job, device: str | None, threads: int, settings: dict[str, Any], note: Note,
+    job: Job, device: str | None, threads: int, settings: Mapping[str, bool], note: Note,
     children: set[Child], warm: WarmProcess | None,
-) -> dict[str, Any]:  # fmt: skip
+) -> TrainedJson:  # fmt: skip
     """One child process: `chorus train` on the job's own configuration; it is among `children` while it runs."""
     logs = Path(job.config.logs_dir)
     logs.mkdir(parents=True, exist_ok=True)
@@ -258,5 +256,5 @@ def _run_one(
         hints = [line.strip() for line in told if line.strip().startswith("hint:")]
         reason = " ".join([*(wrong or told[-1:] or [f"exit code {child.returncode}"]), *hints])
         raise ChorusError(f"{reason} (exit code {child.returncode})")
-    found: dict[str, Any] = json.loads(out)
+    found: TrainedJson = json.loads(out)
     return found

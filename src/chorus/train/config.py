@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
@@ -18,15 +18,15 @@ AdapterKind = Literal["lora", "rslora", "dora", "pissa", "olora", "eva"]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
 
-def _listed(value: Any) -> Any:
+def _listed(value: object) -> object:
     """One value stands for a list of one."""
     return value if isinstance(value, list) or value is None else [value]
 
 
-def _sources(value: Any) -> Any:
+def _sources(value: object) -> object:
     """A path alone stands for a manifest."""
     listed = _listed(value)
-    return listed if listed is None else [{"manifest": v} if isinstance(v, str) else v for v in listed]
+    return listed if not isinstance(listed, list) else [{"manifest": v} if isinstance(v, str) else v for v in listed]
 
 
 def _task(value: str) -> str:
@@ -53,7 +53,7 @@ class RowSource(Strict):
     shuffle_buffer: int = Field(default=1000, ge=1)  # rows of a stream that are mixed
     columns: dict[str, str] = Field(default_factory=dict)
     audio_dir: str | None = None  # what a manifest's paths count from, where not from its own folder
-    where: dict[str, Any] = Field(default_factory=dict)
+    where: dict[str, object] = Field(default_factory=dict)
     language: str = ""
     domain: str = ""
     limit: int | None = Field(default=None, ge=1)
@@ -70,7 +70,7 @@ class RowSource(Strict):
 Sources = Annotated[list[RowSource], BeforeValidator(_sources)]
 
 
-class BaseSettings(Strict):
+class StartSettings(Strict):
     """Where training starts."""
 
     base: str = Field(min_length=1)
@@ -225,7 +225,7 @@ class TrainConfig(Strict):
     output: str = ""  # else artifacts/<task>[/<name>]
     logs: str = ""  # else runs/<task>[/<name>]
     device: str = "auto"
-    model: BaseSettings
+    model: StartSettings
     data: DataSettings
     adapter: AdapterSettings | None = None
     train: Train = Field(default_factory=Train)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -17,9 +17,13 @@ from chorus.train.backbones.protocol import Backbone, Example
 from chorus.train.config import Augment
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.random import Generator
+    from numpy.typing import NDArray
 
     from chorus.data.audio import Audio
+    from chorus.models.features import Features
+    from chorus.train.rows import Stream
 numpy = lazy("numpy")
 
 MEGABATCH = 50  # batches within which rows are sorted by length
@@ -51,7 +55,7 @@ class TrainingSet(torch.utils.data.Dataset[Example]):
 class StreamedSet(torch.utils.data.IterableDataset[Example]):
     """Examples of a streamed dataset, mixed by its buffer; what cannot be learnt is passed over."""
 
-    def __init__(self, rows: Any, backbone: Backbone, augment: Augment, seed: int) -> None:
+    def __init__(self, rows: Stream, backbone: Backbone, augment: Augment, seed: int) -> None:
         self.rows, self.backbone, self.augment, self.seed = rows, backbone, augment, seed
         self.epoch = 0
 
@@ -96,9 +100,9 @@ class EpochSampler(torch.utils.data.Sampler[Draw]):
         for index in order:
             yield epoch, int(index)
 
-    def _grouped(self, order: Any, rng: Generator) -> Any:
+    def _grouped(self, order: NDArray[np.int64], rng: Generator) -> list[int]:
         size = MEGABATCH * self.batch_size
-        batches: list[Any] = []
+        batches: list[list[int]] = []
         for start in range(0, len(order), size):
             part = sorted(order[start : start + size], key=lambda i: (-self.lengths[i], i))
             batches += [part[i : i + self.batch_size] for i in range(0, len(part), self.batch_size)]
@@ -123,7 +127,7 @@ def changed(audio: Audio, augment: Augment, rng: Generator) -> Audio:
     return audio
 
 
-def masked(features: Any, augment: Augment, rng: Generator) -> Any:
+def masked(features: Features, augment: Augment, rng: Generator) -> Features:
     """SpecAugment (Park et al. 2019) on [mels, columns]: bands of mels and of frames fall silent."""
     if not (augment.mask_features or augment.mask_times):
         return features

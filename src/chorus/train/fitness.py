@@ -9,7 +9,7 @@ from chorus.train.rows import TrainingRows, shown
 
 
 def keep_what_fits(rows: TrainingRows, backbone: Backbone, *, skip_bad: bool) -> None:
-    """Take out of the rows what is too long to be heard; refuse (or take out) texts and languages it cannot write."""
+    """Take out of the rows what is too long for the model; refuse (or take out) texts and languages it cannot write."""
     for name in ("train", "dev"):
         utterances = getattr(rows, name)
         unfit = _unfit(utterances, backbone)
@@ -20,7 +20,7 @@ def keep_what_fits(rows: TrainingRows, backbone: Backbone, *, skip_bad: bool) ->
         for kind, names in told.items():
             rows.left_out.setdefault(kind, []).extend(names)
         dropped = {id(u) for members in unfit.values() for u, _ in members}
-        setattr(rows, name, _heard_whole([u for u in utterances if id(u) not in dropped], backbone, rows))
+        setattr(rows, name, _short_enough([u for u in utterances if id(u) not in dropped], backbone, rows))
     if not rows.train and rows.stream is None:
         raise DataError("no training rows are left", "; ".join(f"{len(n)} {r}" for r, n in rows.left_out.items()))
 
@@ -38,7 +38,7 @@ def _unfit(utterances: list[Utterance], backbone: Backbone) -> dict[str, list[tu
     return found
 
 
-def _heard_whole(utterances: list[Utterance], backbone: Backbone, rows: TrainingRows) -> list[Utterance]:
+def _short_enough(utterances: list[Utterance], backbone: Backbone, rows: TrainingRows) -> list[Utterance]:
     longest = backbone.longest_s
     if longest is None:
         return utterances

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from chorus.errors import RecipeError, nearest
 
@@ -41,24 +40,24 @@ TABLE: dict[str, str] = {
     "merge_lora": "adapter.merge",
     "freeze_encoder": "model.freeze: [encoder]",
 }
-DEFAULTS: dict[str, Any] = {  # of that script, where they are not Chorus's
+DEFAULTS: dict[str, dict[str, float]] = {  # of that script, where they are not Chorus's
     "train": {"epochs": 5, "learning_rate": 5e-5, "warmup": 0.08, "batch_size": 2, "accumulation": 4},
     "adapter": {"rank": 16, "alpha": 32, "dropout": 0.05},
 }
 KINDS = ("pissa", "olora", "eva")
 
 
-def is_guide(document: Mapping[str, Any]) -> bool:
+def is_guide(document: Mapping[str, object]) -> bool:
     """Whether a configuration has the flat keys: several of them, and none of Chorus's sections."""
     return bool(set(document) & {"base_model", "train_csv", "val_csv", "lora_r"}) and not (
         set(document) & {"model", "data", "train", "adapter"}
     )
 
 
-def translate(document: Mapping[str, Any], source: str) -> dict[str, Any]:
+def translate(document: Mapping[str, object], source: str) -> dict[str, object]:
     """The same settings in Chorus's keys. `RecipeError` names unknown keys and values."""
     problems = [f"{key}: unknown key{nearest(key, TABLE)}" for key in document if key not in TABLE]
-    result: dict[str, Any] = {section: dict(values) for section, values in DEFAULTS.items()}
+    result: dict[str, object] = {section: dict(values) for section, values in DEFAULTS.items()}
     for key, value in document.items():
         target = TABLE.get(key, "")
         if value is None or not target:
@@ -75,7 +74,7 @@ def translate(document: Mapping[str, Any], source: str) -> dict[str, Any]:
         elif key in ("lora_runtime_config", "lora_rank_pattern", "lora_alpha_pattern", "dora_ephemeral_offload"):
             _put(result, target, value)
         elif key in ("lora_target_modules", "modules_to_save"):
-            names = value.replace(",", " ").split() if isinstance(value, str) else list(value)
+            names = str(value).replace(",", " ").split() if not isinstance(value, list) else value
             # the script's default asks for "o_proj", which Whisper calls out_proj
             _put(result, target, ["out_proj" if n == "o_proj" else n for n in names])
         else:
@@ -85,7 +84,7 @@ def translate(document: Mapping[str, Any], source: str) -> dict[str, Any]:
     return result
 
 
-def _start(result: dict[str, Any], value: Any) -> list[str]:
+def _start(result: dict[str, object], value: object) -> list[str]:
     """`lora_init`: true, or a name."""
     name = str(value).lower()
     if name in ("true", "default"):
@@ -99,8 +98,12 @@ def _start(result: dict[str, Any], value: Any) -> list[str]:
     return [f"lora_init: {value!r} is not known here{nearest(name, (*KINDS, 'gaussian', 'orthogonal', 'true'))}"]
 
 
-def _put(document: dict[str, Any], place: str, value: Any) -> None:
-    *sections, key = place.split(".")
-    for section in sections:
-        document = document.setdefault(section, {})
-    document[key] = value
+def _put(document: dict[str, object], place: str, value: object) -> None:
+    """Set a dotted key, opening its sections."""
+    section, dot, rest = place.partition(".")
+    if not dot:
+        document[place] = value
+        return
+    inner = document.setdefault(section, {})
+    assert isinstance(inner, dict)
+    _put(inner, rest, value)

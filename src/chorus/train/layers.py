@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -43,15 +42,16 @@ ELSEWHERE = {  # what other tools call a key
 }
 
 
-def load_train_config(
-    *sources: str | Path | Mapping[str, Any], overrides: Sequence[str] = (), task: str | None = None
-) -> TrainConfig:
+Layer = str | Path | Mapping[str, object]  # a file, or a map as one holds it
+
+
+def load_train_config(*sources: Layer, overrides: Sequence[str] = (), task: str | None = None) -> TrainConfig:
     """Files (or maps), later ones over earlier, `key=value` over all. `RecipeError` with every problem found.
 
     With `task`, a `base.yaml` beside the first file is laid under it. Relative paths in a file count from the
     working directory, as on the command line. A file with the flat keys of whisper.cpp-finetuning is understood.
     """
-    merged: dict[str, Any] = {}
+    merged: dict[str, object] = {}
     names = []
     for source in _with_base(sources, task):
         document, name, _ = read_document(source)
@@ -72,8 +72,8 @@ def load_train_config(
         raise RecipeError(problems, hint, source_name) from None
 
 
-def _with_base(sources: Sequence[str | Path | Mapping[str, Any]], task: str | None) -> list[Any]:
-    found: list[Any] = list(sources)
+def _with_base(sources: Sequence[Layer], task: str | None) -> list[Layer]:
+    found = list(sources)
     if task and found and not isinstance(found[0], Mapping):
         first = Path(found[0])
         for name in ("base.yaml", "base.yml", "base.json"):
@@ -83,20 +83,20 @@ def _with_base(sources: Sequence[str | Path | Mapping[str, Any]], task: str | No
     return found
 
 
-def lay_over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+def lay_over(below: Mapping[str, object], above: Mapping[str, object]) -> dict[str, object]:
     """Maps merge key by key; anything else is replaced; null takes a key away."""
     merged = dict(below)
     for key, value in above.items():
         if value is None:
             merged.pop(key, None)
-        elif isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
-            merged[key] = lay_over(merged[key], value)
+        elif isinstance(value, Mapping) and isinstance(under := merged.get(key), Mapping):
+            merged[key] = lay_over(under, value)
         else:
             merged[key] = value
     return merged
 
 
-def parse_override(text: str) -> dict[str, Any]:
+def parse_override(text: str) -> dict[str, object]:
     """`train.learning_rate=1e-5` as a map; the value is read as YAML.
 
     >>> parse_override("train.learning_rate=1e-5")
@@ -119,10 +119,10 @@ def parse_override(text: str) -> dict[str, Any]:
     if isinstance(value, str):
         with suppress(ValueError):
             value = float(value)  # YAML 1.1 takes 1e-5 for a text
-    document: Any = value
+    document = value
     for part in reversed(key.split(".")):
         document = {part: document}
-    found: dict[str, Any] = document
+    found: dict[str, object] = document
     return found
 
 

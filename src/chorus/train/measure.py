@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 from chorus.data.utterance import Utterance
 from chorus.models.languages import unspaced
-from chorus.tasks.counts import edits as counted
-from chorus.tasks.counts import total
+from chorus.tasks.counts import align, total
 from chorus.tasks.normalise import Normalise
 from chorus.train.backbones.protocol import Backbone
 from chorus.train.config import TrainConfig
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 def with_metric(config: TrainConfig, dev: Sequence[Utterance]) -> TrainConfig:
@@ -24,10 +26,10 @@ def with_metric(config: TrainConfig, dev: Sequence[Utterance]) -> TrainConfig:
     return config.model_copy(update={"dev": config.dev.model_copy(update={"metric": name})})
 
 
-def edits(references: Sequence[str], heard: Sequence[str]) -> dict[str, int]:
-    """Summed edits and lengths, in words and in characters; an empty reference makes every heard word an edit."""
-    pairs = list(zip(references, heard, strict=True))
-    words, characters = (total(counted(r, h, unit) for r, h in pairs) for unit in ("words", "characters"))
+def edits(references: Sequence[str], hypotheses: Sequence[str]) -> dict[str, int]:
+    """Summed edits and lengths, in words and in characters; for an empty reference every word is an edit."""
+    words = total(one.counts for one in align(references, hypotheses, "words"))
+    characters = total(one.counts for one in align(references, hypotheses, "characters"))
     return {
         "word_edits": words.errors, "words": words.length, "char_edits": characters.errors, "chars": characters.length
     }  # fmt: skip
@@ -35,7 +37,7 @@ def edits(references: Sequence[str], heard: Sequence[str]) -> dict[str, int]:
 
 def error_rates(
     backbone: Backbone,
-    model: Any,
+    model: PreTrainedModel,
     utterances: Sequence[Utterance],
     *,
     normalise: Normalise,
@@ -53,15 +55,16 @@ def error_rates(
     ordered = sorted(utterances, key=lambda u: -u.duration_s)
     mine = ordered[rank::processes]
     batches = math.ceil(math.ceil(len(ordered) / processes) / batch_size)
-    references, heard = [], []
+    references: list[str] = []
+    hypotheses: list[str] = []
     for i in range(batches):
         part = mine[i * batch_size : (i + 1) * batch_size]
         texts = backbone.transcribe(
             model, part or ordered[:1], max_new_tokens=max_new_tokens, window_s=window_s, synced_gpus=synced_gpus
         )
         references += [normalise(u.row.text) for u in part]
-        heard += [normalise(t) for t in texts[: len(part)]]
-    return edits(references, heard)
+        hypotheses += [normalise(t) for t in texts[: len(part)]]
+    return edits(references, hypotheses)
 
 
 def rates(sums: dict[str, int]) -> dict[str, float]:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import yaml
 
@@ -17,10 +16,14 @@ from chorus.checkpoints.writer import appearing_whole, explained, write_text
 from chorus.provenance import licence_of, versions
 from chorus.train.adapters import merged_model, save_adapter
 from chorus.train.config import TrainConfig
+from chorus.train.facts import Curve, DataFacts, Identity, TrainingFacts
 from chorus.train.progress import plot_curve
 from chorus.train.rows import TrainingRows, counts
 
 if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, TrainerState
+
     from chorus.train.backbones.protocol import Backbone
 
 PROVENANCE, CURVE = "chorus.json", "curve.png"
@@ -28,8 +31,8 @@ SHARD = "5GB"
 
 
 def save_result(
-    model: Any, backbone: Backbone, config: TrainConfig, facts: dict[str, Any], *, overwrite: bool, logs: Path,
-    state: dict[str, Any] | None = None,
+    model: PreTrainedModel, backbone: Backbone, config: TrainConfig, facts: TrainingFacts, *, overwrite: bool,
+    logs: Path, state: dict[str, torch.Tensor] | None = None,
 ) -> Path:  # fmt: skip
     """Write the result's directory, whole or not at all; the merged model of an adapter beside it.
 
@@ -78,9 +81,7 @@ def _side_files(backbone: Backbone, directory: Path) -> None:
             (directory / generation.name).write_bytes(generation.read_bytes())
 
 
-def _paperwork(
-    directory: Path, config: TrainConfig, facts: dict[str, Any], *, adapter: bool, pipeline_tag: str
-) -> None:
+def _paperwork(directory: Path, config: TrainConfig, facts: TrainingFacts, *, adapter: bool, pipeline_tag: str) -> None:
     write_json(directory / PROVENANCE, facts)
     write_text(directory / "README.md", card(config, facts, adapter=adapter, pipeline_tag=pipeline_tag))
     curve = facts["curve"]
@@ -90,8 +91,14 @@ def _paperwork(
 
 
 def provenance(
-    config: TrainConfig, rows: TrainingRows, *, curve: Mapping[str, Any], state: Any, sizes: tuple[int, int]
-) -> dict[str, Any]:
+    config: TrainConfig,
+    rows: TrainingRows,
+    identity: Identity,
+    *,
+    points: Curve,
+    state: TrainerState,
+    sizes: tuple[int, int],
+) -> TrainingFacts:
     """Settings, data, versions and the curve; no times, hosts or absolute paths, so that it can be compared."""
     return {
         "chorus": __version__,
@@ -99,16 +106,8 @@ def provenance(
         "versions": versions(("accelerate", "peft", "tokenizers", "soundfile", "soxr")),
         "base_model": public_name(config.model.base),
         "base_revision": config.model.revision,
-        "config": _public(config.model_dump(mode="json", exclude={"output", "logs", "device"})),
-        "data": {
-            "manifests": rows.hashes,
-            "train_rows": len(rows.train),
-            "train_hours": round(rows.hours, 4),
-            "dev_rows": len(rows.dev),
-            "left_out": {reason: len(names) for reason, names in rows.left_out.items()},
-            **{column: counts(rows.train, column) for column in ("language", "domain") if counts(rows.train, column)},
-            "speakers": len(counts(rows.train, "speaker")),
-        },
+        "config": _public_map(config.model_dump(mode="json", exclude={"output", "logs", "device"})),
+        "data": _data_facts(rows),
         "steps": state.global_step,
         "best_step": state.best_global_step or state.global_step,
         "metric": config.metric,
@@ -116,14 +115,36 @@ def provenance(
         "best": round(state.best_metric, 4) if state.best_metric is not None else None,
         "trained_parameters": sizes[0],
         "parameters": sizes[1],
-        "curve": dict(curve),
+        "curve": points,
+        **identity,
     }
 
 
-def _public(value: Any) -> Any:
+def _data_facts(rows: TrainingRows) -> DataFacts:
+    found = DataFacts(
+        manifests=rows.hashes,
+        train_rows=len(rows.train),
+        train_hours=round(rows.hours, 4),
+        dev_rows=len(rows.dev),
+        left_out={reason: len(names) for reason, names in rows.left_out.items()},
+        speakers=len(counts(rows.train, "speaker")),
+    )
+    languages, domains = counts(rows.train, "language"), counts(rows.train, "domain")
+    if languages:
+        found["language"] = languages
+    if domains:
+        found["domain"] = domains
+    return found
+
+
+def _public_map(settings: dict[str, object]) -> dict[str, object]:
+    return {key: _public(value) for key, value in settings.items()}
+
+
+def _public(value: object) -> object:
     """Settings with local paths cut to their last part."""
     if isinstance(value, dict):
-        return {k: _public(v) for k, v in value.items()}
+        return _public_map(value)
     if isinstance(value, list):
         return [_public(v) for v in value]
     return public_name(value) if isinstance(value, str) and "/" in value and looks_local(value) else value
@@ -133,11 +154,11 @@ def _way(config: TrainConfig) -> str:
     return config.adapter.type if config.adapter else "adapter" if config.model.adapter else "full fine-tune"
 
 
-def card(config: TrainConfig, facts: Mapping[str, Any], *, adapter: bool, pipeline_tag: str) -> str:
+def card(config: TrainConfig, facts: TrainingFacts, *, adapter: bool, pipeline_tag: str) -> str:
     """README.md as the hub reads it."""
     base = str(facts["base_model"])
     local = Path(config.model.base)
-    front: dict[str, Any] = {
+    front: dict[str, object] = {
         "base_model": base,
         "base_model_relation": "adapter" if adapter else "finetune",
         "library_name": "peft" if adapter else "transformers",
@@ -165,7 +186,7 @@ def card(config: TrainConfig, facts: Mapping[str, Any], *, adapter: bool, pipeli
     return "\n".join(lines)
 
 
-def _measured(facts: Mapping[str, Any]) -> list[str]:
+def _measured(facts: TrainingFacts) -> list[str]:
     if facts["best"] is None:
         return []
     unit = "" if facts["metric"] == "loss" else f" % (normaliser: {facts['normaliser']})"

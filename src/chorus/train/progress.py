@@ -6,15 +6,19 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from transformers import TrainerCallback
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from chorus.errors import MissingExtraError
 from chorus.lazy import lazy
+from chorus.train.facts import Curve, Logged
 
-rich_progress = lazy("rich.progress")
-rich_console = lazy("rich.console")
+if TYPE_CHECKING:
+    import rich.console as rich_console
+    import rich.progress as rich_progress
+else:
+    rich_progress, rich_console = lazy("rich.progress"), lazy("rich.console")
 
 LINE_EVERY_S = 10.0
 INK, LOSS, DEV, GRID = "#1f2937", "#9ca3af", "#c2410c", "#e5e7eb"
@@ -27,11 +31,13 @@ class Progress(TrainerCallback):
         self.label, self.hours, self.metric, self.quiet = label, hours_per_epoch, metric, quiet
         self.loss: float | None = None
         self.dev: float | None = None
-        self.bar: Any = None
+        self.bar: rich_progress.Progress | None = None
         self.started = self.last = 0.0
         self.first_step = 0
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **more: object
+    ) -> None:
         self.started = self.last = time.monotonic()
         self.first_step = state.global_step
         if self.quiet or not state.is_world_process_zero or not sys.stderr.isatty():
@@ -46,7 +52,14 @@ class Progress(TrainerCallback):
         self.bar.start()
         self.task = self.bar.add_task(self.label, total=state.max_steps, completed=state.global_step, facts="")
 
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **more: Any) -> None:
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: Logged | None = None,
+        **more: object,
+    ) -> None:
         logs = logs or {}
         self.loss = logs.get("loss", self.loss)
         value = logs.get(f"eval_{self.metric}")
@@ -55,7 +68,9 @@ class Progress(TrainerCallback):
             if not self.quiet and state.is_world_process_zero and self.bar is None:
                 self._line(state)
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **more: object
+    ) -> None:
         if self.quiet or not state.is_world_process_zero:
             return
         if self.bar is not None:
@@ -63,7 +78,9 @@ class Progress(TrainerCallback):
         elif time.monotonic() - self.last >= LINE_EVERY_S:
             self._line(state)
 
-    def on_train_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **more: object
+    ) -> None:
         self.close()
 
     def close(self) -> None:
@@ -71,7 +88,7 @@ class Progress(TrainerCallback):
             self.bar.stop()
             self.bar = None
 
-    def _line(self, state: Any) -> None:
+    def _line(self, state: TrainerState) -> None:
         self.last = time.monotonic()
         if not state.max_steps:
             print(f"{self.label}: before it, {self.facts(state)}", file=sys.stderr, flush=True)
@@ -81,8 +98,8 @@ class Progress(TrainerCallback):
         text = f"{self.label}: step {state.global_step} of {state.max_steps}, {self.facts(state)}, {left:.0f} s left"
         print(text, file=sys.stderr, flush=True)
 
-    def facts(self, state: Any) -> str:
-        """Loss, dev error rate, and how many times faster than speech is heard it learns."""
+    def facts(self, state: TrainerState) -> str:
+        """Loss, dev error rate, and how many seconds of speech it learns from in one."""
         parts = []
         if self.loss is not None:
             parts.append(f"loss {self.loss:.3f}")
@@ -96,9 +113,9 @@ class Progress(TrainerCallback):
         return ", ".join(parts)
 
 
-def curve(history: Sequence[dict[str, Any]], metric: str) -> dict[str, list[list[float]]]:
+def curve(history: Sequence[Logged], metric: str) -> Curve:
     """The numbers of a learning curve: [step, value] of the loss and of the dev measures."""
-    found: dict[str, list[list[float]]] = {"loss": [], "dev_loss": [], f"dev_{metric}": []}
+    found: Curve = {"loss": [], "dev_loss": [], f"dev_{metric}": []}
     for entry in history:
         for key, name in (("loss", "loss"), ("eval_loss", "dev_loss"), (f"eval_{metric}", f"dev_{metric}")):
             if key in entry:
@@ -106,9 +123,7 @@ def curve(history: Sequence[dict[str, Any]], metric: str) -> dict[str, list[list
     return {k: v for k, v in found.items() if v}
 
 
-def plot_curve(
-    points: dict[str, list[list[float]]], metric: str, target: Path, title: str, best_step: int | None
-) -> None:
+def plot_curve(points: Curve, metric: str, target: Path, title: str, best_step: int | None) -> None:
     """The curve as a picture: loss on the left axis, dev error rate on the right, the kept checkpoint marked."""
     try:
         import matplotlib

@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from chorus.errors import OutputError
-from chorus.identity import file_hash
-from chorus.identity import fingerprint as of_facts
+from chorus.identity import file_hash, fingerprint
 from chorus.train.adapters import INITIAL
 from chorus.train.config import TrainConfig
+from chorus.train.facts import Logged, TrainingFacts
 from chorus.train.processes import is_main
 from chorus.train.rows import shown
 from chorus.train.trainer import WHOLE, drop_broken, last_whole
+
+if TYPE_CHECKING:
+    from chorus.train.trainer import SpeechTrainer
 
 START = "start.json"  # what was measured before the first step
 UNIMPORTANT = ("workers", "report_to", "keep_checkpoints", "log_steps")  # they do not change the result
@@ -28,24 +31,24 @@ def identity(name: str, commit: str | None) -> dict[str, str]:
     return {path.name: file_hash(path) for path in sorted(directory.glob("*.safetensors"))}
 
 
-def fingerprint(config: TrainConfig, *identities: dict[str, str]) -> str:
+def training_fingerprint(config: TrainConfig, *identities: dict[str, str]) -> str:
     """What decides the result: settings, manifests and base, not where it is written or on what it runs."""
     settings = config.model_dump(mode="json", exclude={"output", "logs", "device", "name"})
     for key in UNIMPORTANT:
         settings["train"].pop(key)
-    return of_facts(settings=settings, inputs=identities)
+    return fingerprint(settings=settings, inputs=identities)
 
 
-def finished(directory: Path, mark: str, *, overwrite: bool) -> dict[str, Any] | None:
-    """The facts of a finished training with the same fingerprint; `OutputError` where something else is in the way."""
+def finished(directory: Path, wanted: str, *, overwrite: bool) -> TrainingFacts | None:
+    """The facts of a finished training with the wanted fingerprint; `OutputError` where something else is there."""
     inside = sorted(path.parent.name for path in directory.glob("*/chorus.json"))
     if inside:  # those of a campaign of the same name; replacing this folder would take them away
         raise OutputError(f"{directory}: holds other results ({shown(inside)})", "choose another output or name")
     if overwrite or not directory.exists() or not any(directory.iterdir()):
         return None
     path = directory / "chorus.json"
-    facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    if facts.get("fingerprint") != mark:
+    facts: TrainingFacts | None = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    if facts is None or facts.get("fingerprint") != wanted:
         raise OutputError(
             f"{directory}: holds something else, or a training with other settings or data",
             "choose another output or name, or pass --overwrite",
@@ -53,22 +56,22 @@ def finished(directory: Path, mark: str, *, overwrite: bool) -> dict[str, Any] |
     return facts
 
 
-def start_measure(made: Any, logs: Path, *, measured: bool, resumed: bool) -> list[dict[str, Any]]:
+def start_measure(trainer: SpeechTrainer, logs: Path, *, measured: bool, resumed: bool) -> list[Logged]:
     """Step 0 of the curve: measured once, kept for when the training is resumed."""
     path = logs / START
     if resumed and path.exists():
-        found: list[dict[str, Any]] = json.loads(path.read_text())
+        found: list[Logged] = json.loads(path.read_text())
         return found
-    if not measured or resumed or not made.plain:  # sharded models are put together when the training begins
+    if not measured or resumed or not trainer.plain:  # sharded models are put together when the training begins
         return []
-    metrics = made.evaluate()
-    if made.args.should_save:
+    metrics = trainer.evaluate()
+    if trainer.args.should_save:
         logs.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps([{"step": 0, **metrics}]))
     return [{"step": 0, **metrics}]
 
 
-def resume_point(logs: Path, mark: str, *, restart: bool) -> Path | None:
+def resume_point(logs: Path, wanted: str, *, restart: bool) -> Path | None:
     """The last whole checkpoint of the same training; `OutputError` where it belongs to another."""
     main = is_main()
     if restart and main:
@@ -81,7 +84,7 @@ def resume_point(logs: Path, mark: str, *, restart: bool) -> Path | None:
         (logs / START).unlink(missing_ok=True)
     if last is None:
         return None
-    if json.loads((last / WHOLE).read_text())["fingerprint"] != mark:
+    if json.loads((last / WHOLE).read_text())["fingerprint"] != wanted:
         raise OutputError(
             f"{logs}: the checkpoints there belong to a training with other settings or data",
             "choose another logs or name, or pass --restart to begin again",

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from chorus.data.audio import info
 from chorus.data.manifest import Row, read_manifest, select
@@ -18,7 +18,7 @@ from chorus.identity import file_hash
 from chorus.train.config import RowSource, TrainConfig
 
 if TYPE_CHECKING:
-    pass
+    from chorus.data.hub import DatasetRows
 
 SHOWN = 5
 
@@ -27,7 +27,7 @@ SHOWN = 5
 class Stream:
     """The rows of a streamed dataset, each with what its audio cell holds, filtered as the source says."""
 
-    rows: Any
+    rows: DatasetRows
     source: RowSource
     language: str
 
@@ -35,7 +35,7 @@ class Stream:
         """Another order for each epoch, the same after a resume."""
         self.rows.dataset.set_epoch(epoch)
 
-    def __iter__(self) -> Iterator[tuple[Row, Any]]:
+    def __iter__(self) -> Iterator[tuple[Row, object]]:
         taken = 0
         for row, value in self.rows:
             named = _named(row, self.source)
@@ -164,7 +164,7 @@ def _named(row: Row, source: RowSource) -> Row:
     return replace(row, language=row.language or source.language, domain=row.domain or source.domain)
 
 
-def _open(source: RowSource, role: str) -> Any:
+def _open(source: RowSource, role: str) -> DatasetRows:
     from chorus.data.hub import DatasetRows, open_dataset
 
     assert source.dataset

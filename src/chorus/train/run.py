@@ -3,39 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from chorus.errors import ChorusError, DataError
 from chorus.runtime import claim_device, quiet_libraries, seed_everything
 from chorus.train.config import LANGUAGE_MODELLING, TrainConfig
 from chorus.train.environment import need_extra, need_optimizer, need_reporters
+from chorus.train.facts import Identity, Trained, TrainingFacts
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+    from transformers.utils import ModelOutput
+
+    from chorus.models.batches import Batch
+    from chorus.train.backbones.protocol import Backbone
+    from chorus.train.progress import Progress
     from chorus.train.rows import TrainingRows
+    from chorus.train.trainer import SpeechTrainer
 
 Note = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Trained:
-    """What a training made."""
-
-    directory: Path
-    steps: int
-    best_step: int
-    metric: str
-    best: float | None
-    before: float | None
-    waited_share: float = 0.0  # of the time in the loop, spent waiting for data
-    merged: Path | None = None
-    reused: bool = False
-    left_out: dict[str, int] = field(default_factory=dict)
-
-    def as_dict(self) -> dict[str, Any]:
-        found = {**vars(self), "directory": str(self.directory)}
-        return {**found, "merged": str(self.merged) if self.merged else None}
 
 
 def train(
@@ -62,7 +50,7 @@ def train(
     from chorus.train.fitness import keep_what_fits
     from chorus.train.measure import with_metric
     from chorus.train.processes import is_main
-    from chorus.train.resume import fingerprint, finished, identity
+    from chorus.train.resume import finished, identity, training_fingerprint
     from chorus.train.rows import gather
 
     if not is_main():
@@ -77,8 +65,8 @@ def train(
         rows = gather(config, needs_audio=needs_audio, skip_bad=skip_bad, allow_leakage=allow_leakage)
         base = identity(config.model.base, read_config(origin_of(config)).get("_commit_hash"))
         adapter = identity(config.model.adapter, None) if config.model.adapter else {}
-        mark = fingerprint(config, rows.hashes, base, adapter)
-        facts = finished(Path(config.output_dir), mark, overwrite=overwrite or restart)
+        fingerprint = training_fingerprint(config, rows.hashes, base, adapter)
+        facts = finished(Path(config.output_dir), fingerprint, overwrite=overwrite or restart)
         if facts is not None:
             note(f"{config.output_dir} is there already, made with the same settings from the same data")
             return _trained(config, facts, reused=True)
@@ -89,7 +77,7 @@ def train(
         for text in backbone.warnings():
             note(f"WARNING: {text}")
         config = with_metric(config, rows.dev)
-        job = _Job(config, rows, backbone, device, {"fingerprint": mark, "base": base}, note)
+        job = _Job(config, rows, backbone, device, {"fingerprint": fingerprint, "base": base}, note)
         return job.run(restart=restart, overwrite=overwrite or restart, quiet=quiet, label=label)
 
 
@@ -97,7 +85,7 @@ def _silent(text: str) -> None:
     """What the other processes have to say."""
 
 
-def _trained(config: TrainConfig, facts: dict[str, Any], **more: Any) -> Trained:
+def _trained(config: TrainConfig, facts: TrainingFacts, *, waited_share: float = 0.0, reused: bool = False) -> Trained:
     """The result as its provenance tells it."""
     from chorus.train.outputs import merged_dir
 
@@ -112,7 +100,8 @@ def _trained(config: TrainConfig, facts: dict[str, Any], **more: Any) -> Trained
         before=points[0][1] if points and points[0][0] == 0 else None,
         merged=merged_dir(Path(config.output_dir)) if merged else None,
         left_out=facts["data"]["left_out"],
-        **more,
+        waited_share=waited_share,
+        reused=reused,
     )
 
 
@@ -122,9 +111,9 @@ class _Job:
 
     config: TrainConfig
     rows: TrainingRows
-    backbone: Any
+    backbone: Backbone
     device: str
-    identity: dict[str, Any]
+    identity: Identity
     note: Note
 
     def run(self, *, restart: bool, overwrite: bool, quiet: bool, label: str) -> Trained:
@@ -139,27 +128,28 @@ class _Job:
             self.note(f"going on from {resumed}")
         model, sizes = self._model(logs, resumed)
         bar = Progress(label, hours_per_epoch=self.rows.hours, metric=config.metric, quiet=quiet)
-        made = self._trainer(model, logs, bar)
-        start = resume.start_measure(made, logs, measured=bool(made.dev), resumed=resumed is not None)
+        training = self._trainer(model, logs, bar)
+        start = resume.start_measure(training, logs, measured=bool(training.dev), resumed=resumed is not None)
         try:
-            result = made.train(resume_from_checkpoint=str(resumed) if resumed else None)
+            result = training.train(resume_from_checkpoint=str(resumed) if resumed else None)
         finally:
             bar.close()
-        points = curve([*start, *made.state.log_history], config.metric)
-        facts = outputs.provenance(config, self.rows, curve=points, state=made.state, sizes=sizes)
-        facts |= self.identity
+        points = curve([*start, *training.state.log_history], config.metric)
+        facts = outputs.provenance(
+            config, self.rows, self.identity, points=points, state=training.state, sizes=sizes
+        )  # fmt: skip
         loop_s = float(result.metrics.get("train_runtime", 0.0))
-        state = made.whole_state()  # every process takes part where the weights are spread over them
-        if made.args.should_save:
-            whole = made.accelerator.unwrap_model(made.model)
+        state = training.whole_state()  # every process takes part where the weights are spread over them
+        if training.args.should_save:
+            whole = training.accelerator.unwrap_model(training.model)
             outputs.save_result(whole, self.backbone, config, facts, overwrite=overwrite, logs=logs, state=state)
             resume.tidy(logs)
-            log = {"history": made.state.log_history, "waited_s": made.waited_s, "loop_s": loop_s}
+            log = {"history": training.state.log_history, "waited_s": training.waited_s, "loop_s": loop_s}
             write_json(logs / "log.json", log)
-        made.accelerator.wait_for_everyone()
-        return _trained(config, facts, waited_share=made.waited_s / loop_s if loop_s else 0.0)
+        training.accelerator.wait_for_everyone()
+        return _trained(config, facts, waited_share=training.waited_s / loop_s if loop_s else 0.0)
 
-    def _model(self, logs: Path, resumed: Path | None) -> tuple[Any, tuple[int, int]]:
+    def _model(self, logs: Path, resumed: Path | None) -> tuple[PreTrainedModel, tuple[int, int]]:
         """The model as it is trained, and how many of its values learn, of how many."""
         from chorus.train import adapters
 
@@ -185,7 +175,7 @@ class _Job:
         self.note(f"{told}; dev {len(rows.dev)} rows; {learning:,} of {total:,} parameters learn on {self.device}")
         return model, (learning, total)
 
-    def _trainer(self, model: Any, logs: Path, bar: Any) -> Any:
+    def _trainer(self, model: PreTrainedModel, logs: Path, bar: Progress) -> SpeechTrainer:
         from chorus.train import trainer
         from chorus.train.examples import StreamedSet, TrainingSet
 
@@ -196,23 +186,27 @@ class _Job:
         dev = rows.dev[: config.dev.limit]
         if not dev:
             self.note("WARNING: no dev rows: the last checkpoint is kept, not the best (data.dev, or a column split)")
-        made = trainer.SpeechTrainer(
+        training = trainer.SpeechTrainer(
             backbone, config, dev, [str(u.row) for u in rows.train],
             model=model,
             args=trainer.arguments(config, logs, self.device, measured=bool(dev), streamed=streamed),
-            train_dataset=StreamedSet(rows.stream, backbone, config.augment, config.seed) if streamed
-            else TrainingSet(rows.train, backbone, config.augment, config.seed),
+            train_dataset=TrainingSet(rows.train, backbone, config.augment, config.seed) if rows.stream is None
+            else StreamedSet(rows.stream, backbone, config.augment, config.seed),
             eval_dataset=dev or None,
             data_collator=backbone.collate,
             callbacks=trainer.callbacks(config, [bar], measured=bool(dev)),
         )  # fmt: skip
-        made.fingerprint = self.identity["fingerprint"]
+        training.fingerprint = self.identity["fingerprint"]
         for name in ("PrinterCallback", "ProgressCallback"):
-            made.callback_handler.callbacks = [c for c in made.callback_handler.callbacks if type(c).__name__ != name]
-        return made
+            training.callback_handler.callbacks = [
+                c for c in training.callback_handler.callbacks if type(c).__name__ != name
+            ]
+        return training
 
-    def _eva_batches(self) -> Iterator[Any]:
+    def _eva_batches(self) -> Iterator[Batch]:
         """Batches as the model takes them, for the start of EVA: every time the same."""
+        from chorus.models.batches import as_taken
+        from chorus.train.backbones.protocol import ROWS
         from chorus.train.examples import EpochSampler
 
         config, utterances = self.config, self.rows.train
@@ -222,8 +216,8 @@ class _Job:
         for start in range(0, min(len(order), size * config.adapter.eva_batches), size):
             chosen: Sequence[int] = order[start : start + size]
             batch = self.backbone.collate([self.backbone.example(utterances[i], None, config.augment) for i in chosen])
-            yield {k: v.to(self.device) for k, v in batch.items() if k != "rows"}
+            yield as_taken({k: v for k, v in batch.items() if k != ROWS}, self.backbone.model)
 
-    def _forward(self, model: Any, inputs: Any) -> Any:
+    def _forward(self, model: PreTrainedModel, inputs: Batch) -> ModelOutput:
         with self.backbone.window(model, inputs):
             return model(**inputs)

@@ -6,32 +6,59 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, TypedDict, TypeVar, Unpack
 
 import torch
-from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import (
+    EarlyStoppingCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
 
 from chorus.data.utterance import Utterance
 from chorus.errors import ChorusError, OutputError
+from chorus.models.batches import as_taken
 from chorus.tasks.normalise import normaliser
-from chorus.train.backbones.protocol import Backbone
+from chorus.train.backbones.protocol import ROWS, Backbone, Example
 from chorus.train.config import TrainConfig
-from chorus.train.examples import EpochSampler
+from chorus.train.examples import EpochSampler, StreamedSet, TrainingSet
+from chorus.train.facts import Logged
 from chorus.train.measure import error_rates, rates
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from chorus.models.batches import Batch
+
+Number = TypeVar("Number", int, float)
 WHOLE = "whole.json"  # written last into a checkpoint
 STREAM_STEPS = 500  # between measurements of a stream, which has no epochs
 LOSS_BATCHES = 50  # of dev in each process, about, for the dev loss
+
+
+class TrainerArguments(TypedDict):
+    """What is handed on to transformers' Trainer."""
+
+    model: PreTrainedModel
+    args: TrainingArguments
+    train_dataset: TrainingSet | StreamedSet
+    eval_dataset: list[Utterance] | None
+    data_collator: Callable[[Sequence[Example]], Batch]
+    callbacks: list[TrainerCallback]
 
 
 class SpeechTrainer(Trainer):
     """Trains a backbone. `dev` is what `evaluate` decodes."""
 
     def __init__(
-        self, backbone: Backbone, config: TrainConfig, dev: Sequence[Utterance], names: Sequence[str], **arguments: Any
-    ) -> None:
+        self, backbone: Backbone, config: TrainConfig, dev: Sequence[Utterance], names: Sequence[str],
+        **arguments: Unpack[TrainerArguments],
+    ) -> None:  # fmt: skip
         self.backbone, self.config, self.dev, self.row_names = backbone, config, list(dev), names
         self.waited_s = 0.0
         self.fingerprint = ""
@@ -39,22 +66,23 @@ class SpeechTrainer(Trainer):
 
     # ---- rows ----
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+    def _get_train_sampler(self, train_dataset: TrainingSet | StreamedSet | None = None) -> EpochSampler | None:
         dataset = train_dataset if train_dataset is not None else self.train_dataset
-        if isinstance(dataset, torch.utils.data.IterableDataset):
+        if not isinstance(dataset, TrainingSet):
             return None
         lengths = [u.duration_s for u in dataset.utterances]
         settings = self.config.train
         self.sampler = EpochSampler(lengths, settings.batch_size, self.config.seed, by_length=settings.group_by_length)
         return self.sampler
 
-    def _run_epoch(self, *arguments: Any, **more: Any) -> Any:
+    def _run_epoch(self, *arguments: object, **more: object) -> object:
         epoch = more["epoch"] if "epoch" in more else arguments[1]
+        assert isinstance(epoch, int | float)
         if hasattr(self, "sampler"):
             self.sampler.set_epoch(int(epoch))
         return super()._run_epoch(*arguments, **more)
 
-    def get_batch_samples(self, *arguments: Any, **more: Any) -> Any:
+    def get_batch_samples(self, *arguments: object, **more: object) -> object:
         started = time.perf_counter()
         try:
             return super().get_batch_samples(*arguments, **more)
@@ -63,11 +91,15 @@ class SpeechTrainer(Trainer):
 
     # ---- steps ----
 
-    def training_step(self, model: Any, inputs: Any, *arguments: Any, **more: Any) -> Any:
+    def _prepare_inputs(self, inputs: Batch) -> Batch:
+        """On the device; sounds and features in the type of the weights, as `transcribe` takes them too."""
+        return as_taken(super()._prepare_inputs(inputs), self.model)
+
+    def training_step(self, model: PreTrainedModel, inputs: Batch, *arguments: object, **more: object) -> torch.Tensor:
         """One batch forward and backward (checkpointed layers run forward again there) in its window."""
-        numbers = inputs.pop("rows")
+        numbers = inputs.pop(ROWS)
         with self.backbone.window(model, inputs):
-            loss = super().training_step(model, inputs, *arguments, **more)
+            loss: torch.Tensor = super().training_step(model, inputs, *arguments, **more)
         if not bool(torch.isfinite(loss)):
             names = [self.row_names[i] for i in numbers.tolist() if 0 <= i < len(self.row_names)]
             raise ChorusError(
@@ -78,12 +110,14 @@ class SpeechTrainer(Trainer):
 
     # ---- measuring ----
 
-    def evaluate(self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval") -> Any:
+    def evaluate(
+        self, eval_dataset: object = None, ignore_keys: object = None, metric_key_prefix: str = "eval"
+    ) -> Logged:
         """Dev loss, and error rates in percent where the model writes texts."""
         started = time.perf_counter()
         settings = self.config.dev
         model = self.accelerator.unwrap_model(self.model_wrapped) if self.plain else self.model_wrapped
-        metrics: dict[str, float] = {}
+        metrics: Logged = {}
         with torch.inference_mode():
             metrics[f"{metric_key_prefix}_loss"] = self._dev_loss(model)
         if self.config.metric != "loss":
@@ -101,7 +135,7 @@ class SpeechTrainer(Trainer):
             metrics |= {f"{metric_key_prefix}_{k}": v for k, v in rates(self._summed(sums)).items()}
         metrics[f"{metric_key_prefix}_seconds"] = round(time.perf_counter() - started, 3)
         self.log(metrics)
-        self.control: Any = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        self.control: TrainerControl = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
     @property
@@ -109,14 +143,14 @@ class SpeechTrainer(Trainer):
         """Whether every process holds the whole model."""
         return not (self.is_fsdp_enabled or self.is_deepspeed_enabled)
 
-    def whole_state(self) -> dict[str, Any] | None:
+    def whole_state(self) -> dict[str, torch.Tensor] | None:
         """All weights in one place where FSDP or DeepSpeed has spread them; None where they are whole already."""
         if self.plain:
             return None
-        found: dict[str, Any] = self.accelerator.get_state_dict(self.model_wrapped)
+        found: dict[str, torch.Tensor] = self.accelerator.get_state_dict(self.model_wrapped)
         return found
 
-    def _dev_loss(self, model: Any) -> float:
+    def _dev_loss(self, model: PreTrainedModel) -> float:
         """The mean loss over dev rows, evenly taken where there are many; every process runs as many batches."""
         size, processes = self.config.train.batch_size, self.args.world_size
         chosen = self.dev[:: max(1, len(self.dev) // (LOSS_BATCHES * size * processes))]
@@ -127,7 +161,7 @@ class SpeechTrainer(Trainer):
             part = mine[i * size : (i + 1) * size]
             examples = [self.backbone.example(u, None, self.config.augment) for u in part or chosen[:1]]
             batch = self._prepare_inputs(self.backbone.collate(examples))
-            batch.pop("rows")
+            batch.pop(ROWS)
             with self.compute_loss_context_manager(), self.backbone.window(model, batch):
                 total += float(model(**batch).loss) * len(part)
             count += len(part)
@@ -135,9 +169,9 @@ class SpeechTrainer(Trainer):
         sums = self._summed({"total": total, "count": count})
         return float(sums["total"] / sums["count"])
 
-    def _summed(self, sums: dict[str, Any]) -> dict[str, Any]:
+    def _summed(self, sums: Mapping[str, Number]) -> dict[str, Number]:
         if self.args.world_size == 1:
-            return sums
+            return dict(sums)
         from accelerate.utils import gather_object
 
         every = gather_object([sums])
@@ -145,7 +179,7 @@ class SpeechTrainer(Trainer):
 
     # ---- checkpoints ----
 
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+    def _save_checkpoint(self, model: PreTrainedModel, trial: object) -> None:
         """A checkpoint counts when its last file is there; a full disk takes away what was begun, no more."""
         directory = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
         try:
@@ -193,7 +227,7 @@ def arguments(config: TrainConfig, logs: Path, device: str, *, measured: bool, s
     every = config.dev.every_steps if measured else train.save_steps
     strategy = "steps" if every or streamed else "epoch"
     steps = every or STREAM_STEPS
-    made = TrainingArguments(
+    translated = TrainingArguments(
         output_dir=str(logs),
         seed=config.seed,
         num_train_epochs=train.epochs,
@@ -231,10 +265,9 @@ def arguments(config: TrainConfig, logs: Path, device: str, *, measured: bool, s
         disable_tqdm=True,
         log_level="error",
     )
-    made._n_gpu = min(
-        1, made.n_gpu
-    )  # else several GPUs in one process mean DataParallel; `accelerate launch` uses them
-    return made
+    # else several GPUs in one process mean DataParallel; `accelerate launch` uses them
+    translated._n_gpu = min(1, translated.n_gpu)
+    return translated
 
 
 def _precision(asked: str, device: str) -> str:
@@ -251,7 +284,9 @@ class SaveEvery(TrainerCallback):
     def __init__(self, steps: int) -> None:
         self.steps = steps
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **more: object
+    ) -> None:
         if state.global_step % self.steps == 0:
             control.should_save = True
 

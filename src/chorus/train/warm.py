@@ -36,7 +36,7 @@ WAITING = 128  # commands that may be asked for while the imports run
 
 
 @dataclass(frozen=True)
-class Call:
+class ForkCall:
     """What a fork does: `module:function` with `arguments`, in a directory and an environment of its own."""
 
     function: str
@@ -45,7 +45,7 @@ class Call:
     environment: Mapping[str, str]
 
 
-def ask(address: str, call: Call, streams: Sequence[int]) -> socket.socket:
+def ask(address: str, call: ForkCall, streams: Sequence[int]) -> socket.socket:
     """Have `call` begun with `streams` as its stdin, stdout and stderr; returned is where the answers come."""
     answers = socket.socket(socket.AF_UNIX)
     answers.connect(address)
@@ -56,7 +56,7 @@ def ask(address: str, call: Call, streams: Sequence[int]) -> socket.socket:
 class Fork:
     """A command that runs as a fork: what `subprocess.Popen` offers, as far as a campaign uses it."""
 
-    def __init__(self, address: str, call: Call) -> None:
+    def __init__(self, address: str, call: ForkCall) -> None:
         (out, out_end), (told, told_end) = os.pipe(), os.pipe()
         nothing = os.open(os.devnull, os.O_RDONLY)
         self.stdout: IO[str] = os.fdopen(out, encoding="utf-8")
@@ -117,7 +117,7 @@ class WarmProcess:
 
     def start(self, function: str, arguments: Sequence[str], environment: Mapping[str, str]) -> Fork:
         """`module:function` in a fork, in this process's directory."""
-        return Fork(self.address, Call(function, list(arguments), str(Path.cwd()), dict(environment)))
+        return Fork(self.address, ForkCall(function, list(arguments), str(Path.cwd()), dict(environment)))
 
     def close(self) -> None:
         """No more forks; those that run go on, and who waits for one to begin waits no more."""
@@ -164,7 +164,7 @@ def _leave(code: int) -> None:
     os._exit(code)
 
 
-def _run(call: Call) -> int:
+def _run(call: ForkCall) -> int:
     """The exit code of a call; errors pass through, to be shown as Python shows them."""
     module, _, function = call.function.partition(":")
     try:
@@ -177,7 +177,7 @@ def _run(call: Call) -> int:
     return 0
 
 
-def _serve(listener: socket.socket) -> Call | None:
+def _serve(listener: socket.socket) -> ForkCall | None:
     """Returns in a fork, with its call, and at the end of stdin, with None."""
     while True:
         ready, _, _ = select.select([listener, sys.stdin], [], [])
@@ -187,7 +187,7 @@ def _serve(listener: socket.socket) -> Call | None:
         data, streams = _request(answers)
         if data and _fork() == 0:
             listener.close()
-            call = Call(**json.loads(data))
+            call = ForkCall(**json.loads(data))
             _begin(call, streams, answers)
             return call
         for stream in (*streams, answers.detach()):
@@ -212,7 +212,7 @@ def _fork() -> int:
         return os.fork()
 
 
-def _begin(call: Call, streams: Sequence[int], answers: socket.socket) -> None:
+def _begin(call: ForkCall, streams: Sequence[int], answers: socket.socket) -> None:
     """Fork once more, and return in the child: its parent stays to tell how it ends."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     child = _fork()

@@ -22,4 +22,4 @@ def load_backbone(config: TrainConfig, device: str, *, texts: Sequence[str] = ()
 def takes_audio(config: TrainConfig) -> bool:
     """Whether the base takes recordings, before it is loaded."""
     kind = kind_of(read_config(origin_of(config)))
-    return kind is None or kind.hears
+    return kind is None or kind.takes_audio

@@ -61,7 +61,7 @@ class SpeechLlmBackbone:
             audio = features.cached(utterance.key(), utterance.audio)
         if rng is not None:
             audio = masked(audio, augment, rng)
-        columns = self.recogniser.heard_columns(audio)
+        columns = self.recogniser.speech_columns(audio)
         question = self.recogniser.question(utterance.row.get("prompt") or self.prompt, columns)
         answer = [*self.tokenizer.encode(utterance.row.text, add_special_tokens=False), self.recogniser.end]
         return Example(answer, question, audio, columns)
