@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 PROJECTOR = re.compile(r"projector|merger|adapter|qformer|_proj_for_", re.IGNORECASE)
 CROSS = {"encoder_attn", "cross_attention", "crossattention", "EncDecAttention"}
-MLP = re.compile(r"MLP|FeedForward|FFN|Experts", re.IGNORECASE)
+MLP = re.compile(r"MLP|FeedForward|FFN|LayerFF|Experts", re.IGNORECASE)
+LINEAR_BY_ANOTHER_NAME = "Conv1D"  # GPT-2's linear maps; torch's own convolutions are Conv1d
 MLP_LEAVES = {"fc1", "fc2", "ff1", "ff2"}
 COMPONENT_OF_CONFIG = (("audio", "encoder"), ("vision", "vision"), ("text", "language_model"))
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked", "global_mean", "global_invstd")
@@ -225,7 +226,7 @@ class _Tree:
             return "embedding"
         if leaf == "bias":
             return "bias"
-        if "Conv" in class_name or "conv" in path.rsplit(".", 2)[-1]:
+        if ("Conv" in class_name and class_name != LINEAR_BY_ANOTHER_NAME) or "conv" in path.rsplit(".", 2)[-1]:
             return "convolution"
         if any("Attention" in type(m).__name__ for m in self._ancestors(path)):
             return "attention"
