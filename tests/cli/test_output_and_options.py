@@ -1,10 +1,9 @@
-"""What every command shares: sizes, notes, progress, the flags of a merge; and the small commands about the house."""
+"""What every command shares: sizes, notes, the flags of a merge; and the small commands about the house."""
 
 from __future__ import annotations
 
 import json
 import os
-import sys
 from dataclasses import fields
 
 import click
@@ -17,6 +16,7 @@ from chorus.cli.options import IDLE_FLAGS, IDLE_VALUES, idle_note, merge_options
 from chorus.errors import UsageError
 from chorus.merge.method import METHODS
 from chorus.merge.options import DEFAULT_BUDGET_BYTES, DEFAULT_SHARD_BYTES, Options
+from chorus.sizes import size
 
 # ---- output ----
 
@@ -26,7 +26,7 @@ from chorus.merge.options import DEFAULT_BUDGET_BYTES, DEFAULT_SHARD_BYTES, Opti
     [(0, "0 bytes"), (999, "999 bytes"), (1000, "1 kB"), (1_250_000, "1.25 MB"), (3e12, "3e+03 GB"), (5e9, "5 GB")],
 )
 def test_sizes_as_people_say_them(n, told):
-    assert output.size(n) == told
+    assert size(n) == told
 
 
 def test_notes_go_to_stderr_unless_it_is_to_be_quiet(capsys):
@@ -41,67 +41,6 @@ def test_json_goes_to_stdout_with_its_letters(capsys):
     shown = capsys.readouterr().out
     assert "ação" in shown
     assert json.loads(shown) == {"name": "ação", "n": 1}
-
-
-@pytest.fixture
-def clock(monkeypatch):
-    """A clock that is set by hand."""
-    now = [100.0]
-    monkeypatch.setattr(output.time, "monotonic", lambda: now[0])
-    return now
-
-
-def test_progress_without_a_terminal_is_a_line_now_and_then(clock, capsys):
-    with output.progress(quiet=False, label="merging") as bar:
-        bar(0, 2_000_000)
-        clock[0] += output.LINE_EVERY_S - 0.1
-        bar(400_000, 2_000_000)
-        clock[0] += 0.1
-        bar(500_000, 2_000_000)
-        bar(600_000, 2_000_000)
-        clock[0] += output.LINE_EVERY_S
-        bar(2_000_000, 2_000_000)
-    assert capsys.readouterr().err.splitlines() == [
-        "merging: 25 % of 2 MB, 100 kB/s, 15 s left",
-        "merging: 100 % of 2 MB, 200 kB/s, 0 s left",
-    ]
-
-
-def test_progress_counts_what_is_no_bytes(clock, capsys):
-    with output.progress(quiet=False, label="decoding", unit="rows") as bar:
-        clock[0] += 10
-        bar(0, 0)  # nothing known yet
-        clock[0] += 10
-        bar(40, 60)
-    assert capsys.readouterr().err.splitlines() == [
-        "decoding: 0 % of 0 rows, 0/s, 0 s left",
-        "decoding: 67 % of 60 rows, 2/s, 10 s left",
-    ]
-
-
-def test_quiet_progress_says_nothing(clock, capsys):
-    with output.progress(quiet=True, label="merging") as bar:
-        clock[0] += 60
-        bar(1, 2)
-    assert capsys.readouterr().err == ""
-
-
-@pytest.mark.parametrize("unit", ["", "rows"])
-def test_a_bar_on_a_terminal_is_taken_away_at_the_end(monkeypatch, unit):
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
-
-    def work():
-        with output.progress(quiet=False, label="merging", unit=unit) as bar:
-            bar(1, 4)
-            bar(2, 4)
-            assert bar._rich.tasks[0].completed == 2
-            shown.append(bar)
-            raise ZeroDivisionError
-
-    shown: list[output.Bar] = []
-    with pytest.raises(ZeroDivisionError):
-        work()
-    assert shown[0]._rich.live.is_started is False
 
 
 # ---- the flags of a merge ----

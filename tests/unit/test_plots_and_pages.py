@@ -12,8 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chorus.errors import MissingExtraError, OutputError
+from chorus.evaluate.bootstrap import Interval
+from chorus.evaluate.comparison import Cell, Comparison, Line
 from chorus.report import plots
-from chorus.report.compared import compared_plots, parameter_lines
+from chorus.report.compared import axis_of, compared_plots, swept
 from chorus.report.html import Command, Page, Picture, anchor_of, render
 from chorus.report.plots import COLOURS, NAMES, Point, by_domain, curve, pareto, ranks, trade
 from chorus.tables import Table
@@ -171,24 +173,23 @@ def test_every_role_has_its_colour_and_its_name():
 
 def line_of(label, role, rate, **parameters):
     averages = {"in-domain": rate, "out-of-domain": 2 * rate}
-    interval = {"low": rate - 1, "high": rate + 1}
-    return {
-        "label": label, "role": role, "rates": {"a": rate, "b": None}, "averages": averages,
-        "intervals": {"a": interval, "b": {"low": None, "high": None}}, "parameters": parameters,
-    }  # fmt: skip
+    intervals = {"a": Interval(rate - 1, rate + 1, "speaker", 9), "b": Interval(NAN, NAN, "speaker", 0)}
+    return Line(label, role, "", parameters, {"a": rate, "b": NAN}, intervals, averages)
 
 
-def comparison(*lines, groups=("in-domain", "out-of-domain")):
-    cells = [{"name": "a", "group": groups[0]}, {"name": "b", "group": groups[-1]}]
-    return {"normaliser": "basic", "cells": cells, "lines": list(lines)}
+def comparison(*lines, groups=("in-domain", "out-of-domain"), **more):
+    cells = [Cell("a", groups[0], 9, "speaker"), Cell("b", groups[-1], 9, "speaker")]
+    given = {"base": "base", "joint": "", "condition": "clean", "normaliser": "basic", "by": "speaker", "clusters": 9}
+    return Comparison(cells, list(lines), **{**given, **more})
 
 
 def test_a_comparison_draws_what_it_has(tmp_path):
-    swept = [line_of(f"ties-{d}", "merge", 30 - d, method="ties", density=d) for d in (0.5, 0.2, 0.8)]
-    made = compared_plots(comparison(line_of("base", "base", 40.0), *swept), tmp_path)
+    lines = [line_of(f"ties-{d}", "merge", 30 - d, method="ties", density=d) for d in (0.5, 0.2, 0.8)]
+    made = compared_plots(comparison(line_of("base", "base", 40.0), *lines), tmp_path)
     assert [p.name for p in made if p.suffix == ".svg"] == ["by-domain.svg", "trade.svg", "ties-density.svg"]
     assert "error rate, percent (normaliser basic); bar: in-domain mean" in texts_of(tmp_path / "by-domain.svg")
     assert "base, in-domain" in texts_of(tmp_path / "ties-density.svg")
+    assert "density of ties" in texts_of(tmp_path / "ties-density.svg")
 
 
 def test_without_a_rest_there_is_no_trade(tmp_path):
@@ -196,15 +197,17 @@ def test_without_a_rest_there_is_no_trade(tmp_path):
     assert {p.stem for p in made} == {"by-domain"}
 
 
+def test_an_axis_says_percent_where_the_metric_is_a_rate():
+    assert axis_of(comparison()) == "error rate, percent"
+    assert axis_of(comparison(title="BLEU", best=100.0)) == "BLEU"
+
+
 @pytest.mark.parametrize(
     ("settings", "found"),
     [
         ([{"density": 0.2}, {"density": 0.8}, {"density": 0.5}], [0.2, 0.5, 0.8]),
         ([{"density": 0.2}, {"density": 0.8}], None),  # two places are no curve
-        (
-            [{"density": 0.2, "lambda": 1}, {"density": 0.8, "lambda": 1}, {"density": 0.5, "lambda": 1}],
-            [0.2, 0.5, 0.8],
-        ),
+        ([{"density": d, "lambda": 1} for d in (0.2, 0.8, 0.5)], [0.2, 0.5, 0.8]),
         ([{"density": 0.2, "lambda": 1}, {"density": 0.8, "lambda": 2}, {"density": 0.5, "lambda": 1}], None),
         ([{"density": 0.2}, {"density": "all"}, {"density": 0.5}], None),
         ([{"density": 0.2}, {}, {"density": 0.5}], None),
@@ -213,14 +216,14 @@ def test_without_a_rest_there_is_no_trade(tmp_path):
 )
 def test_a_parameter_is_drawn_where_it_alone_differs(settings, found):
     lines = [line_of(f"t{i}", "merge", 20.0 + i, method="ties", **s) for i, s in enumerate(settings)]
-    made = parameter_lines(comparison(line_of("base", "base", 40.0), *lines))
+    made = swept([line_of("base", "base", 40.0), *lines])
     if found is None:
         assert made == []
         return
-    ((method, parameter, groups),) = made
-    assert (method, parameter) == ("ties", "density")
-    assert [x for x, _ in groups["in-domain"]] == found
-    assert set(groups) == {"in-domain", "out-of-domain"}
+    (one,) = made
+    assert (one.method, one.parameter) == ("ties", "density")
+    assert [x for x, _ in one.groups["in-domain"]] == found
+    assert set(one.groups) == {"in-domain", "out-of-domain"}
 
 
 # ---- the page ----
