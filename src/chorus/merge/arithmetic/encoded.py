@@ -10,12 +10,13 @@ from chorus.checkpoints.dtypes import itemsize, torch_dtype
 from chorus.errors import ChorusError
 from chorus.lazy import lazy
 from chorus.linalg.blocks import CHUNK
-from chorus.merge.arithmetic.reader import Bytes
 from chorus.merge.arithmetic.tensor_plan import TensorPlan
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
+
+    from chorus.merge.arithmetic.reader import Bytes
 else:
     torch = lazy("torch")
 

@@ -6,9 +6,6 @@ import math
 from collections.abc import Callable, Hashable, Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
-
 from chorus.cache import TensorCache
 from chorus.checkpoints.lazy_tensor import FileTensor, KeepingTensor, LazyTensor
 from chorus.checkpoints.model import Model
@@ -20,14 +17,17 @@ from chorus.linalg.blocks import CHUNK
 from chorus.merge.arithmetic.tensor_plan import Input
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
+    from numpy.typing import NDArray
     from torch import Tensor
+
+    Bytes = NDArray[np.uint8]
+    Observer = Callable[[Input, int, int, Bytes], None]
 else:
-    torch = lazy("torch")
+    np, torch = lazy("numpy"), lazy("torch")
 
 NONFINITE_HINT = "its training has diverged, or the file is damaged; --allow-nonfinite merges it all the same"
-Bytes = NDArray[np.uint8]
-Observer = Callable[[Input, int, int, Bytes], None]
 
 
 class Reader:

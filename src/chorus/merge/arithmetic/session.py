@@ -20,11 +20,13 @@ from chorus.linalg.lapack import one_blas_thread
 from chorus.merge.arithmetic.combination import Combination, without_torch
 from chorus.merge.arithmetic.computation import Computation
 from chorus.merge.arithmetic.encoded import Work
-from chorus.merge.arithmetic.reader import Observer, Reader
+from chorus.merge.arithmetic.reader import Reader
 from chorus.merge.arithmetic.tensor_plan import TensorPlan
 
 if TYPE_CHECKING:
     import torch
+
+    from chorus.merge.arithmetic.reader import Observer
 else:
     torch = lazy("torch")
 

@@ -96,6 +96,7 @@ class PlanFacts(TypedDict):
 def describe(plan: Plan) -> PlanFacts:
     """Everything that a plan fixes, in JSON's types."""
     known = licences(plan)
+    names = [reference.name for reference in plan.references]
     models: list[ModelFacts] = []
     for i, (model, reference) in enumerate(zip(plan.models, plan.references, strict=True)):
         tensors = list(model.checkpoint.values())
@@ -122,7 +123,7 @@ def describe(plan: Plan) -> PlanFacts:
                 "method": variant.method,
                 "bytes": variant.nbytes,
                 "files": [{"file": s.file, "bytes": s.size} for s in variant.shards],
-                "tensors": [_tensor(plan, t) for t in variant.tensors.values()],
+                "tensors": [_tensor(t, names) for t in variant.tensors.values()],
             }
             for variant in plan.variants
         ],
@@ -136,11 +137,11 @@ def describe(plan: Plan) -> PlanFacts:
     }
 
 
-def _tensor(plan: Plan, tensor: TensorPlan) -> TensorFacts:
+def _tensor(tensor: TensorPlan, names: Sequence[str]) -> TensorFacts:
     role = tensor.role
 
     def named(which: Input) -> tuple[str, str]:
-        return plan.references[which.model].name, which.tensor
+        return names[which.model], which.tensor
 
     return {
         "name": tensor.name,

@@ -16,7 +16,7 @@ from chorus.errors import CheckpointError
 from chorus.identity import Digest, digest
 from chorus.lazy import lazy
 from chorus.merge.arithmetic.encoded import Work
-from chorus.merge.arithmetic.reader import Bytes, Reader
+from chorus.merge.arithmetic.reader import Reader
 from chorus.merge.arithmetic.tensor_plan import Input, TensorPlan
 from chorus.merge.plan import Plan, Variant
 from chorus.merge.runs.journal import NAME as JOURNAL
@@ -28,6 +28,8 @@ from chorus.runtime import pick_device
 
 if TYPE_CHECKING:
     import torch
+
+    from chorus.merge.arithmetic.reader import Bytes
 else:
     torch = lazy("torch")
 xxhash = lazy("xxhash")
