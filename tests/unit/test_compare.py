@@ -197,6 +197,7 @@ def test_a_methods_parameter_becomes_a_curve(tmp_path: Path) -> None:
 def test_the_pareto_front() -> None:
     assert pareto([(1, 3), (2, 2), (3, 3), (3, 1)]) == [0, 1, 3]
     assert pareto([(1, 1), (1, 1)]) == [0, 1]
+    assert pareto([]) == []
 
 
 def test_translations_are_compared_by_bleu_where_more_is_better(tmp_path: Path) -> None:

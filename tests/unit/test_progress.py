@@ -5,10 +5,12 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import pytest
+from rich.console import Console
 
 from chorus.tasks.normalise import normaliser
+from chorus.train.curve import curve, plot_curve
 from chorus.train.measure import edits, error_rates, rates, with_metric
-from chorus.train.progress import Progress, curve, plot_curve
+from chorus.train.progress import Progress
 
 
 def state(step, **more):
@@ -19,7 +21,8 @@ def state(step, **more):
 @pytest.fixture
 def clock(monkeypatch):
     now = SimpleNamespace(value=100.0)
-    monkeypatch.setattr("chorus.train.progress.time", SimpleNamespace(monotonic=lambda: now.value))
+    for module in ("chorus.train.progress", "chorus.progress"):
+        monkeypatch.setattr(f"{module}.time", SimpleNamespace(monotonic=lambda: now.value))
     return now
 
 
@@ -61,14 +64,16 @@ def test_silence_where_asked_for_and_in_other_processes(clock, capsys):
 def test_a_bar_on_a_terminal(clock, capsys, monkeypatch):
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
     bar = Progress("x", hours_per_epoch=0.1, metric="wer", quiet=False)
+    monkeypatch.setattr("chorus.progress.rich_console", SimpleNamespace(Console=lambda **given: Console(quiet=True)))
     bar.on_train_begin(None, state(0), None)
-    assert bar.bar is not None
     bar.on_log(None, state(5), None, {"eval_wer": 12.5})
-    bar.on_step_end(None, state(5), None)
-    assert bar.bar.tasks[0].completed == 5
-    assert "dev wer 12.5 %" in bar.bar.tasks[0].fields["facts"]
+    bar.on_step_end(None, state(6), None)
+    shown = bar.display._bar
+    assert shown is not None
+    assert shown.tasks[0].completed == 6
+    assert "dev wer 12.5 %" in shown.tasks[0].fields["told"]
     bar.on_train_end(None, state(10), None)
-    assert bar.bar is None
+    assert bar.display._bar is None
 
 
 HISTORY = [

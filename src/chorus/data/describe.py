@@ -10,10 +10,9 @@ from typing import Any
 
 from chorus.data.audio import info
 from chorus.data.manifest import Row
-from chorus.errors import MissingExtraError
+from chorus.plotting import TEAL, figure, save
 
 SHOWN = 20  # bars of a plot, columns of a table
-INK, BAR, GRID = "#1f2937", "#1d4ed8", "#e5e7eb"
 
 
 def describe(rows: Sequence[Row]) -> dict[str, Any]:
@@ -57,34 +56,18 @@ def _length_s(row: Row) -> float:
 
 def plot(facts: dict[str, Any], target: Path, title: str) -> Path:
     """A picture of durations and of hours by domain, language and speaker, as the suffix says (PNG, SVG, PDF)."""
-    try:
-        import matplotlib
-    except ImportError:
-        raise MissingExtraError("audio", "drawing plots") from None
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
     panels = [c for c in ("domain", "language", "speaker") if len(facts["by"].get(c, {})) > 1] or ["split"]
     panels = [c for c in panels if c in facts["by"]]
     rows = max([1, *(min(SHOWN, len(facts["by"][c])) for c in panels)])
-    figure, axes = pyplot.subplots(
-        1, 1 + len(panels), figsize=(5 * (1 + len(panels)), max(3.2, 1.2 + 0.24 * rows)), layout="constrained"
-    )
-    axes = [axes] if not panels else list(axes)
-    figure.suptitle(f"{title}: {facts['rows']} rows, {facts['hours']:.2f} h", color=INK)
-    axes[0].hist(facts["durations"], bins=min(60, max(10, facts["rows"] // 20)), color=BAR)
-    axes[0].set(xlabel="duration, s", ylabel="rows")
-    for axis, column in zip(axes[1:], panels, strict=True):
+    drawn, (durations, *columns) = figure(
+        5 * (1 + len(panels)), max(3.2, 1.2 + 0.24 * rows), panels=1 + len(panels),
+        title=f"{title}: {facts['rows']} rows, {facts['hours']:.2f} h",
+    )  # fmt: skip
+    durations.hist(facts["durations"], bins=min(60, max(10, facts["rows"] // 20)), color=TEAL)
+    durations.set(xlabel="duration, s", ylabel="rows")
+    for axis, column in zip(columns, panels, strict=True):
         items = sorted(facts["by"][column].items(), key=lambda item: item[1]["hours"])[-SHOWN:]
-        axis.barh([name for name, _ in items], [v["hours"] for _, v in items], color=BAR)
-        axis.set(
-            xlabel="hours", title=column if len(items) == len(facts["by"][column]) else f"{column} (largest {SHOWN})"
-        )
-    for axis in axes:
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.grid(axis="x", color=GRID, zorder=0)
-        axis.set_axisbelow(True)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(target, dpi=120, metadata={"Software": None} if target.suffix == ".png" else None)
-    pyplot.close(figure)
-    return target
+        axis.barh([name for name, _ in items], [v["hours"] for _, v in items], color=TEAL)
+        whole = len(items) == len(facts["by"][column])
+        axis.set(xlabel="hours", title=column if whole else f"{column} (largest {SHOWN})")
+    return save(drawn, target)

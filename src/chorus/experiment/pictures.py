@@ -19,7 +19,8 @@ def draw(results: Results, compared: Comparison, place: Path) -> list[Picture]:
     text = "Dots: domains with 95 % intervals. Bars: the mean."
     pictures = [Picture(f"{compared.title.capitalize()} by domain", text, place / "by-domain.svg")]
     if any(cell.group != "in-domain" for cell in compared.cells):
-        text = "Below and left is better; the line joins what nothing beats in both."
+        better = "Below and left" if compared.sign == 1 else "Above and right"
+        text = f"{better} is better; the line joins what nothing beats in both."
         pictures.append(Picture("Specialisation against retention", text, place / "trade.svg"))
     levels = {
         f"{line.label}, in-domain": line.averages["in-domain"]

@@ -27,7 +27,7 @@ def compared_plots(compared: Comparison, directory: Path) -> list[Path]:
         group = outside[0]
         paths += trade(
             points, directory / "trade", x="in-domain", y=group, x_name=f"in-domain {axis_of(compared)}",
-            y_name=f"{AVERAGES[group]} {axis_of(compared)}",
+            y_name=f"{AVERAGES[group]} {axis_of(compared)}", sign=compared.sign,
         )  # fmt: skip
     levels = {f"{p.system}, in-domain": p.values["in-domain"] for p in points if p.role in ("base", "joint")}
     for one in swept(compared.lines):

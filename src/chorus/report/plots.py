@@ -8,16 +8,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
+from chorus import plotting
 from chorus.checkpoints.writer import explained
-from chorus.errors import MissingExtraError
+from chorus.plotting import AMBER, GREY, INK, PURPLE, RED, TEAL, figure
 
-COLOURS = {"base": "#555555", "specialist": "#d1495b", "joint": "#00798c", "merge": "#edae49", "": "#7a5195"}
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+COLOURS = {"base": GREY, "specialist": RED, "joint": TEAL, "merge": AMBER, "": PURPLE}
 NAMES = {"base": "base", "specialist": "specialists", "joint": "joint fine-tune", "merge": "merges", "": "models"}
 MARKERS = "osD^v<>PXph*"
 LEGEND_LETTERS = 96  # that fit on a line above a plot
-HASH_SALT = "chorus"  # of the names inside SVG files, which are otherwise drawn anew each time
 
 
 @dataclass(frozen=True)
@@ -30,35 +33,10 @@ class Point:
     intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
 
-def _figure(width: float, height: float) -> tuple[Any, Any]:
-    try:
-        from matplotlib import rcParams
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise MissingExtraError("audio", "plots") from None
-    rcParams["svg.hashsalt"] = HASH_SALT
-    rcParams["svg.fonttype"] = "path"
-    figure = Figure(figsize=(width, height), layout="constrained")
-    axes = figure.subplots()
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="both", color="#e5e5e5", linewidth=0.8)
-    axes.set_axisbelow(True)
-    return figure, axes
-
-
-def save(figure: Any, stem: Path) -> list[Path]:
-    """The figure as `stem`.png and `stem`.svg, without dates."""
-    made = []
+def save(drawn: Figure, stem: Path) -> list[Path]:
+    """The figure as `stem`.png and `stem`.svg."""
     with explained(stem):
-        stem.parent.mkdir(parents=True, exist_ok=True)
-        for suffix, more in (
-            (".png", {"dpi": 150, "metadata": {"Software": None}}),
-            (".svg", {"metadata": {"Date": None}}),
-        ):
-            path = stem.with_name(stem.name + suffix)
-            figure.savefig(path, **more)
-            made.append(path)
-    return made
+        return [plotting.save(drawn, stem.with_name(stem.name + suffix)) for suffix in (".png", ".svg")]
 
 
 def by_domain(points: Sequence[Point], domains: Sequence[str], stem: Path, *, what: str) -> list[Path]:
@@ -66,7 +44,7 @@ def by_domain(points: Sequence[Point], domains: Sequence[str], stem: Path, *, wh
 
     Rates far beyond the others stand at the edge, with their number.
     """
-    figure, axes = _figure(8.5, 1.8 + 0.36 * len(points))
+    drawn, (axes,) = figure(8.5, 1.8 + 0.36 * len(points))
     edge = _edge([p.values[d] for p in points for d in domains if p.values[d] == p.values[d]])
     for i, point in enumerate(points):
         y = len(points) - 1 - i
@@ -81,7 +59,7 @@ def by_domain(points: Sequence[Point], domains: Sequence[str], stem: Path, *, wh
                 axes.plot((low, min(high, edge)), [place] * 2, color="#aaaaaa", linewidth=0.8, zorder=2)
             axes.plot(
                 min(value, edge), place, MARKERS[j % len(MARKERS)], color=COLOURS[point.role], markersize=5,
-                markeredgecolor="#222222", markeredgewidth=0.4, zorder=3, clip_on=False,
+                markeredgecolor=INK, markeredgewidth=0.4, zorder=3, clip_on=False,
                 label=domain if i == 0 else None,
             )  # fmt: skip
             if value > edge:
@@ -91,10 +69,11 @@ def by_domain(points: Sequence[Point], domains: Sequence[str], stem: Path, *, wh
     axes.set_xlabel(f"{what}; bar: in-domain mean" if "in-domain" in points[0].values else f"{what}; bar: mean")
     handles, names = axes.get_legend_handles_labels()
     columns = max(1, min(len(names), LEGEND_LETTERS // (6 + max(map(len, names)))))
-    legend = figure.legend(handles, names, ncols=columns, loc="outside upper center", frameon=False)
+    legend = drawn.legend(handles, names, ncols=columns, loc="outside upper center", frameon=False)
     for handle in legend.legend_handles:
-        handle.set_color("#555555")
-    return save(figure, stem)
+        if handle is not None:
+            handle.set(color=GREY)
+    return save(drawn, stem)
 
 
 def _edge(values: Sequence[float]) -> float:
@@ -116,17 +95,22 @@ def pareto(points: Sequence[tuple[float, float]]) -> list[int]:
     return sorted(front, key=lambda i: points[i])
 
 
-def trade(points: Sequence[Point], stem: Path, *, x: str, y: str, x_name: str, y_name: str) -> list[Path]:
-    """Specialisation against retention: below and left is better; the line joins what nothing beats in both."""
-    figure, axes = _figure(7.5, 5.2)
+def trade(
+    points: Sequence[Point], stem: Path, *, x: str, y: str, x_name: str, y_name: str, sign: int = 1
+) -> list[Path]:
+    """Specialisation against retention: the line joins what nothing beats in both.
+
+    Below and left is better; with `sign` -1 above and right.
+    """
+    drawn, (axes,) = figure(7.5, 5.2)
     places = [(p.values[x], p.values[y]) for p in points]
-    front = pareto(places)
+    front = pareto([(sign * a, sign * b) for a, b in places])
     axes.plot([places[i][0] for i in front], [places[i][1] for i in front], color="#999999", linewidth=1.2, zorder=1)
     for role in dict.fromkeys(p.role for p in points):
         members = [i for i, p in enumerate(points) if p.role == role]
         axes.scatter(
             [places[i][0] for i in members], [places[i][1] for i in members], s=52, color=COLOURS[role],
-            edgecolors="#222222", linewidths=0.5, zorder=3, label=NAMES[role],
+            edgecolors=INK, linewidths=0.5, zorder=3, label=NAMES[role],
         )  # fmt: skip
     for place, point, below in zip(places, points, _crowd(places), strict=True):
         axes.annotate(
@@ -135,8 +119,8 @@ def trade(points: Sequence[Point], stem: Path, *, x: str, y: str, x_name: str, y
     axes.margins(x=0.15, y=0.12)
     axes.set_xlabel(x_name)
     axes.set_ylabel(y_name)
-    figure.legend(ncols=4, loc="outside upper center", frameon=False)
-    return save(figure, stem)
+    drawn.legend(ncols=4, loc="outside upper center", frameon=False)
+    return save(drawn, stem)
 
 
 def _crowd(places: Sequence[tuple[float, float]]) -> list[int]:
@@ -154,8 +138,8 @@ def curve(
     levels: Mapping[str, float] | None = None, bands: Mapping[str, Sequence[tuple[float, float]]] | None = None,
 ) -> list[Path]:  # fmt: skip
     """Rates over a method's parameter; `levels` are other systems' rates as dashed lines."""
-    figure, axes = _figure(7.0, 4.4)
-    palette = ("#00798c", "#d1495b", "#edae49", "#7a5195", "#555555")
+    drawn, (axes,) = figure(7.0, 4.4)
+    palette = (TEAL, RED, AMBER, PURPLE, GREY)
     for number, (name, points) in enumerate(lines.items()):
         colour = palette[number % len(palette)]
         xs = [a for a, _ in points]
@@ -168,19 +152,19 @@ def curve(
     axes.set_xlabel(parameter)
     axes.set_ylabel(what)
     axes.legend(frameon=False, fontsize=8.5)
-    return save(figure, stem)
+    return save(drawn, stem)
 
 
 def ranks(systems: Sequence[tuple[str, str, Sequence[float]]], stem: Path, *, what: str) -> list[Path]:
     """The spread over matrices of a number for each system (name, role, values): boxes, medians marked."""
-    figure, axes = _figure(8.0, 1.4 + 0.36 * len(systems))
+    drawn, (axes,) = figure(8.0, 1.4 + 0.36 * len(systems))
     for i, (_, role, values) in enumerate(systems):
         box = axes.boxplot(
             list(values), positions=[len(systems) - 1 - i], orientation="horizontal", widths=0.6, showfliers=False,
-            patch_artist=True, medianprops={"color": "#222222"},
+            patch_artist=True, medianprops={"color": INK},
         )  # fmt: skip
         box["boxes"][0].set(facecolor=COLOURS[role], alpha=0.6)
     axes.set_yticks(range(len(systems)), [name for name, _, _ in reversed(systems)])
     axes.set_xlim(left=0)
     axes.set_xlabel(what)
-    return save(figure, stem)
+    return save(drawn, stem)

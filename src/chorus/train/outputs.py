@@ -16,8 +16,8 @@ from chorus.checkpoints.writer import appearing_whole, explained, write_text
 from chorus.provenance import licence_of, versions
 from chorus.train.adapters import merged_model, save_adapter
 from chorus.train.config import TrainConfig
+from chorus.train.curve import plot_curve
 from chorus.train.facts import Curve, DataFacts, Identity, TrainingFacts
-from chorus.train.progress import plot_curve
 from chorus.train.rows import TrainingRows, counts
 
 if TYPE_CHECKING:

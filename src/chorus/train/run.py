@@ -119,7 +119,8 @@ class _Job:
     def run(self, *, restart: bool, overwrite: bool, quiet: bool, label: str) -> Trained:
         from chorus.checkpoints.sidecar import write_json
         from chorus.train import outputs, processes, resume
-        from chorus.train.progress import Progress, curve
+        from chorus.train.curve import curve
+        from chorus.train.progress import Progress
 
         config, logs = self.config, Path(self.config.logs_dir)
         with processes.main_first(self.device):
