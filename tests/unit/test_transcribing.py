@@ -94,8 +94,13 @@ def test_a_fingerprint_sees_whatever_changes_hypotheses(tmp_path: Path) -> None:
         replace(asked, conditions=["telephone"]),
         replace(asked, backend="faster-whisper"),
         replace(asked, device="cuda"),
+        replace(asked, test=spoken(tmp_path, [0.2, 0.3], extra={"prompt": "what?"})),
+        replace(asked, decoding=Decoding(task="st")),
+        replace(
+            asked, decoding=Decoding(task="st"), test=spoken(tmp_path, [0.2, 0.3], extra={"target_language": "pt"})
+        ),
     ]
-    assert len({asked.fingerprint, *(one.fingerprint for one in others)}) == 7
+    assert len({asked.fingerprint, *(one.fingerprint for one in others)}) == 10
     assert replace(asked, device="cuda:1").fingerprint == replace(asked, device="cuda").fingerprint
 
 

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from chorus.identity import fingerprint
+from chorus.tasks.registry import TASKS
+from chorus.transcribe.backends.protocol import PROMPT
 from chorus.transcribe.conditions import CLEAN
 from chorus.transcribe.decoding import Decoding
 from chorus.transcribe.systems import System
@@ -28,9 +30,12 @@ class Request:
 
     @property
     def fingerprint(self) -> str:
-        """Everything that the hypotheses depend on."""
+        """Everything that the hypotheses depend on, and what they are compared with."""
+        task = TASKS.get(self.decoding.task)
+        rows = [u.row for u in self.test.utterances.values()]
         return fingerprint(
             results=FORMAT, system=self.system.identity, test=self.test.fingerprint,
+            references=[(task.reference(row), task.written(row), row.get(PROMPT)) for row in rows],
             decoding=self.decoding.model_dump(), conditions=list(self.conditions), backend=self.backend,
             device=self.device.split(":")[0],
         )  # fmt: skip

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from chorus.checkpoints.lazy_tensor import LazyTensor
     from chorus.data.audio import Audio
 
+PROMPT = "prompt"  # a manifest's column: what a speech language model is asked about this row
+
 
 @dataclass(frozen=True)
 class Sound:

@@ -13,7 +13,7 @@ from chorus.models.loading import put_weights
 from chorus.models.parts import Parts
 from chorus.models.recogniser import Speech
 from chorus.tasks.registry import TASKS
-from chorus.transcribe.backends.protocol import Hypothesis, Sound
+from chorus.transcribe.backends.protocol import PROMPT, Hypothesis, Sound
 from chorus.transcribe.decoding import Decoding
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class Recognising:
         return [Hypothesis(text) for text in texts]
 
     def _asked(self, sound: Sound) -> Speech:
-        return Speech(lambda: sound.audio, lambda: sound.key, sound.row.get("prompt") or self.prompt)
+        return Speech(lambda: sound.audio, lambda: sound.key, sound.row.get(PROMPT) or self.prompt)
 
     def close(self) -> None:
         del self.parts, self.recogniser
