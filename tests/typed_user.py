@@ -10,7 +10,6 @@ import torch
 import chorus
 from chorus.checkpoints.adapter_report import AdapterResult
 from chorus.checkpoints.lazy_tensor import LazyTensor
-from chorus.checkpoints.model import Model
 from chorus.evaluate.comparison import Comparison
 from chorus.evaluate.results import Evaluation
 from chorus.experiment.schema import Experiment
@@ -33,7 +32,8 @@ def merges() -> None:
 
 
 def models() -> None:
-    model = assert_type(chorus.open_model("org/name", chorus.OpenOptions(offline=True)), Model)
+    model = assert_type(chorus.open_model("org/name", chorus.OpenOptions(offline=True)), chorus.Model)
+    assert_type(chorus.apply(model, ["adapter"], "applied", weights=0.5), Result)
     assert_type(model.checkpoint["x"].shape, tuple[int, ...])
     selection = assert_type(chorus.Selection(), chorus.Selection)
     assert_type(chorus.extract_lora(model, "base", "adapter", selection=selection), AdapterResult)

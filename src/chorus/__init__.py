@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from chorus._version import __version__ as __version__
 
 if TYPE_CHECKING:  # the public names, listed once: type checkers read this block, and so does `_homes` at run time
+    from chorus.checkpoints.model import Model as Model
     from chorus.checkpoints.model import OpenOptions as OpenOptions
     from chorus.checkpoints.open import open_model as open_model
     from chorus.errors import ChorusError as ChorusError
@@ -27,6 +28,7 @@ if TYPE_CHECKING:  # the public names, listed once: type checkers read this bloc
     from chorus.extract.pair import Selection as Selection
     from chorus.extract.task_vector import extract_task_vector as extract_task_vector
     from chorus.linalg.ranks import RankRule as RankRule
+    from chorus.merge.api import apply as apply
     from chorus.merge.api import merge as merge
     from chorus.merge.api import merge_into_adapter as merge_into_adapter
     from chorus.merge.method import Between as Between

@@ -61,24 +61,29 @@ def _count(kind: str) -> int:
 def claim_device(asked: str) -> str:
     """As `pick_device`, and of several GPUs this process sees only the one asked for, as plain `cuda`.
 
-    For transformers' Trainer, which spreads over all that it sees. To be called before CUDA starts: the variable is
-    read then, and asking whether CUDA is there starts it.
+    For transformers' Trainer, which spreads over all that it sees. To be called before CUDA starts, since it reads
+    the variable only then; `UsageError` where it has started with several.
     """
     if asked in _claimed:
         return _claimed[asked]
     kind, _, number = asked.partition(":")
     if kind != "cuda" or not number.isdecimal():
         return pick_device(asked)
-    before = os.environ.get(VISIBLE)
-    names = before.split(",") if before else None
-    if names is not None and int(number) >= len(names):
-        raise UsageError(f"device {asked}: not there ({VISIBLE}={before})", HINT)
-    os.environ[VISIBLE] = names[int(number)] if names else number
-    if not _count(kind):
-        os.environ.pop(VISIBLE)
-        if before is not None:
-            os.environ[VISIBLE] = before
+    import torch
+
+    seen = torch.cuda.device_count()  # from the driver's books, which does not start CUDA; is_available would
+    if int(number) >= seen:
         raise UsageError(f"device {asked}: not there", HINT)
+    before = os.environ.get(VISIBLE)
+    name = before.split(",")[int(number)] if before else number
+    os.environ[VISIBLE] = name
+    if seen > 1 and torch.cuda.device_count() > 1:
+        os.environ.pop(VISIBLE)
+        if before:
+            os.environ[VISIBLE] = before
+        raise UsageError(
+            f"device {asked}: CUDA has started in this process with {seen} devices", f"start it with {VISIBLE}={name}"
+        )
     _claimed[asked] = kind
     return kind
 

@@ -18,13 +18,15 @@ def gpus(monkeypatch):
     """A machine that seems to have three GPUs, as CUDA_VISIBLE_DEVICES narrows them."""
     monkeypatch.delenv(runtime.VISIBLE, raising=False)
     monkeypatch.setattr(runtime, "_claimed", {})
+    started: list[str | None] = []  # what the variable was when CUDA started
 
     def count():
-        seen = os.environ.get(runtime.VISIBLE)
+        seen = started[0] if started else os.environ.get(runtime.VISIBLE)
         return 3 if seen is None else sum(name in ("0", "1", "2") for name in seen.split(","))
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: count() > 0)
     monkeypatch.setattr(torch.cuda, "device_count", count)
+    return started
 
 
 @pytest.mark.parametrize("text", ["nonsense", "cuda:", "cuda:x", "cuda:-1", "cpu:0", "mps:0", "meta", "", "CUDA"])
@@ -71,6 +73,21 @@ def test_a_gpu_that_cannot_be_claimed_leaves_the_others_seen(gpus, monkeypatch, 
     with pytest.raises(UsageError, match="device cuda:7: not there"):
         runtime.claim_device("cuda:7")
     assert os.environ.get(runtime.VISIBLE) == before
+
+
+def test_a_gpu_cannot_be_claimed_once_cuda_has_started_with_several(gpus):
+    gpus.append(None)
+    with pytest.raises(UsageError, match="CUDA has started in this process with 3 devices") as caught:
+        runtime.claim_device("cuda:1")
+    assert "CUDA_VISIBLE_DEVICES=1" in caught.value.hint
+    assert runtime.VISIBLE not in os.environ
+    with pytest.raises(UsageError, match="device cuda:93: not there"):
+        runtime.claim_device("cuda:93")
+
+
+def test_the_only_gpu_is_claimed_also_where_cuda_has_started(gpus):
+    gpus.append("2")
+    assert runtime.claim_device("cuda:0") == "cuda"
 
 
 def test_devices_without_a_number_are_claimed_as_they_are(gpus):
