@@ -70,10 +70,12 @@ TOWER = {"d_model": 16, "encoder_layers": 1, "encoder_attention_heads": 2, "enco
 
 
 def tiny(directory: Path, kind: str, seed: int = 0) -> Path:
-    """A model directory of a kind: qwen2, qwen2_audio, omni, wav2vec2, wav2vec2_pretrained."""
+    """A model directory of a kind: qwen2, qwen2_audio, omni, wav2vec2, wav2vec2_pretrained, wav2vec2_bert."""
     import transformers
 
     torch.manual_seed(seed)
+    if kind == "wav2vec2_bert":
+        return _wav2vec2_bert(directory)
     if kind.startswith("wav2vec2"):
         return _wav2vec2(directory, vocabulary=kind == "wav2vec2")
     tokenizer = byte_tokenizer(SPECIALS)
@@ -170,6 +172,32 @@ def _wav2vec2_sizes(letters: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _wav2vec2_bert(directory: Path) -> Path:
+    """Conformer on stacked log-mel features, where wav2vec2 takes samples."""
+    import transformers
+
+    letters = ["<pad>", "<unk>", "|", *sorted(set("".join(WORDS)))]
+    config = transformers.Wav2Vec2BertConfig(
+        vocab_size=len(letters), hidden_size=16, output_hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
+        intermediate_size=24, feature_projection_input_dim=160, conv_depthwise_kernel_size=3, add_adapter=False,
+        pad_token_id=0, mask_time_prob=0.0,
+    )  # fmt: skip
+    transformers.Wav2Vec2BertForCTC(config).save_pretrained(directory)
+    _letters(directory, letters)
+    transformers.SeamlessM4TFeatureExtractor(feature_size=80, num_mel_bins=80, stride=2).save_pretrained(directory)
+    return directory
+
+
+def _letters(directory: Path, letters: list[str]) -> None:
+    import transformers
+
+    (directory / "vocab.json").write_text(json.dumps({t: i for i, t in enumerate(letters)}))
+    transformers.Wav2Vec2CTCTokenizer(
+        str(directory / "vocab.json"), pad_token="<pad>", unk_token="<unk>", word_delimiter_token="|",
+        bos_token=None, eos_token=None,
+    ).save_pretrained(directory)  # fmt: skip
+
+
 def _wav2vec2(directory: Path, *, vocabulary: bool) -> Path:
     import transformers
 
@@ -178,10 +206,6 @@ def _wav2vec2(directory: Path, *, vocabulary: bool) -> Path:
     cls = transformers.Wav2Vec2ForCTC if vocabulary else transformers.Wav2Vec2Model
     cls(config).save_pretrained(directory)
     if vocabulary:
-        (directory / "vocab.json").write_text(json.dumps({t: i for i, t in enumerate(letters)}))
-        transformers.Wav2Vec2CTCTokenizer(
-            str(directory / "vocab.json"), pad_token="<pad>", unk_token="<unk>", word_delimiter_token="|",
-            bos_token=None, eos_token=None,
-        ).save_pretrained(directory)  # fmt: skip
+        _letters(directory, letters)
     transformers.Wav2Vec2FeatureExtractor(return_attention_mask=True).save_pretrained(directory)
     return directory

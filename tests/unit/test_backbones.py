@@ -11,15 +11,20 @@ from safetensors.torch import load_file
 
 from chorus.data.utterance import Utterance
 from chorus.errors import CheckpointError, DataError, RecipeError
+from chorus.models.batches import as_taken
 from chorus.tasks.asr import ASR
 from chorus.train.adapters import check_ranks, freeze, freeze_unlearned, places, roles_of, summary
 from chorus.train.backbones.choose import load_backbone
-from chorus.train.backbones.protocol import IGNORED
+from chorus.train.backbones.protocol import IGNORED, ROWS
 from chorus.train.config import AdapterSettings, Augment
 from chorus.train.examples import StreamedSet, stream
 from chorus.train.fitness import keep_what_fits
 from chorus.train.layers import load_train_config
 from chorus.train.rows import TrainingRows, gather
+from chorus.transcribe.backends.choose import BACKENDS
+from chorus.transcribe.backends.protocol import Sound
+from chorus.transcribe.decoding import Decoding
+from chorus.transcribe.systems import open_system
 from sounds import BASE, corpus, mms, tiny
 
 NONE = Augment()
@@ -253,6 +258,44 @@ def test_ctc_texts_that_their_audio_has_no_frames_for(tmp_path, speech_rows):
         keep_what_fits(rows, backbone, skip_bad=False)
     keep_what_fits(rows, backbone, skip_bad=True)
     assert (len(rows.train), list(rows.left_out)) == (1, ["text too long for its audio"])
+
+
+def test_a_ctc_model_of_features_needs_no_file_of_its_own(tmp_path, speech_rows):
+    """Wav2Vec2-BERT takes stacked log-mel frames where wav2vec2 takes samples."""
+    backbone, _ = loaded(tiny(tmp_path / "b", "wav2vec2_bert"), speech_rows[0])
+    rows = speech_rows[1][:3]
+    batch = backbone.collate([backbone.example(u, None, NONE) for u in rows])
+    assert batch["input_features"].shape[2] == 160
+    assert abs(int(batch["attention_mask"].sum(1)[0]) - backbone.recogniser.steps(rows[0].duration_s)) <= 1
+    batch.pop(ROWS)
+    assert torch.isfinite(backbone.model(**batch).loss)
+    long = replace(rows[0], row=replace(rows[0].row, text="one " * 20))
+    assert "frames are needed, the audio has 30" in backbone.misfit(long)
+
+
+@pytest.mark.parametrize("kind", ["whisper", "qwen2_audio", "wav2vec2", "wav2vec2_bert", "qwen2"])
+def test_a_base_in_a_small_type_is_measured_in_it(tmp_path, speech_rows, kind):
+    """Features are float32; a base kept in bfloat16 under an adapter must get them in its own type."""
+    base = BASE if kind == "whisper" else tiny(tmp_path / kind, kind)
+    backbone, _ = loaded(base, speech_rows[0], **{"model.dtype": "bfloat16"})
+    assert next(backbone.model.parameters()).dtype == torch.bfloat16
+    rows = speech_rows[1][:2]
+    assert len(backbone.transcribe(backbone.model, rows, max_new_tokens=2)) == 2
+    batch = as_taken(backbone.collate([backbone.example(u, None, NONE) for u in rows]), backbone.model)
+    batch.pop(ROWS)
+    with backbone.window(backbone.model, batch):
+        assert torch.isfinite(backbone.model(**batch).loss)
+
+
+@pytest.mark.parametrize("kind", ["wav2vec2", "qwen2_audio"])
+def test_training_measures_what_evaluation_decodes(tmp_path, speech_rows, kind):
+    base = tiny(tmp_path / kind, kind)
+    backbone, _ = loaded(base, speech_rows[0])
+    rows = speech_rows[1][:4]
+    measured = backbone.transcribe(backbone.model, rows, max_new_tokens=5)
+    decoder = BACKENDS.get("transformers")(open_system(str(base)), Decoding(max_new_tokens=5), "cpu")
+    decoded = decoder.transcribe([Sound(u.audio(), u.row, u.key()) for u in rows])
+    assert measured == [one.text for one in decoded]
 
 
 def test_a_pretrained_encoder_gets_the_letters_of_its_texts(tmp_path, speech_rows):

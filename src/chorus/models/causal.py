@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from chorus.models.kind import TEXT, Config, Kind, architecture
+from chorus.architectures.families import architecture
+from chorus.models.kind import TEXT, Kind
 from chorus.models.limits import Limits
+from chorus.plain import JsonMap
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-def recognises(config: Config) -> bool:
+def recognises(config: JsonMap) -> bool:
     return architecture(config).endswith("ForCausalLM")
 
 
-def limits(config: Config, tokenizer: PreTrainedTokenizerBase) -> Limits:
+def limits(config: JsonMap, tokenizer: PreTrainedTokenizerBase) -> Limits:
     """The text part's positions."""
     text = config.get("text_config") or config
     return Limits(tokenizer, max_tokens=text.get("max_position_embeddings"))

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from chorus.architectures.families import architecture
 from chorus.cache import Cache
 from chorus.lazy import lazy
 from chorus.models.batches import as_taken
-from chorus.models.features import RATE
-from chorus.models.kind import SPEECH_TO_TEXT, Config, Kind, architecture
+from chorus.models.features import FRAMES_PER_SECOND, RATE
+from chorus.models.kind import SPEECH_TO_TEXT, Kind
 from chorus.models.limits import Limits
 from chorus.models.parts import Parts
 from chorus.models.recogniser import Speech
+from chorus.plain import JsonMap
 
 if TYPE_CHECKING:
     import torch
@@ -26,18 +28,18 @@ else:
 LONGEST_S = 60.0  # attention over minutes of audio takes all memory; nothing in the model forbids it
 
 
-def recognises(config: Config) -> bool:
+def recognises(config: JsonMap) -> bool:
     """A CTC head, or a pretrained encoder that can be given one."""
     return architecture(config).endswith("ForCTC") or "ctc_loss_reduction" in config
 
 
-def model_class(config: Config) -> str:
+def model_class(config: JsonMap) -> str:
     """The class itself where it is named: the automatic one cannot load from tensors."""
     name = architecture(config)
     return name if name.endswith("ForCTC") else "AutoModelForCTC"
 
 
-def limits(config: Config, tokenizer: PreTrainedTokenizerBase) -> Limits:
+def limits(config: JsonMap, tokenizer: PreTrainedTokenizerBase) -> Limits:
     return Limits(tokenizer, max_audio_s=LONGEST_S, bare=written_by(tokenizer))
 
 
@@ -82,9 +84,10 @@ class CtcRecogniser:
         return {name: batch[name] for name in names}
 
     def steps(self, seconds: float) -> int:
-        """How many samples (or frames of features) so many seconds are."""
-        hop = getattr(self.extractor, "hop_length", None) if self.input_name != "input_values" else 1
-        return round(seconds * RATE / (hop or 1))
+        """How many samples so many seconds are, or frames of features, of which an extractor may stack some."""
+        if self.input_name == "input_values":
+            return round(seconds * RATE)
+        return round(seconds * FRAMES_PER_SECOND / getattr(self.extractor, "stride", 1))
 
     def frames(self, steps: torch.Tensor) -> torch.Tensor:
         """How many frames the model makes of so many samples (or frames of features)."""

@@ -10,13 +10,14 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from chorus.plain import JsonMap
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from chorus.models.limits import Limits
     from chorus.models.recogniser import OpenRecogniser
 
-Config = Mapping[str, Any]  # what a config.json holds
 SPEECH_TO_TEXT, AUDIO_TEXT_TO_TEXT, TEXT = "automatic-speech-recognition", "audio-text-to-text", "text-generation"
 
 
@@ -39,9 +40,9 @@ class Kind:
 
     name: str
     covers: str
-    recognises: Callable[[Config], bool]
-    model_class: Callable[[Config], str]
-    limits: Callable[[Config, PreTrainedTokenizerBase], Limits]
+    recognises: Callable[[JsonMap], bool]
+    model_class: Callable[[JsonMap], str]
+    limits: Callable[[JsonMap, PreTrainedTokenizerBase], Limits]
     pipeline_tag: str
     tokenizer_class: str = "AutoTokenizer"
     extractor_class: str = "AutoFeatureExtractor"
@@ -55,11 +56,6 @@ class Kind:
     def takes_audio(self) -> bool:
         """Or texts alone."""
         return bool(self.extractor_class)
-
-
-def architecture(config: Config) -> str:
-    """The class that the config names first; empty where it names none."""
-    return str((config.get("architectures") or [""])[0])
 
 
 def named_class(path: str) -> Any:

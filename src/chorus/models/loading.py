@@ -8,14 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from chorus.architectures.families import architecture
 from chorus.checkpoints.lazy_tensor import LazyTensor
 from chorus.checkpoints.model import read_json
 from chorus.checkpoints.sidecar import VOCABULARIES, write_json
 from chorus.errors import CheckpointError
 from chorus.lazy import lazy
-from chorus.models.kind import Kind, architecture, named_class
+from chorus.models.kind import Kind, named_class
 from chorus.models.parts import Parts
 from chorus.models.registry import covered, kind_of
+from chorus.plain import JsonObject
 
 if TYPE_CHECKING:
     import torch
@@ -42,21 +44,21 @@ class Origin:
     label: str = ""
     tensors: Mapping[str, LazyTensor] | None = None
     tokenizer: Path | None = None
-    config: dict[str, Any] | None = None
-    generation: dict[str, Any] | None = None
+    config: JsonObject | None = None
+    generation: JsonObject | None = None
 
     def __str__(self) -> str:
         return self.label or str(self.place)
 
 
-def read_config(origin: Origin) -> dict[str, Any]:
+def read_config(origin: Origin) -> JsonObject:
     """The model's config.json, without its weights; of a hub model also `_commit_hash`."""
     if origin.config is not None:
         return origin.config
     try:
         if Path(origin.place).is_dir():
             return read_json(Path(origin.place) / "config.json")
-        found: dict[str, Any]
+        found: JsonObject
         found, _ = transformers.PretrainedConfig.get_config_dict(origin.place, revision=origin.revision)
         return found
     except (OSError, ValueError, CheckpointError) as error:

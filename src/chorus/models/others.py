@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from chorus.models.kind import SPEECH_TO_TEXT, Kind, architecture
+from chorus.architectures.families import architecture
+from chorus.models.kind import SPEECH_TO_TEXT, Kind
 from chorus.models.limits import Limits
 
 TYPES = ("moonshine", "parakeet", "seamless_m4t")  # beginnings of model_type

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from chorus.models.kind import Config, Kind
+from chorus.models.kind import Kind
+from chorus.plain import JsonMap
 from chorus.registry import Registry
 
 
@@ -18,12 +19,12 @@ def _load() -> None:
 KINDS: Registry[Kind] = Registry("kind of model", "chorus.kinds", _load)
 
 
-def kind_of(config: Config) -> Kind | None:
+def kind_of(config: JsonMap) -> Kind | None:
     """The kind that a config is of; another package's before Chorus's own, so that it may take a model over."""
     return next((kind for kind in KINDS.latest_first() if kind.recognises(config)), None)
 
 
-def peft_task(config: Config) -> str | None:
+def peft_task(config: JsonMap) -> str | None:
     """PEFT's task type for adapters of this model."""
     kind = kind_of(config)
     return kind.peft_task if kind is not None else None

@@ -15,10 +15,11 @@ from chorus.errors import CheckpointError
 from chorus.lazy import lazy
 from chorus.models.batches import as_taken, pad
 from chorus.models.features import FRAMES_PER_SECOND, MARGIN, LogMel
-from chorus.models.kind import AUDIO_TEXT_TO_TEXT, Config, Kind
+from chorus.models.kind import AUDIO_TEXT_TO_TEXT, Kind
 from chorus.models.limits import Limits
 from chorus.models.parts import Parts
 from chorus.models.recogniser import Speech
+from chorus.plain import JsonMap
 
 if TYPE_CHECKING:
     import torch
@@ -40,7 +41,7 @@ LONGEST_S = 30.0
 LEAST_COLUMNS = 4  # of features: what the tower makes one frame of
 
 
-def limits(config: Config, tokenizer: PreTrainedTokenizerBase) -> Limits:
+def limits(config: JsonMap, tokenizer: PreTrainedTokenizerBase) -> Limits:
     """The language model's positions, and the tower's window."""
     inner = config.get("thinker_config") or config
     return Limits(

@@ -10,10 +10,11 @@ from chorus.architectures.openai_whisper import transformers_name
 from chorus.cache import Cache
 from chorus.lazy import lazy
 from chorus.models.features import FRAMES_PER_SECOND, LogMel
-from chorus.models.kind import SPEECH_TO_TEXT, Config, Kind
+from chorus.models.kind import SPEECH_TO_TEXT, Kind
 from chorus.models.languages import LANGUAGES
 from chorus.models.limits import Limits
 from chorus.models.parts import Parts
+from chorus.plain import JsonMap
 
 if TYPE_CHECKING:
     import torch
@@ -40,7 +41,7 @@ class GenerateSettings(TypedDict, total=False):
     prompt_ids: torch.Tensor
 
 
-def limits(config: Config, tokenizer: PreTrainedTokenizerBase) -> Limits:
+def limits(config: JsonMap, tokenizer: PreTrainedTokenizerBase) -> Limits:
     """The decoder's positions, the encoder's window, and the languages that the tokenizer has tokens for."""
     multilingual = int(config["vocab_size"]) >= MULTILINGUAL
     return Limits(
