@@ -398,7 +398,7 @@ def test_what_does_not_change_the_result_is_no_part_of_its_fingerprint(tmp_path)
     plain = config_of(tmp_path)
 
     def mark(*overrides):
-        return resume.fingerprint(
+        return resume.training_fingerprint(
             load_train_config(plain.model_dump(mode="json"), overrides=list(overrides)), {"a": "1"}
         )
 
@@ -406,7 +406,7 @@ def test_what_does_not_change_the_result_is_no_part_of_its_fingerprint(tmp_path)
     assert {mark(one) for one in same} == {mark()}
     others = {mark(one) for one in ("train.epochs=9", "seed=5", "train.learning_rate=1e-9", "adapter.rank=3")}
     assert len(others | {mark()}) == 5
-    assert resume.fingerprint(plain, {"a": "2"}) != mark()
+    assert resume.training_fingerprint(plain, {"a": "2"}) != mark()
 
 
 def test_a_base_is_its_weights_or_its_commit(tmp_path):
