@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
+from functools import cache
+from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -25,13 +28,30 @@ settings.load_profile("chorus")
 share_own()
 
 
-def pytest_itemcollected(item: pytest.Item) -> None:
+@cache
+def users(path: str, fixture: str) -> set[str]:
+    """The tests of a file that ask for a fixture."""
+    text = (Path(__file__).parents[1] / path).read_text(encoding="utf-8")
+    return set(re.findall(rf"^def (test_\w+)\([^)]*\b{fixture}\b", text, re.MULTILINE))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Tests that share a dear fixture of their module run in one worker, so that it is made once.
 
-    Here, since xdist reads the groups before any `pytest_collection_modifyitems` of a conftest.
+    xdist's own marks for groups are lost with pytest 9.2, which keeps a test's name elsewhere.
     """
-    for name in DEAR & set(getattr(item, "fixturenames", ())):
-        item.add_marker(pytest.mark.xdist_group(f"{item.path.stem}.{name}"))
+    if config.getvalue("dist") != "loadgroup":
+        return None
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Grouped(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            path, _, name = nodeid.partition("::")
+            shared = [fixture for fixture in DEAR if name.partition("[")[0] in users(path, fixture)]
+            return f"{path}::{shared[0]}" if shared else nodeid
+
+    return Grouped(config, log)
 
 
 @pytest.fixture(scope="session")
