@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from chorus.errors import RecipeError, nearest
 from chorus.plain import JsonMap, JsonObject
 
+SPELLINGS = {"normalizer": "normaliser"}  # what a key is called elsewhere -> here
 MAX_NODES, MAX_DEPTH, MAX_ALIASES = 200_000, 40, 200
 
 
@@ -47,7 +48,7 @@ class Loader(yaml.SafeLoader):
 def read_document(source: str | Path | JsonMap) -> tuple[JsonObject, str, Path]:
     """A map from a YAML or JSON file (or a map as it is), what to call it, and where its paths start."""
     if isinstance(source, Mapping):
-        return dict(source), "settings", Path()
+        return spelled(source), "settings", Path()
     path = Path(source).expanduser()
     try:
         documents = list(yaml.load_all(path.read_text(encoding="utf-8"), Loader=Loader))
@@ -58,7 +59,18 @@ def read_document(source: str | Path | JsonMap) -> tuple[JsonObject, str, Path]:
         raise RecipeError([f"not readable as YAML: {error}"], source=str(path)) from None
     if len(documents) != 1 or not isinstance(documents[0], dict):
         raise RecipeError(["one map of settings is expected"], source=str(path))
-    return documents[0], str(path), path.parent
+    return spelled(documents[0]), str(path), path.parent
+
+
+def spelled(document: JsonMap) -> JsonObject:
+    """A document with each key as Chorus spells it: `normalizer` is taken for `normaliser`."""
+    found: JsonObject = {}
+    for key, value in document.items():
+        name = SPELLINGS.get(key, key)
+        if name in found or (name != key and name in document):
+            raise RecipeError([f"{key} and {name}: one key, given twice"], "leave one of them out", "settings")
+        found[name] = spelled(value) if isinstance(value, Mapping) else value
+    return found
 
 
 class Strict(BaseModel):

@@ -6,7 +6,7 @@ import pytest
 from pydantic import Field
 
 from chorus.errors import RecipeError
-from chorus.settings import Strict, dotted, keys_at, leaves, read_document, validated
+from chorus.settings import Strict, dotted, keys_at, leaves, read_document, spelled, validated
 
 
 class Part(Strict):
@@ -93,3 +93,12 @@ def test_a_file_that_cannot_be_read(tmp_path):
 
 def test_a_map_is_taken_as_it_is():
     assert read_document({"a": 1})[:2] == ({"a": 1}, "settings")
+
+
+def test_american_keys_are_taken_and_kept_in_one_spelling(tmp_path):
+    assert spelled({"dev": {"normalizer": "marks", "x": [1]}}) == {"dev": {"normaliser": "marks", "x": [1]}}
+    (tmp_path / "a.yml").write_text("normalizer: raw\n")
+    assert read_document(tmp_path / "a.yml")[0] == {"normaliser": "raw"}
+    for twice in ({"normalizer": 1, "normaliser": 2}, {"normaliser": 1, "normalizer": 2}):
+        with pytest.raises(RecipeError, match="one key, given twice"):
+            spelled(twice)

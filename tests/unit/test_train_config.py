@@ -49,6 +49,15 @@ def test_later_layers_lie_over_earlier_ones(tmp_path):
         load_train_config(tmp_path / "asr.yaml")
 
 
+def test_normalizer_is_normaliser_in_files_and_on_the_command_line():
+    least = {"model": {"base": "m"}, "data": {"train": "m.csv"}}
+    assert load_train_config({**least, "dev": {"normalizer": "marks"}}).dev.normaliser == "marks"
+    assert (
+        load_train_config({**least, "dev": {"normaliser": "raw"}}, overrides=["dev.normalizer=basic"]).dev.normaliser
+        == "basic"
+    )
+
+
 def test_overrides_come_last_and_are_typed():
     config = load_train_config(
         LEAST,

@@ -9,7 +9,7 @@ from pathlib import Path
 import yaml
 
 from chorus.errors import RecipeError, UsageError, nearest
-from chorus.settings import leaves, read_document, validated
+from chorus.settings import SPELLINGS, leaves, read_document, validated
 from chorus.train.config import VERSION, TrainConfig
 from chorus.train.guide_keys import is_guide, translate
 
@@ -102,7 +102,8 @@ def parse_override(text: str) -> dict[str, object]:
     >>> parse_override("train.learning_rate=1e-5")
     {'train': {'learning_rate': 1e-05}}
     """
-    key, equals, written = text.partition("=")
+    given, equals, written = text.partition("=")
+    key = ".".join(SPELLINGS.get(part, part) for part in given.split("."))
     if not equals or not key:
         raise UsageError(f"{text}: write KEY=VALUE, as in train.learning_rate=1e-5")
     known = list(leaves(TrainConfig))
