@@ -217,43 +217,31 @@ def method(
     """Register a merge method; see `Method` for what each statement means."""
 
     def register(function: F) -> F:
-        signature = inspect.signature(function)
-        parameters = {}
-        for keyword, entry in signature.parameters.items():
-            if entry.kind is entry.KEYWORD_ONLY and keyword not in (*ENGINE_KEYWORDS, *auxiliary):
-                parameter = _parameter(keyword, entry, function)
-                parameters[parameter.name] = parameter
         METHODS.add(
             name,
             Method(
-                name=name,
-                summary=summary,
-                paper=paper,
-                function=function,
-                space=space,
-                base=base,
-                models=models,
-                parameters=parameters,
-                split=split if callable(split) else lambda _: split,
-                statistics=statistics,
-                check=check,
-                linear=linear,
-                symmetric=symmetric,
-                homogeneous=homogeneous,
-                random=random,
-                low_rank=low_rank,
-                subspace=subspace,
-                inner=inner,
-                auxiliary=auxiliary,
-                memory=memory,
-                uses=frozenset(k for k in ENGINE_KEYWORDS if k in signature.parameters),
-                recipe=inspect.cleandoc(recipe),
-                when=when,
+                name=name, summary=summary, paper=paper, function=function, space=space, base=base, models=models,
+                parameters=_parameters(function, auxiliary), split=split if callable(split) else lambda _: split,
+                statistics=statistics, check=check, linear=linear, symmetric=symmetric, homogeneous=homogeneous,
+                random=random, low_rank=low_rank, subspace=subspace, inner=inner, auxiliary=auxiliary, memory=memory,
+                uses=frozenset(ENGINE_KEYWORDS) & frozenset(inspect.signature(function).parameters),
+                recipe=inspect.cleandoc(recipe), when=when,
             ),
-        )
+        )  # fmt: skip
         return function
 
     return register
+
+
+def _parameters(function: Callable[..., Any], auxiliary: Sequence[str]) -> dict[str, Parameter]:
+    """What a recipe may set: the keywords that are neither the engine's nor read from files."""
+    entries = inspect.signature(function).parameters.items()
+    own = [
+        _parameter(keyword, entry, function)
+        for keyword, entry in entries
+        if entry.kind is entry.KEYWORD_ONLY and keyword not in (*ENGINE_KEYWORDS, *auxiliary)
+    ]
+    return {parameter.name: parameter for parameter in own}
 
 
 def _parameter(keyword: str, entry: inspect.Parameter, function: Callable[..., Any]) -> Parameter:
