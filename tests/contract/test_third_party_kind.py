@@ -49,8 +49,8 @@ def with_package(tmp_path_factory):
     paths = os.pathsep.join(map(str, (place, PACKAGE.parent, ours)))
     environment = {**os.environ, "PYTHONPATH": paths, "HF_HUB_OFFLINE": "1"}
 
-    def run(*arguments: object):
-        done = commands.chorus(*arguments, env=environment)
+    def run(*arguments: object, code: str = ""):
+        done = commands.python(code, env=environment) if code else commands.chorus(*arguments, env=environment)
         assert done.returncode == 0, done.stderr
         return done.stdout
 
@@ -87,3 +87,9 @@ def test_it_is_trained_transcribed_and_merged(with_package, tmp_path):
     rows = [json.loads(line) for file in place.rglob("results.jsonl") for line in file.read_text().splitlines()]
     assert len(rows) == 12
     assert all("hypothesis" in row for row in rows)
+
+
+def test_it_keeps_the_contract(with_package, tmp_path):
+    base, (manifest, _) = moonshine(tmp_path / "base"), corpus(tmp_path / "speech", 6)
+    check = f"import chorus.testing; print(chorus.testing.check_kind({str(base)!r}, {str(manifest)!r}))"
+    assert with_package(code=check).strip().endswith("4")

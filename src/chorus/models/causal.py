@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 
 def recognises(config: JsonMap) -> bool:
+    """By the class, of whatever family."""
     return architecture(config).endswith("ForCausalLM")
 
 

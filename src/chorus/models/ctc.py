@@ -40,6 +40,7 @@ def model_class(config: JsonMap) -> str:
 
 
 def limits(config: JsonMap, tokenizer: PreTrainedTokenizerBase) -> Limits:
+    """The letters, and as much audio as memory takes."""
     return Limits(tokenizer, max_audio_s=LONGEST_S, bare=written_by(tokenizer))
 
 

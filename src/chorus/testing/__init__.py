@@ -1,4 +1,4 @@
-"""The contracts that methods, tasks and runtimes keep, as tests that their authors can run.
+"""The contracts that methods, kinds of models, tasks and runtimes keep, as tests that their authors can run.
 
 import pytest, chorus.testing
 
@@ -9,6 +9,9 @@ def test_my_method(check):
 def test_my_numbers():
     chorus.testing.check_golden("tests/my_method.json")
 
+def test_my_kind_of_model():
+    chorus.testing.check_kind("tests/tiny-model", "tests/manifest.csv")
+
 def test_my_task():
     chorus.testing.check_task("my_task")
 
@@ -16,6 +19,7 @@ def test_my_runtime():
     chorus.testing.check_backend(my_backend, sounds)
 """
 
+from chorus.testing.kinds import check_kind
 from chorus.testing.merging import merge_deltas, merge_tensors
 from chorus.testing.methods import (
     Case,
@@ -45,6 +49,7 @@ __all__ = [
     "agrees_with_itself",
     "check_backend",
     "check_golden",
+    "check_kind",
     "check_task",
     "checks",
     "close",

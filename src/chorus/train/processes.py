@@ -13,6 +13,7 @@ def is_main() -> bool:
 
 
 def count() -> int:
+    """How many processes train together."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 

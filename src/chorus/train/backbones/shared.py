@@ -56,6 +56,7 @@ def after_prompts(examples: Sequence[Example], padding: int) -> dict[str, torch.
 
 
 def row_numbers(examples: Sequence[Example]) -> torch.Tensor:
+    """Which rows a batch holds."""
     return torch.tensor([one.row for one in examples])
 
 
@@ -80,6 +81,7 @@ def recognised(
 
 @contextmanager
 def nothing() -> Iterator[None]:
+    """No more than the model itself."""
     yield
 
 
