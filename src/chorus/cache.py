@@ -25,8 +25,10 @@ from chorus.lazy import lazy
 from chorus.sizes import parse_size
 
 if TYPE_CHECKING:
+    import safetensors.torch as safetensors
     from torch import Tensor
-safetensors = lazy("safetensors.torch")
+else:
+    safetensors = lazy("safetensors.torch")
 
 DEFAULT_LIMIT = 20_000_000_000
 SUFFIX = ".safetensors"

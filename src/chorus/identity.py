@@ -15,11 +15,13 @@ from chorus.lazy import lazy
 
 if TYPE_CHECKING:
     import numpy as np
+    import xxhash
     from numpy.typing import NDArray
     from typing_extensions import Buffer
 
     Data = Buffer | NDArray[np.generic]  # before Python 3.12 type checkers do not know that arrays are buffers
-xxhash = lazy("xxhash")
+else:
+    xxhash = lazy("xxhash")
 
 PIECE = 1 << 20  # bytes of a file at a time
 _known: dict[tuple[str, int, int], str] = {}  # (path, bytes, time of change) -> hash

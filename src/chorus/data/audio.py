@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from chorus.errors import DataError, MissingExtraError
 from chorus.lazy import lazy
@@ -15,10 +15,12 @@ from chorus.models.features import RATE as RATE
 
 if TYPE_CHECKING:
     import numpy as np
+    import soundfile
     from numpy.typing import NDArray
 
     Audio = NDArray[np.float32]
-numpy = lazy("numpy")
+else:
+    np = lazy("numpy")
 
 SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".oga", ".aiff", ".au", ".w64")
 
@@ -37,7 +39,7 @@ class AudioInfo:
 
 
 @contextmanager
-def opened(source: Path | bytes) -> Iterator[Any]:
+def opened(source: Path | bytes) -> Iterator[soundfile.SoundFile]:
     """An open `soundfile.SoundFile`; `DataError` names the file and the reason where there is none."""
     try:
         import soundfile
@@ -91,10 +93,11 @@ def read_audio(
 def resample(audio: Audio, given: float, wanted: float) -> Audio:
     """Another rate, by soxr's high quality."""
     if given == wanted:
-        return numpy.ascontiguousarray(audio)
+        return np.ascontiguousarray(audio)
     import soxr
 
-    return soxr.resample(audio, given, wanted).astype(numpy.float32)
+    made: Audio = soxr.resample(audio, given, wanted).astype(np.float32)
+    return made
 
 
 def write_flac(path: Path, audio: Audio, rate: int = RATE) -> None:
@@ -102,5 +105,5 @@ def write_flac(path: Path, audio: Audio, rate: int = RATE) -> None:
     import soundfile
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    integers = numpy.clip(numpy.rint(audio * 32767), -32768, 32767).astype(numpy.int16)
+    integers = np.clip(np.rint(audio * 32767), -32768, 32767).astype(np.int16)
     soundfile.write(path, integers, rate, format="FLAC", subtype="PCM_16")

@@ -10,7 +10,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from chorus.data.audio import opened
 from chorus.data.manifest import Row
@@ -19,10 +19,17 @@ from chorus.errors import DataError
 from chorus.identity import digest
 from chorus.lazy import lazy
 from chorus.models.limits import Limits
+from chorus.plain import JsonObject
 from chorus.progress import Progress
 from chorus.runtime import threads
 
-numpy = lazy("numpy")
+if TYPE_CHECKING:
+    import numpy as np
+    import soundfile
+
+    from chorus.data.audio import Audio
+else:
+    np = lazy("numpy")
 
 BLOCK_FRAMES = 1 << 20
 FULL_SCALE = 32_767
@@ -103,7 +110,8 @@ class Report:
     def warnings(self) -> int:
         return sum(len(f.rows) for f in self.findings if not f.error)
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> JsonObject:
+        """As JSON tells it."""
         return {
             "rows": self.rows,
             "hours": round(self.hours, 4),
@@ -168,7 +176,7 @@ def measure(row: Row) -> Measured:
     return result
 
 
-def _measure_file(file: Any, row: Row, result: Measured) -> None:
+def _measure_file(file: soundfile.SoundFile, row: Row, result: Measured) -> None:
     result.rate, result.channels = file.samplerate, file.channels
     first = round((row.start or 0.0) * file.samplerate)
     last = file.frames if row.end is None else min(file.frames, round(row.end * file.samplerate))
@@ -189,12 +197,12 @@ def _measure_file(file: Any, row: Row, result: Measured) -> None:
             break
         count += len(samples)
         found.update(samples.tobytes())
-        if floating and not numpy.isfinite(samples).all():
+        if floating and not np.isfinite(samples).all():
             result.problem = "not finite"
             return
         scale = 1.0 if floating else FULL_SCALE
-        flat = samples.astype(numpy.float32).ravel()
-        power += float(numpy.dot(flat, flat)) / scale**2 / samples.shape[1]
+        flat = samples.astype(np.float32).ravel()
+        power += float(np.dot(flat, flat)) / scale**2 / samples.shape[1]
         clipped += _clipped(flat, scale)
     if count < wanted - file.samplerate // 10:
         result.problem, result.detail = "unreadable audio", f"{count} of {wanted} samples"
@@ -208,12 +216,12 @@ def _measure_file(file: Any, row: Row, result: Measured) -> None:
         result.problem, result.detail = "silent audio", level
 
 
-def _clipped(samples: Any, scale: float) -> int:
+def _clipped(samples: Audio, scale: float) -> int:
     """Samples in runs at full scale: single peaks are loud, runs are cut off."""
     if max(float(samples.max()), -float(samples.min())) < scale * 0.9999:
         return 0
-    full = numpy.abs(samples) >= scale * 0.9999
-    edges = numpy.flatnonzero(numpy.diff(numpy.concatenate(([False], full, [False])).astype(numpy.int8)))
+    full = np.abs(samples) >= scale * 0.9999
+    edges = np.flatnonzero(np.diff(np.concatenate(([False], full, [False])).astype(np.int8)))
     lengths = edges[1::2] - edges[::2]
     return int(lengths[lengths >= CLIPPED_RUN].sum())
 
@@ -268,11 +276,11 @@ def _far(members: Sequence[Measured], value: Callable[[Measured], float]) -> lis
     """Those far from the median, and how many times it they are; groups under ten tell nothing."""
     if len(members) < 10:
         return []
-    logs = numpy.log([value(m) for m in members])
-    middle = float(numpy.median(logs))
-    spread = max(LEAST_SPREAD, 1.4826 * float(numpy.median(numpy.abs(logs - middle))))
-    far = numpy.flatnonzero(numpy.abs(logs - middle) > OUTLIER * spread)
-    return [(members[i], math.exp(float(logs[i]) - middle)) for i in far]
+    logs = np.log([value(m) for m in members])
+    middle = float(np.median(logs))
+    spread = max(LEAST_SPREAD, 1.4826 * float(np.median(np.abs(logs - middle))))
+    far = np.flatnonzero(np.abs(logs - middle) > OUTLIER * spread)
+    return [(members[int(i)], math.exp(float(logs[i]) - middle)) for i in far]
 
 
 def _duplicates(good: Sequence[Measured], add: Add) -> None:

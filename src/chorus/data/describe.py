@@ -6,7 +6,7 @@ import statistics
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from chorus.data.audio import info
 from chorus.data.manifest import Row
@@ -15,7 +15,37 @@ from chorus.plotting import TEAL, figure, save
 SHOWN = 20  # bars of a plot, columns of a table
 
 
-def describe(rows: Sequence[Row]) -> dict[str, Any]:
+class Described(TypedDict):
+    """What is told of a value of a column."""
+
+    rows: int
+    hours: float
+
+
+class Quantiles(TypedDict):
+    """Of the durations, in seconds."""
+
+    min: float
+    median: float
+    p95: float
+    max: float
+
+
+class Description(TypedDict):
+    """What manifests hold. `by` is column -> value -> its rows and hours, the most rows first."""
+
+    rows: int
+    hours: float
+    duration_s: Quantiles
+    words_per_row: float
+    distinct_texts: int
+    characters: int
+    rarest_characters: list[str]
+    by: dict[str, dict[str, Described]]
+    durations: list[float]
+
+
+def describe(rows: Sequence[Row]) -> Description:
     """Counts, hours and quantiles; durations come from the manifest, else from the files' headers."""
     lengths = [_length_s(row) for row in rows]
     ordered = sorted(lengths)
@@ -23,7 +53,7 @@ def describe(rows: Sequence[Row]) -> dict[str, Any]:
     def quantile(q: float) -> float:
         return round(ordered[min(len(ordered) - 1, int(q * len(ordered)))], 3) if ordered else 0.0
 
-    tables: dict[str, dict[str, dict[str, float]]] = {}
+    tables: dict[str, dict[str, Described]] = {}
     for column in ("language", "domain", "speaker", "split"):
         counts: Counter[str] = Counter()
         hours: dict[str, float] = {}
@@ -33,7 +63,7 @@ def describe(rows: Sequence[Row]) -> dict[str, Any]:
                 counts[value] += 1
                 hours[value] = hours.get(value, 0.0) + length / 3600
         if counts:
-            tables[column] = {v: {"rows": n, "hours": round(hours[v], 4)} for v, n in counts.most_common()}
+            tables[column] = {v: Described(rows=n, hours=round(hours[v], 4)) for v, n in counts.most_common()}
     words = [len(row.text.split()) for row in rows]
     characters = Counter("".join(row.text for row in rows))
     return {
@@ -54,7 +84,7 @@ def _length_s(row: Row) -> float:
     return known if known is not None else info(row.audio).duration_s
 
 
-def plot(facts: dict[str, Any], target: Path, title: str) -> Path:
+def plot(facts: Description, target: Path, title: str) -> Path:
     """A picture of durations and of hours by domain, language and speaker, as the suffix says (PNG, SVG, PDF)."""
     panels = [c for c in ("domain", "language", "speaker") if len(facts["by"].get(c, {})) > 1] or ["split"]
     panels = [c for c in panels if c in facts["by"]]

@@ -13,11 +13,15 @@ from chorus.data.audio import RATE, resample
 from chorus.lazy import lazy
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.random import Generator
+    from numpy.typing import NDArray
+    from scipy import signal
 
     from chorus.data.audio import Audio
-numpy = lazy("numpy")
-signal = lazy("scipy.signal")
+else:
+    np = lazy("numpy")
+    signal = lazy("scipy.signal")
 
 TELEPHONE_BAND_HZ = (300.0, 3400.0)
 TELEPHONE_RATE = 8000
@@ -32,47 +36,55 @@ def change_speed(audio: Audio, factor: float, rate: int = RATE) -> Audio:
     return audio if factor == 1.0 else resample(audio, rate * factor, rate)
 
 
+def amplitude(decibels: float) -> float:
+    """The factor that so many decibels are."""
+    return float(10 ** (decibels / 20))
+
+
 def change_gain(audio: Audio, gain_db: float) -> Audio:
-    return (audio * 10 ** (gain_db / 20)).astype(numpy.float32)
+    """Louder or softer."""
+    return (audio * amplitude(gain_db)).astype(np.float32)
 
 
 def add_noise(audio: Audio, snr_db: float, rng: Generator, colour: Colour = "white") -> Audio:
     """Noise so many decibels below the speech (mean power over the whole utterance)."""
-    noise = rng.standard_normal(len(audio)).astype(numpy.float32)
+    noise = rng.standard_normal(len(audio)).astype(np.float32)
     if colour == "pink" and len(audio) > 1:
-        spectrum = numpy.fft.rfft(noise)
-        spectrum /= numpy.sqrt(numpy.maximum(1, numpy.arange(len(spectrum))))
-        noise = numpy.fft.irfft(spectrum, len(audio)).astype(numpy.float32)
-    power = float(numpy.mean(numpy.square(audio, dtype=numpy.float64)))
-    own = float(numpy.mean(numpy.square(noise, dtype=numpy.float64)))
+        spectrum = np.fft.rfft(noise)
+        spectrum /= np.sqrt(np.maximum(1, np.arange(len(spectrum))))
+        noise = np.fft.irfft(spectrum, len(audio)).astype(np.float32)
+    power = float(np.mean(np.square(audio, dtype=np.float64)))
+    own = float(np.mean(np.square(noise, dtype=np.float64)))
     if power == 0 or own == 0:
         return audio
-    return (audio + noise * numpy.sqrt(power / own) * 10 ** (-snr_db / 20)).astype(numpy.float32)
+    mixed: NDArray[np.float64] = audio + noise * np.sqrt(power / own) * amplitude(-snr_db)
+    return mixed.astype(np.float32)
 
 
 def telephone(audio: Audio, rate: int = RATE) -> Audio:
     """A narrow-band line: 300 to 3400 Hz, 8 kHz, mu-law."""
     band = signal.butter(6, TELEPHONE_BAND_HZ, btype="bandpass", fs=rate, output="sos")
-    narrow = resample(signal.sosfilt(band, audio).astype(numpy.float32), rate, TELEPHONE_RATE)
+    narrow = resample(signal.sosfilt(band, audio).astype(np.float32), rate, TELEPHONE_RATE)
     return _fit(resample(mu_law(narrow), TELEPHONE_RATE, rate), len(audio))
 
 
 def mu_law(audio: Audio) -> Audio:
     """Eight-bit companding there and back (ITU-T G.711's curve, as a formula)."""
-    clipped = numpy.clip(audio, -1, 1)
-    companded = numpy.sign(clipped) * numpy.log1p(MU * numpy.abs(clipped)) / numpy.log1p(MU)
-    steps = numpy.rint(companded * 127) / 127
-    return (numpy.sign(steps) * numpy.expm1(numpy.abs(steps) * numpy.log1p(MU)) / MU).astype(numpy.float32)
+    clipped = np.clip(audio, -1, 1)
+    companded = np.sign(clipped) * np.log1p(MU * np.abs(clipped)) / np.log1p(MU)
+    steps = np.rint(companded * 127) / 127
+    expanded: Audio = np.sign(steps) * np.expm1(np.abs(steps) * np.log1p(MU)) / MU
+    return expanded.astype(np.float32)
 
 
 def reverberate(audio: Audio, rt60_s: float, rng: Generator, *, wet: float = 0.5, rate: int = RATE) -> Audio:
     """A room that takes `rt60_s` to fall silent (60 dB): noise with an exponential decay, mixed to `wet`."""
     length = max(1, int(rt60_s * rate))
-    decay = numpy.exp(-numpy.log(1000) * numpy.arange(length) / length)
+    decay = np.exp(-np.log(1000) * np.arange(length) / length)
     response = rng.standard_normal(length) * decay
-    response /= numpy.sqrt(numpy.sum(response**2))
-    tail = signal.fftconvolve(audio, response)[: len(audio)]
-    return ((1 - wet) * audio + wet * tail).astype(numpy.float32)
+    response /= np.sqrt(np.sum(response**2))
+    tail: NDArray[np.float64] = signal.fftconvolve(audio, response)[: len(audio)]
+    return ((1 - wet) * audio + wet * tail).astype(np.float32)
 
 
 def through_codec(audio: Audio, codec: Codec, rate: int = RATE) -> Audio:
@@ -84,7 +96,7 @@ def through_codec(audio: Audio, codec: Codec, rate: int = RATE) -> Audio:
     container, subtype = {"opus": ("OGG", "OPUS"), "vorbis": ("OGG", "VORBIS"), "mp3": ("MP3", "MPEG_LAYER_III")}[codec]
     buffer = io.BytesIO()
     buffer.name = f"utterance.{codec}"
-    soundfile.write(buffer, numpy.clip(audio, -1, 1), rate, format=container, subtype=subtype)
+    soundfile.write(buffer, np.clip(audio, -1, 1), rate, format=container, subtype=subtype)
     buffer.seek(0)
     decoded, got = soundfile.read(buffer, dtype="float32")
     return _fit(resample(decoded, got, rate), len(audio))
@@ -92,12 +104,13 @@ def through_codec(audio: Audio, codec: Codec, rate: int = RATE) -> Audio:
 
 def tilt(audio: Audio, decibels_per_octave: float, rate: int = RATE) -> Audio:
     """A brighter (positive) or duller voice: a slope over the spectrum around 1 kHz."""
-    spectrum = numpy.fft.rfft(audio)
-    octaves = numpy.log2(numpy.maximum(numpy.fft.rfftfreq(len(audio), 1 / rate), 60.0) / 1000)
-    return numpy.fft.irfft(spectrum * 10 ** (decibels_per_octave * octaves / 20), len(audio)).astype(numpy.float32)
+    spectrum = np.fft.rfft(audio)
+    octaves = np.log2(np.maximum(np.fft.rfftfreq(len(audio), 1 / rate), 60.0) / 1000)
+    factors: NDArray[np.float64] = 10 ** (decibels_per_octave * octaves / 20)
+    return np.fft.irfft(spectrum * factors, len(audio)).astype(np.float32)
 
 
 def _fit(audio: Audio, length: int) -> Audio:
     if len(audio) >= length:
         return audio[:length]
-    return numpy.pad(audio, (0, length - len(audio))).astype(numpy.float32)
+    return np.pad(audio, (0, length - len(audio))).astype(np.float32)

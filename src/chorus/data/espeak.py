@@ -17,9 +17,10 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING
 
 from chorus.errors import ChorusError, DataError, MissingExtraError
+from chorus.plain import JsonObject
 
 if TYPE_CHECKING:
     from chorus.data.audio import Audio
@@ -92,7 +93,7 @@ def serve(library_path: str, data_path: str) -> None:
     chunks: list[bytes] = []
     callback_type = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
 
-    def collect(samples: Any, count: int, _: Any) -> int:
+    def collect(samples: ctypes._Pointer[ctypes.c_short], count: int, _: ctypes.c_void_p) -> int:
         if samples and count > 0:
             chunks.append(ctypes.string_at(samples, 2 * count))
         return 0
@@ -115,7 +116,7 @@ def serve(library_path: str, data_path: str) -> None:
         out.flush()
 
 
-def _speak(library: Any, request: dict[str, Any]) -> str:
+def _speak(library: ctypes.CDLL, request: JsonObject) -> str:
     if library.espeak_SetVoiceByName(request["voice"].encode()) != OK:
         return f"espeak-ng has no voice {request['voice']!r}"
     for parameter, key in ((RATE, "rate_wpm"), (PITCH, "pitch"), (RANGE, "range")):

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from chorus.data.audio import RATE, info, read_audio
-from chorus.data.manifest import COLUMNS, OTHER_NAMES, Row
+from chorus.data.manifest import COLUMNS, OTHER_NAMES, TEXTS, Row, row_of
 from chorus.errors import DataError, MissingExtraError, nearest
+from chorus.plain import JsonMap
 
 if TYPE_CHECKING:
+    from datasets import Dataset
+
     from chorus.data.audio import Audio
 
 
-def open_dataset(source: str, *, name: str | None, split: str, revision: str | None, streaming: bool) -> Any:
+def open_dataset(source: str, *, name: str | None, split: str, revision: str | None, streaming: bool) -> Dataset:
     """A split of a dataset, audio left encoded. A folder may hold `save_to_disk`'s files or plain data files."""
     try:
         import datasets
@@ -39,7 +41,7 @@ def open_dataset(source: str, *, name: str | None, split: str, revision: str | N
 class DatasetRows:
     """The rows of a dataset with columns named as a manifest's, each with its audio cell, which `decode` reads."""
 
-    def __init__(self, dataset: Any, columns: Mapping[str, str], source: str) -> None:
+    def __init__(self, dataset: Dataset, columns: Mapping[str, str], source: str) -> None:
         self.dataset, self.source = dataset, source
         header = list(getattr(dataset, "features", None) or next(iter(dataset)).keys())
         self.names: dict[str, str] = dict(columns)
@@ -57,23 +59,24 @@ class DatasetRows:
                 f"dataset {source}: no column for the text; it has {', '.join(header)}", "map it: columns: {text: NAME}"
             )
 
-    def __iter__(self) -> Iterator[tuple[Row, Any]]:
+    def __iter__(self) -> Iterator[tuple[Row, object]]:
         """Rows, each with what its audio column holds."""
         for line, record in enumerate(self.dataset, 1):
             yield self._row(record, line)
 
-    def _row(self, record: Mapping[str, Any], line: int) -> tuple[Row, Any]:
+    def _row(self, record: JsonMap, line: int) -> tuple[Row, object]:
         value = record.get(self.names.get("path", ""))
         name = (value.get("path") if isinstance(value, Mapping) else value) or f"{self.source}#{line}"
-        texts = {c: str(record.get(self.names[c]) or "") for c in COLUMNS[1:6] if c in self.names}
+        texts = {c: str(record.get(self.names[c]) or "") for c in TEXTS if c in self.names}
         used = set(self.names.values())
         extra = {k: v for k, v in record.items() if k not in used and isinstance(v, str | int | float | bool)}
         number = record.get(self.names.get("duration", ""))
         duration = float(number) if isinstance(number, int | float) else None
-        return replace(Row(str(name), **texts), duration=duration, extra=extra, line=line), value  # type: ignore[arg-type]
+        numbers = {} if duration is None else {"duration": duration}
+        return row_of({**texts, "path": str(name)}, numbers, extra=extra, line=line), value
 
 
-def duration_s(value: Any) -> float:
+def duration_s(value: object) -> float:
     """Seconds of a cell's audio, from its header where it is encoded."""
     if isinstance(value, Mapping):
         if value.get("bytes"):
@@ -81,19 +84,21 @@ def duration_s(value: Any) -> float:
         if value.get("array") is not None:
             return len(value["array"]) / float(value["sampling_rate"])
         value = value.get("path")
-    return info(Path(value)).duration_s if value else 0.0
+    return info(Path(str(value))).duration_s if value else 0.0
 
 
-def decode(value: Any, rate: int = RATE) -> Audio:
+def decode(value: object, rate: int = RATE) -> Audio:
     """The audio of a dataset's cell: encoded bytes, a path, or a decoded array with its rate."""
-    from chorus.data.audio import numpy, resample
+    import numpy as np
+
+    from chorus.data.audio import resample
 
     if isinstance(value, Mapping):
         if value.get("bytes"):
             return read_audio(bytes(value["bytes"]), rate=rate)
         if value.get("array") is not None:
-            return resample(numpy.asarray(value["array"], dtype=numpy.float32), value["sampling_rate"], rate)
+            return resample(np.asarray(value["array"], dtype=np.float32), value["sampling_rate"], rate)
         value = value.get("path")
     if not value:
         raise DataError("a row of the dataset has no audio", "map the audio: columns: {path: NAME}")
-    return read_audio(Path(value), rate=rate)
+    return read_audio(Path(str(value)), rate=rate)

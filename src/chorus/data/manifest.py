@@ -18,10 +18,10 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from chorus.errors import DataError, UsageError, nearest
 from chorus.models.languages import is_language
+from chorus.plain import JsonMap, JsonObject
 
 TEXTS = ("path", "text", "language", "speaker", "domain", "split")
 NUMBERS = ("duration", "start", "end")
@@ -50,7 +50,7 @@ class Row:
     duration: float | None = None
     start: float | None = None
     end: float | None = None
-    extra: dict[str, Any] = field(default_factory=dict, hash=False)
+    extra: JsonObject = field(default_factory=dict, hash=False)
     line: int = 0  # in the manifest, for messages
     root: Path = Path()  # what `path` is relative to
 
@@ -126,7 +126,7 @@ def read_manifest(
     return Manifest(rows, path, tuple(header), {k: v for k, v in names.items() if k != v})
 
 
-def _records(path: Path) -> tuple[Iterable[tuple[int, Mapping[str, Any]]], list[str]]:
+def _records(path: Path) -> tuple[Iterable[tuple[int, JsonMap]], list[str]]:
     if path.suffix not in SUFFIXES:
         raise DataError(f"{path}: not a manifest (known: {', '.join(SUFFIXES)})", "give a CSV, JSONL or Parquet file")
     try:
@@ -152,8 +152,8 @@ def _records(path: Path) -> tuple[Iterable[tuple[int, Mapping[str, Any]]], list[
     return ((reader.line_num, record) for record in reader), header
 
 
-def _json_lines(text: str, path: Path) -> tuple[list[tuple[int, Mapping[str, Any]]], list[str]]:
-    records: list[tuple[int, Mapping[str, Any]]] = []
+def _json_lines(text: str, path: Path) -> tuple[list[tuple[int, JsonMap]], list[str]]:
+    records: list[tuple[int, JsonMap]] = []
     header: dict[str, None] = {}
     try:
         if text.lstrip().startswith("["):
@@ -191,7 +191,7 @@ def _names(header: Sequence[str], given: dict[str, str], path: Path) -> dict[str
     return names
 
 
-def _row(record: Mapping[str, Any], names: Mapping[str, str], line: int, root: Path) -> tuple[Row, str]:
+def _row(record: JsonMap, names: Mapping[str, str], line: int, root: Path) -> tuple[Row, str]:
     texts = {c: _text(record.get(names[c])) for c in TEXTS if c in names}
     numbers: dict[str, float] = {}
     for column in NUMBERS:
@@ -214,10 +214,19 @@ def _row(record: Mapping[str, Any], names: Mapping[str, str], line: int, root: P
         return Row(line=line), "no path"
     if "end" in numbers:
         numbers.setdefault("start", 0.0)
-    return Row(**texts, **numbers, extra=extra, line=line, root=root), ""  # type: ignore[arg-type]
+    return row_of(texts, numbers, extra=extra, line=line, root=root), ""
 
 
-def _text(value: Any) -> str:
+def row_of(
+    texts: Mapping[str, str], numbers: Mapping[str, float], *, extra: JsonObject, line: int, root: Path = Path()
+) -> Row:
+    """A row from its columns by name."""
+    path, text, language, speaker, domain, split = (texts.get(c, "") for c in TEXTS)
+    duration, start, end = (numbers.get(c) for c in NUMBERS)
+    return Row(path, text, language, speaker, domain, split, duration, start, end, extra, line, root)
+
+
+def _text(value: object) -> str:
     if isinstance(value, Mapping):  # an audio column of Hugging Face datasets
         value = value.get("path")
     return "" if value is None else str(value).strip()
@@ -258,14 +267,14 @@ def manifest_text(rows: Sequence[Row], target: Path) -> str:
     return out.getvalue()
 
 
-def _header(records: Sequence[Mapping[str, Any]]) -> list[str]:
+def _header(records: Sequence[JsonMap]) -> list[str]:
     """The columns that have a value, Chorus's first."""
     header = [c for c in COLUMNS if any(r.get(c) not in (None, "") for r in records) or c in ("path", "text")]
     return header + sorted({k for r in records for k in r} - set(COLUMNS))
 
 
-def _record(row: Row, home: Path) -> dict[str, Any]:
-    record: dict[str, Any] = {c: getattr(row, c) for c in COLUMNS}
+def _record(row: Row, home: Path) -> JsonObject:
+    record: JsonObject = {c: getattr(row, c) for c in COLUMNS}
     if row.path:
         audio, folder = row.audio.resolve(), home.resolve()
         record["path"] = os.path.relpath(audio, folder) if _near(audio, folder) else str(audio)
@@ -277,7 +286,7 @@ def _near(audio: Path, folder: Path) -> bool:
     return len(audio.parts) > 1 and len(folder.parts) > 1 and audio.parts[:2] == folder.parts[:2]
 
 
-def select(rows: Iterable[Row], where: Mapping[str, Any]) -> list[Row]:
+def select(rows: Iterable[Row], where: JsonMap) -> list[Row]:
     """The rows whose columns have one of the given values: {"speaker": ["ana", "rui"], "split": "train"}.
 
     A language has many names: {"language": "pt"} takes `pt-BR` and `Portuguese` too.

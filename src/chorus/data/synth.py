@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pydantic import Field
 
@@ -34,14 +34,17 @@ from chorus.data.manifest import Row, write_manifest
 from chorus.errors import RecipeError
 from chorus.identity import number_of
 from chorus.lazy import lazy
+from chorus.plain import JsonObject
 from chorus.progress import Progress
 from chorus.settings import Strict, read_document, validated
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.random import Generator
 
     from chorus.data.audio import Audio
-numpy = lazy("numpy")
+else:
+    np = lazy("numpy")
 
 PAD_S = 0.1  # of silence before and after
 PEAK = 0.7
@@ -95,7 +98,7 @@ class SpokenLine:
     seed: int
 
 
-def load_synth_recipe(source: str | Path | dict[str, Any]) -> tuple[SynthRecipe, Path]:
+def load_synth_recipe(source: str | Path | JsonObject) -> tuple[SynthRecipe, Path]:
     """The recipe and the folder that its `texts_file`s start at. `RecipeError` with every problem found."""
     document, name, home = read_document(source)
     recipe = validated(SynthRecipe, document, source=name)
@@ -124,7 +127,7 @@ def load_synth_recipe(source: str | Path | dict[str, Any]) -> tuple[SynthRecipe,
 
 
 def synthesise(
-    source: str | Path | dict[str, Any],
+    source: str | Path | JsonObject,
     out: Path,
     *,
     progress: Progress = lambda done, total: None,
@@ -205,13 +208,13 @@ def _texts(name: str, domain: Domain, home: Path) -> list[str]:
             if i >= LOUDEST_COMBINATIONS:
                 break
             words = iter(filling)
-            texts.append(re.sub(r"\{\w+\}", lambda _, words=words: next(words), template))  # type: ignore[misc]
+            texts.append(re.sub(r"\{\w+\}", lambda _: next(words), template))
     return list(dict.fromkeys(texts))
 
 
 def render(utterance: SpokenLine, voice: Speaker) -> Audio:
     """The sound of an utterance: spoken, padded, its effects in order, its peak at 0.7."""
-    rng = numpy.random.default_rng(utterance.seed)
+    rng = np.random.default_rng(utterance.seed)
     speed, pitch = utterance.speed_wpm, utterance.pitch
     shift = 1.0
     if "child" in utterance.effects:  # a shorter vocal tract: spoken slower, then played faster and higher
@@ -222,21 +225,21 @@ def render(utterance: SpokenLine, voice: Speaker) -> Audio:
     audio = resample(spoken, voice.rate * shift, RATE) if shift != 1.0 else resample(spoken, voice.rate, RATE)
     if "elder" in utterance.effects:
         audio = effects.tilt(_tremble(audio, rng), -2.0)
-    audio = numpy.pad(audio, int(PAD_S * RATE)).astype(numpy.float32)
-    audio = audio * (PEAK / max(1e-6, float(numpy.abs(audio).max())))
+    audio = np.pad(audio, int(PAD_S * RATE)).astype(np.float32)
+    audio = audio * (PEAK / max(1e-6, float(np.abs(audio).max())))
     for effect in utterance.effects:
         audio = effect_of(effect)(audio, rng)
-    return audio * min(1.0, 0.99 / max(1e-6, float(numpy.abs(audio).max())))
+    return audio * min(1.0, 0.99 / max(1e-6, float(np.abs(audio).max())))
 
 
 def _tremble(audio: Audio, rng: Generator) -> Audio:
     """A slow, irregular tremor of loudness, as in old voices."""
-    time = numpy.arange(len(audio)) / RATE
-    phase = rng.uniform(0, 2 * numpy.pi)
-    return (audio * (1 + 0.25 * numpy.sin(2 * numpy.pi * rng.uniform(4.5, 6.5) * time + phase))).astype(numpy.float32)
+    time = np.arange(len(audio)) / RATE
+    phase = rng.uniform(0, 2 * np.pi)
+    return (audio * (1 + 0.25 * np.sin(2 * np.pi * rng.uniform(4.5, 6.5) * time + phase))).astype(np.float32)
 
 
 def _stream(*parts: object) -> Generator:
     """A generator seeded by what it is for."""
-    generator: Generator = numpy.random.default_rng(number_of("/".join(map(str, parts))))
+    generator: Generator = np.random.default_rng(number_of("/".join(map(str, parts))))
     return generator

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from chorus.data.audio import read_audio
 from chorus.data.manifest import Row
 from chorus.identity import bytes_hash, file_hash
 
 if TYPE_CHECKING:
+    from datasets import Dataset
+
     from chorus.data.audio import Audio
 
 
@@ -19,7 +21,7 @@ class Utterance:
 
     row: Row
     duration_s: float = 0.0
-    dataset: Any = field(default=None, compare=False, repr=False)
+    dataset: Dataset | None = field(default=None, compare=False, repr=False)
     index: int = 0
     column: str = ""
 

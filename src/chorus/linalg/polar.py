@@ -72,7 +72,8 @@ def _eigen(x: Tensor, *, widened: bool = False) -> tuple[Tensor, Tensor]:
         values, vectors = symmetric_eigen(products.astype(np.float64, copy=False))
         return torch.from_numpy(values.copy()), torch.from_numpy(vectors.copy())
     wide = x.double() if widened else x
-    return torch.linalg.eigh((wide.T @ wide).double())
+    squares, directions = torch.linalg.eigh((wide.T @ wide).double())
+    return squares, directions
 
 
 def newton_schulz(

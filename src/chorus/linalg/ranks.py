@@ -44,7 +44,7 @@ class RankRule:
         >>> RankRule(energy=0.9).rank_of([3.0, 1.0, 0.5]), RankRule(max_rank=8).rank_of([3.0, 1.0])
         (2, 2)
         """
-        found = sum(v > 0 for v in values)
+        found = int(sum(v > 0 for v in values))
         if self.max_rank is not None:
             found = min(found, self.max_rank)
         if self.energy is None:

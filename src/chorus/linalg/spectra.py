@@ -202,7 +202,7 @@ def float32_suffices(spectrum: Tensor, k: int) -> bool:
     if k == spectrum.numel():
         return True
     gap = float(spectrum[k - 1] ** 2 - spectrum[k] ** 2)
-    return FLOAT32 * first**2 < BOUNDARY * k**0.5 * gap
+    return bool(FLOAT32 * first**2 < BOUNDARY * k**0.5 * gap)
 
 
 def float32_projects(spectrum: Tensor, k: int) -> bool:

@@ -86,7 +86,7 @@ class SpeechLlmRecogniser:
 
     def speech_columns(self, features: Features) -> int:
         """The columns that hold the speech."""
-        return max(LEAST_COLUMNS, min(features.shape[1] - MARGIN, self.columns))
+        return int(max(LEAST_COLUMNS, min(features.shape[1] - MARGIN, self.columns)))
 
     def question(self, text: str, columns: int) -> list[int]:
         """Everything before the answer."""

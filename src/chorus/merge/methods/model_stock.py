@@ -38,7 +38,8 @@ def interpolation(gram: NDArray[np.float64]) -> NDArray[np.float64]:
     pairs = np.tril(lengths > 0, -1)
     cosines = np.divide(gram, lengths, out=np.zeros_like(gram), where=pairs).sum(axis=(1, 2))
     c = np.clip(cosines / np.maximum(pairs.sum(axis=(1, 2)), 1), 0, 1)
-    return n * c / (1 + (n - 1) * c)
+    share: NDArray[np.float64] = n * c / (1 + (n - 1) * c)
+    return share
 
 
 def cut(parameters: Mapping[str, Resolved]) -> Split:
