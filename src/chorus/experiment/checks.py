@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from chorus.errors import ChorusError, RecipeError, nearest
-from chorus.experiment.schema import Domain, Experiment
+from chorus.experiment.schema import DomainRows, Experiment
 from chorus.experiment.trainings import train_config
 from chorus.search.grids import grid_problems
 from chorus.transcribe.conditions import check_condition
@@ -68,7 +68,7 @@ def _of_decoding(experiment: Experiment) -> Iterator[str]:
 def _of_domains(experiment: Experiment) -> Iterator[str]:
     """Domains without rows, or whose names make no folder or stand twice."""
     shared = experiment.data.manifest or experiment.data.synth
-    groups: list[tuple[str, Mapping[str, Domain]]] = [
+    groups: list[tuple[str, Mapping[str, DomainRows]]] = [
         ("domains", experiment.domains), ("tests.out-of-domain", experiment.tests.out_of_domain),
         ("tests.other-language", experiment.tests.other_language),
     ]  # fmt: skip

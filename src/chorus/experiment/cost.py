@@ -8,7 +8,7 @@ from chorus.data.manifest import select
 from chorus.errors import ChorusError
 from chorus.experiment.places import JOINT, REPORT, SELECTION, base_of
 from chorus.experiment.rows import groups_of, read_rows, rows_of
-from chorus.experiment.schema import Domain, Experiment
+from chorus.experiment.schema import DomainRows, Experiment
 from chorus.experiment.steps import counts, curves_of, grids_of, systems_of
 from chorus.experiment.trainings import train_config
 from chorus.train.config import TrainConfig
@@ -93,7 +93,7 @@ def _learnt(experiment: Experiment) -> str:
     return f"{hours:.2f} h in all"
 
 
-def _hours_of(experiment: Experiment, domain: Domain) -> float:
+def _hours_of(experiment: Experiment, domain: DomainRows) -> float:
     rows = select(read_rows(experiment, domain), domain.where)
     return sum(r.length_s or 0.0 for r in rows if r.split in ("train", "")) / 3600
 

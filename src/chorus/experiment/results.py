@@ -39,7 +39,7 @@ class _Plain(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class Measured(_Plain):
+class Estimate(_Plain):
     """A rate in percent and its 95 % interval."""
 
     value: Rate
@@ -70,7 +70,7 @@ class CurvePoint(_Plain):
 
     label: str
     value: object
-    averages: dict[str, Measured]
+    averages: dict[str, Estimate]
 
 
 class CurveResult(_Plain):
@@ -102,7 +102,7 @@ class Results(_Plain):
     conditions: list[str]
     comparison: dict[str, object]  # as `chorus compare --format json` prints it
     by_seed: dict[str, dict[str, OverSeeds]]  # of each system, by group
-    by_condition: dict[str, dict[str, Measured]]  # of each condition, by system: in-domain averages
+    by_condition: dict[str, dict[str, Estimate]]  # of each condition, by system: in-domain averages
     selection: list[ChosenSetting]
     curves: dict[str, CurveResult]
     effective_ranks: dict[str, RankResult]
@@ -187,18 +187,18 @@ def _over_seeds(each: dict[int, float]) -> OverSeeds:
 
 def _by_condition(
     experiment: Experiment, every: Sequence[Evaluation], groups: Mapping[str, Group]
-) -> dict[str, dict[str, Measured]]:
+) -> dict[str, dict[str, Estimate]]:
     found = {}
     for condition in experiment.conditions:
         lines = _compared(experiment, every, groups, condition, tests=False).lines
         found[condition] = {
-            line.label: _measured(line.averages["in-domain"], line.average_intervals["in-domain"]) for line in lines
+            line.label: _estimate(line.averages["in-domain"], line.average_intervals["in-domain"]) for line in lines
         }
     return found
 
 
-def _measured(value: float, interval: Interval) -> Measured:
-    return Measured(value=value, low=interval.low, high=interval.high)
+def _estimate(value: float, interval: Interval) -> Estimate:
+    return Estimate(value=value, low=interval.low, high=interval.high)
 
 
 def _selection(experiment: Experiment, outcome: Outcome) -> list[ChosenSetting]:
@@ -221,7 +221,7 @@ def _curves(experiment: Experiment, outcome: Outcome, groups: Mapping[str, Group
         points = []
         for setting in told.settings:
             line = lines[setting.label]
-            averages = {g: _measured(v, line.average_intervals[g]) for g, v in line.averages.items()}
+            averages = {g: _estimate(v, line.average_intervals[g]) for g, v in line.averages.items()}
             value = setting.parameters[told.parameter]
             points.append(CurvePoint(label=setting.label, value=value, averages=averages))
         found[name] = CurveResult(parameter=told.parameter, points=points)

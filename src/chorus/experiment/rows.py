@@ -12,14 +12,14 @@ from chorus.data.split import SPLIT_NAMES, split_rows
 from chorus.data.utterance import sound_key
 from chorus.errors import DataError
 from chorus.evaluate.comparison import Group
-from chorus.experiment.schema import Domain, Experiment
+from chorus.experiment.schema import DomainRows, Experiment
 from chorus.transcribe.test_sets import TestSet, of_rows
 
 SHOWN = 3
 SEEN = ("dev", "train")
 
 
-def manifest_of(experiment: Experiment, domain: Domain) -> str:
+def manifest_of(experiment: Experiment, domain: DomainRows) -> str:
     """Where a domain's rows are; of synthetic speech, or of another split, where they will be."""
     if domain.manifest:
         return domain.manifest
@@ -28,7 +28,7 @@ def manifest_of(experiment: Experiment, domain: Domain) -> str:
     return experiment.data.manifest or str(experiment.output_dir / "synth" / "manifest.csv")
 
 
-def read_rows(experiment: Experiment, domain: Domain) -> list[Row]:
+def read_rows(experiment: Experiment, domain: DomainRows) -> list[Row]:
     """All rows of the manifest that a domain's rows are in, with the experiment's own split where it has one."""
     columns, place = domain.columns or experiment.data.columns, domain.audio_dir or experiment.data.audio_dir
     if domain.manifest or not experiment.data.split:
@@ -54,7 +54,7 @@ def write_divided(experiment: Experiment) -> None:
         write_text(place, text)
 
 
-def source_of(experiment: Experiment, name: str, domain: Domain) -> dict[str, object]:
+def source_of(experiment: Experiment, name: str, domain: DomainRows) -> dict[str, object]:
     """The training source of a domain, as `chorus train` takes it."""
     found = {
         "manifest": manifest_of(experiment, domain), "where": domain.where, "domain": name,
@@ -64,7 +64,7 @@ def source_of(experiment: Experiment, name: str, domain: Domain) -> dict[str, ob
     return {**found, **({"audio_dir": place} if place else {})}
 
 
-def dev_sources(experiment: Experiment, domains: Mapping[str, Domain]) -> list[dict[str, object]]:
+def dev_sources(experiment: Experiment, domains: Mapping[str, DomainRows]) -> list[dict[str, object]]:
     """What a training is measured on: the domains' dev rows."""
     found = []
     for name, domain in domains.items():
@@ -81,7 +81,7 @@ def groups_of(experiment: Experiment) -> dict[str, Group]:
     return found
 
 
-def _domains(experiment: Experiment, groups: Iterable[str]) -> dict[str, Domain]:
+def _domains(experiment: Experiment, groups: Iterable[str]) -> dict[str, DomainRows]:
     kinds = {
         "in-domain": experiment.domains, "out-of-domain": experiment.tests.out_of_domain,
         "other-language": experiment.tests.other_language,
@@ -89,7 +89,7 @@ def _domains(experiment: Experiment, groups: Iterable[str]) -> dict[str, Domain]
     return {name: domain for group in groups for name, domain in kinds[group].items()}
 
 
-def rows_of(experiment: Experiment, name: str, domain: Domain, split: str) -> list[Row]:
+def rows_of(experiment: Experiment, name: str, domain: DomainRows, split: str) -> list[Row]:
     """The dev or test rows of a domain, named after it. A test set's manifest without splits is all test."""
     own = {"dev": domain.dev, "test": domain.test}.get(split)
     every = read_rows(experiment, domain.model_copy(update={"manifest": own}) if own else domain)

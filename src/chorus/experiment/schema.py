@@ -17,7 +17,7 @@ from chorus.transcribe.decoding import PRESETS, Decoding, decoding
 Settings = dict[str, object]
 
 
-class Domain(Strict):
+class DomainRows(Strict):
     """Rows of one domain: of the experiment's manifest or of its own; other manifests for dev and test if there are."""
 
     manifest: str | None = None
@@ -81,8 +81,8 @@ class Tests(Strict):
 
     model_config = ConfigDict(populate_by_name=True)
 
-    out_of_domain: dict[str, Domain] = Field(default_factory=dict, alias="out-of-domain")
-    other_language: dict[str, Domain] = Field(default_factory=dict, alias="other-language")
+    out_of_domain: dict[str, DomainRows] = Field(default_factory=dict, alias="out-of-domain")
+    other_language: dict[str, DomainRows] = Field(default_factory=dict, alias="other-language")
 
 
 class Experiment(Strict):
@@ -96,7 +96,7 @@ class Experiment(Strict):
     parallel: int | None = Field(default=None, ge=1)
     base: Base
     data: Recordings = Field(default_factory=Recordings)
-    domains: dict[str, Domain] = Field(min_length=2)
+    domains: dict[str, DomainRows] = Field(min_length=2)
     train: Settings = Field(default_factory=dict)
     joint: Settings | bool = True
     methods: dict[str, Settings] = Field(min_length=1)

@@ -9,7 +9,7 @@ from pathlib import Path
 from chorus.checkpoints.writer import write_text
 from chorus.evaluate.comparison import Comparison
 from chorus.evaluate.tables import NAMES, differences_table, rates_table
-from chorus.experiment.results import CurveResult, Measured, Results
+from chorus.experiment.results import CurveResult, Estimate, Results
 from chorus.tables import Format, Table
 
 SUFFIXES: dict[str, Format] = {".md": "markdown", ".csv": "csv", ".tex": "latex"}
@@ -49,10 +49,10 @@ def conditions_table(results: Results) -> Table:
     return Table("In-domain average under conditions", ["system", *results.conditions], rows)
 
 
-def _cell(measured: Measured) -> str:
-    if math.isnan(measured.value):
+def _cell(estimate: Estimate) -> str:
+    if math.isnan(estimate.value):
         return "-"
-    return f"{measured.value:.2f} [{measured.low:.1f}, {measured.high:.1f}]"
+    return f"{estimate.value:.2f} [{estimate.low:.1f}, {estimate.high:.1f}]"
 
 
 def seeds_table(results: Results) -> Table:

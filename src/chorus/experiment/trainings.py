@@ -11,7 +11,7 @@ from chorus.checkpoints.model import read_json
 from chorus.checkpoints.sidecar import write_json
 from chorus.experiment.places import BASE, JOINT, base_of, model_dir
 from chorus.experiment.rows import dev_sources, manifest_of, source_of
-from chorus.experiment.schema import Domain, Experiment
+from chorus.experiment.schema import DomainRows, Experiment
 from chorus.identity import file_hash, fingerprint
 from chorus.runtime import cores
 from chorus.train.campaign import Job, run_jobs
@@ -35,9 +35,9 @@ def base_job(experiment: Experiment) -> Job | None:
     told = experiment.base
     if told.train is None:
         return None
-    manifests = told.manifest or manifest_of(experiment, Domain())
+    manifests = told.manifest or manifest_of(experiment, DomainRows())
     sources = [
-        {**source_of(experiment, BASE, Domain(where=told.where, manifest=one)), "domain": ""}
+        {**source_of(experiment, BASE, DomainRows(where=told.where, manifest=one)), "domain": ""}
         for one in ([manifests] if isinstance(manifests, str) else manifests)
     ]
     config = train_config(
@@ -60,7 +60,7 @@ def jobs_of(experiment: Experiment) -> list[Job]:
 
 
 def _job(
-    experiment: Experiment, name: str, domains: Mapping[str, Domain], seed: int, over: Mapping[str, object]
+    experiment: Experiment, name: str, domains: Mapping[str, DomainRows], seed: int, over: Mapping[str, object]
 ) -> Job:
     config = train_config(
         lay_over(experiment.train, over), base=base_of(experiment), seed=seed, device=experiment.device,
