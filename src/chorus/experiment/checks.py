@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from chorus.errors import ChorusError, RecipeError, nearest
+from chorus.experiment.places import BASE, JOINT
 from chorus.experiment.schema import DomainRows, Experiment
 from chorus.experiment.trainings import train_config
 from chorus.search.grids import grid_problems
@@ -78,6 +79,8 @@ def _of_domains(experiment: Experiment) -> Iterator[str]:
                 yield f"{group}.{name}: no manifest, and data names none"
             if not _makes_a_folder(name):
                 yield f"{group}.{name}: names a folder; no / and no leading ."
+    taken = {BASE, JOINT, *experiment.methods}  # by systems of the same tables
+    yield from (f"domains.{name}: is the name of a model" for name in experiment.domains if name in taken)
     names = [name for _, domains in groups for name in domains]
     yield from (f"{name}: a domain's name stands twice" for name in dict.fromkeys(names) if names.count(name) > 1)
 
