@@ -55,6 +55,9 @@ def test_metrics_of_a_task_have_a_table_with_signatures(two: list[Evaluation], t
     assert list(table.columns) == ["system", "condition", "BLEU", "chrF"]
     assert [note.split(":")[0] for note in table.notes] == ["BLEU", "chrF"]
     assert " [" in table.rows[0][2]
+    mixed = describe.metrics_table([made_up(tmp_path, "u", {"x": 3}, task="st", words=6), *two])
+    assert mixed is not None
+    assert [row[0] for row in mixed.rows] == ["u"], "the others are of another task"
 
 
 def test_the_worst_come_first_with_their_alignments(tmp_path: Path) -> None:

@@ -217,6 +217,7 @@ def test_audio_is_read_while_the_part_before_is_decoded(tmp_path: Path, monkeypa
     assert loaded[0][0].seconds == pytest.approx(0.4)
     assert second.wait(5), "the second part is not read before the first is given back"
     assert [len(part) for part, _ in parts] == [1, 1]
+    assert list(sounds.ahead([])) == []
 
 
 def test_sounds_stay_for_the_next_system(tmp_path: Path) -> None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
 from chorus.evaluate.bootstrap import Interval
 from chorus.evaluate.mapsswe import Matched
+from chorus.plain import JsonMap, JsonObject
 
 Group = Literal["in-domain", "out-of-domain", "other-language"]
 GROUPS: tuple[Group, ...] = ("in-domain", "out-of-domain", "other-language")
@@ -101,7 +101,7 @@ class Comparison:
         """What turns a difference into points lost."""
         return 1 if self.best == 0 else -1
 
-    def as_dict(self) -> dict[str, Any]:
+    def as_dict(self) -> JsonObject:
         """Plain values, for JSON."""
         found = asdict(self)
         for line, told in zip(self.lines, found["lines"], strict=True):
@@ -109,13 +109,13 @@ class Comparison:
         return found
 
 
-def comparison_from(values: Mapping[str, Any]) -> Comparison:
+def comparison_from(values: JsonMap) -> Comparison:
     """The comparison of its plain values, read from JSON: where a number must be, null is what was not defined."""
     cells, lines = [Cell(**cell) for cell in values["cells"]], [_line_from(line) for line in values["lines"]]
     return Comparison(**{**values, "cells": cells, "lines": lines})
 
 
-def _line_from(told: Mapping[str, Any]) -> Line:
+def _line_from(told: JsonMap) -> Line:
     known = {k: v for k, v in told.items() if k not in ("recovery_mean", "recovery_worst")}
     known |= {key: _numbers(told[key]) for key in ("rates", "averages", "recovery")}
     for key in ("intervals", "average_intervals"):
@@ -124,10 +124,10 @@ def _line_from(told: Mapping[str, Any]) -> Line:
     return Line(**known)
 
 
-def _difference_from(told: Mapping[str, Any]) -> Difference:
+def _difference_from(told: JsonMap) -> Difference:
     test = told["mapsswe"]
     return Difference(**{**_numbers(told), "mapsswe": test and Matched(**_numbers(test))})
 
 
-def _numbers(found: Mapping[str, Any]) -> dict[str, Any]:
+def _numbers(found: JsonMap) -> JsonObject:
     return {k: math.nan if v is None else v for k, v in found.items()}

@@ -102,6 +102,8 @@ def metrics_table(evaluations: Sequence[Evaluation]) -> Table | None:
     rows = []
     for one in evaluations:
         for condition, told in one.summary["metrics"].items():
+            if told.keys() != first.keys():  # another task's
+                continue
             cells = [number(metric["value"]) + _inside(metric["interval"]) for metric in told.values()]
             rows.append([one.label, condition, *cells])
     titles = [metric["title"] for metric in first.values()]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 from chorus.evaluate.bootstrap import Interval
 from chorus.evaluate.comparison import Comparison, Difference, Line
+from chorus.plain import JsonObject
 from chorus.tables import Table
 from chorus.tasks.scored import ERROR_RATE
 
@@ -131,15 +131,14 @@ def _p(value: float) -> str:
     return "-" if math.isnan(value) else "< .001" if value < 0.001 else f"{value:.3f}"
 
 
-def plain(made: Comparison) -> dict[str, Any]:
+def plain(made: Comparison) -> JsonObject:
     """The comparison for JSON, without NaN."""
 
-    def clean(value: Any) -> Any:
+    def clean(value: object) -> object:
         if isinstance(value, dict):
             return {k: clean(v) for k, v in value.items()}
         if isinstance(value, list | tuple):
             return [clean(v) for v in value]
         return None if isinstance(value, float) and not math.isfinite(value) else value
 
-    found: dict[str, Any] = clean(made.as_dict())
-    return found
+    return {key: clean(value) for key, value in made.as_dict().items()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 
 from chorus.data.audio import RATE
 from chorus.errors import DataError, UsageError
@@ -35,12 +35,11 @@ class Sounds:
         """The keys in parts, each with its sounds; the next part is being read while one is with the caller."""
         parts = list(self._parts(keys))
         with ThreadPoolExecutor(LOADERS, thread_name_prefix="audio") as pool:
-            coming = [pool.submit(self._load, key) for key in parts[0]]
-            for number, part in enumerate(parts):
-                ready, coming = coming, []
-                if number + 1 < len(parts):
-                    coming = [pool.submit(self._load, key) for key in parts[number + 1]]
-                yield part, [one.result() for one in ready]
+            coming: list[Future[Loaded]] = []
+            for part, after in zip([[], *parts], [*parts, []], strict=True):
+                ready, coming = coming, [pool.submit(self._load, key) for key in after]
+                if part:
+                    yield part, [one.result() for one in ready]
 
     def _parts(self, keys: Sequence[Key]) -> Iterator[list[Key]]:
         """As many utterances as fill some batches and are not too long together."""
