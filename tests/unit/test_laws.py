@@ -16,12 +16,11 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "src" / "chorus"
 FILES = sorted(PACKAGE.rglob("*.py"))
 FUNCTION_LINES, FILE_LINES = 60, 400
-ANY_WORDS, IGNORES = 976, 50  # to fall: under 400 and under 10
-SAME_NAMES = 15  # classes whose name stands twice, to fall to none
-CIRCLES = 8  # modules that import each other in a ring, to fall to none
-SILENT = 30  # public functions and classes of modules without a docstring
+ANY_WORDS, IGNORES = 399, 9
+SAME_NAMES = 2  # classes whose name stands twice, to fall to none
+SILENT = 20  # public functions and classes of modules without a docstring
 COMMENTS = 0.013  # of all lines: what says why
-TESTS_TO_SOURCE = 0.42
+TESTS_TO_SOURCE = 0.55
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -185,8 +184,7 @@ def test_no_modules_import_each_other_in_a_circle():
     edges = graph()
     assert sum(map(len, edges.values())) > 600
     assert "chorus.errors" in edges["chorus.cli.main"]
-    rings = circles(edges)
-    assert sum(map(len, rings)) <= CIRCLES, told([" <-> ".join(ring) for ring in rings])
+    assert [" <-> ".join(ring) for ring in circles(edges)] == []
 
 
 def test_nothing_hides_an_import_of_ours_in_a_string():
