@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chorus.errors import ChorusError, DataError, OutputError, UsageError
+from chorus.errors import CheckpointError, ChorusError, DataError, OutputError, UsageError
 from chorus.train import campaign, processes, resume
 from chorus.train.campaign import Job, plan_jobs, run_jobs
 from chorus.train.layers import lay_over, load_train_config
@@ -413,11 +413,11 @@ def test_a_base_is_its_weights_or_its_commit(tmp_path):
     (tmp_path / "b.safetensors").write_bytes(b"b")
     (tmp_path / "a.safetensors").write_bytes(b"a")
     (tmp_path / "config.json").write_text("{}")
-    found = resume.identity(str(tmp_path), "ignored")
+    found = resume.identity(str(tmp_path))
     assert list(found) == ["a.safetensors", "b.safetensors"]
     assert found["a.safetensors"] != found["b.safetensors"]
-    assert resume.identity("org/name", "abc") == {"commit": "abc"}
-    assert resume.identity("org/name", None) == {"commit": "unknown"}
+    with pytest.raises(CheckpointError, match="org/name: neither a local directory nor"):
+        resume.identity("org/name")
 
 
 # ---- layers ----

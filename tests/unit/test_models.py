@@ -16,11 +16,21 @@ from chorus.errors import CheckpointError
 from chorus.models.batches import as_taken, pad
 from chorus.models.kind import Kind
 from chorus.models.limits import Limits
-from chorus.models.loading import Origin, kind_at, limits_of, load_model, load_parts, put_weights, read_config
+from chorus.models.loading import (
+    Origin,
+    directory_of,
+    kind_at,
+    limits_of,
+    load_model,
+    load_parts,
+    put_weights,
+    read_config,
+)
 from chorus.models.registry import KINDS, covered, kind_of, peft_task
 from chorus.models.speech_llm import audio_question
 from chorus.models.whisper import task_token
 from chorus.tasks.registry import TASKS
+from chorus.train.resume import identity
 from sounds import BASE, tiny
 
 CONFIGS = {  # as their config.json begins
@@ -130,6 +140,24 @@ def test_a_config_is_read_without_its_weights(tmp_path):
     (tmp_path / "config.json").write_text("[]")
     with pytest.raises(CheckpointError, match="not a JSON object"):
         read_config(Origin(tmp_path))
+
+
+def test_a_hub_model_is_known_by_its_commit(tmp_path, monkeypatch):
+    """As the hub's cache holds it: what the fingerprint of a training names the base by."""
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    place = tmp_path / "models--org--small"
+    (place / "refs").mkdir(parents=True)
+    (place / "refs" / "main").write_text(commit)
+    tiny(place / "snapshots" / commit, "qwen2")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    origin = Origin("org/small")
+    assert read_config(origin)["model_type"] == "qwen2"
+    assert directory_of(origin)[1] == commit
+    assert identity("org/small") == {"commit": commit}
+    assert load_parts(kind_at(origin, "trained"), origin, "float32").model.config.hidden_size == 32
+    with pytest.raises(CheckpointError, match="org/none: not a model") as error:
+        read_config(Origin("org/none"))
+    assert error.value.hint == "name a model directory or a hub id"
 
 
 def test_what_a_kind_cannot_do_is_told():

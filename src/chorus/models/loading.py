@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from chorus.architectures.families import architecture
 from chorus.checkpoints.lazy_tensor import LazyTensor
-from chorus.checkpoints.model import read_json
+from chorus.checkpoints.model import OpenOptions, read_json
+from chorus.checkpoints.reference import Reference
 from chorus.checkpoints.sidecar import VOCABULARIES, write_json
 from chorus.errors import CheckpointError
 from chorus.lazy import lazy
@@ -52,18 +53,28 @@ class Origin:
 
 
 def read_config(origin: Origin) -> JsonObject:
-    """The model's config.json, without its weights; of a hub model also `_commit_hash`."""
+    """The model's config.json, without its weights and without transformers; `CheckpointError` where there is none."""
     if origin.config is not None:
         return origin.config
     try:
-        if Path(origin.place).is_dir():
-            return read_json(Path(origin.place) / "config.json")
-        found: JsonObject
-        found, _ = transformers.PretrainedConfig.get_config_dict(origin.place, revision=origin.revision)
-        return found
-    except (OSError, ValueError, CheckpointError) as error:
-        reason = str(error).splitlines()[0]
-        raise CheckpointError(f"{origin}: not a model ({reason})", "name a model directory or a hub id") from None
+        directory, _ = directory_of(origin)
+        return read_json(directory / "config.json")
+    except CheckpointError as error:
+        hint = "name a model directory or a hub id"
+        raise CheckpointError(f"{origin}: not a model ({error.message})", hint) from None
+
+
+def directory_of(origin: Origin) -> tuple[Path, str | None]:
+    """Where the configs of a model or adapter are, and the hub's commit; None for a directory on disk.
+
+    (transformers tells the commit no more; seen in 5.23.)
+    """
+    place = Path(origin.place)
+    if place.is_dir():
+        return place, None
+    from chorus.checkpoints.hub import download
+
+    return download(Reference(str(origin.place), origin.revision), OpenOptions(), ["*config.json"])
 
 
 def kind_at(origin: Origin, verb: str) -> Kind:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from chorus.errors import OutputError
 from chorus.identity import file_hash, fingerprint
+from chorus.models.loading import Origin, directory_of
 from chorus.train.adapters import INITIAL
 from chorus.train.config import TrainConfig
 from chorus.train.facts import Logged, TrainingFacts
@@ -23,11 +24,11 @@ START = "start.json"  # what was measured before the first step
 UNIMPORTANT = ("workers", "report_to", "keep_checkpoints", "log_steps")  # they do not change the result
 
 
-def identity(name: str, commit: str | None) -> dict[str, str]:
+def identity(name: str, revision: str | None = None) -> dict[str, str]:
     """What a base or adapter is: the hub's commit, or the hashes of its weight files."""
-    directory = Path(name)
-    if not directory.is_dir():
-        return {"commit": commit or "unknown"}
+    directory, commit = directory_of(Origin(name, revision))
+    if commit is not None:
+        return {"commit": commit}
     return {path.name: file_hash(path) for path in sorted(directory.glob("*.safetensors"))}
 
 

@@ -44,9 +44,7 @@ def train(
     """
     need_extra()
     need_reporters(config.train.report_to)
-    from chorus.models.loading import read_config
     from chorus.train.backbones.choose import load_backbone, takes_audio
-    from chorus.train.backbones.shared import origin_of
     from chorus.train.fitness import keep_what_fits
     from chorus.train.measure import with_metric
     from chorus.train.processes import is_main
@@ -63,8 +61,8 @@ def train(
         if not needs_audio and config.task != LANGUAGE_MODELLING:
             raise DataError(f"{config.model.base} is a language model and takes no audio", "set task=lm")
         rows = gather(config, needs_audio=needs_audio, skip_bad=skip_bad, allow_leakage=allow_leakage)
-        base = identity(config.model.base, read_config(origin_of(config)).get("_commit_hash"))
-        adapter = identity(config.model.adapter, None) if config.model.adapter else {}
+        base = identity(config.model.base, config.model.revision)
+        adapter = identity(config.model.adapter) if config.model.adapter else {}
         fingerprint = training_fingerprint(config, rows.hashes, base, adapter)
         facts = finished(Path(config.output_dir), fingerprint, overwrite=overwrite or restart)
         if facts is not None:
