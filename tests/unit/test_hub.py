@@ -50,7 +50,7 @@ class Hub:
         self.storage = ThreadingHTTPServer(("localhost", 0), Handler)  # another host, as the hub's storage is
         self.storage_url = f"http://localhost:{self.storage.server_address[1]}"
         for server in (self.server, self.storage):
-            threading.Thread(target=server.serve_forever, daemon=True).start()
+            threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()  # looks for its end
 
     def answer(self, handler, *, body: bool) -> None:
         path = unquote(urlparse(handler.path).path)
