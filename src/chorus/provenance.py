@@ -8,9 +8,11 @@ from __future__ import annotations
 import platform
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Literal
 
 import yaml
 
@@ -63,6 +65,63 @@ def licence_warnings(licences: Mapping[str, str | None]) -> list[str]:
     return warnings
 
 
+@dataclass(frozen=True)
+class Card:
+    """A model's README.md: front matter as the hub reads it, then what a reader asks first.
+
+    intro: what it is, in a clause; by what it was made is added.
+    rows: of the table below it, under `columns`.
+    settings: of the run, in YAML, under the heading that is named.
+    kept: what `chorus.json` holds, in a clause.
+    notes: under their heading, where there are some.
+    """
+
+    title: str
+    intro: str
+    base_models: Sequence[str]
+    relation: Literal["merge", "adapter", "finetune"]
+    tags: Sequence[str]
+    rows: Sequence[tuple[str, str]]
+    settings: tuple[str, str]
+    kept: str
+    columns: tuple[str, str] = ("", "")
+    licence: str | None = None
+    languages: Sequence[str] = ()
+    pipeline_tag: str | None = None
+    picture: str = ""  # in Markdown, below the table
+    notes: tuple[str, Sequence[str]] = ("", ())
+
+    @property
+    def front(self) -> JsonObject:
+        """What the hub reads."""
+        alone = len(self.base_models) == 1 and self.relation == "finetune"
+        found: JsonObject = {
+            "base_model": self.base_models[0] if alone else list(self.base_models),
+            "base_model_relation": self.relation,
+        }
+        found |= {"license": self.licence} if self.licence else {}
+        found |= {"language": list(self.languages)} if self.languages else {}
+        found["library_name"] = "peft" if self.relation == "adapter" else "transformers"
+        found |= {"pipeline_tag": self.pipeline_tag} if self.pipeline_tag else {}
+        return {**found, "tags": list(self.tags)}
+
+    def text(self) -> str:
+        """The whole file."""
+        front = yaml.safe_dump(self.front, sort_keys=False, allow_unicode=True).rstrip()
+        heading, settings = self.settings
+        lines = ["---", front, "---", "", f"# {self.title}", "", f"{self.intro}, made with Chorus {__version__}.", ""]
+        lines += [_piped(self.columns), "|---|---|", *map(_piped, self.rows), ""]
+        lines += [self.picture, ""] if self.picture else []
+        lines += [f"## {heading}", "", "```yaml", settings.rstrip(), "```", "", f"`chorus.json` holds {self.kept}.", ""]
+        heading, notes = self.notes
+        lines += [f"## {heading}", "", *(f"- {note}" for note in notes), ""] if notes else []
+        return "\n".join(lines)
+
+
+def _piped(cells: tuple[str, str]) -> str:
+    return f"|{'|'.join(f' {cell} ' if cell else ' ' for cell in cells)}|"
+
+
 def model_card(
     *,
     title: str,
@@ -76,27 +135,23 @@ def model_card(
     adapter: bool = False,
     intro: str | None = None,
 ) -> str:
-    """README.md of a merged model or adapter: front matter as the hub reads it, and what a reader asks first.
+    """README.md of a merged model or adapter.
 
     `losses` are the notes at its end: what the cast lost, or what an adapter could not hold.
     """
     found = sorted({v for v in licences.values() if v})
-    front: JsonObject = {"base_model": list(base_models), "base_model_relation": "adapter" if adapter else "merge"}
-    if len(found) == 1 and None not in licences.values():
-        front["license"] = found[0]
-    if languages:
-        front["language"] = list(languages)
-    front["library_name"] = "peft" if adapter else "transformers"
-    if pipeline_tag:
-        front["pipeline_tag"] = pipeline_tag
-    front["tags"] = ["merge", "chorus", method] if method != "extract lora" else ["lora", "chorus"]
-    lines = ["---", yaml.safe_dump(front, sort_keys=False, allow_unicode=True).rstrip(), "---", "", f"# {title}", ""]
-    intro = intro or f"A merge of {len(base_models)} models by `{method}`"
-    lines += [f"{intro}, made with Chorus {__version__}.", ""]
-    lines += ["| model | licence |", "|---|---|"]
-    lines += [f"| {name} | {licence or 'not stated'} |" for name, licence in licences.items()]
-    lines += ["", "## Recipe", "", "```yaml", recipe_yaml.rstrip(), "```", ""]
-    lines += ["`chorus.json` holds the recipe as resolved, the identity of every input file and the versions.", ""]
-    if losses:
-        lines += ["## What it does not hold" if adapter else "## Rounding", "", *(f"- {line}" for line in losses), ""]
-    return "\n".join(lines)
+    return Card(
+        title=title,
+        intro=intro or f"A merge of {len(base_models)} models by `{method}`",
+        base_models=base_models,
+        relation="adapter" if adapter else "merge",
+        tags=["lora", "chorus"] if method == "extract lora" else ["merge", "chorus", method],
+        columns=("model", "licence"),
+        rows=[(name, licence or "not stated") for name, licence in licences.items()],
+        settings=("Recipe", recipe_yaml),
+        kept="the recipe as resolved, the identity of every input file and the versions",
+        licence=found[0] if len(found) == 1 and None not in licences.values() else None,
+        languages=languages,
+        pipeline_tag=pipeline_tag,
+        notes=("What it does not hold" if adapter else "Rounding", losses),
+    ).text()

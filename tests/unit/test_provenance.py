@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from chorus import provenance
-from chorus.provenance import card_metadata, licence_of, licence_warnings, model_card, versions
+from chorus.provenance import Card, card_metadata, licence_of, licence_warnings, model_card, versions
 
 
 def card(place, text):
@@ -142,3 +142,35 @@ def test_versions_of_what_the_bytes_may_depend_on():
     assert set(found) == {"chorus-merge", "python", *provenance.PACKAGES}
     assert versions(("pytest",)) == {**found, "pytest": pytest.__version__}
     assert versions(("no-such-package",)) == found
+
+
+# ---- of any model ----
+
+
+def trained(**changes):
+    given = {
+        "title": "radio", "intro": "whisper-small: full fine-tune", "base_models": ["org/base"], "relation": "finetune",
+        "tags": ["chorus"], "rows": [("steps", "3"), ("learnt", "all")], "settings": ("Settings", "a: 1\n"),
+        "kept": "the settings",
+    }  # fmt: skip
+    return Card(**{**given, **changes})
+
+
+def test_a_fine_tune_names_its_one_base_alone_and_a_merge_all():
+    assert front_of(trained().text())["base_model"] == "org/base"
+    merged = trained(relation="merge", base_models=["org/a", "org/b"])
+    assert front_of(merged.text())["base_model"] == ["org/a", "org/b"]
+    assert front_of(merged.text())["library_name"] == "transformers"
+    assert front_of(trained(relation="adapter").text())["library_name"] == "peft"
+
+
+def test_a_card_holds_its_table_settings_picture_and_notes_in_their_order():
+    text = trained(picture="![curve](curve.png)", notes=("Rounding", ["a little"])).text()
+    places = [
+        text.index(piece) for piece in ("# radio", "| steps | 3 |", "![curve]", "## Settings", "a: 1", "a little")
+    ]
+    assert places == sorted(places)
+    assert "| | |\n|---|---|\n| steps | 3 |\n| learnt | all |\n" in text
+    assert "## Rounding" not in trained().text()
+    assert "license" not in trained().front
+    assert trained(licence="mit", languages=["pt"], pipeline_tag="x").front["license"] == "mit"

@@ -13,7 +13,7 @@ from chorus._version import __version__
 from chorus.checkpoints.reference import looks_local, public_name
 from chorus.checkpoints.sidecar import copy_side_files, write_json
 from chorus.checkpoints.writer import appearing_whole, explained, write_text
-from chorus.provenance import licence_of, versions
+from chorus.provenance import Card, licence_of, versions
 from chorus.train.adapters import merged_model, save_adapter
 from chorus.train.config import TrainConfig
 from chorus.train.curve import plot_curve
@@ -156,45 +156,34 @@ def _way(config: TrainConfig) -> str:
 
 def card(config: TrainConfig, facts: TrainingFacts, *, adapter: bool, pipeline_tag: str) -> str:
     """README.md as the hub reads it."""
-    base = str(facts["base_model"])
-    local = Path(config.model.base)
-    front: dict[str, object] = {
-        "base_model": base,
-        "base_model_relation": "adapter" if adapter else "finetune",
-        "library_name": "peft" if adapter else "transformers",
-        "pipeline_tag": pipeline_tag,
-    }
-    licence = licence_of(local if local.is_dir() else None)
-    if licence:
-        front["license"] = licence
-    languages = list(facts["data"].get("language", {}))
-    if languages:
-        front["language"] = languages
-    front["tags"] = ["chorus", *([config.adapter.type] if config.adapter else [])]
-    data = facts["data"]
-    lines = ["---", yaml.safe_dump(front, sort_keys=False, allow_unicode=True).rstrip(), "---", ""]
-    lines += [f"# {Path(config.output_dir).name}", "", f"{base}: {_way(config)}, made with Chorus {__version__}.", ""]
-    lines += ["| | |", "|---|---|", f"| training data | {data['train_rows']} rows, {data['train_hours']:.2f} h |"]
-    for column in ("language", "domain"):
-        if data.get(column):
-            lines.append(f"| {column} | {', '.join(f'{k} {v}' for k, v in data[column].items())} |")
-    lines.append(f"| steps | {facts['steps']}, kept: {facts['best_step']} |")
-    lines.append(f"| learnt | {facts['trained_parameters']:,} of {facts['parameters']:,} parameters |")
-    lines += _measured(facts)
-    lines += ["", "## Settings", "", "```yaml", yaml.safe_dump(facts["config"], sort_keys=False).rstrip(), "```", ""]
-    lines += [f"`{PROVENANCE}` holds the settings, the hashes of the manifests, the versions and the curve.", ""]
-    return "\n".join(lines)
+    base, local, data = str(facts["base_model"]), Path(config.model.base), facts["data"]
+    rows = [("training data", f"{data['train_rows']} rows, {data['train_hours']:.2f} h")]
+    counts = {"language": data.get("language", {}), "domain": data.get("domain", {})}
+    rows += [(column, ", ".join(f"{k} {v}" for k, v in found.items())) for column, found in counts.items() if found]
+    rows.append(("steps", f"{facts['steps']}, kept: {facts['best_step']}"))
+    rows.append(("learnt", f"{facts['trained_parameters']:,} of {facts['parameters']:,} parameters"))
+    rows += _measured(facts)
+    return Card(
+        title=Path(config.output_dir).name,
+        intro=f"{base}: {_way(config)}",
+        base_models=[base],
+        relation="adapter" if adapter else "finetune",
+        tags=["chorus", *([config.adapter.type] if config.adapter else [])],
+        rows=rows,
+        settings=("Settings", yaml.safe_dump(facts["config"], sort_keys=False)),
+        kept="the settings, the hashes of the manifests, the versions and the curve",
+        licence=licence_of(local if local.is_dir() else None),
+        languages=list(counts["language"]),
+        pipeline_tag=pipeline_tag,
+        picture=f"![learning curve]({CURVE})" if facts["best"] is not None else "",
+    ).text()
 
 
-def _measured(facts: TrainingFacts) -> list[str]:
+def _measured(facts: TrainingFacts) -> list[tuple[str, str]]:
+    """The row of the dev measure, before and after."""
     if facts["best"] is None:
         return []
     unit = "" if facts["metric"] == "loss" else f" % (normaliser: {facts['normaliser']})"
     start = facts["curve"].get(f"dev_{facts['metric']}", [[0, None]])[0]
     before = f"; before training {start[1]:.2f}" if start[0] == 0 and start[1] is not None else ""
-    rows = facts["data"]["dev_rows"]
-    return [
-        f"| dev {facts['metric']} | {facts['best']:.2f}{unit} on {rows} rows{before} |",
-        "",
-        f"![learning curve]({CURVE})",
-    ]
+    return [(f"dev {facts['metric']}", f"{facts['best']:.2f}{unit} on {facts['data']['dev_rows']} rows{before}")]
