@@ -61,6 +61,11 @@ def test_a_config_is_of_its_kind(name):
         assert found.name == name
 
 
+def test_no_config_is_of_two_kinds():
+    asked = [config for configs in CONFIGS.values() for config in configs]
+    assert [sum(kind.recognises(config) for kind in KINDS) for config in asked] == [1] * 10
+
+
 def test_every_kind_is_asked_about_and_no_other():
     assert set(CONFIGS) == set(KINDS.names())
     assert kind_of({"model_type": "bert", "architectures": ["BertForMaskedLM"]}) is None

@@ -5,13 +5,20 @@ from __future__ import annotations
 from chorus.architectures.families import architecture
 from chorus.models.kind import SPEECH_TO_TEXT, Kind
 from chorus.models.limits import Limits
+from chorus.plain import JsonMap
 
 TYPES = ("moonshine", "parakeet", "seamless_m4t")  # beginnings of model_type
+
+
+def recognises(config: JsonMap) -> bool:
+    """By the family, but for what has a CTC head (ctc.py)."""
+    return str(config.get("model_type", "")).startswith(TYPES) and not architecture(config).endswith("ForCTC")
+
 
 KIND = Kind(
     name="other_speech",
     covers="Moonshine, Parakeet, SeamlessM4T",
-    recognises=lambda config: str(config.get("model_type", "")).startswith(TYPES),
+    recognises=recognises,
     model_class=architecture,
     limits=lambda config, tokenizer: Limits(tokenizer),
     pipeline_tag=SPEECH_TO_TEXT,
