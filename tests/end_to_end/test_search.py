@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file, save_file
 
 import chorus
 from chorus.data.manifest import read_manifest, write_manifest
 from chorus.errors import DataError, RecipeError
 from chorus.evaluate.run import evaluate
+from chorus.merge.recipes.dialects import Dialect
+from chorus.registry import Registry
 from chorus.search.run import search
 from chorus.search.trials import Trials
 from chorus.transcribe.decoding import Decoding
@@ -77,6 +81,26 @@ def test_a_search_given_again_hears_only_what_is_new(
     )
     assert [t.dev for t in again.trials] == [t.dev for t in first.trials]
     assert len(heard) == 2
+
+
+def test_a_template_may_be_a_file_in_anothers_dialect(
+    wrecked: Path, dev: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Backwards:
+        def recognises(self, documents: Sequence[Mapping[str, object]]) -> bool:
+            return "dohtem_egrem" in documents[0]
+
+        def translate(self, documents: Sequence[Mapping[str, object]]) -> dict[str, object]:
+            return {key[::-1]: value for key, value in documents[0].items()}
+
+    dialects = Registry[Dialect]("dialect", "", lambda: None)
+    dialects.add("backwards", Backwards())
+    monkeypatch.setattr("chorus.merge.recipes.dialects.DIALECTS", dialects)
+    path = tmp_path / "template.yml"
+    path.write_text(yaml.safe_dump({key[::-1]: value for key, value in recipe(wrecked).items()}))
+    found = search(path, {"lambda": 0.01}, dev, tmp_path / "out", decoding=DECODING, device="cpu")
+    assert found.recipe["merge_method"] == "task_arithmetic"
+    assert len(found.trials) == 1
 
 
 def test_mistakes_are_found_before_anything_is_heard(wrecked: Path, dev: Path, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from chorus.data.split import SPLIT_NAMES
 from chorus.errors import DataError, RecipeError
 from chorus.evaluate.results import Evaluation
 from chorus.evaluate.run import NORMALISER
+from chorus.merge.recipes.dialects import translated
 from chorus.search.grids import Setting, grid_of, grid_problems
 from chorus.search.recipes import Recipe, recipe_of, refuse_hidden
 from chorus.search.selection import Chosen, macro_rate, short_of
@@ -56,12 +57,14 @@ def search(
 ) -> Found:
     """Evaluate every setting of `grid` ({parameter: values}) of a recipe on `dev`, and rank them.
 
-    `template` is a recipe with its `merge_method`; the grid's parameters are laid over its own. Results go below `out`,
-    a folder a setting; a search that was killed, given again, goes on. Of equals the first of the grid is taken.
+    `template` is a recipe with its `merge_method`, in any dialect that is known; the grid's parameters are laid over
+    its own. Results go below `out`, a folder a setting; a search that was killed, given again, goes on. Of equals the
+    first of the grid is taken.
 
     Raises `RecipeError` for everything wrong with the grid before anything is transcribed.
     """
-    recipe, name, _ = read_document(template)
+    document, name, _ = read_document(template)
+    recipe, _ = translated([document], name)
     method = str(recipe.get("merge_method", ""))
     settings = _settings(recipe, method, grid, name)
     test = dev if isinstance(dev, TestSet) else _dev_set(dev)
