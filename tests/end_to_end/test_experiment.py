@@ -161,6 +161,7 @@ def test_the_report_is_drawn_again_from_results_alone(
     path.write_text(yaml.safe_dump({**given, "output": str(again)}))
     assert chorus_command(["experiment", str(path), "--report", "-q"]) == 0
     assert chorus_command(["experiment", str(path), "--report", "-q", "-o", str(tmp_path / "nothing")]) == 4
+    assert chorus_command(["experiment", str(path), "--report", "--seed", "3"]) == 2
 
 
 def test_ranks_are_found_again_and_another_models_are_not(ran: Any) -> None:

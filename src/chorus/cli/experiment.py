@@ -9,6 +9,7 @@ import click
 
 from chorus.cli.flags import json_flag, quiet_flag
 from chorus.cli.output import as_json, note
+from chorus.errors import UsageError
 from chorus.progress import STEPS, shown
 
 if TYPE_CHECKING:
@@ -49,6 +50,9 @@ def command(
         click.echo("\n".join(describe(experiment)))
         return
     if redraw:
+        given = [flag for flag, value in (("--seed", seeds), ("--parallel", parallel), ("--keep", keep)) if value]
+        if given:
+            raise UsageError(f"--report draws what was found: {given[0]} would change nothing", "leave one of them out")
         from chorus.experiment.publish import publish
 
         publish(experiment.output_dir)
