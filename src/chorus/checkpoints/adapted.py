@@ -69,8 +69,12 @@ class AdaptedTensor:
             if f.start:
                 weight = self.base.read().float().flatten(1)
                 a0, b0 = starting_factors(f.start, weight.T if f.transposed else weight, a.shape[0], f.scale)
+                # as PEFT makes a plain LoRA of such an adapter: [A; A0] and [B | -B0], of rank 2 r under the same scale
                 a, b = torch.cat([a, a0]), torch.cat([b, -b0], dim=1)
+            # PEFT's factors make [out, in], these two are stored as [in, out]: the product is transposed, not the
+            # weight
             left, right = (a.T, b.T) if f.embedding or f.transposed else (b, a)
+            # PEFT keeps a convolution's magnitude as [1, out, 1, 1], a linear map's as [out]
             magnitude = None if f.magnitude is None else f.magnitude.read().float().reshape(-1, 1)
             self._matrices = (left.contiguous(), right.contiguous(), magnitude)
         return self._matrices
@@ -83,7 +87,7 @@ class AdaptedTensor:
         columns = right.shape[1]
         size = self.group_rows * columns
         parts = []
-        for index in range(start // size, -(-stop // size)):
+        for index in range(start // size, -(-stop // size)):  # whole groups, cut afterwards: as `flat` does
             rows = slice(index * self.group_rows, (index + 1) * self.group_rows)
             values = (self.factors.scale * (left[rows] @ right)).reshape(-1)
             parts.append(values[max(0, start - index * size) : stop - index * size])
@@ -103,6 +107,7 @@ class AdaptedTensor:
                 weight = weight * (magnitude.reshape(1, -1) / weight.norm(dim=0, keepdim=True))
             else:
                 weight = weight * (magnitude[first:last] / weight.norm(dim=1, keepdim=True))
+        # ranges that are read one after the other end inside a group: its product is not made twice
         self._last = (index, weight.reshape(-1))
         return weight.reshape(-1)
 
@@ -130,6 +135,7 @@ def starting_factors(start: str, weight: Tensor, rank: int, scale: float) -> tup
     The signs that the decompositions leave open cancel in the product.
     """
     if start == "pissa":
+        # PEFT gives either factor the root of S / s; only their product is needed here
         found = singular_triplets(weight, rank, whole=False)
         return found.right.T, found.left * (found.values / scale)
     q, r = torch.linalg.qr(weight)
@@ -188,6 +194,7 @@ def low_rank_delta(tensor: LazyTensor, base: LazyTensor) -> LowRank | None:
 def same_tensor(a: LazyTensor, b: LazyTensor) -> bool:
     """Whether both are the same bytes of the same file."""
     if isinstance(a, FileTensor) and isinstance(b, FileTensor):
+        # two openings of one directory
         return a.entry == b.entry and (a.file is b.file or a.file.path.resolve() == b.file.path.resolve())
     return a is b
 

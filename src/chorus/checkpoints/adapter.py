@@ -27,8 +27,10 @@ CHANGES_BASE = ("pissa_niter", "lora_ga", "corda", "loftq")  # start from what o
 FACTORS = {
     "lora_A.weight": "a",
     "lora_B.weight": "b",
+    # parameters themselves, not modules with a weight
     "lora_embedding_A": "a",
     "lora_embedding_B": "b",
+    # files keep the first form: PEFT turned the parameter into a module and renames on loading and saving
     "lora_magnitude_vector": "magnitude",
     "lora_magnitude_vector.weight": "magnitude",
     "lora_B.bias": "bias",
@@ -63,6 +65,7 @@ def open_adapter(directory: Path, label: str) -> LoraAdapter:
         factors.start = start if start in CONVERTED and not factors.embedding else ""
         if factors.a is None or factors.b is None:
             raise CheckpointError(f"{label}: module {module} has only one of its two factors", "save the adapter again")
+        # the file's rank, not the config's: a `rank_pattern` need not be read for it
         rank = factors.a.shape[0]
         if factors.b.shape[1] != rank:
             raise CheckpointError(
@@ -70,12 +73,14 @@ def open_adapter(directory: Path, label: str) -> LoraAdapter:
                 "save the adapter again",
             )
         factors.scale = scale_of(config, module, rank)
+        # PEFT's embeddings are [tokens, width] whatever this key says: they are turned by `embedding`
         factors.transposed = bool(config.get("fan_in_fan_out")) and not factors.embedding
     return adapter
 
 
 def scale_of(config: JsonMap, module: str, rank: int) -> float:
     """PEFT's scaling of a module: patterns first, then alpha; over the rank or its square root."""
+    # 8: what PEFT takes where a config does not say
     alpha = pattern_value(config.get("alpha_pattern") or {}, module, config.get("lora_alpha", 8))
     return float(alpha) / (math.sqrt(rank) if config.get("use_rslora") else rank)
 
@@ -83,7 +88,7 @@ def scale_of(config: JsonMap, module: str, rank: int) -> float:
 def pattern_value(patterns: Mapping[str, T], module: str, default: T) -> T:
     """The value of the first pattern that matches the end of the module's name, as PEFT matches it."""
     for pattern, value in patterns.items():
-        if re.match(rf"(.*\.)?({pattern})$", module):
+        if re.match(rf"(.*\.)?({pattern})$", module):  # in the order of the config: PEFT takes the first that matches
             return value
     return default
 
@@ -96,6 +101,7 @@ def _refuse_other_kinds(config: JsonObject, label: str) -> None:
             "merge it into its base with PEFT's merge_and_unload, and name the resulting model",
         )
     init = config.get("init_lora_weights")
+    # the beginning, because of `pissa_niter_16`: its singular vectors come from a random start
     if isinstance(init, str) and init.lower().startswith(CHANGES_BASE):
         raise CheckpointError(
             f"{label}: trained with init_lora_weights={init!r}, which changes the base's weights; against the "
@@ -109,15 +115,17 @@ def _refuse_other_kinds(config: JsonObject, label: str) -> None:
 
 def _sort_in(adapter: LoraAdapter, name: str, tensor: LazyTensor) -> None:
     bare = name.removeprefix("base_model.model.")
+    # by the ending: modules of models are called anything, `lora` too
     for ending, slot in FACTORS.items():
         if bare.endswith(f".{ending}"):
             module = bare[: -len(ending) - 1]
             factors = adapter.low_rank.setdefault(module, Factors(module))
             setattr(factors, slot, tensor)
-            factors.embedding |= "embedding" in ending
+            factors.embedding |= "embedding" in ending  # of any of its tensors: their order is the file's
             return
     if ".lora_" in bare:
         raise CheckpointError(f"{adapter.label}: tensor {name} is of a kind that is not known", "merge it with PEFT")
+    # what `modules_to_save` and `bias` have trained; PEFT's wrappers may stand in the name
     adapter.replaced[bare.replace(".base_layer.", ".").replace(".modules_to_save.", ".")] = tensor
 
 
@@ -141,6 +149,7 @@ def apply_adapter(base: Model, adapter: LoraAdapter, label: str) -> Model:
     homeless: list[str] = []
 
     def place(name: str) -> str | None:
+        # as it stands first: what `canonical` leaves out may be all that tells two tensors apart
         if name in base.checkpoint:
             return name
         found = places.get(canonical(name), [])
@@ -160,6 +169,7 @@ def apply_adapter(base: Model, adapter: LoraAdapter, label: str) -> Model:
             tensors[target] = AdaptedTensor(tensors[target], factors)
         if factors.bias is not None and (target := place(f"{module}.bias")):
             tensors[target] = ShiftedTensor(tensors[target], factors.bias, factors.scale)
+    # never left out with a warning: a model with half of an adapter on it looks like any other
     if homeless:
         shown = ", ".join(homeless[:5]) + (f" and {len(homeless) - 5} more" if len(homeless) > 5 else "")
         raise CheckpointError(

@@ -79,6 +79,7 @@ class AdapterWriter:
             self._keep(f"{module}.lora_embedding_B", b)
         else:
             if layout == "convolution":
+                # PEFT's A is a convolution with the layer's kernel, its B one of 1 x 1
                 a, b = a.reshape(rank, -1, *kernel), b.reshape(*b.shape, *(1 for _ in kernel))
             self._keep(f"{module}.lora_A.weight", a)
             self._keep(f"{module}.lora_B.weight", b)
@@ -104,7 +105,7 @@ class AdapterWriter:
             return True
         self._keep(name, value)
         with self._lock:
-            self.saved.append(module)
+            self.saved.append(module)  # the module, not the tensor: PEFT wraps whole modules
         return True
 
     def without_magnitude(self) -> list[tuple[str, Layout]]:
@@ -121,14 +122,17 @@ class AdapterWriter:
     def _read(self, name: str) -> torch.Tensor:
         piece = self._pieces[PREFIX + name]
         dtype = torch_dtype(self.dtype)
+        # a copy that may be written: torch warns of tensors over read-only bytes
         raw = torch.frombuffer(bytearray(piece.file.read_bytes()), dtype=dtype)
         return raw.reshape(piece.shape).float()
 
     def _keep(self, name: str, value: torch.Tensor) -> None:
+        # a hash: a tensor's name comes from somebody's file and may hold what a file's name must not, a slash
         file = self.directory / SPOOL / fingerprint(tensor=name)
         dtype = torch_dtype(self.dtype)
         cast = value.detach().to(dtype).cpu().contiguous()
         with explained(file):
+            # as bytes, because numpy has no bfloat16; flat, because a view as bytes stretches the last dimension
             cast.reshape(-1).view(torch.uint8).numpy().tofile(file)
         with self._lock:
             self._pieces[PREFIX + name] = _Piece(PREFIX + name, tuple(cast.shape), file)
@@ -145,6 +149,7 @@ class AdapterWriter:
         end alike, the config names the ending.
         """
         self._name_biases()
+        # by name, not as the threads came: the same adapter is the same bytes
         pieces = [self._pieces[name] for name in sorted(self._pieces)]
         header, starts = build_header([(p.name, self.dtype, p.shape) for p in pieces])
         sizes = {p.name: p.file.stat().st_size for p in pieces}
@@ -167,6 +172,8 @@ class AdapterWriter:
                 self._pieces[name] = replace(piece, name=name)
 
     def _config(self, base: str, task_type: str | None, every_module: list[str]) -> JsonObject:
+        # the commonest rank is `r`, so that the patterns name only the exceptions; alpha = r makes PEFT's scaling 1,
+        # for the factors carry their own scale
         usual = Counter(self.ranks.values()).most_common(1)[0][0] if self.ranks else 1
         others = {m: r for m, r in sorted(self.ranks.items()) if r != usual}
         return {
@@ -184,6 +191,7 @@ class AdapterWriter:
             "fan_in_fan_out": self.transposed,
             "bias": "all" if self.biases else "none",
             "lora_dropout": 0.0,
+            # plain: with PiSSA's name here PEFT would take the starting factors off the base once more
             "init_lora_weights": True,
             "inference_mode": True,
         }
@@ -201,6 +209,7 @@ def target_modules(chosen: list[str], every: list[str]) -> list[str]:
     wanted = set(chosen)
     found: set[str] = set()
     for ending, modules in endings.items():
+        # PEFT matches a name or the end of one: an ending that other modules share would adapt those too
         found |= {ending} if modules <= wanted else modules & wanted
     return sorted(found)
 

@@ -10,6 +10,7 @@ from chorus.checkpoints.safetensors_header import Header, read_header
 from chorus.errors import CheckpointError
 from chorus.plain import JsonObject
 
+# the first that is there is opened
 PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "model.pt")
 
 
@@ -42,6 +43,7 @@ def checkpoint_of(directory: Path, headers: dict[str, Header], label: str) -> Ch
         for entry in header.entries.values():
             if entry.name in tensors:
                 raise CheckpointError(f"{directory}: tensor {entry.name} stands in two files", "save the model again")
+            # before the tensor is taken: an int8 matrix without its scales would be merged as if it were weights
             refuse_scaled(entry.name, entry.dtype, label)
             tensors[entry.name] = FileTensor(entry, file)
     return Checkpoint(tensors, label)
@@ -54,6 +56,7 @@ def weight_files(directory: Path) -> list[str]:
         return shard_names(read_json(index), index, lambda name: (directory / name).exists())
     if (directory / SINGLE).exists():
         return [SINGLE]
+    # a model under a name of its own is taken where it is the only one; training leaves adapters beside it
     single = sorted(p.name for p in directory.glob("*.safetensors") if not p.name.startswith("adapter"))
     return single if len(single) == 1 else []
 

@@ -51,6 +51,7 @@ def parse_dtype(text: str) -> str:
     """
     name = text.removeprefix("torch.")
     if name not in OUTPUT_DTYPES:
+        # named, not taken: a recipe says the same word as the config, the card and the header
         aliases = {"bf16": "bfloat16", "fp16": "float16", "half": "float16", "fp32": "float32", "float": "float32"}
         if name in aliases:
             raise ValueError(f'dtype "{text}" is not known; write "{aliases[name]}"')

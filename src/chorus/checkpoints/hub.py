@@ -29,6 +29,7 @@ WEIGHTS = ["*.safetensors"]
 
 def open_hub_model(reference: Reference, options: OpenOptions) -> Model:
     """Open a hub model; without `options.weights`, from its cached or remotely read headers."""
+    # the blobs' names are hashes already: files of gigabytes need not be read to know what they are
     if options.weights:
         directory, revision = download(reference, options)
         model = open_directory(directory, reference.name, allow_pickle=options.allow_pickle)
@@ -43,6 +44,7 @@ def open_hub_model(reference: Reference, options: OpenOptions) -> Model:
 
 def download(reference: Reference, options: OpenOptions, patterns: list[str] | None = None) -> tuple[Path, str | None]:
     """Bring a repository into the cache; returns its directory and commit."""
+    # pickles only where they may be opened: nothing to run is lying about
     patterns = patterns or [*SIDE_FILES, *WEIGHTS, *(["*.bin", "*.pt"] if options.allow_pickle else [])]
     try:
         directory = Path(
@@ -56,12 +58,13 @@ def download(reference: Reference, options: OpenOptions, patterns: list[str] | N
         )
     except Exception as error:  # the hub library raises many kinds; `explain` sorts them
         raise explain(reference, error) from error
+    # a snapshot's folder is called after its commit, whatever branch or tag was asked for
     return directory, directory.name
 
 
 def blob_hash(path: Path) -> str:
     """The hub's hash of a cached file: the name of the blob that the snapshot links to."""
-    target = path.resolve().name
+    target = path.resolve().name  # SHA-1 of git (40 digits) or SHA-256 of large files (64)
     return target if path.is_symlink() and len(target) in (40, 64) else ""
 
 
@@ -73,6 +76,7 @@ def _cached(reference: Reference, options: OpenOptions) -> Model | None:
             )
         )
         model = open_directory(directory, reference.name, allow_pickle=options.allow_pickle)
+    # a snapshot of headers or configs alone opens as no model: then the headers are fetched
     except (LocalEntryNotFoundError, CheckpointError):
         return None
     model.revision = directory.name
@@ -96,8 +100,10 @@ def _open_headers(reference: Reference, options: OpenOptions) -> Model:
         config = read_json(config_path)
         refuse_quantised(config, reference.name)
         try:
+            # nothing is on disk yet: a shard that is missing shows when its header is asked for
             names = shard_names(read_json(fetch(INDEX)), f"{reference}/{INDEX}", lambda name: True)
         except EntryNotFoundError:
+            # the hub says so by an error, and that is how a model in one file is told from one in shards
             names = [SINGLE]
         headers = {name: _remote_header(reference, name) for name in names}
         for name in ("generation_config.json", "README.md", "preprocessor_config.json", "processor_config.json"):
@@ -129,6 +135,7 @@ def _remote_header(reference: Reference, name: str) -> Header:
         response = get_session().get(location, headers={**headers, "Range": f"bytes={start}-{stop - 1}"})
         response.raise_for_status()
         content: bytes = response.content
+        # a server may ignore the range (RFC 9110 lets it) and send the file from its beginning, as status 200
         return content[start:stop] if response.status_code == 200 else content
 
     if metadata.size is None:
@@ -139,7 +146,7 @@ def _remote_header(reference: Reference, name: str) -> Header:
 def explain(reference: Reference, error: Exception) -> CheckpointError:
     """A hub failure in the user's words, with the remedy."""
     path = reference.path
-    if isinstance(error, GatedRepoError):
+    if isinstance(error, GatedRepoError):  # before RepositoryNotFoundError, of which it is a kind
         return CheckpointError(
             f"{path}: gated", f"accept its terms on the hub and log in with `hf auth login` ({path})"
         )
@@ -150,6 +157,7 @@ def explain(reference: Reference, error: Exception) -> CheckpointError:
             f"{path}: neither a local directory nor a model on the hub",
             "check the spelling; for a private model log in with `hf auth login`",
         )
+    # the hub library turns refusals into "not in the cache": what the server said is the error's cause
     cause = error.__cause__ if isinstance(error, LocalEntryNotFoundError) else error
     if isinstance(cause, HfHubHTTPError) and not isinstance(cause, EntryNotFoundError):
         status = cause.response.status_code if cause.response is not None else 0

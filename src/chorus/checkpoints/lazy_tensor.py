@@ -97,8 +97,11 @@ class MappedFile:
 
     def bytes(self) -> NDArray[np.uint8]:
         """The whole file, sharing the mapping."""
+        # when it is asked, not before: a plan over many shards holds no file open
         if self._buffer is None:
             with self.path.open("rb") as file:
+                # copy on write, though nobody writes: torch warns of every tensor over read-only memory, and a slip of
+                # a method must not reach the file
                 mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
             self._buffer = np.frombuffer(mapping, np.uint8)
         return self._buffer

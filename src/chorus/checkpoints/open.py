@@ -57,6 +57,7 @@ def _open(reference: Reference, options: OpenOptions) -> Model:
     if reference.adapter is not None:
         base = _open(reference.without_adapter, options)
         directory, _ = locate(reference.adapter, options, "adapter")
+        # PEFT's config decides where both are there: task vectors have none
         if (directory / TASK_VECTOR).exists() and not (directory / CONFIG).exists():
             return apply_task_vector(base, directory, reference.name)
         adapter = open_adapter(directory, reference.adapter.name)
@@ -67,6 +68,7 @@ def _open(reference: Reference, options: OpenOptions) -> Model:
     if reference.given is not None:
         return open_model(reference.given.source, options)
     found = _in_a_form(reference, options)
+    # forms first: `recipe.yml:output` is no path that exists, and would pass for a hub id
     if found is not None:
         model = found
     elif not looks_local(reference.path):
@@ -109,9 +111,11 @@ def _open_local(path: Path, reference: Reference, options: OpenOptions) -> Model
 def _in_a_form(reference: Reference, options: OpenOptions) -> Model | None:
     """A file, or part of one, in one of the forms of `chorus.formats`; None where the path is a directory or hub id."""
     path, part = Path(reference.path).expanduser(), ""
+    # `recipe.yml:output`; only where no such file is there, for a colon may stand in a real name
     if not path.exists() and ":" in path.name:
         name, _, part = path.name.rpartition(":")
         path = path.with_name(name) if name else path
+    # a model directory is none, whatever it also holds
     if not path.exists() or (path / "config.json").exists() or (path / CONFIG).exists():
         return None
     form = format_of(path)

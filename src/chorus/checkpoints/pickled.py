@@ -26,6 +26,7 @@ def load_pickle(path: Path, allow_pickle: bool) -> object:
             "convert it to safetensors, or pass --allow-pickle (it is then loaded with weights_only=True)",
         )
     try:
+        # weights_only is torch's default only since 2.6; mmap refuses files from before torch 1.6 (no zip archive)
         return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # torch raises many kinds for a damaged or a dangerous file
         raise CheckpointError(
@@ -43,6 +44,7 @@ def open_pickles(directory: Path, pickles: list[Path], config: JsonObject, label
     tensors = {}
     for file in files:
         state = load_pickle(file, allow_pickle)
+        # PyTorch Lightning puts the weights one level down, beside the optimiser's
         state = state.get("state_dict", state) if isinstance(state, dict) else state
         tensors.update(_tensors_of(state, file))
     _drop_shared(tensors, config)
@@ -80,6 +82,7 @@ class OpenaiWhisper:
     """openai-whisper's `.pt` as a form of model (see chorus.checkpoints.formats)."""
 
     def takes(self, path: Path) -> bool:
+        # by the suffix alone: what is inside shows only when it is unpickled, which needs permission
         return path.suffix in (".pt", ".pth", ".bin")
 
     def open(self, path: Path, part: str, label: str, options: OpenOptions) -> Model:

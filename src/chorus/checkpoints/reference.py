@@ -42,6 +42,7 @@ class Reference:
     @property
     def name(self) -> str:
         """What cards and tables call it: a hub id as it is, a path by its last part; never an absolute path."""
+        # a card that names /home/ana tells who made it, and nobody else can use it
         own = self.path if self.given else public_name(self.path)
         return f"{own}+{self.adapter.name}" if self.adapter else own
 
@@ -53,7 +54,7 @@ class Reference:
 def public_name(path: str) -> str:
     """A hub id as it is, a local path by its last part."""
     if looks_local(path):
-        return Path(path).name or Path(path).resolve().name
+        return Path(path).name or Path(path).resolve().name  # `.` and `/` have no last part
     return path
 
 
@@ -64,6 +65,7 @@ def looks_local(path: str) -> bool:
 
 def parse_reference(value: object, lora: object = None) -> Reference:
     """Read a recipe's model reference; `lora` is the key beside `model:`. `ValueError` says what is wrong."""
+    # known by its label alone: a plan's class lies rooms above this one and cannot be imported here
     reference = _given(value) or (_parse_map(value) if isinstance(value, dict) else _parse_text(value))
     if lora is not None:
         if reference.adapter is not None:
@@ -86,6 +88,7 @@ def _parse_text(value: object) -> Reference:
         raise ValueError(f"a model is named by a path, a hub id, or a map with the key model; got {value!r}")
     if Path(value).exists():  # a real path may hold + and @
         return Reference(value)
+    # neither sign can stand in a hub id; whoever has one in a path that is not there yet writes the map form
     parts = value.split("+")
     if len(parts) > 2:
         raise ValueError(f'{value}: more than one "+"; write the map form {{model: ..., lora: ...}}')

@@ -67,12 +67,14 @@ def parse_header(read: Callable[[int, int], bytes], file_size: int, where: str) 
     if file_size < 8:
         fail(f"the file has {file_size} bytes, too few for a safetensors header")
     length = int.from_bytes(read(0, 8), "little")
+    # before it is read: eight bytes of garbage would ask for exabytes of memory
     if length > MAX_HEADER_BYTES:
         fail(f"the header says it has {length:,} bytes; the limit is {MAX_HEADER_BYTES:,}")
     if 8 + length > file_size:
         fail(f"the header says it has {length:,} bytes, but the file ends after {file_size:,}")
     raw = read(8, 8 + length)
     try:
+        # json keeps the last of two equal keys without a word
         document = json.loads(raw, object_pairs_hook=lambda pairs: _without_duplicates(pairs, fail))
     except (ValueError, RecursionError) as error:
         fail(f"the header is not JSON ({error})")
@@ -81,6 +83,7 @@ def parse_header(read: Callable[[int, int], bytes], file_size: int, where: str) 
     metadata = document.pop("__metadata__", {})
     data_start = 8 + length
     entries = [_entry(name, fields, data_start, fail) for name, fields in document.items()]
+    # the JSON may list them in any order; empty tensors start where the next one does, hence the stop
     entries.sort(key=lambda e: (e.start, e.stop))
     position = data_start
     for entry in entries:
@@ -88,7 +91,7 @@ def parse_header(read: Callable[[int, int], bytes], file_size: int, where: str) 
             fail(f"tensor {entry.name} ends at byte {entry.stop:,}, but the file ends after {file_size:,}")
         if entry.start < position:
             fail(f"tensor {entry.name} overlaps the tensor before it")
-        if entry.start > position:
+        if entry.start > position:  # refused by the format, against files that are two things at once
             fail(f"{entry.start - position:,} bytes before tensor {entry.name} belong to no tensor")
         position = entry.stop
     if position != file_size:
@@ -107,6 +110,7 @@ def _without_duplicates(pairs: list[tuple[str, Any]], fail: Callable[[str], NoRe
 def _entry(name: str, fields: Any, data_start: int, fail: Callable[[str], NoReturn]) -> Entry:
     try:
         code, shape, (begin, end) = fields["dtype"], fields["shape"], fields["data_offsets"]
+        # True is an int in Python
         numbers_ok = all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in (*shape, begin, end))
     except (KeyError, TypeError, ValueError):
         numbers_ok = False
@@ -128,6 +132,7 @@ def build_header(tensors: list[tuple[str, str, tuple[int, ...]]]) -> tuple[bytes
     """
     from chorus.checkpoints.dtypes import DTYPES
 
+    # transformers 4 refuses a file whose metadata name no format that it knows
     document: JsonObject = {"__metadata__": {"format": "pt"}}
     position, starts = 0, {}
     for name, dtype, shape in tensors:
@@ -136,6 +141,7 @@ def build_header(tensors: list[tuple[str, str, tuple[int, ...]]]) -> tuple[bytes
         document[name] = {"dtype": code, "shape": list(shape), "data_offsets": [position, stop]}
         starts[name] = position
         position = stop
+    # compact, in the order given: the same tensors give the same bytes
     raw = json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode()
     raw += b" " * (-len(raw) % 8)
     head = len(raw).to_bytes(8, "little") + raw

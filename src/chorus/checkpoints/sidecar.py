@@ -63,10 +63,12 @@ def _complete_processor(out: Path) -> None:
         settings = read_json(new)
         extractor = settings.get("feature_extractor")
         if isinstance(extractor, dict):
+            # faster-whisper reads the number of mel bins here, and hears 80 where there is no such file
             write_json(old, {**extractor, "processor_class": settings.get("processor_class")})
     elif old.exists() and not new.exists():
         settings = read_json(old)
         if settings.get("feature_extractor_type"):
+            # WhisperFeatureExtractor -> WhisperProcessor: transformers names them alike
             name = settings.get("processor_class") or settings["feature_extractor_type"].replace(
                 "FeatureExtractor", "Processor"
             )
@@ -86,13 +88,16 @@ def _complete_tokenizer(out: Path) -> list[str]:
         return _convert_slow(out)
     tokenizer = read_json(path)
     model = tokenizer.get("model") or {}
+    # Unigram and WordPiece (SentencePiece, CTC letters) have no merges that could be written
     if model.get("type") != "BPE" or not isinstance(model.get("vocab"), dict):
         return []
     if not (out / "vocab.json").exists():
         write_json(out / "vocab.json", model["vocab"], indent=None)
     if not (out / "merges.txt").exists():
+        # tokenizers 0.20 writes pairs, older ones a text with a space between
         merges = [m if isinstance(m, str) else " ".join(m) for m in model.get("merges", [])]
         write_text(out / "merges.txt", "#version: 0.2\n" + "".join(f"{m}\n" for m in merges))
+    # whisper.cpp's converter opens the file though it uses nothing of it
     added = {t["content"]: t["id"] for t in tokenizer.get("added_tokens", []) if t["content"] not in model["vocab"]}
     if added and not (out / "added_tokens.json").exists():
         write_json(out / "added_tokens.json", added)

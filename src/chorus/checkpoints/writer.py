@@ -50,6 +50,8 @@ class PartialDirectory:
         existed = self.path.exists()
         with explained(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
+            # on the directory itself: a lock file would have to be taken away, and would be there after a crash; the
+            # system lets go of this one when the process ends, however it ends
             self._lock = os.open(self.path, os.O_RDONLY)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -75,6 +77,7 @@ class PartialDirectory:
 
     def check_space(self, needed: int) -> None:
         """Refuse before the first byte where the disk has less room than the result needs."""
+        # blocks, not sizes: output files are made at full size with nothing in them (`ftruncate`)
         present = sum(p.stat().st_blocks * 512 for p in self.path.rglob("*") if p.is_file())
         free = shutil.disk_usage(self.path).free
         if needed - present > free:
@@ -102,6 +105,8 @@ class PartialDirectory:
             if self.final.exists() and any(self.final.iterdir()):
                 old = self.final.with_name(self.final.name + ".replaced")
                 shutil.rmtree(old, ignore_errors=True)
+                # the old result goes out of the way first: a directory cannot be renamed over one that is not empty.
+                # Killed between the two, both are still there
                 os.rename(self.final, old)
                 os.rename(self.path, self.final)
                 shutil.rmtree(old)
@@ -116,6 +121,7 @@ def appearing_whole(final: Path, *, overwrite: bool) -> Iterator[PartialDirector
     partial = PartialDirectory(final, resume=False, overwrite=overwrite)
     try:
         yield partial
+    # an interrupt as well: nothing half made is left behind where it could not be resumed
     except BaseException:
         partial.discard()
         raise
@@ -130,6 +136,8 @@ class OutputFile:
         with explained(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             self._fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+            # the full size at once, so that threads may write any part; the file system gives blocks only to what is
+            # written
             os.ftruncate(self._fd, size)
             self.write(header, 0)
 
@@ -138,6 +146,8 @@ class OutputFile:
         view = memoryview(cast("Buffer", data)).cast("B")  # arrays are, which their types say from Python 3.12 on
         with explained(self.path):
             while len(view):
+                # by offset: no shared position to lock. One call writes at most 2 GiB on Linux, and less where the disk
+                # is full
                 written = os.pwrite(self._fd, view, offset)
                 view, offset = view[written:], offset + written
 
@@ -146,6 +156,7 @@ class OutputFile:
 
     def close(self) -> None:
         with explained(self.path):
+            # before the rename, or a power cut could leave the final name on empty files
             os.fsync(self._fd)
             os.close(self._fd)
 
