@@ -42,6 +42,7 @@ def whisper_layout(config: JsonMap, names: list[str]) -> Layout:
     )
     roles = {name: _whisper_role(name, prefix, stacks) for name in names}
     tied = {}
+    # transformers' default for Whisper, which a saved config leaves out
     if config.get("tie_word_embeddings", True):
         tied = {"proj_out.weight": f"{prefix}decoder.embed_tokens.weight"}
     return Layout("whisper", roles, stacks, tied)
@@ -61,6 +62,7 @@ def _whisper_role(name: str, prefix: str, stacks: tuple[Stack, ...]) -> Role:
     if rest.endswith("embed_tokens.weight"):
         return Role("embeddings", "embedding", module)
     if rest.endswith("embed_positions.weight"):
+        # Whisper's paper, section 2.2: sinusoids in the encoder, learnt positions in the decoder
         return Role(module, "position", module, learned=module == "decoder")
     if ".conv" in rest:
         return Role(module, "bias" if rest.endswith(".bias") else "convolution", module)
@@ -75,6 +77,7 @@ def causal_lm_layout(config: JsonMap, names: list[str]) -> Layout:
     roles = {name: _causal_lm_role(name, stack) for name in names}
     default_tied = architecture(config) not in ("LlamaForCausalLM", "MistralForCausalLM")
     tied = {}
+    # without the key the file tells: a Qwen that stores no head has it from the embedding; Llama and Mistral are untied
     if config.get("tie_word_embeddings", default_tied and "lm_head.weight" not in roles):
         tied = {"lm_head.weight": "model.embed_tokens.weight"}
     return Layout("causal_lm", roles, (stack,), tied)
@@ -97,7 +100,7 @@ def _causal_lm_role(name: str, stack: Stack) -> Role:
 def _kind(rest: str) -> str:
     """The kind of a tensor inside a transformer layer, from its name there."""
     module, _, leaf = rest.rpartition(".")
-    if "norm" in module:
+    if "norm" in module:  # before bias: a norm's bias belongs to the norm
         return "norm"
     if leaf == "bias":
         return "bias"

@@ -69,6 +69,7 @@ class _Tree:
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model
         self.modules: dict[str, nn.Module] = dict(model.named_modules())
+        # under every name that a tied tensor has: files store one of them, and not always the same
         self.parameters: dict[str, nn.Parameter] = dict(model.named_parameters(remove_duplicate=False))
         self.buffers: dict[str, Tensor] = dict(model.named_buffers(remove_duplicate=False))
         self.input_embedding = self._path(_call(model, "get_input_embeddings"))
@@ -90,6 +91,8 @@ class _Tree:
                     owners = [p for p, m in self.modules.items() if p and getattr(m, "config", None) is sub]
                     for path in _outermost(owners):
                         found.setdefault(path, component)
+        # without a modality transformers 5 looks for a text encoder: the audio tower of a speech LLM answers only to
+        # its own
         encoder = self._path(_call(self.model, "get_encoder")) or self._path(
             _call(self.model, "get_encoder", modality="audio")
         )
@@ -131,12 +134,14 @@ class _Tree:
 
     def module_name(self, file_name: str) -> str:
         """The name that the module tree gives to a file's tensor."""
+        # as it stands first: files of the present version need no renaming, and transformers' tables could touch them
         if file_name in self.parameters or file_name in self.buffers:
             return file_name
         renamed = self._rename(file_name)
         if renamed in self.parameters or renamed in self.buffers:
             return renamed
         prefix = f"{self.model.base_model_prefix}."
+        # a base model's file (`WhisperModel`) in the class with a head, and the other way round
         for candidate in (prefix + file_name, file_name.removeprefix(prefix)):
             if candidate in self.parameters or candidate in self.buffers:
                 return candidate
@@ -209,6 +214,7 @@ class _Tree:
             return "before"
         order = list(self.modules)
         stack_path = stack.prefix.rstrip(".")
+        # front ends, wherever the class lists them
         if path not in self.modules or kind in ("position", "embedding", "convolution"):
             return "before"
         return "after" if order.index(path) > order.index(stack_path) else "before"
@@ -220,6 +226,7 @@ class _Tree:
         class_name = type(module).__name__ if module is not None else ""
         if "Norm" in class_name and not class_name.startswith("Parametri"):
             return "norm"
+        # before embedding: learnt positions are an Embedding as well
         if "position" in path.lower() or "embed_positions" in path:
             return "position"
         if "Embedding" in class_name:
@@ -274,6 +281,7 @@ def _outermost(paths: list[str]) -> list[str]:
 def _holds_layers(module_list: nn.ModuleList) -> bool:
     if not len(module_list):
         return False
+    # by the first layer's modules: convolution stacks, mergers and TDNNs are lists of like modules too
     classes = {type(m).__name__ for m in module_list}
     attends = any("Attention" in type(m).__name__ for m in module_list[0].modules())
     return attends and not any(re.search("Conv|WeightNorm|TDNN|Merger", c) for c in classes)
@@ -304,6 +312,7 @@ def _as_in_file(name: str, names: list[str]) -> str:
     if name in names:
         return name
     tail = name.split(".", 1)[-1]
+    # only where it is clear: of two tensors that end alike neither is taken
     matches = [n for n in names if n == tail or n.endswith(f".{tail}")]
     return matches[0] if len(matches) == 1 else name
 

@@ -15,12 +15,14 @@ OPENAI_NAMES = (
     (r"\.query\.", ".q_proj."),
     (r"\.key\.", ".k_proj."),
     (r"\.value\.", ".v_proj."),
+    # `.attn.` is `.self_attn.` by now, so that this one takes both kinds of attention
     (r"_attn\.out\.", "_attn.out_proj."),
     (r"\.mlp_ln\.", ".final_layer_norm."),
     (r"\.mlp\.0\.", ".fc1."),
     (r"\.mlp\.2\.", ".fc2."),
     (r"\.ln_post\.", ".layer_norm."),
     (r"^decoder\.ln\.", "decoder.layer_norm."),
+    # a tensor of its own there, the weight of an embedding here
     (r"\.positional_embedding$", ".embed_positions.weight"),
     (r"\.token_embedding\.", ".embed_tokens."),
 )
@@ -39,7 +41,10 @@ def transformers_name(name: str) -> str:
 
 def transformers_config(dims: Mapping[str, int]) -> dict[str, object]:
     """The transformers config of these dimensions."""
+    # openai-whisper's own rule: 51864 tokens are English alone, one more begins with a hundred languages' special
+    # tokens
     multilingual = dims["n_vocab"] >= 51865
+    # <|startoftranscript|>; <|endoftext|> is the token before it, and is begin, end and padding as well
     start = 50258 if multilingual else 50257
     return {
         "architectures": ["WhisperForConditionalGeneration"],
@@ -49,6 +54,7 @@ def transformers_config(dims: Mapping[str, int]) -> dict[str, object]:
         "d_model": dims["n_audio_state"],
         "encoder_layers": dims["n_audio_layer"],
         "encoder_attention_heads": dims["n_audio_head"],
+        # not among the dimensions: openai-whisper's code fixes it at four times the width
         "encoder_ffn_dim": 4 * dims["n_audio_state"],
         "decoder_layers": dims["n_text_layer"],
         "decoder_attention_heads": dims["n_text_head"],

@@ -48,6 +48,7 @@ def opened(source: Path | bytes) -> Iterator[soundfile.SoundFile]:
     name = "audio in a dataset" if isinstance(source, bytes) else str(source)
     try:
         file = soundfile.SoundFile(io.BytesIO(source) if isinstance(source, bytes) else source)
+    # TypeError: a file without a header (.raw), of which soundfile would have to be told the rate
     except (soundfile.LibsndfileError, OSError, TypeError) as error:
         if isinstance(source, Path) and not source.exists():
             raise DataError(f"{name}: no such audio file", "check the paths of the manifest") from None
@@ -94,6 +95,7 @@ def resample(audio: Audio, given: float, wanted: float) -> Audio:
     """Another rate, by soxr's high quality."""
     if given == wanted:
         return np.ascontiguousarray(audio)
+    # not at the top: most corpora are at 16 kHz already, and reading them needs no resampler
     import soxr
 
     made: Audio = soxr.resample(audio, given, wanted).astype(np.float32)

@@ -145,6 +145,7 @@ def check(
     for row in rows:
         if not row.text.strip():
             add("empty text", row)
+    # what has a problem says no more: every silent file would be a duplicate of every other
     good = [m for m in measured if not m.problem]
     _audio_findings(good, limits, add)
     _outliers(good, add)
@@ -189,7 +190,9 @@ def _measure_file(file: soundfile.SoundFile, row: Row, result: Measured) -> None
         return
     if first:
         file.seek(first)
+    # the digest is of the samples and not of the file: the same recording with other tags, or cut in place, is the same
     found, power, clipped, count = digest(), 0.0, 0, 0
+    # integers are read as integers: their full scale is exact, and floats may lie beyond it or be no numbers
     floating = file.subtype in ("FLOAT", "DOUBLE")
     while count < wanted:
         samples = file.read(min(BLOCK_FRAMES, wanted - count), dtype="float32" if floating else "int16", always_2d=True)
@@ -218,6 +221,7 @@ def _measure_file(file: soundfile.SoundFile, row: Row, result: Measured) -> None
 
 def _clipped(samples: Audio, scale: float) -> int:
     """Samples in runs at full scale: single peaks are loud, runs are cut off."""
+    # a look without a copy first: most blocks hold no full sample
     if max(float(samples.max()), -float(samples.min())) < scale * 0.9999:
         return 0
     full = np.abs(samples) >= scale * 0.9999
@@ -278,6 +282,8 @@ def _far(members: Sequence[Measured], value: Callable[[Measured], float]) -> lis
         return []
     logs = np.log([value(m) for m in members])
     middle = float(np.median(logs))
+    # 1.4826 makes the median deviation that of a normal distribution; outliers do not widen it as they do the standard
+    # one
     spread = max(LEAST_SPREAD, 1.4826 * float(np.median(np.abs(logs - middle))))
     far = np.flatnonzero(np.abs(logs - middle) > OUTLIER * spread)
     return [(members[int(i)], math.exp(float(logs[i]) - middle)) for i in far]
@@ -324,7 +330,7 @@ def _across_splits(rows: Sequence[Row], add: Add) -> None:
                 splits.setdefault(value, set()).add(row.split)
                 example.setdefault(value, row)
         for value, where in splits.items():
-            if "train" in where and len(where) > 1:
+            if "train" in where and len(where) > 1:  # dev and test may share speakers: neither is learnt from
                 add(kind, example[value], f"{_short(value)!r} in {', '.join(sorted(where))}")
 
 

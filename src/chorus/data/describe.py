@@ -73,6 +73,7 @@ def describe(rows: Sequence[Row]) -> Description:
         "words_per_row": round(statistics.fmean(words), 2) if words else 0.0,
         "distinct_texts": len({row.text for row in rows}),
         "characters": len(characters),
+        # mistypings and wrong encodings stand at this end
         "rarest_characters": [c for c, _ in characters.most_common()[:-11:-1]],
         "by": tables,
         "durations": lengths,

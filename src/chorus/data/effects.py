@@ -63,6 +63,7 @@ def add_noise(audio: Audio, snr_db: float, rng: Generator, colour: Colour = "whi
 
 def telephone(audio: Audio, rate: int = RATE) -> Audio:
     """A narrow-band line: 300 to 3400 Hz, 8 kHz, mu-law."""
+    # in second-order sections: as one polynomial a band-pass of this order is not stable in floating point
     band = signal.butter(6, TELEPHONE_BAND_HZ, btype="bandpass", fs=rate, output="sos")
     narrow = resample(signal.sosfilt(band, audio).astype(np.float32), rate, TELEPHONE_RATE)
     return _fit(resample(mu_law(narrow), TELEPHONE_RATE, rate), len(audio))
@@ -72,7 +73,7 @@ def mu_law(audio: Audio) -> Audio:
     """Eight-bit companding there and back (ITU-T G.711's curve, as a formula)."""
     clipped = np.clip(audio, -1, 1)
     companded = np.sign(clipped) * np.log1p(MU * np.abs(clipped)) / np.log1p(MU)
-    steps = np.rint(companded * 127) / 127
+    steps = np.rint(companded * 127) / 127  # eight bits: a sign and 127 steps
     expanded: Audio = np.sign(steps) * np.expm1(np.abs(steps) * np.log1p(MU)) / MU
     return expanded.astype(np.float32)
 
@@ -80,8 +81,9 @@ def mu_law(audio: Audio) -> Audio:
 def reverberate(audio: Audio, rt60_s: float, rng: Generator, *, wet: float = 0.5, rate: int = RATE) -> Audio:
     """A room that takes `rt60_s` to fall silent (60 dB): noise with an exponential decay, mixed to `wet`."""
     length = max(1, int(rt60_s * rate))
-    decay = np.exp(-np.log(1000) * np.arange(length) / length)
+    decay = np.exp(-np.log(1000) * np.arange(length) / length)  # 60 dB are a factor of 1000 in amplitude
     response = rng.standard_normal(length) * decay
+    # of unit energy: a longer room is not a louder one
     response /= np.sqrt(np.sum(response**2))
     tail: NDArray[np.float64] = signal.fftconvolve(audio, response)[: len(audio)]
     return ((1 - wet) * audio + wet * tail).astype(np.float32)
@@ -105,6 +107,7 @@ def through_codec(audio: Audio, codec: Codec, rate: int = RATE) -> Audio:
 def tilt(audio: Audio, decibels_per_octave: float, rate: int = RATE) -> Audio:
     """A brighter (positive) or duller voice: a slope over the spectrum around 1 kHz."""
     spectrum = np.fft.rfft(audio)
+    # 60 Hz is where voices begin; the frequency 0 has no logarithm
     octaves = np.log2(np.maximum(np.fft.rfftfreq(len(audio), 1 / rate), 60.0) / 1000)
     factors: NDArray[np.float64] = 10 ** (decibels_per_octave * octaves / 20)
     return np.fft.irfft(spectrum * factors, len(audio)).astype(np.float32)

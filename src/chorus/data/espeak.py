@@ -73,7 +73,7 @@ def speaker() -> Iterator[Speaker]:
         except EOFError:
             raise ChorusError("espeak-ng could not be started", "reinstall espeakng-loader") from None
         finally:
-            child.stdin.close()
+            child.stdin.close()  # the end of its input ends the child
             child.wait(10)
 
 
@@ -113,6 +113,7 @@ def serve(library_path: str, data_path: str) -> None:
             out.write(struct.pack("<i", -len(message)) + message)
         else:
             out.write(struct.pack("<i", len(data) // 2) + data)
+        # the parent waits for this answer before it asks again: a buffered one would stop both
         out.flush()
 
 
@@ -123,6 +124,7 @@ def _speak(library: ctypes.CDLL, request: JsonObject) -> str:
         library.espeak_SetParameter(parameter, int(request[key]), 0)
     if hasattr(library, "espeak_ng_SetRandSeed"):  # breath is noise; the library seeds it by the clock
         library.espeak_ng_SetRandSeed(ctypes.c_long(int(request["seed"])))
+    # older libraries draw from the C library's rand; CDLL(None) is the process, and that library with it
     ctypes.CDLL(None).srand(int(request["seed"]))
     text = request["text"].encode()
     if library.espeak_Synth(text, ctypes.c_size_t(len(text) + 1), 0, CHARACTERS, 0, UTF8, None, None) != OK:

@@ -34,6 +34,8 @@ def open_dataset(source: str, *, name: str | None, split: str, revision: str | N
     features = getattr(dataset, "features", None) or {}
     for column, feature in features.items():
         if type(feature).__name__ == "Audio":
+            # since version 4 datasets decodes by torchcodec, which needs FFmpeg's libraries; soundfile reads the same
+            # bytes
             dataset = dataset.cast_column(column, datasets.Audio(decode=False))
     return dataset
 

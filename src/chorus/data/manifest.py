@@ -26,6 +26,8 @@ from chorus.plain import JsonMap, JsonObject
 TEXTS = ("path", "text", "language", "speaker", "domain", "split")
 NUMBERS = ("duration", "start", "end")
 COLUMNS = TEXTS + NUMBERS
+# NeMo: audio_filepath, offset. Common Voice: sentence, client_id, locale. FLEURS: raw_transcription, transcription.
+# VoxPopuli: normalized_text. Folders of Hugging Face datasets: file_name
 OTHER_NAMES = {  # what other tools call a column, tried where the column itself is missing
     "path": ("audio_filepath", "audio_path", "file_name", "file", "filename", "wav", "audio"),
     "text": ("sentence", "transcription", "transcript", "raw_transcription", "normalized_text"),
@@ -135,6 +137,7 @@ def _records(path: Path) -> tuple[Iterable[tuple[int, JsonMap]], list[str]]:
 
             table = parquet.read_table(path)
             return enumerate(table.to_pylist(), 1), list(table.column_names)
+        # Excel writes a byte order mark, which would be a part of the first column's name
         text = path.read_text(encoding="utf-8-sig")
     except ImportError:
         from chorus.errors import MissingExtraError
@@ -205,6 +208,7 @@ def _row(record: JsonMap, names: Mapping[str, str], line: int, root: Path) -> tu
         if not math.isfinite(numbers[column]) or numbers[column] < 0:
             return Row(line=line), f"{column} is {value}"
     if "start" in names and names["start"] == "offset" and "start" in numbers and "duration" in numbers:
+        # NeMo's way to cut: the duration counts from the offset
         numbers.setdefault("end", numbers["start"] + numbers["duration"])
     if numbers.get("end") is not None and numbers["end"] <= numbers.get("start", 0.0):
         return Row(line=line), f"end {numbers['end']:g} is not after start {numbers.get('start', 0.0):g}"
@@ -261,6 +265,7 @@ def manifest_text(rows: Sequence[Row], target: Path) -> str:
     records = [_record(row, target.parent) for row in rows]
     header, out = _header(records), io.StringIO()
     delimiter = "\t" if target.suffix == ".tsv" else ","
+    # csv's own line break is Windows'
     writer = csv.DictWriter(out, header, delimiter=delimiter, lineterminator="\n", restval="")
     writer.writeheader()
     writer.writerows({c: "" if r.get(c) is None else r[c] for c in header} for r in records)
@@ -270,6 +275,7 @@ def manifest_text(rows: Sequence[Row], target: Path) -> str:
 def _header(records: Sequence[JsonMap]) -> list[str]:
     """The columns that have a value, Chorus's first."""
     header = [c for c in COLUMNS if any(r.get(c) not in (None, "") for r in records) or c in ("path", "text")]
+    # sorted: a set's order changes from process to process
     return header + sorted({k for r in records for k in r} - set(COLUMNS))
 
 

@@ -22,6 +22,7 @@ from chorus.data.manifest import Row
 from chorus.errors import DataError, UsageError
 
 Rule = Literal["auto", "table", "kaldi", "librispeech", "sidecar", "token"]
+# .lab: HTK and the Montreal Forced Aligner; .normalized.txt and .original.txt: LibriTTS
 SIDECARS = (".txt", ".lab", ".normalized.txt", ".original.txt")
 
 
@@ -65,6 +66,7 @@ def pair(
     elif rule == "kaldi":
         raise DataError(f"{audio_dir}: no wav.scp", "name a Kaldi data folder, or another --rule")
     else:
+        # sorted: a file system lists in an order of its own, and the manifest's rows would move
         files = sorted(p for p in audio_dir.rglob("*") if p.suffix.lower() in wanted and p.is_file())
         if not files:
             raise DataError(
@@ -167,6 +169,7 @@ class _Texts:
         """One token of the file's name, in any case: at the end of it, or behind what is no letter and no digit."""
         if not self.tokens:
             return ""
+        # f1 must not be found in f10, nor in the middle of a word
         stem = path.stem.lower()
         hits = [t for t in self.tokens if re.search(rf"(?<![a-z0-9]){re.escape(t)}(?![0-9])|{re.escape(t)}$", stem)]
         if len(hits) > 1:
@@ -201,6 +204,7 @@ def read_table(path: Path) -> dict[str, dict[str, str]]:
         if not line.strip():
             continue
         parts = (
+            # LJSpeech's quotation marks are text, not csv's
             next(csv.reader([line], delimiter="|", quoting=csv.QUOTE_NONE)) if "|" in line else line.split(maxsplit=1)
         )
         if len(parts) >= 2:  # LJSpeech has a third column, the normalised text

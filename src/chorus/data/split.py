@@ -40,10 +40,12 @@ def split_rows(
     strata: dict[str, list[str]] = {}
     for name, indices in members.items():
         values = [rows[i].get(stratify) for i in indices] if stratify else [""]
+        # sorted, or of two values as frequent the set's order would choose, another one in every process
         strata.setdefault(max(sorted(set(values)), key=values.count), []).append(name)
     side: dict[str, str] = {}
     for stratum, names in sorted(strata.items()):
         weights = {n: sum(rows[i].length_s or 1.0 for i in members[n]) for n in names}
+        # a text seeds by its SHA-512, the same everywhere; a stratum more or less does not move the others
         side |= _divide(weights, {"test": test, "dev": dev}, random.Random(f"{seed}/{stratum}"))  # noqa: S311
     where = {i: side[name] for name, indices in members.items() for i in indices}
     return [with_split(row, where[i]) for i, row in enumerate(rows)]
@@ -59,6 +61,7 @@ def _group(row: Row, index: int, by: str) -> str:
 
 def _divide(weights: dict[str, float], shares: dict[str, float], rng: random.Random) -> dict[str, str]:
     """Groups to splits: in random order into whichever held-out part they still fit best, the rest to train."""
+    # by name before they are shuffled: the order of the rows must not decide
     names = sorted(weights)
     rng.shuffle(names)
     total = sum(weights.values())

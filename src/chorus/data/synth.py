@@ -155,7 +155,7 @@ def plan_utterances(recipe: SynthRecipe, home: Path) -> Iterator[SpokenLine]:
     """What will be said: texts without repetition across splits as long as there are enough of them."""
     for name, domain in recipe.domains.items():
         counts = domain.rows or recipe.rows
-        rng = _stream(recipe.seed, name)
+        rng = _stream(recipe.seed, name)  # another domain in the recipe changes nothing here
         texts = _texts(name, domain, home)
         order = [texts[i] for i in rng.permutation(len(texts))]
         wanted = [("train", counts.train), ("dev", counts.dev), ("test", counts.test)]
@@ -225,10 +225,12 @@ def render(utterance: SpokenLine, voice: Speaker) -> Audio:
     audio = resample(spoken, voice.rate * shift, RATE) if shift != 1.0 else resample(spoken, voice.rate, RATE)
     if "elder" in utterance.effects:
         audio = effects.tilt(_tremble(audio, rng), -2.0)
+    # before the effects: a room's tail and a line's noise go on where nobody speaks
     audio = np.pad(audio, int(PAD_S * RATE)).astype(np.float32)
     audio = audio * (PEAK / max(1e-6, float(np.abs(audio).max())))
     for effect in utterance.effects:
         audio = effect_of(effect)(audio, rng)
+    # effects may go beyond full scale, where FLAC would clip; made quieter only, for a gain is an effect too
     return audio * min(1.0, 0.99 / max(1e-6, float(np.abs(audio).max())))
 
 

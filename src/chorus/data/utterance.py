@@ -36,6 +36,7 @@ class Utterance:
     def key(self) -> str:
         """What its audio is, for the cache of features."""
         if self.dataset is not None:
+            # datasets' hash of the table and of all that was done to it; private, and missing where rows are streamed
             known = getattr(self.dataset, "_fingerprint", None)
             return f"{known}:{self.index}" if known else bytes_hash(self.audio().tobytes())
         return sound_key(self.row)

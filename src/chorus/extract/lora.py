@@ -100,9 +100,11 @@ class _Extraction:
         vectors: list[Job] = []
         for job in self.pair.tensors(selection):
             shape, role = job[1].shape, job[2]
+            # a depthwise convolution [channels, 1, k] is no matrix between channels: factors would save nothing
             dense = len(shape) > 1 and min(shape[:2]) > 1 and role.kind not in NOT_DECOMPOSED
             embedding = role.component in ("embeddings", "lm_head") or role.kind == "embedding"
             (matrices if dense and (embeddings or not embedding) else vectors).append(job)
+        # the largest first, or one thread is left alone with it at the end
         matrices.sort(key=lambda job: -job[1].shape[0] * job[1].shape[1])
         modules = self._decompose(matrices, threads(jobs), progress)
         for job in vectors:
@@ -122,7 +124,11 @@ class _Extraction:
         torch.set_num_threads(1)
         reports = []
         try:
+            # one thread a matrix instead of many threads in one: the sizes are too different for BLAS to share them out
+            # well
             with one_blas_thread(), ThreadPoolExecutor(jobs, thread_name_prefix="extract") as pool:
+                # a budget needs all spectra before the first rank: every matrix is decomposed twice, as vectors would
+                # not fit memory
                 if self.rule.budget is not None:
                     spectra = dict(zip((j[1].name for j in matrices), pool.map(self._spectrum, matrices), strict=True))
                     self.ranks = self.rule.ranks(spectra, {j[1].name: _matrix(j[1].shape) for j in matrices})
@@ -132,7 +138,7 @@ class _Extraction:
                     reports.append(report)
         finally:
             torch.set_num_threads(before)
-        return sorted(reports, key=lambda r: r.tensor)
+        return sorted(reports, key=lambda r: r.tensor)  # the order must not tell which was largest
 
     def _spectrum(self, job: Job) -> list[float]:
         """All singular values of one difference, for the budget."""
@@ -147,6 +153,7 @@ class _Extraction:
 
     def _module(self, job: Job) -> ModuleReport:
         tensor, role = job[1], job[2]
+        # in every thread anew: the mode belongs to the thread that enters it
         with torch.inference_mode():
             torch.set_num_threads(1)
             delta = self._difference(job)
@@ -154,6 +161,7 @@ class _Extraction:
             found = self._cut(delta, tensor.name)
             if not found.rank:
                 return ModuleReport(tensor.name, 0, 1.0 if not squares else 0.0, "svd")
+            # even factors keep float16 out of trouble: all of S in one of them may over- or underflow
             root = found.values.sqrt() if self.distribute else torch.ones_like(found.values)
             layout = "convolution" if len(tensor.shape) > 2 else "embedding" if role.kind == "embedding" else "linear"
             self.writer.add(
@@ -164,6 +172,7 @@ class _Extraction:
                 kernel=tensor.shape[2:],
             )
             energy = float(found.values.double().square().sum()) / squares
+        # above one by rounding only: the values come from another sum than the norm
         return ModuleReport(tensor.name, found.rank, min(1.0, energy), "svd")
 
     def _cut(self, delta: Any, name: str) -> Triplets:

@@ -67,6 +67,7 @@ class Pair:
     def tensors(self, selection: Selection) -> Iterator[tuple[LazyTensor, LazyTensor, Role]]:
         """The tensors that training can have changed: of the fine-tune, of the base, and their role."""
         for name, role in self.layout.roles.items():
+            # a head that is stored though it is tied: its difference is the embedding's, and would be added twice
             copy = self.layout.tied.get(name) in self.layout.roles
             origin = self.base.checkpoint[name]
             if role.learned and not copy and origin.dtype in FLOATS and selection.takes(name, role):
@@ -102,6 +103,7 @@ def open_pair(model: Source, base: Source, options: OpenOptions | None = None) -
         )
     missing = sorted(set(origin.checkpoint) - set(opened.checkpoint))
     layout = layout_of(origin.config, origin.checkpoint)
+    # one of the two may store the tied head and the other not: save_pretrained drops it, trainers' own files keep it
     missing = [n for n in missing if n not in layout.tied]
     if missing:
         raise CheckpointError(f"{opened.label} has no tensor {missing[0]}, its base has", "name the model's own base")
@@ -142,6 +144,7 @@ def blocks(tensor: LazyTensor, base: LazyTensor, label: str) -> Iterator[tuple[i
     for start in range(0, numel, BLOCK):
         stop = min(start + BLOCK, numel)
         values = tensor.flat(start, stop).float() - base.flat(start, stop).float()
+        # the sum first: one pass without a mask. A sum of finite values may overflow, so it is not the last word
         if not bool(torch.isfinite(values.sum())) and not bool(torch.isfinite(values).all()):
             raise _not_finite(label, tensor.name)
         yield start, values

@@ -55,6 +55,7 @@ def extract_task_vector(
     """
     pair = open_pair(model, base, options)
     chosen = selection or Selection()
+    # by name: the same difference is the same bytes, whichever order the base's file has
     jobs = sorted(pair.tensors(chosen), key=lambda job: job[1].name)
     if not jobs:
         raise UsageError("no tensor is selected", "widen --include, or drop --encoder-only and the like")
@@ -70,6 +71,7 @@ def extract_task_vector(
         with torch.inference_mode():
             for tensor, origin, _ in jobs:
                 for start, values in blocks(tensor, origin, pair.model.label):
+                    # of the difference itself, not of what `dtype` leaves of it
                     squares += float(values.double().square().sum())
                     raw = values.to(wanted).contiguous().view(torch.uint8).numpy()
                     file.write(raw, starts[origin.name] + start * size)
