@@ -87,7 +87,7 @@ class Cache:
         """`needed`: the bytes that this run would like to keep; where they exceed the limit, nothing makes room."""
         self.place = directory() if place is None else place
         self.limit = limit_bytes() if limit is None else limit
-        self.evicts = needed <= self.limit
+        self.evicts = needed <= self.limit  # see the top: a run that needs more than all makes no room
         self.hits = self.misses = self.refused = 0
         self._mine: set[Path] = set()
         self._lock = Lock()
@@ -99,7 +99,7 @@ class Cache:
         path = self._path(key)
         try:
             found: dict[str, Tensor] = safetensors.load_file(path)
-            os.utime(path)
+            os.utime(path)  # file systems mount with noatime: the time of change says when it was used
         except Exception:  # absent, cut off, or taken away by another process: computed again
             self.misses += 1
             return None
@@ -125,7 +125,7 @@ class Cache:
             handle, draft = tempfile.mkstemp(dir=path.parent, suffix=".part")
             os.close(handle)
             safetensors.save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, draft)
-            os.replace(draft, path)
+            os.replace(draft, path)  # whole or not at all, whoever reads meanwhile
         except OSError:
             with self._lock:
                 self._used -= self._sizes.pop(path, (0.0, 0))[1]

@@ -80,6 +80,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
     '; did you mean "density"?'
     """
     names = sorted(known)
+    # finds densty and lamda, not what shares an ending
     matches = difflib.get_close_matches(name, names, n=1, cutoff=0.55)
     if matches:
         return f'; did you mean "{matches[0]}"?'

@@ -79,7 +79,7 @@ def fingerprint(**facts: object) -> str:
     >>> fingerprint(a=1, b=[2]) == fingerprint(b=(2,), a=1) != fingerprint(a=1, b=[3])
     True
     """
-    text = json.dumps(facts, sort_keys=True, default=_plain)
+    text = json.dumps(facts, sort_keys=True, default=_plain)  # floats by their shortest repr, which is exact
     return hashlib.blake2b(text.encode(), digest_size=20).hexdigest()
 
 

@@ -42,4 +42,4 @@ def make_callable(package: str, home: str, function: str) -> None:
         def __signature__(self) -> Any:
             return inspect.signature(getattr(importlib.import_module(home), function))
 
-    sys.modules[package].__class__ = CallablePackage
+    sys.modules[package].__class__ = CallablePackage  # Python allows it for modules, and for little else

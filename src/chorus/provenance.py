@@ -41,7 +41,7 @@ def card_metadata(directory: Path | None) -> JsonObject:
         return {}
     match = re.match(r"---\r?\n(.*?)\r?\n---\r?\n", path.read_text(encoding="utf-8", errors="replace"), re.DOTALL)
     try:
-        metadata = yaml.safe_load(match[1]) if match else {}
+        metadata = yaml.safe_load(match[1]) if match else {}  # somebody else's text
     except yaml.YAMLError:
         return {}
     return metadata if isinstance(metadata, dict) else {}

@@ -26,8 +26,9 @@ class Registry(Generic[T]):
 
     def _ensure(self) -> None:
         if not self._loaded:
-            self._loaded = True
+            self._loaded = True  # first: what is imported below may ask the registry
             self._load()
+            # sorted, so that what is installed when changes no list and no choice
             for point in sorted(entry_points(group=self.group), key=lambda p: p.name):
                 point.load()  # importing the module registers what it defines
 

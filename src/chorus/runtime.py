@@ -97,7 +97,7 @@ def cores() -> int:
 
 def threads(asked: int | None = None) -> int:
     """How many threads to work with: as asked for, else the cores, up to eight."""
-    return asked or min(cores(), MOST_THREADS)
+    return asked or min(cores(), MOST_THREADS)  # 0 is "not said" too
 
 
 def seed_everything(seed: int) -> None:

@@ -14,6 +14,7 @@ from chorus.errors import RecipeError, nearest
 from chorus.plain import JsonMap, JsonObject
 
 SPELLINGS = {"normalizer": "normaliser"}  # what a key is called elsewhere -> here
+# a few lines of aliases to aliases unfold to billions of nodes: counted as they are composed
 MAX_NODES, MAX_DEPTH, MAX_ALIASES = 200_000, 40, 200
 
 
@@ -39,7 +40,7 @@ class Loader(yaml.SafeLoader):
 
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key in keys:
+        for key in keys:  # YAML takes the last of two equal keys in silence
             if keys.count(key) > 1:
                 raise yaml.YAMLError(f"line {node.start_mark.line + 1}: the key {key!r} stands twice in one map")
         return super().construct_mapping(node, deep)
@@ -109,7 +110,7 @@ def explain(error: ValidationError, model: type[BaseModel]) -> list[str]:
         else:
             message = one["msg"].removeprefix("Value error, ")
             problems.append(f"{where}: {message[0].lower()}{message[1:]}")
-    return list(dict.fromkeys(problems))
+    return list(dict.fromkeys(problems))  # each alternative of a union complains for itself
 
 
 def dotted(location: tuple[Any, ...]) -> str:

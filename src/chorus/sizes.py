@@ -15,7 +15,7 @@ def parse_size(text: str) -> int:
     if not match:
         raise ValueError(f'"{text}" is not a size; write 500MB, 5GB or 1GiB')
     number, unit, suffix = float(match[1]), match[2], match[3] or ""
-    if unit == "B" and not suffix:
+    if unit == "B" and not suffix:  # mergekit's billions
         return round(number * 1e9)
     step = 1024 if suffix == "IB" else 1000
     return round(number * step ** ["", "K", "M", "G", "T"].index(unit)) if unit != "B" else round(number)

@@ -75,6 +75,7 @@ def causal_lm_layout(config: JsonMap, names: list[str]) -> Layout:
     """Qwen2, Qwen3, Llama, Mistral: one stack, a final norm, a head that may be tied to the embedding."""
     stack = Stack("default", "model.layers.", int(config["num_hidden_layers"]), "num_hidden_layers")
     roles = {name: _causal_lm_role(name, stack) for name in names}
+    # where the config is silent its class's default holds, and the default differs
     default_tied = architecture(config) not in ("LlamaForCausalLM", "MistralForCausalLM")
     tied = {}
     # without the key the file tells: a Qwen that stores no head has it from the embedding; Llama and Mistral are untied
@@ -112,6 +113,7 @@ def _kind(rest: str) -> str:
 
 
 Rule = Callable[[JsonMap, list[str]], Layout]
+# the first that matches; what none matches goes to the general rule
 FAMILIES: list[tuple[Callable[[JsonMap], bool], Rule]] = [
     (is_whisper, whisper_layout),
     (is_causal_lm, causal_lm_layout),

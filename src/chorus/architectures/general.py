@@ -32,7 +32,7 @@ def general_layout(config: JsonMap, names: list[str]) -> Layout:
     tree = _Tree(model)
     roles: dict[str, Role] = {}
     for name in names:
-        roles[name] = tree.role(tree.module_name(name))
+        roles[name] = tree.role(tree.module_name(name))  # by the module tree's name; the layout speaks the file's
     stacks = tuple(_file_stack(stack, names, tree) for stack in tree.stacks if stack.module in tree.used_modules)
     tied = {
         _as_in_file(k, names): _as_in_file(v, names)
@@ -57,7 +57,7 @@ def build_on_meta(config: JsonMap) -> PreTrainedModel:
         )
     try:
         settings = transformers.AutoConfig.for_model(**dict(config)) if model_type else cls.config_class(**dict(config))
-        with torch.device("meta"):
+        with torch.device("meta"):  # neither memory nor initialisation, whatever its size
             return cls(settings)
     except Exception as error:  # a config that its class refuses can raise anything
         raise ValueError(f"transformers cannot build {class_name} from its config ({error})") from error
@@ -105,7 +105,7 @@ class _Tree:
 
     def component_of(self, path: str) -> str | None:
         owners = [c for c in self.components if _inside(path, c)]
-        return self.components[max(owners, key=len)] if owners else None
+        return self.components[max(owners, key=len)] if owners else None  # the innermost: a projector inside a tower
 
     def _stacks(self) -> list[Stack]:
         """Outermost module lists of attention layers; convolution and merger stacks are none."""
@@ -120,7 +120,7 @@ class _Tree:
                 module = path
             count = len(lists[path])
             stacks.append(Stack(module, f"{path}.", count, self._count_key(path, count)))
-        if len(stacks) == 1:
+        if len(stacks) == 1:  # as the rules of families say it, and mergekit's recipes
             stacks = [Stack("default", stacks[0].prefix, stacks[0].count, stacks[0].config_key)]
         return stacks
 
@@ -130,6 +130,7 @@ class _Tree:
         keys = [f"{side}_layers"] if side else []
         keys += ["num_hidden_layers", "num_layers", "n_layer"]
         settings = self.model.config.to_dict()
+        # a key that counts something else must not be rewritten when layers are stacked
         return next((key for key in keys if settings.get(key) == count), None)
 
     def module_name(self, file_name: str) -> str:
@@ -224,6 +225,7 @@ class _Tree:
             return "statistics"
         module = self.modules.get(path)
         class_name = type(module).__name__ if module is not None else ""
+
         if "Norm" in class_name and not class_name.startswith("Parametri"):
             return "norm"
         # before embedding: learnt positions are an Embedding as well
@@ -249,6 +251,7 @@ class _Tree:
 
     def _learned(self, name: str, leaf: str) -> bool:
         if name in self.parameters:
+            # wav2vec2's codevectors belong to its pretraining
             return bool(self.parameters[name].requires_grad) and "codevectors" not in name
         return name not in self.buffers and leaf not in STATISTICS
 
@@ -314,7 +317,7 @@ def _as_in_file(name: str, names: list[str]) -> str:
     tail = name.split(".", 1)[-1]
     # only where it is clear: of two tensors that end alike neither is taken
     matches = [n for n in names if n == tail or n.endswith(f".{tail}")]
-    return matches[0] if len(matches) == 1 else name
+    return matches[0] if len(matches) == 1 else name  # several would be a guess
 
 
 def _file_stack(stack: Stack, names: list[str], tree: _Tree) -> Stack:

@@ -14,7 +14,7 @@ def layout_of(config: JsonMap, names: Iterable[str]) -> Layout:
 
     Raises `ValueError` where neither knows the architecture.
     """
-    names = list(names)
+    names = list(names)  # asked for more than once below
     for matches, rule in FAMILIES:
         if matches(config):
             return rule(config, names)

@@ -34,7 +34,7 @@ def transformers_name(name: str) -> str:
     >>> transformers_name("decoder.blocks.0.cross_attn.out.bias")
     'model.decoder.layers.0.encoder_attn.out_proj.bias'
     """
-    for pattern, replacement in OPENAI_NAMES:
+    for pattern, replacement in OPENAI_NAMES:  # in their order: `attn` is a part of `cross_attn`
         name = re.sub(pattern, replacement, name)
     return f"model.{name}"
 

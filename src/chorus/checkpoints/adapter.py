@@ -153,7 +153,7 @@ def apply_adapter(base: Model, adapter: LoraAdapter, label: str) -> Model:
         if name in base.checkpoint:
             return name
         found = places.get(canonical(name), [])
-        if len(found) != 1:
+        if len(found) != 1:  # two places are as bad as none
             homeless.append(name)
         return found[0] if len(found) == 1 else None
 

@@ -181,9 +181,9 @@ class AdapterWriter:
             "task_type": task_type,
             "base_model_name_or_path": base,
             "r": usual,
-            "lora_alpha": usual,
+            "lora_alpha": usual,  # alpha = r, a scale of 1: the factors hold all of it
             "rank_pattern": others,
-            "alpha_pattern": others,
+            "alpha_pattern": others,  # so that their scale is 1 too
             "target_modules": target_modules(list(self.ranks), every_module),
             "modules_to_save": sorted(set(self.saved)) or None,
             "use_dora": self.dora,

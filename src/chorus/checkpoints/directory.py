@@ -52,7 +52,7 @@ def checkpoint_of(directory: Path, headers: dict[str, Header], label: str) -> Ch
 def weight_files(directory: Path) -> list[str]:
     """Names of the safetensors files of a model directory, in order; empty where there are none."""
     index = directory / INDEX
-    if index.exists():
+    if index.exists():  # first: some directories hold the whole file beside its shards
         return shard_names(read_json(index), index, lambda name: (directory / name).exists())
     if (directory / SINGLE).exists():
         return [SINGLE]

@@ -62,7 +62,7 @@ def parse_dtype(text: str) -> str:
 def promote(dtypes: list[str]) -> str:
     """The smallest float type that holds all of these, as torch promotes (float16 and bfloat16: float32)."""
     floats = {d for d in dtypes if d in FLOATS}
-    if not floats:
+    if not floats:  # integers are copied, never merged
         return dtypes[0]
     if "float64" in floats:
         return "float64"

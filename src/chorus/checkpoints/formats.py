@@ -34,4 +34,5 @@ FORMATS: Registry[Format] = Registry("model format", "chorus.formats", _load)
 
 def format_of(path: Path) -> Format | None:
     """The form that takes a path; None where none does."""
+    # by name, so that the choice does not depend on what is installed first
     return next((form for form in FORMATS if form.takes(path)), None)

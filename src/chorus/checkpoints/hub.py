@@ -34,6 +34,7 @@ def open_hub_model(reference: Reference, options: OpenOptions) -> Model:
         directory, revision = download(reference, options)
         model = open_directory(directory, reference.name, allow_pickle=options.allow_pickle)
         model.revision = revision
+        # the hub has hashed these files already: reading them for a hash of our own would cost more than the merge
         model.hub_hashes = {name: blob_hash(path) for name, path in model.paths.items() if blob_hash(path)}
         return model
     cached = _cached(reference, options)

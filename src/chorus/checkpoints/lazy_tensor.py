@@ -135,7 +135,7 @@ class MemoryTensor:
     """A tensor that is already in memory; what pickled files give."""
 
     def __init__(self, name: str, value: Tensor) -> None:
-        self.name, self.value = name, value.detach().contiguous()
+        self.name, self.value = name, value.detach().contiguous()  # ranges are cut from the flat values
         self.dtype = self.stored_dtype = str(value.dtype).removeprefix("torch.")
         self.shape = tuple(value.shape)
 

@@ -82,7 +82,7 @@ def shard_names(index: JsonObject, where: Path | str, exists: Callable[[str], bo
     for name in names:
         # an index comes from somebody else: its names must not lead out of the model, on Windows either
         path = PurePosixPath(name)
-        if path.is_absolute() or ".." in path.parts or "\\" in name:
+        if path.is_absolute() or ".." in path.parts or "\\" in name:  # an index is somebody else's text
             raise CheckpointError(
                 f"{where}: the shard {name} lies outside the model's directory", "do not use this model"
             )

@@ -63,7 +63,7 @@ def _open(reference: Reference, options: OpenOptions) -> Model:
         adapter = open_adapter(directory, reference.adapter.name)
         model = apply_adapter(base, adapter, reference.name)
         model.adapter_config = adapter.config
-        model.adapter_paths = {name: directory / name for name in (CONFIG, WEIGHTS)}
+        model.adapter_paths = {name: directory / name for name in (CONFIG, WEIGHTS)}  # for its identity in chorus.json
         return model
     if reference.given is not None:
         return open_model(reference.given.source, options)

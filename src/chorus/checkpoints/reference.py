@@ -60,6 +60,7 @@ def public_name(path: str) -> str:
 
 def looks_local(path: str) -> bool:
     """Whether this is a place on disk rather than a hub id: it exists, or no hub id could look like it."""
+    # a hub id has one slash at most, and a folder of its name in the working directory goes first
     return Path(path).exists() or path.startswith((".", "/", "~")) or path.count("/") > 1 or "\\" in path
 
 

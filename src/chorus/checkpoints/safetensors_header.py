@@ -119,7 +119,7 @@ def _entry(name: str, fields: Any, data_start: int, fail: Callable[[str], NoRetu
     if code not in BY_CODE:
         fail(f"tensor {name} has the unknown dtype {code}")
     dtype = BY_CODE[code]
-    expected = math.prod(shape) * itemsize(dtype)
+    expected = math.prod(shape) * itemsize(dtype)  # Python's integers do not overflow; elsewhere this is an attack
     if end - begin != expected:
         fail(f"tensor {name} of shape {list(shape)} in {dtype} needs {expected:,} bytes, its offsets {end - begin:,}")
     return Entry(name, dtype, tuple(shape), data_start + begin, data_start + end)
@@ -143,6 +143,6 @@ def build_header(tensors: list[tuple[str, str, tuple[int, ...]]]) -> tuple[bytes
         position = stop
     # compact, in the order given: the same tensors give the same bytes
     raw = json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode()
-    raw += b" " * (-len(raw) % 8)
+    raw += b" " * (-len(raw) % 8)  # JSON ignores them
     head = len(raw).to_bytes(8, "little") + raw
     return head, {name: len(head) + start for name, start in starts.items()}

@@ -32,7 +32,7 @@ def open_task_vector(directory: Path) -> dict[str, LazyTensor]:
 
 def apply_task_vector(base: Model, directory: Path, label: str) -> Model:
     """The base with a task vector added. Every difference must find its tensor, of the same shape."""
-    places = {canonical(name): name for name in base.checkpoint}
+    places = {canonical(name): name for name in base.checkpoint}  # another version of transformers may have named them
     tensors: dict[str, LazyTensor] = dict(base.checkpoint.items())
     for name, difference in open_task_vector(directory).items():
         # as adapters find their places: the vector may come from another version's names

@@ -54,7 +54,7 @@ class PartialDirectory:
             # system lets go of this one when the process ends, however it ends
             self._lock = os.open(self.path, os.O_RDONLY)
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # goes with the process, however that ends
         except BlockingIOError:
             os.close(self._lock)
             raise OutputError(
@@ -103,6 +103,7 @@ class PartialDirectory:
                 (self.path / name).unlink(missing_ok=True)
             _sync(self.path)
             if self.final.exists() and any(self.final.iterdir()):
+                # renaming over a directory that is not empty fails: the old result moves aside, and goes last
                 old = self.final.with_name(self.final.name + ".replaced")
                 shutil.rmtree(old, ignore_errors=True)
                 # the old result goes out of the way first: a directory cannot be renamed over one that is not empty.

@@ -20,4 +20,4 @@ def command(shell: str) -> None:
 
     found = get_completion_class(shell)
     assert found is not None
-    click.echo(found(cli, {}, "chorus", "_CHORUS_COMPLETE").source())
+    click.echo(found(cli, {}, "chorus", "_CHORUS_COMPLETE").source())  # click derives the same name when it answers

@@ -51,7 +51,7 @@ def read_all(manifests: tuple[str, ...], reading: dict[str, Any], *, quiet: bool
     rows = []
     for name in manifests:
         found = read_manifest(name, columns=columns, needs=needs, audio_dir=reading["audio_dir"])
-        for ours, theirs in found.renamed.items():
+        for ours, theirs in found.renamed.items():  # a guess that is right is still a guess
             note(f"{name}: column {theirs} is read as {ours}", quiet=quiet)
         rows += found.rows
     if not rows:
@@ -209,7 +209,7 @@ def check_(
         as_json(report.as_dict())
     else:
         _print_report(report, model)
-    if report.errors or (strict and report.warnings):
+    if report.errors or (strict and report.warnings):  # after the report: a finding is no failure of the command
         raise click.exceptions.Exit(1)
 
 

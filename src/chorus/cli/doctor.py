@@ -67,6 +67,7 @@ def _version(name: str) -> str | None:
 def _extras() -> list[str]:
     from importlib.metadata import metadata
 
+    # it is the others together
     return [e for e in metadata(DISTRIBUTION).get_all("Provides-Extra") or [] if e != "all"]
 
 
@@ -107,6 +108,7 @@ def _caches() -> dict[str, dict[str, Any]]:
     }
     found = {}
     for name, path in places.items():
+        # the hub's snapshots are links to its blobs: counted once
         files = [p for p in path.rglob("*") if p.is_file() and not p.is_symlink()] if path.is_dir() else []
         found[name] = {"path": str(path), "exists": path.is_dir(), "bytes": sum(p.stat().st_size for p in files)}
     return found

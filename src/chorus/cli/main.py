@@ -86,16 +86,16 @@ def run(arguments: list[str], *, debug: bool = False) -> int:
     """The exit code of a command line; nothing but `--debug` shows a traceback."""
     try:
         if "_CHORUS_COMPLETE" in os.environ:  # the shell asks what may follow; click answers and leaves
-            cli.main(arguments, prog_name="chorus")
+            cli.main(arguments, prog_name="chorus")  # the name decides the name of the variable
         with cli.make_context("chorus", arguments) as context:
             cli.invoke(context)
-        sys.stdout.flush()
+        sys.stdout.flush()  # here, where a broken pipe still has its handler
         return 0
     except click.exceptions.Exit as stop:
         return stop.exit_code
     except (KeyboardInterrupt, click.Abort):
         click.echo("interrupted", err=True)
-        return 130
+        return 130  # the shell's number for SIGINT
     except BrokenPipeError:  # the reader of our output has gone: `chorus plan ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

@@ -88,7 +88,7 @@ def merge_options(command: F) -> F:
             decorators.append(click.option(f"{flag}/--no-{name.replace('_', '-')}", hidden=True, default=None))
     for negative in ("cuda", "allow-pickle", "truncate-vocabulary"):
         decorators.append(click.option(f"--no-{negative}", is_flag=True, hidden=True, expose_value=False))
-    for decorate in reversed(decorators):
+    for decorate in reversed(decorators):  # decorators are applied from below
         command = decorate(command)
     return command
 
@@ -96,7 +96,7 @@ def merge_options(command: F) -> F:
 def options_of(flags: dict[str, Any], **more: Any) -> Options:
     """The options that the shared flags ask for."""
     block = {"block_values": flags["block_size"]} if flags.get("block_size") else {}
-    if flags["cuda"] and flags["device"] not in ("cpu", "cuda"):
+    if flags["cuda"] and flags["device"] not in ("cpu", "cuda"):  # cpu is the default, and may not have been said
         raise UsageError(f"--cuda and --device {flags['device']} contradict each other", "drop one of them")
     return Options(
         device="cuda" if flags["cuda"] else flags["device"],

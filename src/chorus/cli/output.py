@@ -23,4 +23,4 @@ def note(text: str, *, quiet: bool = False) -> None:
 
 def as_json(value: object) -> None:
     """A JSON document on stdout."""
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False))
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False))  # names and texts in their own letters

@@ -79,7 +79,7 @@ def read_audio(
     Raises `DataError` where the file is missing or damaged, or where `start_s` lies behind its end.
     """
     with opened(source) as file:
-        first = round((start_s or 0.0) * file.samplerate)
+        first = round((start_s or 0.0) * file.samplerate)  # in frames of the file, before any resampling
         last = file.frames if end_s is None else min(file.frames, round(end_s * file.samplerate))
         if first >= last:
             raise DataError(f"{file.name}: no audio between {start_s or 0:g} and {end_s or 'its end'} s", "replace it")
@@ -87,7 +87,7 @@ def read_audio(
             file.seek(first)
         samples = file.read(last - first, dtype="float32", always_2d=True)
         given = file.samplerate
-    mono = samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1)
+    mono = samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1)  # before resampling: half the work
     return resample(mono, given, rate)
 
 
@@ -107,5 +107,5 @@ def write_flac(path: Path, audio: Audio, rate: int = RATE) -> None:
     import soundfile
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    integers = np.clip(np.rint(audio * 32767), -32768, 32767).astype(np.int16)
+    integers = np.clip(np.rint(audio * 32767), -32768, 32767).astype(np.int16)  # a cast alone would wrap around
     soundfile.write(path, integers, rate, format="FLAC", subtype="PCM_16")

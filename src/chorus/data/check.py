@@ -153,7 +153,7 @@ def check(
     _repeated_texts(rows, add)
     _across_splits(rows, add)
     if limits is not None:
-        for start in range(0, len(rows), 1000):
+        for start in range(0, len(rows), 1000):  # tokenizers work in batches, memory is bounded
             for row, kind, detail in limits.problems(rows[start : start + 1000]):
                 add(kind, row, detail)
     order = (*ERRORS, *WARNINGS)
@@ -195,11 +195,12 @@ def _measure_file(file: soundfile.SoundFile, row: Row, result: Measured) -> None
     # integers are read as integers: their full scale is exact, and floats may lie beyond it or be no numbers
     floating = file.subtype in ("FLOAT", "DOUBLE")
     while count < wanted:
+        # in the file's own kind: full scale must be the converter's, not a rounding of it
         samples = file.read(min(BLOCK_FRAMES, wanted - count), dtype="float32" if floating else "int16", always_2d=True)
         if not len(samples):
             break
         count += len(samples)
-        found.update(samples.tobytes())
+        found.update(samples.tobytes())  # of what is heard: the same sound under two containers is found too
         if floating and not np.isfinite(samples).all():
             result.problem = "not finite"
             return
@@ -207,7 +208,7 @@ def _measure_file(file: soundfile.SoundFile, row: Row, result: Measured) -> None
         flat = samples.astype(np.float32).ravel()
         power += float(np.dot(flat, flat)) / scale**2 / samples.shape[1]
         clipped += _clipped(flat, scale)
-    if count < wanted - file.samplerate // 10:
+    if count < wanted - file.samplerate // 10:  # headers of MP3 overstate by a frame or two
         result.problem, result.detail = "unreadable audio", f"{count} of {wanted} samples"
         return
     result.duration_s = count / file.samplerate
@@ -239,7 +240,7 @@ class Add(Protocol):
 def _audio_findings(good: Sequence[Measured], limits: Limits | None, add: Add) -> None:
     longest = limits.max_audio_s if limits else None
     for one in good:
-        if longest is not None and one.duration_s > longest + 0.05:
+        if longest is not None and one.duration_s > longest + 0.05:  # cutters round up
             add("audio too long", one.row, f"{one.duration_s:.1f} s, the model hears {longest:g}")
         if one.clipped > CLIPPED_SHARE:
             add("clipped audio", one.row, f"{100 * one.clipped:.1f} % of samples")
@@ -280,7 +281,7 @@ def _far(members: Sequence[Measured], value: Callable[[Measured], float]) -> lis
     """Those far from the median, and how many times it they are; groups under ten tell nothing."""
     if len(members) < 10:
         return []
-    logs = np.log([value(m) for m in members])
+    logs = np.log([value(m) for m in members])  # durations and rates are skewed; their logarithms are not
     middle = float(np.median(logs))
     # 1.4826 makes the median deviation that of a normal distribution; outliers do not widen it as they do the standard
     # one

@@ -51,6 +51,7 @@ def describe(rows: Sequence[Row]) -> Description:
     ordered = sorted(lengths)
 
     def quantile(q: float) -> float:
+        # a value that occurs
         return round(ordered[min(len(ordered) - 1, int(q * len(ordered)))], 3) if ordered else 0.0
 
     tables: dict[str, dict[str, Described]] = {}

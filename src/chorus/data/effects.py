@@ -51,11 +51,11 @@ def add_noise(audio: Audio, snr_db: float, rng: Generator, colour: Colour = "whi
     noise = rng.standard_normal(len(audio)).astype(np.float32)
     if colour == "pink" and len(audio) > 1:
         spectrum = np.fft.rfft(noise)
-        spectrum /= np.sqrt(np.maximum(1, np.arange(len(spectrum))))
+        spectrum /= np.sqrt(np.maximum(1, np.arange(len(spectrum))))  # pink: power falls as 1 / f
         noise = np.fft.irfft(spectrum, len(audio)).astype(np.float32)
-    power = float(np.mean(np.square(audio, dtype=np.float64)))
+    power = float(np.mean(np.square(audio, dtype=np.float64)))  # float32 loses quiet samples of a long sum
     own = float(np.mean(np.square(noise, dtype=np.float64)))
-    if power == 0 or own == 0:
+    if power == 0 or own == 0:  # silence has no signal-to-noise ratio
         return audio
     mixed: NDArray[np.float64] = audio + noise * np.sqrt(power / own) * amplitude(-snr_db)
     return mixed.astype(np.float32)

@@ -64,6 +64,7 @@ def speaker() -> Iterator[Speaker]:
         raise MissingExtraError("synth", "synthetic speech") from None
     command = [sys.executable, "-m", "chorus.data.espeak"]
     command += [espeakng_loader.get_library_path(), espeakng_loader.get_data_path()]
+    # a child: the licence of the library (GPL-3.0) stays on its side of the pipe, and so do its crashes
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
         assert child.stdin is not None
         assert child.stdout is not None
@@ -127,6 +128,7 @@ def _speak(library: ctypes.CDLL, request: JsonObject) -> str:
     # older libraries draw from the C library's rand; CDLL(None) is the process, and that library with it
     ctypes.CDLL(None).srand(int(request["seed"]))
     text = request["text"].encode()
+    # the length counts the closing zero
     if library.espeak_Synth(text, ctypes.c_size_t(len(text) + 1), 0, CHARACTERS, 0, UTF8, None, None) != OK:
         return f"espeak-ng cannot say {request['text']!r}"
     return ""

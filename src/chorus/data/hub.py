@@ -45,6 +45,7 @@ class DatasetRows:
 
     def __init__(self, dataset: Dataset, columns: Mapping[str, str], source: str) -> None:
         self.dataset, self.source = dataset, source
+        # streams may not know their columns
         header = list(getattr(dataset, "features", None) or next(iter(dataset)).keys())
         self.names: dict[str, str] = dict(columns)
         for ours, theirs in columns.items():

@@ -152,14 +152,14 @@ def _records(path: Path) -> tuple[Iterable[tuple[int, JsonMap]], list[str]]:
         return _json_lines(text, path)
     reader = csv.DictReader(io.StringIO(text), delimiter="\t" if path.suffix == ".tsv" else ",")
     header = [name for name in reader.fieldnames or [] if name]
-    return ((reader.line_num, record) for record in reader), header
+    return ((reader.line_num, record) for record in reader), header  # the file's line, where a text spans several
 
 
 def _json_lines(text: str, path: Path) -> tuple[list[tuple[int, JsonMap]], list[str]]:
     records: list[tuple[int, JsonMap]] = []
     header: dict[str, None] = {}
     try:
-        if text.lstrip().startswith("["):
+        if text.lstrip().startswith("["):  # one array, as many tools write it, in place of lines
             values = list(enumerate(json.loads(text), 1))
         else:
             values = [(n, json.loads(line)) for n, line in enumerate(text.splitlines(), 1) if line.strip()]
@@ -188,6 +188,7 @@ def _names(header: Sequence[str], given: dict[str, str], path: Path) -> dict[str
             names[column] = column
         else:
             taken = set(names.values())
+            # `audio` may be the path already, `sentence` the text: no column is taken twice
             known = [n for n in OTHER_NAMES.get(column, ()) if n in header and n not in taken]
             if known:
                 names[column] = known[0]
@@ -256,7 +257,7 @@ def write_manifest(rows: Sequence[Row], target: str | Path) -> Path:
             lines = [{c: r[c] for c in header if r.get(c) not in (None, "")} for r in records]
             path.write_text("".join(json.dumps(x, ensure_ascii=False) + "\n" for x in lines), encoding="utf-8")
         else:
-            path.write_text(manifest_text(rows, path), encoding="utf-8", newline="")
+            path.write_text(manifest_text(rows, path), encoding="utf-8", newline="")  # csv has ended the lines itself
     return path
 
 

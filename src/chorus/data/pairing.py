@@ -75,7 +75,7 @@ def pair(
         texts = _Texts(rule, table, texts_dir, audio_dir)
         for path in files:
             _pair_one(path, audio_dir, texts, found, speaker_from)
-    found.rows = [replace(row, language=row.language or language) for row in found.rows]
+    found.rows = [replace(row, language=row.language or language) for row in found.rows]  # what a row says goes first
     return found
 
 
@@ -133,11 +133,12 @@ class _Texts:
                     return match
                 reasons.append(match)
         told = [r for r in reasons if r]
-        return told[-1] if told else "no transcript by any rule"
+        return told[-1] if told else "no transcript by any rule"  # the last rule that had anything to look in
 
     def _in_table(self, path: Path) -> Match | str:
         if not self.table:
             return ""
+        # the most telling first: names repeat between folders
         keys = (str(path.relative_to(self.audio_dir)), path.name, path.stem)
         for key in keys:
             if key in self.table:
@@ -236,7 +237,7 @@ def _kaldi(folder: Path, found: Pairing) -> None:
         source = wavs.get(recording, "")
         if not source:
             found.skip("no entry in wav.scp", name)
-        elif source.endswith("|"):
+        elif source.endswith("|"):  # sph2pipe and the like
             found.skip("wav.scp holds a command (never run)", name)
         elif not texts.get(name, "").strip():
             found.skip("no transcript in text", name)

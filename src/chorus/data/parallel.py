@@ -18,7 +18,7 @@ def in_order(function: Callable[[Item], Result], items: Iterable[Item], jobs: in
     >>> list(in_order(lambda x: x * x, range(5), jobs=2))
     [0, 1, 4, 9, 16]
     """
-    if jobs == 1:
+    if jobs == 1:  # no thread, so that a traceback leads to the caller
         yield from map(function, items)
         return
     left = iter(items)

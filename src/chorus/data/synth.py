@@ -157,7 +157,7 @@ def plan_utterances(recipe: SynthRecipe, home: Path) -> Iterator[SpokenLine]:
         counts = domain.rows or recipe.rows
         rng = _stream(recipe.seed, name)  # another domain in the recipe changes nothing here
         texts = _texts(name, domain, home)
-        order = [texts[i] for i in rng.permutation(len(texts))]
+        order = [texts[i] for i in rng.permutation(len(texts))]  # templates come sorted by their first word
         wanted = [("train", counts.train), ("dev", counts.dev), ("test", counts.test)]
         shares = _shares(order, wanted)
         voices = domain.voices or [domain.language]

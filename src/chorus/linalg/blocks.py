@@ -35,7 +35,7 @@ class InMemory:
     """Blocks over tensors that are in memory."""
 
     def __init__(self, tensors: Sequence[Tensor], block: int = 4 * CHUNK) -> None:
-        self.tensors = [t.reshape(-1) for t in tensors]
+        self.tensors = [t.reshape(-1) for t in tensors]  # a view where they are contiguous
         self.count, self.block = len(tensors), block
         self.shape = tuple(tensors[0].shape)
         self.numel = math.prod(self.shape)

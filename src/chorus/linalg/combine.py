@@ -28,6 +28,7 @@ def linear_combination(tensors: Sequence[Tensor], coefficients: Sequence[float])
     """
     if isinstance(tensors, Terms):
         return tuple(map(float, coefficients))
+    # a model of weight 0 takes no part, also where it is not finite: 0 times infinity is no number
     terms = [(x, c) for x, c in zip(tensors, coefficients, strict=True) if c != 0]
     if not terms:
         return torch.zeros_like(tensors[0])
@@ -53,6 +54,6 @@ def weighted_total(deltas: Iterable[Delta], weight: Sequence[float]) -> Delta:
             total.add_(d, alpha=w)
     if total is None:
         return low_rank_sum(factors, [1.0] * len(factors))
-    for f in factors:
+    for f in factors:  # once one is dense, so is the sum
         total.addmm_(f.left, f.right)
     return total

@@ -37,10 +37,10 @@ def keep_random(x: Tensor, probability: float, key: int, offset: int) -> Tensor:
         return x
     key += offset >> 32  # the counter's upper half moves the key
     first, key0, key1 = offset & MASK32, key & MASK32, (key >> 32) & MASK32
-    limit = round(probability * 2**32)
+    limit = round(probability * 2**32)  # the draw is a 32-bit number: kept where it lies below
     if x.device.type == "cpu" and x.dtype == torch.float32:
         out = torch.empty_like(x)
-        numbers = (np.uint32(n) for n in (first, key0, key1, limit))
+        numbers = (np.uint32(n) for n in (first, key0, key1, limit))  # numba compiles anew for every type it meets
         kernels.keep_random(x.numpy(), *numbers, out.numpy())
         return out
     index = torch.arange(x.numel(), device=x.device) + first

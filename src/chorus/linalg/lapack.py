@@ -176,5 +176,5 @@ def one_blas_thread() -> Iterator[None]:
     from threadpoolctl import threadpool_limits
 
     import_module("scipy.linalg.cython_lapack")  # loads the library, so that the limit reaches it
-    with threadpool_limits(1, user_api="blas"):
+    with threadpool_limits(1, user_api="blas"):  # of all that are loaded: numpy, scipy and torch bring their own
         yield

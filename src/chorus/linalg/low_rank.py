@@ -76,7 +76,7 @@ def inner(a: LowRank, b: LowRank) -> float:
 
 def norm(a: LowRank) -> float:
     """The Frobenius norm, in float64."""
-    return math.sqrt(max(inner(a, a), 0.0))
+    return math.sqrt(max(inner(a, a), 0.0))  # rounding may leave a small square below zero
 
 
 def triangular(x: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -84,7 +84,7 @@ def triangular(x: Tensor) -> tuple[Tensor, Tensor | None]:
 
     Without Q, a product Q y is x solve(C^T, y).
     """
-    if x.shape[0] >= x.shape[1]:
+    if x.shape[0] >= x.shape[1]:  # else x^T x has no full rank, and Cholesky fails
         factor, failed = torch.linalg.cholesky_ex(_squares(x))
         if x.device.type == "meta" or not x.shape[1]:
             return factor, None
@@ -134,7 +134,7 @@ def _small_svd(core: Tensor, rank: int | None) -> tuple[Tensor, Tensor, Tensor]:
     if core.device.type == "cpu" and size > SMALL and rank <= FEW * size:
         values, vectors = symmetric_eigen(gram(core.numpy()), rank)
         s = torch.from_numpy(values.clip(0) ** 0.5)
-        if s[rank - 1] > SQUARED * s[0]:
+        if s[rank - 1] > SQUARED * s[0]:  # else the squares have lost the last ones
             v = torch.from_numpy(vectors.copy())
             return core @ v / s[:rank], s, v
     u, s, vh = torch.linalg.svd(core, full_matrices=False)
@@ -144,6 +144,6 @@ def _small_svd(core: Tensor, rank: int | None) -> tuple[Tensor, Tensor, Tensor]:
 def recompress(d: LowRank, rank: int) -> tuple[LowRank, float]:
     """The best approximation of this rank (Eckart and Young), its energy split evenly, and the norm of the rest."""
     u, s, v = svd(d, rank)
-    root = s[: u.shape[1]].sqrt()
+    root = s[: u.shape[1]].sqrt()  # in both factors alike, so that neither leaves the range of a small type
     kept = LowRank((u * root).to(d.left.dtype), (v * root).T.to(d.right.dtype), d.shape)
     return kept, math.sqrt(float((s[u.shape[1] :] ** 2).sum()))

@@ -42,7 +42,7 @@ class Terms(Sequence["Terms"]):
 def as_array(raw: Array, dtype: str) -> Array:
     """Bytes [n * size] as numpy numbers; bfloat16 and float16 as their bits in uint16. Copied where misaligned."""
     wanted = np.dtype(np.float32 if dtype == "float32" else np.uint16)
-    if raw.ctypes.data % wanted.itemsize:
+    if raw.ctypes.data % wanted.itemsize:  # safetensors promises no alignment
         raw = raw.copy()
     return raw.view(wanted)
 
@@ -90,7 +90,7 @@ def dots(rows: Sequence[Array]) -> Array:
     """Inner products of all pairs of float32 rows [n], in float64: [N, N]."""
     n = len(rows)
     found = np.empty((n, n))
-    for i in range(0, n, 2):
+    for i in range(0, n, 2):  # pairs against pairs: each value is read for two products
         pair = rows[i : i + 2]
         for j in range(i, n, 2):
             other = rows[j : j + 2]

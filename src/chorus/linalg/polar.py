@@ -88,7 +88,7 @@ def newton_schulz(
     if x.shape[0] < x.shape[1]:
         return newton_schulz(x.T, blocks=blocks, schedule=schedule, scale=scale, polish=polish).T
     size = x.new_tensor(float(blocks)).sqrt() if scale == "sqrt_n" else x.norm()
-    x = x / torch.where(size > 0, size, torch.ones_like(size))
+    x = x / torch.where(size > 0, size, torch.ones_like(size))  # without a branch on a device
     for a, b, c in (*SCHEDULES[schedule], *[POLISH] * polish):
         square = x.T @ x
         x = a * x + x @ (b * square + c * square @ square)

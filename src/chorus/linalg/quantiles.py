@@ -43,8 +43,10 @@ def largest(blocks: Blocks, counts: Counts | Callable[[list[int]], Counts]) -> l
     `counts[i]` lists the k of tensor i, each from 0 to numel; a function gets the numbers of values that are not
     zero and returns the counts. float64 inputs are ranked as float32.
     """
+    # two rows a tensor, see count_high; int64, since a vocabulary's matrix may pass 2^31 values
     high = np.zeros((blocks.count, 2, 32768), np.int64)
     wanted = list(range(blocks.count))
+    # all or none of a tensor: no pass over it is needed
     if not callable(counts):
         wanted = [i for i in wanted if any(_trivial(k, blocks.numel) is None for k in counts[i])]
     zeros = [0] * blocks.count
@@ -61,7 +63,7 @@ def largest(blocks: Blocks, counts: Counts | Callable[[list[int]], Counts]) -> l
     bins = {}  # (tensor, bin) -> histogram of the lower bits
     places = {}  # (tensor, k) -> (bin, how many of the bin's values are kept)
     for i in wanted:
-        from_top = np.cumsum(high[i].sum(axis=0)[::-1])
+        from_top = np.cumsum(high[i].sum(axis=0)[::-1])  # how many lie in this bin or above, from the highest bin down
         for k, known in zip(counts[i], trivial[i], strict=True):
             if known is None:
                 position = int(np.searchsorted(from_top, k))
@@ -81,7 +83,7 @@ def largest(blocks: Blocks, counts: Counts | Callable[[list[int]], Counts]) -> l
         above = int(from_top[position - 1]) if position else 0
         bits = (high_bits << 16) | (65535 - position)
         value = float(np.uint32(bits).view(np.float32))
-        if left - above == histogram[65535 - position]:
+        if left - above == histogram[65535 - position]:  # the values that equal the threshold are all kept
             cutoffs[i, k] = Cutoff(value, blocks.numel)
         else:
             open_ties[i, k] = (bits, left - above)
@@ -94,8 +96,8 @@ def largest(blocks: Blocks, counts: Counts | Callable[[list[int]], Counts]) -> l
 
 def _trivial(k: int, numel: int) -> Cutoff | None:
     if k <= 0:
-        return Cutoff(float("inf"), 0)
-    return Cutoff(-1.0, numel) if k >= numel else None
+        return Cutoff(float("inf"), 0)  # no magnitude is above, no tie is kept
+    return Cutoff(-1.0, numel) if k >= numel else None  # every magnitude is above -1
 
 
 def _place_ties(blocks: Blocks, open_ties: dict[tuple[int, int], tuple[int, int]]) -> dict[tuple[int, int], Cutoff]:

@@ -69,12 +69,13 @@ class RankRule:
             return limits
         ranks = dict.fromkeys(values, 0)
         left = self.budget
+        # the heap gives the smallest first, hence the minus; of equal ones the first by name
         order = [(-(v[0] ** 2) / sum(shapes[name]), name) for name, v in values.items() if limits[name]]
         heapq.heapify(order)
         while order:
             _, name = heapq.heappop(order)
             cost = sum(shapes[name])
-            if cost > left:
+            if cost > left:  # a smaller matrix further down may still fit
                 continue
             left -= cost
             ranks[name] += 1

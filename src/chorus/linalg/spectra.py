@@ -84,7 +84,7 @@ def singular_triplets(
     m, n = d.shape
     if not n or not m:
         return Triplets(d[:, :0], d.new_zeros(0), d.T[:, :0], d.new_zeros(0, dtype=torch.float64))
-    if m < n:
+    if m < n:  # the routes below want the smaller side second
         turned = singular_triplets(d.T, rank, whole=whole, projection=projection)
         return Triplets(turned.right, turned.values, turned.left, turned.spectrum)
     k = n if rank is None or callable(rank) else min(rank, n)
@@ -118,6 +118,7 @@ def _cut(left: Tensor, spectrum: Tensor, right: Tensor, dtype: torch.dtype) -> T
     """Drop null values, cast."""
     k = left.shape[1]
     if spectrum.device.type != "meta":
+        # what is null to rounding has no direction of its own
         k = min(k, int((spectrum > NULL * spectrum[0]).sum())) if spectrum.numel() else 0
     return Triplets(left[:, :k].to(dtype), spectrum[:k].to(dtype), right[:, :k].to(dtype), spectrum)
 

@@ -34,7 +34,7 @@ def slerp_coefficients(gram: Matrix, t: float, *, parallel: float = PARALLEL) ->
     Linear where the angle's cosine exceeds `parallel` in magnitude, or one vector is zero.
     """
     norms = np.sqrt(gram.diagonal())
-    if norms.min() == 0.0:
+    if norms.min() == 0.0:  # a zero vector has no direction to turn from
         return 1.0 - t, t
     cosine = min(1.0, max(-1.0, float(gram[0, 1] / (norms[0] * norms[1]))))
     if abs(cosine) > parallel:
@@ -69,7 +69,7 @@ def spherical_mean_coefficients(gram: Matrix, weights: Sequence[float], *, eps: 
     total, left = w.sum(), w[alive].sum()
     w = np.where(alive, w, 0.0)
     if left != 0.0:
-        w = w * (total / left)
+        w = w * (total / left)  # zero vectors' weight goes to the others, in proportion
     length_squared = float(w @ cosines @ w)
     if length_squared <= (eps * float(np.abs(w).sum())) ** 2:
         return None

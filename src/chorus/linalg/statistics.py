@@ -28,12 +28,12 @@ def gram_matrix(blocks: Blocks) -> NDArray[np.float64]:
     """
     total = np.zeros((blocks.count, blocks.count))
     for chunk in chunks(blocks):
-        if isinstance(chunk[0], np.ndarray):
+        if isinstance(chunk[0], np.ndarray):  # the engine's fast path, without torch
             total += dots(chunk)
         elif chunk[0].device.type == "cpu" and all(x.dtype == torch.float32 and x.is_contiguous() for x in chunk):
             total += dots([x.numpy() for x in chunk])
         else:
-            rows = torch.stack(list(chunk)).double()
+            rows = torch.stack(list(chunk)).double()  # other devices and types, summed as the kernels sum
             total += (rows @ rows.T).cpu().numpy()
     return total
 
