@@ -41,8 +41,8 @@ def transformers_name(name: str) -> str:
 
 def transformers_config(dims: Mapping[str, int]) -> dict[str, object]:
     """The transformers config of these dimensions."""
-    # openai-whisper's own rule: 51864 tokens are English alone, one more begins with a hundred languages' special
-    # tokens
+    # openai-whisper's own rule (`is_multilingual`): 51864 tokens are English alone, 51865 and 51866 have 99 and 100
+    # languages
     multilingual = dims["n_vocab"] >= 51865
     # <|startoftranscript|>; <|endoftext|> is the token before it, and is begin, end and padding as well
     start = 50258 if multilingual else 50257

@@ -53,6 +53,7 @@ def interval(
     value = _value(metric, sums)
     if count < 2 or np.isnan(value):
         return Interval(NAN, NAN, by, count)
+    # every resample of answers without a fault is without a fault: the interval would be a point
     if value == metric.best:
         return _faultless(metric, count, by, level)
     found = np.concatenate([metric.values(w @ sums) for w in resamples(count, draws, seed)])
@@ -66,6 +67,7 @@ def _value(metric: Metric, sums: Floats) -> float:
 
 def _faultless(metric: Metric, count: int, by: str, level: float = LEVEL) -> Interval:
     """Where nothing was wrong, which resampling cannot tell: the exact binomial bound at the worse end."""
+    # Clopper and Pearson's for 0 of n; of a cluster, not of a word, as words of one speaker fail together
     bound = float(100 * (1 - ((1 - level) / 2) ** (1 / count)))
     low, high = (0.0, bound) if metric.best == 0 else (metric.best - bound, metric.best)
     return Interval(low, high, by, count)
@@ -83,9 +85,12 @@ def macro_interval(
     for number, sums in enumerate(summed):
         if len(sums) < 2:
             return Interval(NAN, NAN, by, len(sums))
+        # the parts are independent: each is drawn under a seed of its own
         drawn = resamples(len(sums), draws, seed + 7919 * number)
         means += np.concatenate([metric.values(w @ sums) for w in drawn]) / len(parts)
+    # widened as the smallest part needs it: rather too wide than too narrow
     smallest = min(map(len, summed))
+    # NaN where a draw holds no reference word
     low, high = np.nanquantile(means, tails(level, smallest))
     return Interval(float(low), float(high), by, smallest)
 
@@ -103,6 +108,7 @@ def resamples(count: int, draws: int, seed: int) -> Iterator[Floats]:
     step = max(1, BLOCK_VALUES // count)
     for first in range(0, draws, step):
         size = min(step, draws - first)
+        # each draw counts in bins of its own, so that one bincount does for the whole block
         chosen = rng.integers(count, size=(size, count)) + np.arange(size)[:, None] * count
         yield np.bincount(chosen.ravel(), minlength=size * count).reshape(size, count).astype(np.float64)
 
@@ -119,8 +125,10 @@ def paired_bootstrap(
     if len(sums_a) < 2 or np.isnan(_value(metric, sums_a)):
         return NAN, NAN, NAN
     drawn = resamples(len(sums_a), draws, seed)
+    # the same draws for both: what is hard for one is hard for the other, and cancels
     difference = np.concatenate([metric.values(w @ sums_a) - metric.values(w @ sums_b) for w in drawn])
     low, high = np.nanquantile(difference, tails(LEVEL, len(sums_a)))
+    # plus one: the sample itself is one of the draws, so that p is never 0 (Davison & Hinkley 1997, chapter 4)
     below = (np.sum(difference <= 0) + 1) / (draws + 1)
     above = (np.sum(difference >= 0) + 1) / (draws + 1)
     return float(low), float(high), float(min(1.0, 2 * min(below, above)))
@@ -130,5 +138,6 @@ def _sums(values: Floats, clusters: Clusters) -> Floats:
     """Each cluster's sums [clusters, columns]."""
     _, index = np.unique(clusters, return_inverse=True)
     found = np.zeros((int(index.max()) + 1 if len(index) else 0, values.shape[1]))
+    # not found[index] += values, which adds only once where an index comes again
     np.add.at(found, index, values)
     return found

@@ -46,6 +46,7 @@ def compare(
     """
     roles = roles_of(evaluations, column, base=base, joint=joint, specialists=specialists)
     task = _one_task(evaluations)
+    # rates under two normalisers are rates of two texts
     names = {one.normaliser for one in evaluations}
     if len(names) > 1 and normaliser is None:
         raise DataError(f"results under different normalisers: {', '.join(sorted(names))}", "give --normaliser NAME")
@@ -86,10 +87,12 @@ def _cells(
     for name in (*given, *homes):
         if name not in parts:
             raise DataError(f'no utterance has {column} "{name}"{nearest(name, parts)}', "check --by and the groups")
+    # without specialists every cell is what merging is for, unless --in-domain and the like say otherwise
     inside = {n for n in parts if given.get(n, "in-domain" if n in homes or not homes else "") == "in-domain"}
     languages = {language_code(row.language) for name in inside for row in parts[name]}
     cells = []
     for name, part in parts.items():
+        # by language, not by name: pt-BR and pt are no other languages
         foreign = bool(inside) and not {language_code(row.language) for row in part} & languages
         group: Group = given.get(name) or (
             "in-domain" if name in inside else "other-language" if foreign else "out-of-domain"
@@ -133,10 +136,12 @@ def _relate(made: Comparison) -> None:
         line.recovery = {
             home: (line.rates[home] - base.rates[home]) / change
             for home, change in changes.items()
+            # a share of nothing would be a number without a meaning, and of whatever size
             if abs(change) > SMALL
         }
         if line.role == "specialist" and line.home in changes:
             away = [points for name, points in lost.items() if name != line.home]
+            # the mean: one domain that is lost a little is no overfitting yet
             line.overfits = lost[line.home] < 0 and bool(away) and float(np.mean(away)) > 0
     worse = [home for home, change in changes.items() if made.sign * change > 0]
     if worse:

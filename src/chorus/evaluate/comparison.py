@@ -125,6 +125,7 @@ def _line_from(told: JsonMap) -> Line:
 
 
 def _difference_from(told: JsonMap) -> Difference:
+    # taken before the numbers: no test is null there as well, and must not become NaN
     test = told["mapsswe"]
     return Difference(**{**_numbers(told), "mapsswe": test and Matched(**_numbers(test))})
 

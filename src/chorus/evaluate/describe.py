@@ -113,6 +113,7 @@ def metrics_table(evaluations: Sequence[Evaluation]) -> Table | None:
 
 def worst(evaluation: Evaluation, count: int) -> list[str]:
     """The utterances with most errors, each with its alignment."""
+    # by name last: equals stand in the same order on every machine
     ranked = sorted(evaluation.scored, key=lambda r: (-r.counts.errors, -(r.counts.error_rate or 0), r.name))
     lines = []
     for row in [r for r in ranked if r.counts.errors][:count]:

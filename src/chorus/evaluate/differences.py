@@ -26,6 +26,7 @@ def add_differences(made: Comparison, rows: Mapping[str, Sequence[Scored]], colu
                 every = zip(rows[line.label], rows[reference], strict=True)
                 pairs = [(x, y) for x, y in every if getattr(x, column) in names]
                 found.append(difference(pairs, task, reference=reference, group=group))
+            # a family is what one reader looks through: the systems against one reference in one group
             adjusted = holm([one.mapsswe.p if one.mapsswe else one.p_bootstrap for one in found])
             for line, one, p in zip(others, found, adjusted, strict=True):
                 line.differences.append(replace(one, p=p))
@@ -35,6 +36,7 @@ def difference(pairs: Pairs, task: Task, *, reference: str, group: str) -> Diffe
     """Two systems on the same utterances, by the first metric of their task."""
     metric: Metric = task.metrics[0]
     first, second = [x for x, _ in pairs], [y for _, y in pairs]
+    # of either: both answer the same recordings, so their speakers are the same
     clusters, _ = task.clusters(first)
     low, high, p = paired_bootstrap(metric.statistics(first), metric.statistics(second), clusters, metric)
     points = value_of(first, metric) - value_of(second, metric)
@@ -46,6 +48,7 @@ def _matched(pairs: Pairs) -> Matched:
     """MAPSSWE; of several seeds an utterance's errors are summed over them, and each utterance is one segment."""
     if len({x.utterance for x, _ in pairs}) == len(pairs):
         return mapsswe((x.alignment, y.alignment) for x, y in pairs)
+    # seeds err in the same places: as segments of their own they would be counted as independent, and p be too small
     sums: dict[str, list[int]] = {}
     for x, y in pairs:
         both = sums.setdefault(x.utterance, [0, 0])

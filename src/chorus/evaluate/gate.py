@@ -47,6 +47,7 @@ def gate(
             checks.append(_bounded(name, value, limit))
     if against is None:
         return checks
+    # refused where the recordings differ: a lower rate on easier ones is no pass
     made = compare([against, result], base=against.label)
     line, other = (next(x for x in made.lines if x.label == e.label) for e in (result, against))
     if max_regression is not None:
@@ -55,6 +56,7 @@ def gate(
         checks.append(Check(f"regression against {against.label}, points", points, max_regression, held))
     if max_domain_regression is not None:
         worse = {c.name: made.sign * (line.rates[c.name] - other.rates[c.name]) for c in made.cells}
+        # not forgiven by `significant`, whose tests are of groups of domains and not of one
         name = max(worse, key=lambda n: worse[n])
         held = worse[name] <= max_domain_regression
         checks.append(Check(f"worst domain ({name}), points", worse[name], max_domain_regression, held))

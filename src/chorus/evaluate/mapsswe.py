@@ -40,6 +40,7 @@ def segment_errors(a: Alignment, b: Alignment) -> list[tuple[int, int]]:
     right_a, inserted_a, right_b, inserted_b = a.correct, a.inserted, b.correct, b.inserted
     found: list[tuple[int, int]] = []
     wrong_a = wrong_b = good = 0
+    # insertions stand before the word that they come before; behind the last there is one place more
     for i in range(len(right_a) + 1):
         more_a, more_b = inserted_a[i], inserted_b[i]
         if more_a or more_b:
@@ -76,6 +77,7 @@ def matched(differences: Sequence[int]) -> Matched:
         return Matched(n, float(sum(differences)), 0.0, 1.0)
     mean = sum(differences) / n
     variance = sum((d - mean) ** 2 for d in differences) / (n - 1)
+    # all segments differ alike: z is beyond every bound, or there is no difference at all
     if variance == 0:
         return Matched(n, mean, 0.0 if mean == 0 else math.copysign(math.inf, mean), 1.0 if mean == 0 else 0.0)
     z = mean / math.sqrt(variance / n)
@@ -91,6 +93,7 @@ def holm(values: Sequence[float]) -> list[float]:
     known = sorted((p, i) for i, p in enumerate(values) if not math.isnan(p))
     found, highest = list(values), 0.0
     for rank, (p, i) in enumerate(known):
+        # never below the one before: the more significant of two tests stays the more significant
         highest = max(highest, min(1.0, (len(known) - rank) * p))
         found[i] = highest
     return found

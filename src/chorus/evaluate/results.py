@@ -71,6 +71,7 @@ def read_evaluation(directory: str | Path) -> Evaluation:
         raise DataError(f"{path}: damaged ({error})", "evaluate again with --overwrite") from None
     if not isinstance(summary, dict) or summary.get("kind") != "evaluation":
         raise DataError(f"{path / SUMMARY}: not the summary of an evaluation", "name what `chorus evaluate` wrote")
+    # never read as well as may be: a number that is counted in another way looks like any other
     if summary.get("format") != FORMAT:
         raise DataError(f"{path}: written by another version of Chorus", "evaluate again with --overwrite")
     return Evaluation(path, cast(Summary, summary), rows)
@@ -83,6 +84,7 @@ def _read_rows(path: Path) -> list[Answer]:
         except ImportError:
             raise MissingExtraError("audio", f"reading {PARQUET}") from None
         rows = parquet.read_table(path / PARQUET).to_pylist()
+        # a Parquet column has all rows: what a row did not say comes back as null
         return [cast(Answer, {k: v for k, v in row.items() if v is not None}) for row in rows]
     return [json.loads(line) for line in (path / ROWS).read_text(encoding="utf-8").splitlines()]
 
@@ -97,6 +99,7 @@ def write_evaluation(
     ]
     with explained(directory):
         directory.mkdir(parents=True, exist_ok=True)
+        # the summary goes first and comes last: a kill in between leaves no old numbers beside new rows
         for name in (SUMMARY, ROWS, PARQUET):
             (directory / name).unlink(missing_ok=True)
         if parquet:
@@ -109,5 +112,6 @@ def write_evaluation(
         else:
             write_text(directory / ROWS, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in told))
         write_json(directory / SUMMARY, dict(summary))
+        # last of all: what was decoded is worth more than what is counted from it
         (directory / PARTIAL).unlink(missing_ok=True)
     return Evaluation(directory, summary, told, list(scored))

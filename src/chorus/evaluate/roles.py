@@ -37,6 +37,8 @@ def roles_of(
     if base:
         found[base] = SystemRole("base")
     elif not any(role.name == "base" for role in found.values()):
+        # a model from the hub says nothing of itself; where it is the only one beside trainings and merges, it is their
+        # base
         plain = [label for label, role in found.items() if not role.name]
         if len(plain) == 1:
             found[plain[0]] = SystemRole("base")

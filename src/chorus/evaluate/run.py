@@ -69,6 +69,7 @@ def evaluate(
 
     >>> chorus.evaluate("openai/whisper-small", "test.csv", "evaluations/small").summary["all"]  # doctest: +SKIP
     """
+    # before a model is loaded: hours of decoding must not end in a misspelt flag
     named_normaliser(normaliser)
     chosen = [check_condition(c) for c in dict.fromkeys(conditions)]
     device = pick_device(device)
@@ -87,6 +88,7 @@ def finished(place: Path, fingerprint: str, scoring: Scoring, *, overwrite: bool
     if overwrite or not place.exists() or not any(place.iterdir()):
         return None
     if not (place / SUMMARY).exists():
+        # unfinished: `Partial` itself looks whether it is of the same request
         if (place / PARTIAL).exists():
             return None
         raise OutputError(f"{place}: holds something else", "choose another directory, or --overwrite")
@@ -112,6 +114,7 @@ def run_request(
         partial.close()
     rows = [partial.rows[key] for key in request.keys]
     made = count_answers(place, facts_of(request, rows, told), rows, scoring)
+    # written all the same: the reasons stand in the rows
     if rows and all(row.get("failed") for row in rows):
         raise ChorusError(f"{request.system.label}: every decode failed: {rows[0]['failed']}", f"see {place}")
     return made
@@ -127,6 +130,7 @@ def count_answers(place: Path, facts: Facts, rows: Sequence[Answer], scoring: Sc
 
 def facts_of(request: Request, rows: Sequence[Answer], told: dict[str, str]) -> Facts:
     """What the evaluation is of; takes the time that decoding took out of the rows."""
+    # out of the rows: the same request gives the same results.jsonl, however fast the machine is
     took_s = sum(row.pop("took_s", 0.0) for row in rows)
     seconds = sum(row["seconds"] for row in rows)
     system, test = request.system, request.test
@@ -140,6 +144,7 @@ def facts_of(request: Request, rows: Sequence[Answer], told: dict[str, str]) -> 
             "home": system.home, "parameters": system.parameters,
         },
         "backend": request.backend,
+        # not its number, which says where and not what
         "device": request.device.split(":")[0],
         "decoding": cast(DecodingFacts, request.decoding.model_dump(mode="json")),
         "versions": {**versions(PACKAGES), **told},

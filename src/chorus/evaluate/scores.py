@@ -47,6 +47,7 @@ def macro(parts: Mapping[str, Sequence[Scored]], task: Task, metric: Metric = ER
     every, kind = [], "speaker"
     for rows in known_parts:
         clusters, by = task.clusters(rows)
+        # one part without enough speakers makes the whole a statement about these speakers only
         kind = "utterance" if by == "utterance" else kind
         every.append((metric.statistics(rows), clusters))
     mean = float(np.mean([value for value in values.values() if not math.isnan(value)]))
@@ -58,6 +59,8 @@ def measures(rows: Sequence[Scored], task: Task) -> Measures:
     words, characters = total(r.words for r in rows), total(r.characters for r in rows)
     silent = [r for r in rows if not r.reference]
     spoken = [r for r in rows if r.reference]
+    # in characters, over all: of single short answers it would say nothing. Much above 1 is invented, much below left
+    # out
     ratio = sum(len(r.hypothesis) for r in spoken) / max(1, sum(len(r.reference) for r in spoken))
     in_silence = sum(r.words.insertions for r in silent)
     minutes = sum(r.seconds for r in silent) / 60

@@ -33,6 +33,7 @@ def shared_rows(
     if not shared:
         raise DataError("the results share no utterance", "evaluate on the same recordings")
     order = [name for name in tables[0] if name in shared]
+    # as written: under another normaliser two references could be the same that were not
     order = [n for n in order if len({table[n].raw_reference for table in tables}) == 1] if common else order
     return [[table[name] for name in order] for table in tables], notes
 

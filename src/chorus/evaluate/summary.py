@@ -30,6 +30,7 @@ def summarise(
     clean = main_rows(scored, facts["conditions"])
     named = {row.name for row in clean}
     condition = clean[0].condition if clean else CLEAN
+    # the raw texts are counted again: an alignment under a normaliser tells nothing of case and punctuation
     own = [row for row in rows if row["condition"] == condition and row["name"] in named]
     by = {column: _groups(clean, task, column) for column in COLUMNS if _worth(clean, column)}
     conditions = by_column(scored, "condition")

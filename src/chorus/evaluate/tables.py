@@ -36,6 +36,7 @@ def rates_table(made: Comparison, *, domains: bool = True) -> Table:
     for j in range(1, 1 + len(cells) + len(groups)):
         values = [_value(line, j - 1, cells, groups) for line in made.lines]
         choose = min if made.best == 0 else max
+        # min() of a NaN is whatever stands first
         leading = choose((v for v in values if not math.isnan(v)), default=math.nan)
         best |= {(i, j) for i, v in enumerate(values) if v == leading}
     title = f"{_counted(made)} [95 % interval], {made.condition}"
@@ -139,6 +140,7 @@ def plain(made: Comparison) -> JsonObject:
             return {k: clean(v) for k, v in value.items()}
         if isinstance(value, list | tuple):
             return [clean(v) for v in value]
+        # json would write NaN, which no other reader takes
         return None if isinstance(value, float) and not math.isfinite(value) else value
 
     return {key: clean(value) for key, value in made.as_dict().items()}

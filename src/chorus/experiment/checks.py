@@ -49,6 +49,7 @@ def _of_trainings(experiment: Experiment) -> Iterator[str]:
         if isinstance(model, Mapping) and "base" in model:
             yield f"{where}.model.base: set by the experiment"
         try:
+            # a manifest's name that is never opened: only the settings are looked at
             train_config(own, base=experiment.base.model, data={"train": "x"})
         except RecipeError as error:
             yield from (f"{where}.{problem}" for problem in error.problems)
@@ -82,6 +83,7 @@ def _of_domains(experiment: Experiment) -> Iterator[str]:
     taken = {BASE, JOINT, *experiment.methods}  # by systems of the same tables
     yield from (f"domains.{name}: is the name of a model" for name in experiment.domains if name in taken)
     names = [name for _, domains in groups for name in domains]
+    # cells and folders are called by it, whichever group it is in
     yield from (f"{name}: a domain's name stands twice" for name in dict.fromkeys(names) if names.count(name) > 1)
 
 

@@ -40,6 +40,7 @@ def commands_of(experiment: Experiment, chosen: Mapping[str, Chosen]) -> list[Co
 
 
 def _evaluate(experiment: Experiment, system: str) -> str:
+    # test.csv holds the test rows alone, whatever their own manifests call them: hence all of it
     parts = ["chorus", "evaluate", system, "--data", str(experiment.output_dir / "test.csv"), "--split", "all"]
     plain = Decoding()
     for key, value in experiment.decoding.model_dump().items():
@@ -50,4 +51,4 @@ def _evaluate(experiment: Experiment, system: str) -> str:
     parts += ["--normaliser", experiment.normaliser]
     for condition in experiment.conditions:
         parts += ["--condition", condition] if condition != CLEAN else []
-    return shlex.join([*parts, "-o", str(Path("evaluations"))])
+    return shlex.join([*parts, "-o", str(Path("evaluations"))])  # a system's name may hold spaces, brackets and commas

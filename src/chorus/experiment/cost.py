@@ -86,6 +86,7 @@ def _learnt(experiment: Experiment) -> str:
     for name, domain in experiment.domains.items():
         try:
             hours += _hours_of(experiment, domain)
+        # synthetic speech is spoken by the run itself: a plan before it cannot know its length
         except ChorusError:
             missing.append(name)
     if missing:
@@ -117,4 +118,5 @@ def _disk(experiment: Experiment) -> str:
     if not base.is_dir():
         return f"{models} models"
     size = sum(p.stat().st_size for p in base.glob("*.safetensors"))
+    # twice: a base in 16 bits becomes float32; up to, since an adapter is far smaller
     return f"{models} models, up to {2 * size * models / 1e9:.2f} GB in float32, and checkpoints while training"

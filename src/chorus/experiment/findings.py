@@ -13,6 +13,7 @@ def findings(compared: Comparison, best: str, seeds: int) -> list[str]:
     group = "in-domain"
     told = [f"Chosen on dev: {best}. On test, over the domains: {_rate(merge, group)}; the base {_rate(base, group)}."]
     if specialists:
+        # the fairest rival: the best single model over all domains, not each in its own
         nearest = min(specialists, key=lambda line: line.averages[group])
         gains = [base.rates[line.home] - line.rates[line.home] for line in specialists]
         told.append(

@@ -19,6 +19,7 @@ def load_experiment(source: str | Path | Mapping[str, object]) -> Experiment:
     Paths count from the working directory.
     """
     document, name, _ = read_document(source)
+    # in values alone and before anything is checked: a variable may be a path, a seed or a model, but no key
     written_out = _written_out({key: _with_variables(value, name) for key, value in document.items()})
     experiment = validated(Experiment, written_out, source=name)
     problems = problems_of(experiment)

@@ -21,6 +21,7 @@ def pooled(test: Mapping[int, Sequence[Evaluation]]) -> list[Evaluation]:
         scored: list[Scored] = []
         for seed, one in zip(seeds, parts, strict=True):
             for row, counted in zip(one.rows, one.scored, strict=True):
+                # names must differ within an evaluation; the utterance keeps its own, so that its seeds are one cluster
                 named = {"name": f"{row['name']} (seed {seed})", "utterance": row["name"]}
                 rows.append(cast(Answer, {**row, **named}))
                 scored.append(replace(counted, name=named["name"], utterance=named["utterance"]))

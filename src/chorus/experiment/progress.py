@@ -44,6 +44,7 @@ class Steps:
         for kind, total in self.total.items():
             each = self.spent_s[kind] / self.timed[kind] if self.timed.get(kind) else GUESS_S[kind]
             if kind == "train" and not self.timed.get(kind):
+                # only the guess: what was timed is the time between two ends, several at once already in it
                 each /= self.side_by_side
             left += each * max(0, total - self.done.get(kind, 0))
         return left

@@ -56,6 +56,7 @@ class _Deltas:
         return self._kept(name, planned.model().fingerprint(), lambda: self.resident.merge(planned))
 
     def _kept(self, label: str, identity: str, tensors: Callable[[], Mapping[str, LazyTensor]]) -> list[Ranks]:
+        # by content: a model that was trained again under the same name is measured again
         key = fingerprint(base=self._base.fingerprint(), model=identity, tensors=self._matrices)
         path = self.experiment.output_dir / "ranks" / f"{folder_of(label)}.json"
         return kept_ranks(path, key, lambda: ranks(self._base.checkpoint, tensors(), self._matrices))
@@ -69,5 +70,6 @@ class _Deltas:
 
     @cached_property
     def _matrices(self) -> list[str]:
+        # the same matrices for every label, or medians could not be compared
         probe = self._plan(Setting(DECOMPOSES, DECOMPOSES, {}))
         return [t.name for t in probe.variants[0].tensors.values() if t.treatment == MATRIX]

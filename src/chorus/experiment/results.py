@@ -151,6 +151,7 @@ def collect(experiment: Experiment, outcome: Outcome, ranks: Mapping[str, Sequen
         commands=commands_of(experiment, outcome.chosen),
         facts=_facts(experiment, every[0]),
         source=yaml.safe_dump(
+            # as a person would write it: the file's own keys, and nothing that is a default
             experiment.model_dump(mode="json", by_alias=True, exclude_defaults=True), sort_keys=False
         ),
     )  # fmt: skip
@@ -181,6 +182,7 @@ def _by_seed(experiment: Experiment, test: BySeed, groups: Mapping[str, Group]) 
 
 def _over_seeds(each: dict[int, float]) -> OverSeeds:
     values = list(each.values())
+    # of a sample: the seeds stand for all that could have been drawn
     deviation = float(np.std(values, ddof=1)) if len(values) > 1 else None
     return OverSeeds(each=each, mean=float(np.mean(values)), deviation=deviation)
 
@@ -214,6 +216,7 @@ def _curves(experiment: Experiment, outcome: Outcome, groups: Mapping[str, Group
     """The averages at every point of every curve, and their intervals."""
     found = {}
     for name, told in curves_of(experiment, outcome.chosen).items():
+        # without roles: a curve is told by its averages, and is not tested against anything
         every = pooled(outcome.curves[name])
         lines = {line.label: line for line in compare(
             every, condition=experiment.conditions[0], groups=groups, tests=False

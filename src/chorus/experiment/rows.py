@@ -96,6 +96,7 @@ def rows_of(experiment: Experiment, name: str, domain: DomainRows, split: str) -
     rows = select(every, domain.where)
     if domain.split != "all" or split != "test":
         wanted = {domain.split} if domain.split and split == "test" else set(SPLIT_NAMES[split])
+        # of the whole manifest, before the domain's own rows are taken: a domain may have none of a split
         divided_already = any(r.split for r in every)
         rows = [r for r in rows if r.split in wanted] if divided_already else rows if own or split == "test" else []
     return [replace(r, domain=name, language=r.language or domain.language or experiment.data.language) for r in rows]
@@ -145,6 +146,7 @@ def refuse_overlap(experiment: Experiment) -> None:
 
 def refuse_same_sounds(dev: TestSet, test: TestSet) -> None:
     """The same by content, once the test recordings may be opened."""
+    # a copy under another name has another place and the same sound
     known = {sound_key(u.row) for u in dev.utterances.values()}
     _refuse("dev", [name for name, u in test.utterances.items() if sound_key(u.row) in known])
 

@@ -63,12 +63,15 @@ class _Runner:
     def run(self) -> Outcome:
         experiment = self.experiment
         self._prepare()
+        # before the trainings: a domain without dev rows would be noticed hours later
         dev = dev_set(experiment)
         self._train()
         chosen = self._choose(dev)
+        # not a line earlier: nothing that is chosen can have seen a test recording
         test = held_out_set(experiment)
         refuse_same_sounds(dev, test)
         write_manifest([u.row for u in test.utterances.values()], self.out / "test.csv")
+        # before the test: a kill in it leaves everything that is needed to run a merge by hand
         self._write_recipes(chosen)
         outcome = Outcome(self.out, best_of(chosen, best=experiment.task.metrics[0].best), chosen)
         for seed in experiment.seeds:
@@ -106,6 +109,7 @@ class _Runner:
             with self._trials("dev", dev, seed) as trials:
                 for label in systems_of(experiment):
                     rates[label, seed] = macro_rate(self._model(trials, label, seed), domains)
+                # all settings of a seed in one go: its models stay loaded, and what was decomposed is kept
                 for setting in (s for settings in grids.values() for s in settings):
                     rates[setting.label, seed] = macro_rate(trials.merge(template(experiment, seed), setting), domains)
         metric = experiment.task.metrics[0]
@@ -160,6 +164,7 @@ class _Runner:
         kept = {"none": [], "best": [outcome.best], "all": list(outcome.chosen)}[self.experiment.keep]
         for name in kept:
             recipe = recipe_path(self.experiment, self.experiment.seeds[0], name).read_text(encoding="utf-8")
+            # the note lies beside the model, not in it: what is published is the model's directory
             final, done = self.out / "merged" / name, self.out / "merged" / f"{name}.yml"
             if final.exists() and done.exists() and done.read_text(encoding="utf-8") == recipe:
                 continue

@@ -18,4 +18,5 @@ def speak(recipe: str, place: Path, note: Callable[[str], None]) -> None:
         return
     note(f"speaking {recipe}")
     synthesise(recipe, place)
+    # last: a folder without it was cut off and is spoken again
     write_text(done, fingerprint)

@@ -95,6 +95,7 @@ def run_trainings(experiment: Experiment, jobs: Sequence[Job], note: Note, ended
     left, lock = [], Lock()
     for job in jobs:
         output = job.config.output_dir
+        # chorus.json is the last file that a training writes
         if known.get(output) == fingerprints[output] and (Path(output) / "chorus.json").exists():
             ended()
             continue
@@ -104,6 +105,7 @@ def run_trainings(experiment: Experiment, jobs: Sequence[Job], note: Note, ended
 
     def keep(job: Job) -> None:
         with lock:
+            # after each, not at the end: a kill loses the trainings that are running, and no other
             known[job.config.output_dir] = fingerprints[job.config.output_dir]
             write_json(place, known)
         ended()
@@ -116,6 +118,7 @@ def run_trainings(experiment: Experiment, jobs: Sequence[Job], note: Note, ended
 
 def _fingerprint(job: Job) -> str:
     """What a training depends on, as far as can be seen without reading audio."""
+    # hours of audio are not hashed at every start: a recording that is replaced under its name goes unnoticed
     sources = [*job.config.data.train, *(job.config.data.dev or [])]
     manifests = sorted({Path(s.manifest) for s in sources if s.manifest})
     base = Path(job.config.model.base)
