@@ -54,6 +54,13 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     return Grouped(config, log)
 
 
+def pytest_fixture_setup(fixturedef: Any, request: pytest.FixtureRequest) -> None:
+    """Fail where two workers make a dear fixture after all: it costs a minute."""
+    if fixturedef.argname in DEAR and getattr(request.config.option, "loadgroup", False):
+        shared = request.getfixturevalue("tmp_path_factory").getbasetemp().parent
+        (shared / f"{request.path.stem}.{fixturedef.argname}").touch(exist_ok=False)
+
+
 @pytest.fixture(scope="session")
 def qwen(tmp_path_factory: pytest.TempPathFactory) -> Family:
     """A tiny Qwen2 base and three fine-tunes, float32; one of them in shards."""
