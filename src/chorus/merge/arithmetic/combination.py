@@ -29,12 +29,17 @@ else:
 def without_torch(tensor: TensorPlan, models: Sequence[Model], device: str) -> bool:
     """Whether a tensor is copied or combined linearly from the bytes of files, on the CPU."""
     stored = [models[i.model].checkpoint[i.tensor] for i in tensor.all_inputs]
+    # an adapter's tensors, a planned merge's and a pickle's have no bytes in a file: torch makes them
     if device != "cpu" or not all(isinstance(t, FileTensor) for t in stored):
         return False
     if not tensor.steps:
+        # a copy in another type is a cast, and takes the general way
         return stored[0].dtype == tensor.dtype
+    # float64 and the eight-bit types are too rare for kernels of their own
     if tensor.dtype not in native.DTYPES or not all(t.dtype in native.DTYPES for t in stored):
         return False
+    # a linear step's function tells its coefficients without seeing a value; an auxiliary tensor it would have to see.
+    # model_stock by filters and nuslerp by rows are linear too, but have coefficients for each row
     only = len(tensor.steps) == 1 and not tensor.auxiliary
     return only and tensor.steps[0].definition.linear and tensor.steps[0].split(len(tensor.shape)) == "element"
 
@@ -65,18 +70,22 @@ class Combination:
         """Chunks of what the method works on, as float32 arrays, small enough to stay in the cache."""
         for start in range(0, self.numel, CHUNK):
             stop = min(start + CHUNK, self.numel)
+            # a buffer an input, overwritten by the next chunk: who gathers statistics may keep no row
             rows = [self.reader.array(which, start, stop, ("input", i)) for i, which in enumerate(self.tensor.inputs)]
             if self.deltas:
                 assert self.tensor.base is not None
                 base = self.reader.array(self.tensor.base, start, stop, "base")
+                # in place, since the rows are the reader's buffers and never the mapped file
                 rows = [np.subtract(x, base, out=x) for x in rows]
             yield start, rows
 
     def encoded(self, start: int, stop: int) -> Encoded:
         if self._call is None:
+            # from the mapping straight to the output: what float32 does not hold, such as integers, passes bit for bit
             return Encoded(self.reader.bytes(self.tensor.inputs[0], start, stop))
         raws = [self.reader.numbers(which, start, stop) for which in self.tensor.inputs]
         base_raw = self.reader.numbers(self.tensor.base, start, stop) if self.tensor.base else None
+        # a new array, no buffer: who reads a planned tensor keeps the pieces of several ranges side by side
         data = np.empty((stop - start) * itemsize(self.tensor.dtype), np.uint8)
         bits = native.as_array(data, self.tensor.dtype)
         loss = np.zeros(3)
@@ -84,8 +93,10 @@ class Combination:
             piece = slice(first, min(first + CHUNK, stop - start))
             base = None if base_raw is None else self._widened(base_raw[piece], start + first)
             total = self._total([raw[piece] for raw in raws], base, start + first)
+            # float16 is meant: bfloat16 has float32's range
             if not native.narrow(total, self.tensor.dtype, bits[piece]) and not self.reader.allow_nonfinite:
                 refuse_overflow(self.tensor, float(np.abs(total).max()))
+            # by the chunk's place in the tensor, so that the same ones are looked at whatever the block
             if (start + first) // CHUNK % LOSS_SAMPLE == 0:
                 loss += self._loss(total, bits[piece], base)
         return Encoded(data, (float(loss[0]), float(loss[1]), float(loss[2])))
@@ -104,11 +115,13 @@ class Combination:
         total[:] = 0
         for which, raw, c in zip(self.tensor.inputs, raws, self._coefficients, strict=True):
             dtype = self.reader.tensor(which).dtype
+            # as in linear_combination: 0 times an infinity that is allowed would be NaN
             if c == 0:
                 continue
             if not native.add_scaled(total, raw, dtype, c, base if self.deltas else None, scratch):
                 self.reader.refuse_nonfinite(which, offset, size)
         if self.deltas:
+            # last: were small deltas added to the weight one by one, each sum would round them to its last place
             assert base is not None
             native.add_scaled(total, base, "float32", 1.0, None, scratch)
         return total

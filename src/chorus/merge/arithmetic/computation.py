@@ -38,10 +38,12 @@ class Computation:
     def compute(self, start: int, stop: int) -> Tensor:
         """The merged values of a range from `ranges()`, flat, in the arithmetic's type."""
         if not self.steps:
-            self.base = None
+            self.base = None  # what a copy's cast loses is told of the weights alone
+            # not `values`, which would take integers (num_batches_tracked, position ids) through float32
             copied: Tensor = self.reader.raw(self.tensor.inputs[0], start, stop)
             return copied
         merged = self.merged_values(start, stop)
+        # after the steps: where they cut by elements, the reader still has this block from forming the deltas
         self.base = None if self.tensor.base is None else self.reader.values(self.tensor.base, start, stop)
         return merged + self.base if self.deltas and self.base is not None else merged
 
@@ -56,6 +58,7 @@ class Computation:
     def encoded(self, start: int, stop: int) -> Encoded:
         merged = self.compute(start, stop)
         found = encode(self.tensor, merged, self.base, start, allow_overflow=self.reader.allow_nonfinite)
+        # a subspace method's result is as large as the tensor; who reads on after the end has it computed again
         if stop == self.tensor.numel:
             for step in self.steps:
                 step.release()

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 else:
     torch = lazy("torch")
 
+# Three float64 sums over every value are dear beside a mean of bytes; for a role's ratios of norms a sample will do.
 LOSS_SAMPLE = 32  # every so many chunks one is looked at for what the cast loses
 Loss = tuple[float, float, float]
 
@@ -50,6 +51,7 @@ class Work(Protocol):
 def encode(tensor: TensorPlan, merged: Tensor, base: Tensor | None, start: int, *, allow_overflow: bool) -> Encoded:
     """Merged values [n] from flat index `start` on, in the tensor's type; the loss is told against `base`."""
     cast = merged.to(torch_dtype(tensor.dtype)).cpu().contiguous()
+    # no other output type has a smaller range than the arithmetic; a float16 tensor that is copied may hold infinities
     narrower = tensor.dtype == "float16" and merged.dtype != torch.float16
     if narrower and not allow_overflow and bool(torch.isinf(cast).any()):
         refuse_overflow(tensor, float(merged.abs().max()))
@@ -58,6 +60,7 @@ def encode(tensor: TensorPlan, merged: Tensor, base: Tensor | None, start: int, 
 
 def _loss(tensor: TensorPlan, merged: Tensor, cast: Tensor, base: Tensor | None, start: int) -> Loss:
     sums = [0.0, 0.0, 0.0]
+    # integers that are copied, and casts to a wider type, lose nothing
     if merged.is_floating_point() and itemsize(tensor.dtype) < merged.element_size():
         for piece in _sampled(start, merged.numel()):
             exact = merged[piece].double()
@@ -70,6 +73,8 @@ def _loss(tensor: TensorPlan, merged: Tensor, cast: Tensor, base: Tensor | None,
 
 def _sampled(start: int, size: int) -> Iterator[slice]:
     """The chunks of a range that are looked at for the cast's loss."""
+    # from the next whole chunk on, since a matrix' ranges are rows and begin anywhere; chunk 0 is always one of those
+    # that are looked at, so that the smallest bias is
     for offset in range(-start % CHUNK, size, CHUNK):
         if (start + offset) // CHUNK % LOSS_SAMPLE == 0:
             yield slice(offset, offset + CHUNK)

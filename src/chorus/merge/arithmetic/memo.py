@@ -31,7 +31,9 @@ class CachedMemo:
             settings=dict(settings),
             shape=self.shape,
             deltas=[self.identity(i) for i in models],
+            # cuda:0 and cuda:1 compute alike, while a GPU's last digits are not the CPU's
             device=self.device.split(":")[0],
+            # another LAPACK rounds otherwise, and a hit must give the bytes that computing would
             versions={k: v for k, v in versions().items() if k in ("torch", "numpy", "scipy")},
         )
         found = self.cache.get(key)

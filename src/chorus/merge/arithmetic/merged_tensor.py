@@ -32,6 +32,7 @@ class MergedTensor:
 
     def _prepared(self) -> Work:
         if self._work is None:
+            # not the thread's reader: a plan is read back and forth between its tensors, a reader works on one
             self._work = self.session.work(self.tensor, self.session.new_reader())
             self._work.prepare()
         return self._work
@@ -40,7 +41,8 @@ class MergedTensor:
         """Values `start` to `stop`, in the output's type."""
         with self.session.computing(decomposes=self.tensor.decomposed):
             size = itemsize(self.dtype)
-            parts = [np.empty(0, np.uint8)]
+            parts = [np.empty(0, np.uint8)]  # a range without values has a type too
+            # the ranges (chunks, rows) are part of the arithmetic: cut out of them, any read gives the merge's bytes
             for first, last in self._prepared().ranges():
                 if first < stop and last > start:
                     data = self._prepared().encoded(first, last).data

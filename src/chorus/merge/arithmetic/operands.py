@@ -62,10 +62,12 @@ class ModelOperands:
         assert self.tensor.base is not None
         stored, origin = self.reader.tensor(which), self.reader.tensor(self.tensor.base)
         if isinstance(stored, ChangedTensor) and same_tensor(stored.base, origin):
+            # (W + s B A) - W would keep of s B A only what W's last place leaves of it
             exact = stored.difference(start, stop)
             if exact is not None:
                 return self.reader.checked(which, exact)
         values = self.reader.values(which, start, stop)
+        # a buffer an index, since all models' deltas of a block are in use at once; float64 on either side is kept
         wider = torch.promote_types(values.dtype, base.dtype)
         return torch.sub(values, base, out=self.reader.buffer(("delta", index), wider, stop - start))
 
@@ -74,6 +76,7 @@ class ModelOperands:
         assert base is not None
         known = low_rank_delta(self.reader.tensor(which), self.reader.tensor(base)) if factors else None
         if known is not None:
+            # in place of the product, which is never formed
             left, right = (self.reader.checked(which, x) for x in (known.left, known.right))
             return LowRank(left, right, known.shape)
         return self.reader.whole_delta(which, base, self.tensor.numel).reshape(matrix_shape(self.tensor.shape))
@@ -81,12 +84,14 @@ class ModelOperands:
     def identity(self, index: int) -> str:
         which, base = self.tensor.inputs[index], self.tensor.base
         assert base is not None
+        # what an adapter adds does not depend on the base, whose bytes are not read (PiSSA's factors contain it)
         factors = low_rank_delta(self.reader.tensor(which), self.reader.tensor(base))
         if factors is not None:
             return " ".join(content(x) for x in (factors.left, factors.right))
         return f"{self._digest(which)} less {self._digest(base)}"
 
     def _digest(self, which: Input) -> str:
+        # else the base would be hashed once a model
         if which not in self._digests:
             self._digests[which] = self.reader.digest(which)
         return self._digests[which]
@@ -97,6 +102,7 @@ class ModelOperands:
 
     def _beside(self, which: Input, start: int, stop: int) -> Tensor:
         shape = self.reader.tensor(which).shape
+        # a Gram matrix beside a weight has a shape of its own, in which the weight's ranges mean nothing
         if shape == self.tensor.shape:
             return self.reader.values(which, start, stop)
         size = torch.Size(shape)

@@ -49,9 +49,9 @@ class Reader:
         self.observe, self.cache = observe, cache
         self.digests: dict[Input, Digest] = {}  # of the bytes that passed, where an observer keeps them
         self.bytes_read = 0
-        self._seen: dict[Input, int] = {}
+        self._seen: dict[Input, int] = {}  # how far the first pass over each has come
         self._last: dict[Input, tuple[int, int]] = {}
-        self._blocks: dict[Input, tuple[int, int, Tensor]] = {}
+        self._blocks: dict[Input, tuple[int, int, Tensor]] = {}  # the last block of each, in its slot's buffer
         self._buffers: dict[tuple[Hashable, object], Tensor] = {}
         self._arrays: dict[Hashable, NDArray[np.float32]] = {}
 
@@ -59,8 +59,10 @@ class Reader:
         """Begin with another output tensor."""
         for which in self._seen:
             tensor = self.tensor(which)
+            # an adapter keeps its factors for the next block: over hundreds of modules they would add up
             if isinstance(tensor, KeepingTensor):
                 tensor.release()
+        # the buffers stay: an allocation a block would be paid in page faults
         self._seen.clear()
         self._last.clear()
         self._blocks.clear()
@@ -89,6 +91,7 @@ class Reader:
         if self._last.get(which) != (start, stop):  # another variant may ask again for the same block
             self.bytes_read += size
             self._last[which] = start, stop
+        # the first pass alone: a method that gathers statistics reads its inputs once more
         if self._seen.get(which, 0) <= start:
             self._seen[which] = stop
             if self.observe is not None and data is not None:
@@ -125,9 +128,12 @@ class Reader:
         known = self._blocks.get(which)
         if known is not None and known[:2] == (start, stop):
             return known[2]
+        # asked before the read, which moves the mark
         unseen = self._seen.get(which, 0) <= start
+        # slots by the order of asking: one buffer for each input of this output, which the next output takes over
         slot = list(self._blocks).index(which) if known is not None else len(self._blocks)
         tensor = self.tensor(which)
+        # one compiled pass widens and looks for NaN; torch takes two
         if self.device == "cpu" and isinstance(tensor, FileTensor) and tensor.dtype in native.DTYPES:
             values = self.buffer(("input", slot), torch.float32, stop - start)
             finite = native.widen(self.numbers(which, start, stop), tensor.dtype, values.numpy())
@@ -136,6 +142,7 @@ class Reader:
             dtype = torch.float64 if raw.dtype == torch.float64 else torch.float32
             values = self.buffer(("input", slot), dtype, stop - start)
             values.copy_(raw)
+            # NaN and infinity survive a sum, so one reduction looks at all values, on the first pass
             finite = not unseen or self.allow_nonfinite or math.isfinite(float(values.sum()))
         self._blocks[which] = (start, stop, values)
         if not finite and not self.allow_nonfinite:
@@ -144,6 +151,7 @@ class Reader:
 
     def whole_delta(self, which: Input, base: Input, numel: int) -> Tensor:
         """All values of a tensor less the base's, flat, in float32 (float64 where so stored)."""
+        # block by block: base and model are never whole in float32, only their difference
         out = None
         for start in range(0, numel, 16 * CHUNK):
             stop = min(start + 16 * CHUNK, numel)
@@ -168,8 +176,10 @@ class Reader:
         for start in range(0, numel, 16 * CHUNK):
             stop = min(start + 16 * CHUNK, numel)
             data = self.bytes(which, start, stop) if stored else None
+            # else the engine's observer has hashed what `self.bytes` just gave it
             if which not in self.digests:
                 found.update(tensor.flat(start, stop).contiguous().view(torch.uint8).numpy() if data is None else data)
+        # the type too: the same bytes are other numbers in float16 than in bfloat16
         return f"{tensor.dtype} {self.digests.get(which, found).hexdigest()}"
 
     def refuse_factors(self, which: Input) -> None:

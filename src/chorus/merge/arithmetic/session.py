@@ -42,10 +42,11 @@ class Session:
     block_values: int = 4 * CHUNK
     threads: int = 1
     cache: TensorCache | None = None
-    _thread: local = field(default_factory=local, repr=False)
+    _thread: local = field(default_factory=local, repr=False)  # the reader, whose buffers are one thread's
 
     @property
     def block(self) -> int:
+        # whole chunks: a block that ended within one would cut a sum in two, and change its last digits
         return max(CHUNK, self.block_values // CHUNK * CHUNK)
 
     def reader(self) -> Reader:
@@ -84,6 +85,7 @@ class Session:
         before = torch.get_num_threads()
         torch.set_num_threads(1)
         try:
+            # the limit imports scipy and looks through the loaded libraries: only where something is decomposed
             with torch.inference_mode(), one_blas_thread() if decomposes else nullcontext():
                 yield
         finally:

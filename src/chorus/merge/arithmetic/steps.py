@@ -78,6 +78,7 @@ class MethodCall:
         """What the engine gives to a function that names it."""
         place = self.context
         shape = matrix_shape(place.shape) if len(place.shape) > 1 else (math.prod(place.shape), 1)
+        # by the model's place, not its path: a directory that was moved or renamed draws the same mask
         keys = tuple(key_of(place.seed, place.method, i, place.name) for i in range(self.count))
         return {
             "role": place.role, "treatment": self.step.treatment, "memo": compute_now, "shape": shape, "keys": keys,
@@ -88,6 +89,7 @@ class MethodCall:
         """The inner method on equally shaped tensors that the method has made."""
         assert self.step.inner is not None
         found = self.step.inner.definition
+        # what the outer method makes is a matrix, whatever the tensor's role, and has no content that a cache knows
         step = replace(self.step.inner, treatment=MATRIX if found.subspace else "")
         place = replace(self.context, shape=tuple(tensors[0].shape), cache=None)
         work = (MatrixWork if found.subspace else StepWork)(step, InMemoryOperands(tensors), place)
@@ -143,6 +145,7 @@ class StepWork:
         """The result of a range from `ranges()`, flat."""
         keywords = self.call.keywords(self)
         if "offset" in self.call.method.uses:
+            # into the map that is kept: all else in it holds for the whole tensor
             keywords["offset"] = start
         for name in self.call.method.auxiliary:
             keywords[name] = self.operands.auxiliary(name, start, stop)
@@ -157,6 +160,7 @@ class StepWork:
         if factors and self.call.method.linear and self.split == "element":
             matrices = [self.operands.matrix(i, factors=True) for i in range(self.count)]
             return weighted_total(matrices, self.call.coefficients(self))
+        # a method may hand back its operand, which is a buffer that the next range overwrites
         parts = [self.values(start, stop).clone() for start, stop in self.ranges()]
         return torch.cat(parts).reshape(matrix_shape(self.shape))
 
@@ -180,6 +184,7 @@ class Matrices(Sequence["Tensor | LowRank"]):
     def __getitem__(self, index: int | slice) -> Tensor | LowRank | list[Tensor | LowRank]:
         if isinstance(index, slice):
             return [self[i] for i in range(len(self))[index]]
+        # not kept: one dense delta at a time is what the plan's footprint counts
         return self.operands.matrix(range(len(self))[index], factors=self.factors)
 
 
@@ -195,6 +200,7 @@ class MatrixWork(StepWork):
         if self._result is None:
             keywords, method = dict(self.call.keywords(self)), self.call.method
             cache = self.context.cache
+            # only models' tensors have an identity by which another run finds what was kept
             if cache is not None and "memo" in keywords and isinstance(self.operands, ModelOperands):
                 keywords["memo"] = CachedMemo(cache, self.shape, self.context.device, self.operands.identity)
             for name in method.auxiliary:
@@ -213,6 +219,7 @@ class MatrixWork(StepWork):
     def values(self, start: int, stop: int) -> Tensor:
         found = self.whole()
         if isinstance(found, LowRank):
+            # a range is whole rows, so that factors are multiplied out a few rows at a time
             columns = math.prod(self.shape[1:])
             return found.rows(start // columns, stop // columns).reshape(-1)
         return found.reshape(-1)[start:stop]
@@ -231,6 +238,7 @@ class StepOperands:
         self._whole: Tensor | None = None
 
     def values(self, start: int, stop: int) -> list[Tensor]:
+        # such a step gives any range; others only their own ranges, which are not those asked for here
         if self.earlier.split == "element":
             return [self.earlier.values(start, stop)]
         if self._whole is None:
@@ -250,6 +258,7 @@ class StepOperands:
 
 def chain(tensor: TensorPlan, reader: Reader, *, seed: int, block: int) -> list[StepWork]:
     """A tensor's steps, each on what the one before it makes."""
+    # what came of NaN must not be found by a run that would have refused it
     cache = None if reader.allow_nonfinite else reader.cache
     context = context_of(tensor, seed=seed, block=block, device=reader.device, cache=cache)
     return chained(tensor.steps, ModelOperands(tensor, reader), context)

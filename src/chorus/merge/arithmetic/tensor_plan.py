@@ -44,6 +44,7 @@ class Step:
         """Into what the method lets a tensor of so many dimensions be cut."""
         if self.treatment:
             return "tensor" if self.treatment == MATRIX else "element"
+        # a bias has no rows: methods that go by rows take it for one vector
         found = self.definition.split(self.parameters)
         return "tensor" if dimensions < 2 and found != "element" else found
 

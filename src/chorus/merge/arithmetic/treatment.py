@@ -17,11 +17,13 @@ def treatment_of(role: Role, shape: Sequence[int], parameters: Mapping[str, obje
     auto takes embeddings, output heads, positions and convolutions for vectors, as the methods' authors do
     (arXiv 2412.00081: everything that is not two-dimensional). As a matrix a convolution is [out, in * kernel].
     """
+    # a single row or column is a vector, even where `treat` says matrix
     if len(shape) < 2 or min(matrix_shape(shape)) < 2:
         return VECTOR
     treat = str(parameters.get("treat", "auto"))
     if treat != "auto":
         return treat
+    # Whisper's 51,866 x 1,280 embedding would also be the dearest of its matrices
     return VECTOR if role.kind in AS_VECTORS or role.component in ("embeddings", "lm_head") else MATRIX
 
 

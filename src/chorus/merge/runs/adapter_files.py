@@ -23,6 +23,7 @@ def write_adapter_files(
     config = writer.finish(
         base=base_name(plan), task_type=task_type(plan, base), every_module=matrix_modules(base.checkpoint)
     )
+    # factors are made without reading a base of gigabytes, so it is not read for a hash either
     document = provenance_of(plan, variant, input_identities(plan, {}, read_files=False), {})
     document["adapter"] = {
         "modules": [vars(m) for m in result.modules],
@@ -60,6 +61,7 @@ def base_name(plan: Plan) -> str:
 
 def task_type(plan: Plan, base: Model) -> str | None:
     """PEFT's task type, as the merged adapters state it, else by the architecture; None for speech models."""
+    # None is PEFT's plain wrapper; mergekit's extraction says CAUSAL_LM of every model, of a Whisper too
     named = {m.adapter_config.get("task_type") for m in plan.models if m.adapter_config}
     if len(named) == 1:
         found = named.pop()

@@ -15,6 +15,7 @@ from chorus.merge.arithmetic.treatment import MATRIX
 from chorus.merge.plan import Plan, Variant
 
 Way = Literal["none", "linear", "factors", "dense", "whole"]
+# Of full fine-tunes. Where an adapter has tuned one of these, as PEFT can an embedding, it has factors already.
 NOT_DECOMPOSED = ("norm", "bias", "position", "embedding")
 
 
@@ -36,6 +37,7 @@ def check_adapter_plan(plan: Plan, rule: RankRule) -> None:
         for tensor in variant.tensors.values():
             if tensor.name not in stands:
                 problems.append(f"{tensor.name}: the base has no such tensor; layers cannot be stacked in an adapter")
+            # factors of full rank weigh more than the matrix
             elif not rule.given and len(tensor.shape) > 1 and way_of(plan, tensor, stands) == "dense":
                 problems.append(
                     f"{variant.method} on {plan.models[tensor.inputs[0].model].label} makes matrices of full rank: "
@@ -49,6 +51,7 @@ def base_of(plan: Plan) -> Model:
     """The model that the result stands on: the recipe's base, or the one base of all its adapters."""
     if plan.base is not None:
         return plan.models[plan.base]
+    # the recipe names base+adapter each time, so the base by itself is none of the plan's models
     bases = {r.without_adapter for r in plan.references}
     if len(bases) != 1 or any(r.adapter is None for r in plan.references):
         raise PlanError(["an adapter stands on a base: the recipe needs a base_model"], source=plan.recipe.source)
@@ -68,6 +71,7 @@ def way_of(plan: Plan, tensor: TensorPlan, stands: Checkpoint) -> Way:
         return "whole"
     if not all(a or same_tensor(t, base) for a, t in zip(adapted, stored, strict=True)):
         return "dense"
+    # DoRA's difference has full rank; in its form diag(t) W + L R only linear methods are exact
     scaled = any(isinstance(t, AdaptedTensor) and t.factors.magnitude is not None for t in stored)
     exact = all(same_tensor(t, base) or row_form(t, base) for t in stored)
     if all(s.definition.linear and s.split(len(tensor.shape)) == "element" for s in tensor.steps):

@@ -85,6 +85,7 @@ class _Run:
         self.model = base_of(plan)
         self.base = self.model.checkpoint
         written = plan.recipe.recipe.out_dtype or plan.recipe.recipe.dtype
+        # not the inputs' type, as in a model: factors are small, and a delta suffers most from a cast
         dtype = next(iter(variant.tensors.values())).dtype if written else "float32"
         self.writer = AdapterWriter(directory, dtype)
         self.lock, self.session = Lock(), plan.session
@@ -94,6 +95,7 @@ class _Run:
 
     def run(self, progress: Progress) -> AdapterResult:
         work = [(t, way) for t, way in self.tensors if way != "none"]
+        # largest first, so that the threads end together
         work.sort(key=lambda pair: (-pair[0].numel, pair[0].name))
         total = sum(t.nbytes for t, _ in work)
         with self.session.computing():
@@ -103,9 +105,10 @@ class _Run:
                 work, self._in_thread, threads=self.session.threads, poll=lambda: progress(self.done, total)
             )
             self.result.modules += [report for report in reports if report is not None]
+            # only after the last module is it known whether any has a magnitude
             self._complete_dora()
         self.result.modules.sort(key=lambda r: r.tensor)
-        self.result.dropped.sort()
+        self.result.dropped.sort()  # appended by the threads as they came
         self.result.saved = sorted(self.writer.saved)
         self.result.parameters = self.writer.parameters
         self.result.warnings = write_adapter_files(self.plan, self.variant, self.model, self.writer, self.result)
@@ -125,6 +128,7 @@ class _Run:
         values, shapes = {}, {}
         for tensor, way in work:
             if way != "whole":
+                # formed here and once more in the second round: kept, all deltas together are as large as the model
                 delta = self._delta(tensor, way)
                 values[tensor.name] = self._spectrum(delta, tensor)
                 shapes[tensor.name] = matrix_shape(tensor.shape)
@@ -134,6 +138,7 @@ class _Run:
         if delta.factors is not None:
             return [float(v) for v in svd(delta.factors)[1]]
         assert delta.values is not None
+        # no vectors: the budget is shared out by values
         found = singular_triplets(delta.values.reshape(matrix_shape(tensor.shape)), lambda values: 0)
         assert found.spectrum is not None
         return [float(v) for v in found.spectrum]
@@ -181,6 +186,7 @@ class _Run:
             factors.append(delta.matrix().scaled(c))
         if not work.deltas and rows is not None:
             rows = rows + (sum(coefficients) - 1)
+        # rounding (three thirds, norms of a DoRA that was not trained) must not make a DoRA of a LoRA
         still = rows is None or float(rows.abs().max()) < 1e-6
         return _Delta(None if still else rows, low_rank_sum(factors, [1.0] * len(factors)), None, "linear")
 
@@ -209,8 +215,10 @@ class _Run:
         else:
             assert delta.values is not None
             matrix = delta.values.reshape(shape)
+            # of the delta itself, as not every route sees the whole spectrum
             squares = float(matrix.double().square().sum())
             found = singular_triplets(matrix, self._limit(tensor), projection=True)
+            # half of each value to either factor (mergekit's distribute_scale): a cast to float16 spoils neither
             root = found.values.sqrt()
             left, right = found.left * root, (found.right * root).T
             energy = float(found.values.double().square().sum()) / squares if squares else 1.0
@@ -218,9 +226,12 @@ class _Run:
         if delta.rows is not None:
             _must_be_linear(tensor.name.removesuffix(".weight"), self._layout(tensor))
             factors = LowRank(left, right, tensor.shape)
+            # (1 + t) W + L R = (1 + t) (W + L R / (1 + t)): the factor is divided, and m = |W'| with the sign of 1 + t,
+            # since DoRA divides by a norm
             scale = 1 + delta.rows
             magnitude = row_norms(self.base[tensor.name], factors, delta.rows) * scale.sign()
             left = left / scale[:, None]
+        # PEFT leaves a module as it is that the adapter does not name
         elif not left.shape[1] or not float(left.abs().max()) > 0:
             return ModuleReport(tensor.name, 0, 1.0, delta.way)
         self.writer.add(
@@ -241,6 +252,7 @@ class _Run:
 
     def _cut_factors(self, tensor: TensorPlan, factors: LowRank) -> tuple[torch.Tensor, torch.Tensor, float]:
         limit = self._limit(tensor)
+        # as they are: a decomposition could only round them
         if limit is None or (isinstance(limit, int) and limit >= factors.rank):
             return factors.left, factors.right, 1.0
         if isinstance(limit, int):
@@ -283,6 +295,7 @@ class _Run:
         if not size:
             return
         if len(tensor.shape) < 2 or self._saved_by_adapter(tensor):
+            # a second time, and whole: most tensors that come here have no change or no place
             merged = self.base[tensor.name].read().float() + self._dense(tensor, work).reshape(tensor.shape)
             if self.writer.add_whole(tensor.name, merged, matrix=self._in_matrix_module(tensor.name)):
                 return

@@ -65,12 +65,14 @@ def run(plan: Plan, output: Path, progress: Progress = lambda done, total: None)
             resumed = len(journal.done)
             work.run(progress)
             work.close()
+            # after the weights are synced: nothing says that here is a model before there is one
             warnings = write_side_files(plan, partial.path, journal.done)
         finally:
             journal.close()
         partial.finish((JOURNAL,))
         finished = True
     finally:
+        # the directory stays, for --resume goes on from it; only the lock is given back
         if not finished:
             partial.release()
     names = [v.name for v in plan.variants if v.name]
@@ -81,6 +83,7 @@ def check_duplicates(plan: Plan) -> None:
     """A copy of a tied tensor is left out of the result, so it must hold the same values as what it is tied to."""
     for model, copy, source in plan.duplicates:
         first, second = (plan.models[model].checkpoint[name] for name in (copy, source))
+        # in pieces, as the embedding under both its names need not be in memory twice
         step = 1 << 22
         numel = math.prod(first.shape)
         ranges = [(start, min(start + step, numel)) for start in range(0, numel, step)]
@@ -109,6 +112,7 @@ class _Writing:
         self._open: list[OutputFile] = []
         for variant in plan.variants:
             for shard in variant.shards:
+                # every file at its full size first: a tensor goes where the header says, whichever is finished when
                 file = OutputFile(directory / variant.name / shard.file, shard.header, shard.size)
                 self._open.append(file)
                 for name, start in shard.starts.items():
@@ -143,6 +147,7 @@ class _Writing:
         total = sum(t.nbytes for group in jobs for _, t in group)
         progress(0, total)
         decomposes = any(t.decomposed for t in self.plan.tensors())
+        # without torch's settings it is never imported, which takes longer than reading a gigabyte
         with self.session.computing(decomposes=decomposes) if self.uses_torch else nullcontext():
             spread(
                 jobs, self._in_thread, threads=self.session.threads, poll=lambda: progress(self.done, total),
@@ -160,7 +165,9 @@ class _Writing:
         digests.clear()
         writers = [_TensorWriter(self, variant, t, self.session.work(t, reader)) for variant, t in group]
         for writer in writers:
+            # all variants' statistics first: their passes would come between the blocks that the variants share
             writer.work.prepare()
+        # side by side, so that a block which several variants ask for is read once; as far as the coarsest cut goes
         for ranges in zip(*(w.work.ranges() for w in writers), strict=False):
             for writer, (start, stop) in zip(writers, ranges, strict=True):
                 if self.stop.is_set():
@@ -168,6 +175,7 @@ class _Writing:
                 writer.write(start, stop)
         for writer in writers:  # those that cut the tensor more finely than the coarsest
             writer.write_rest()
+        # only now: the digests are of whole tensors, and the journal says of each variant what was read for all
         inputs = {f"{i.model}:{i.tensor}": d.hexdigest() for i, d in digests.items()}
         for writer in writers:
             with self.lock:
@@ -180,6 +188,7 @@ class _Writing:
             positions: dict[Input, int] = {}
 
             def observe(which: Input, start: int, count: int, data: Bytes) -> None:
+                # an input of several outputs (layers stacked twice) is hashed anew for each
                 if start == 0:
                     digests[which], positions[which] = digest(), 0
                 if positions.get(which) == start:  # each byte once
@@ -220,6 +229,7 @@ class _TensorWriter:
 
     def write(self, start: int, stop: int) -> None:
         encoded = self.work.encoded(start, stop)
+        # of what was to be written: a resume holds the disk against it
         self.digest.update(encoded.data)
         self.file.write(encoded.data, self.start + start * self.size)
         self.loss = [a + b for a, b in zip(self.loss, encoded.loss, strict=True)]

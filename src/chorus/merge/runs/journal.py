@@ -22,13 +22,16 @@ def plan_fingerprint(plan: Plan) -> str:
     """Changes with anything that the bytes of the result depend on, the state of the input files included."""
     outputs = []
     for v in plan.variants:
+        # one character a byte, since a fingerprint is taken of JSON
         headers = [shard.header.decode("latin1") for shard in v.shards]
         outputs.append([v.name, [repr(t) for t in v.tensors.values()], v.config, v.generation, headers])
     states = []
     for model in plan.sources:
         files = sorted([*model.paths.items(), *model.adapter_paths.items()])
+        # size and time, not content: hashing would read every input once more before a resume
         found = [(name, path.stat()) for name, path in files]
         states.append([model.identify() if model.identify else "", *((n, s.st_size, s.st_mtime_ns) for n, s in found)])
+    # threads, blocks and the memory budget change no byte, so a resume may have others; a device's sums differ
     chosen = [plan.seed, plan.options.allow_nonfinite, plan.options.device]
     return fingerprint(outputs=outputs, models=states, chosen=chosen)
 
@@ -57,6 +60,7 @@ class Journal:
             )
         for entry in entries:
             self.done[entry["variant"], entry["tensor"]] = entry
+        # appended to, so that what an earlier run noted stays; begun anew where no whole line is there
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | (os.O_TRUNC if known is None else 0)
         self._file = os.open(self.path, flags, 0o644)
         if known is None:
@@ -72,12 +76,14 @@ class Journal:
                 break
             try:
                 lines.append(json.loads(raw))
-            except ValueError:
+            except ValueError:  # only the last line can be cut off: after a broken one nothing is trusted
                 break
             whole_bytes += len(raw)
         return (str(lines[0].get("plan")), lines[1:], whole_bytes) if lines else (None, [], 0)
 
     def _append(self, entry: Mapping[str, object]) -> None:
+        # one call: after a kill a line is whole, or is the last and has no line break. Not synced: a resume holds every
+        # entry against the disk
         os.write(self._file, json.dumps(entry, separators=(",", ":")).encode() + b"\n")
 
     def record(self, entry: FinishedTensor) -> None:

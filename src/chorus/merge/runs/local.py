@@ -29,6 +29,7 @@ def spread(
     `poll` is called from the calling thread, a few times a second and at the end. After a failure `stop` is set, so
     that work under way may raise `Cancelled`; the failure is raised once all threads have ended.
     """
+    # without a pool Ctrl-C reaches the job itself, and its traceback is the job's
     if threads == 1:
         results = []
         for job in jobs:
@@ -44,6 +45,7 @@ def spread(
                 for future in ended:
                     _raise(future)
                 poll()
+        # an interrupt too: the pool's end would wait for everything that is queued
         except BaseException:
             if stop is not None:
                 stop.set()
@@ -54,6 +56,7 @@ def spread(
 
 
 def _raise(future: Future[R]) -> None:
+    # who was cancelled only follows the first failure, which is the one to tell
     error = future.exception()
     if error is not None and not isinstance(error, Cancelled):
         raise error

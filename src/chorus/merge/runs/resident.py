@@ -44,6 +44,7 @@ class Store:
         self._lock = Lock()
 
     def get(self, key: str) -> dict[str, Tensor] | None:
+        # without the lock: a map is put there whole, once
         return self._maps.get(key)
 
     def put(self, key: str, tensors: Mapping[str, Tensor]) -> None:
@@ -59,6 +60,7 @@ class Store:
 
     def _fits(self, tensors: list[Tensor]) -> bool:
         size = sum(t.numel() * t.element_size() for t in tensors)
+        # nothing makes room: every setting asks for everything again, so what is thrown out would be missed at once
         if self.used + size > self.budget_bytes:
             return False
         self.used += size
@@ -83,6 +85,7 @@ class ResidentReader(Reader):
         kept = self.store.values.get(key)
         if kept is None:
             numel = math.prod(self.tensor(which).shape)
+            # the reader's own stands in a buffer; its slot is free again
             kept = super().values(which, 0, numel).clone()
             self._blocks.pop(which, None)
             self.store.keep(key, kept)
@@ -100,6 +103,7 @@ class ResidentReader(Reader):
         key = self.key(which)
         if key not in self.store.digests:
             stored = isinstance(self.tensor(which), FileTensor)
+            # what lies in no file goes by its name, which is enough within one search
             self.store.digests[key] = super().digest(which) if stored else repr(key)
         return self.store.digests[key]
 
@@ -121,6 +125,7 @@ class Resident:
         """All tensors of a plan, computed, in the type that the plan writes."""
         chosen = plan.variant(variant)
         names = tuple(str(r) for r in plan.references)
+        # tied copies are read and compared once for all settings
         if names not in self._checked:
             check_duplicates(plan)
             self._checked.add(names)
@@ -150,6 +155,7 @@ class Resident:
             return self._computed(plan, tensor, reader, whole=True)
         unscaled = replace(last, parameters={**last.parameters, FACTOR: 1.0})
         steps = (*tensor.steps[:-1], unscaled)
+        # the store outlives the plan: another's delta must not pass for this one's
         made_of = (repr(steps), reader.key(*tensor.all_inputs), plan.seed)
         kept = self.store.unscaled.get(tensor.name)
         if kept is None or kept[0] != made_of:
