@@ -37,6 +37,7 @@ def merge(
     Result(directory=PosixPath('merged'), ...)
     """
     if isinstance(recipe, Plan):
+        # another plan, not other options in this one, whose session may have been made from the old
         planned = recipe if options is None else replace(recipe, options=options)
     else:
         planned = make_plan(recipe, options)
@@ -100,6 +101,7 @@ def apply_recipe(
         raise UsageError(
             f"{len(each)} weights for {len(deltas)} deltas", "give one --weight for all, or one for each"
         )  # fmt: skip
+    # recipes know texts, maps, models and plans
     named = str(model) if isinstance(model, Path) else model
     models = [
         {"model": named, "lora": str(delta), "parameters": {"weight": weight}}

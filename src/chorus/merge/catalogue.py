@@ -96,6 +96,7 @@ def page(method: Method) -> str:
     if method.parameters:
         lines += ["| parameter | type | scope | default | meaning |", "|---|---|---|---|---|"]
         for p in method.parameters.values():
+            # a bar would end the table's cell
             kind = _range_phrase(p).replace("|", "\\|")
             lines.append(
                 f"| `{p.name}` | {kind} | {'per model' if p.per_model else 'global'} | {default_phrase(p)} | {p.doc} |"

@@ -97,6 +97,7 @@ class Between:
         return self.low <= value <= self.high and not (self.above and value == self.low)
 
     def __str__(self) -> str:
+        # as good as no upper end, which an interval must have
         if self.high >= 1e9:
             return f"{self.low:g} or more"
         return f"{'above ' * self.above}{self.low:g} to {self.high:g}"
@@ -255,13 +256,13 @@ def _parameter(keyword: str, entry: inspect.Parameter, function: Callable[..., A
     annotation = _without_none(annotation)
     per_model = get_origin(annotation) is PerModel
     if per_model:
-        annotation = _without_none(*get_args(annotation))
+        annotation = _without_none(*get_args(annotation))  # of PerModel[float | None] too
     choices: tuple[str, ...] = ()
     if get_origin(annotation) is Literal:
         choices, annotation = get_args(annotation), str
     required = entry.default is inspect.Parameter.empty
     return Parameter(
-        name=keyword.rstrip("_"),
+        name=keyword.rstrip("_"),  # lambda is one of Python's own words
         keyword=keyword,
         type=typing.cast(type, annotation),
         per_model=per_model,

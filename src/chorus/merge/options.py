@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from chorus.linalg.blocks import CHUNK
 
-DEFAULT_SHARD_BYTES = 5_000_000_000
+DEFAULT_SHARD_BYTES = 5_000_000_000  # mergekit's --out-shard-size, which counts bytes whatever its help says
 DEFAULT_BUDGET_BYTES = 512 * 2**20
 
 
@@ -14,7 +14,7 @@ DEFAULT_BUDGET_BYTES = 512 * 2**20
 class Options:
     """Settings of one run. `block_values` is rounded to a multiple of the reductions' chunk."""
 
-    device: str = "cpu"
+    device: str = "cpu"  # not auto: another device's sums have other last digits
     jobs: int | None = None
     memory_budget_bytes: int = DEFAULT_BUDGET_BYTES
     max_shard_bytes: int = DEFAULT_SHARD_BYTES

@@ -59,6 +59,7 @@ class Variant:
         groups: list[list[TensorPlan]] = [[]]
         size = 0
         for tensor in self.tensors.values():
+            # files are cut between tensors only: one above the limit has a file to itself
             if groups[-1] and size + tensor.nbytes > max_shard_bytes:
                 groups.append([])
                 size = 0
@@ -67,6 +68,7 @@ class Variant:
         self.shards = []
         for i, group in enumerate(groups, 1):
             file = "model.safetensors" if len(groups) == 1 else f"model-{i:05d}-of-{len(groups):05d}.safetensors"
+            # now, before any value is known: with every place fixed, threads and resumes may write in any order
             header, starts = build_header([(t.name, t.dtype, t.shape) for t in group])
             self.shards.append(Shard(file, header, len(header) + sum(t.nbytes for t in group), starts))
 
@@ -137,6 +139,7 @@ class Plan(Mapping[str, LazyTensor]):
             tokenizer_directory=tokenizer.directory,
             generation=chosen.generation,
             method=chosen.method,
+            # asked for late, as it needs the fingerprints of all inputs
             identify=lambda: self.fingerprint(variant),
         )
 
@@ -144,6 +147,7 @@ class Plan(Mapping[str, LazyTensor]):
         """What an output's weights depend on, by content: its tensors' plans and the models that they read."""
         chosen = self.variant(variant)
         return fingerprint(
+            # frozen and made of plain values: a plan's repr is all of it
             tensors=[repr(t) for t in chosen.tensors.values()], config=chosen.config, generation=chosen.generation,
             seed=self.seed, models=[m.fingerprint() for m in self.sources],
         )  # fmt: skip
@@ -209,7 +213,7 @@ class Plan(Mapping[str, LazyTensor]):
     def __bool__(self) -> bool:
         return True  # also where it has several outputs, and so is no mapping
 
-    __hash__ = object.__hash__
+    __hash__ = object.__hash__  # which a class that says what is equal would lose
 
     def __eq__(self, other: object) -> bool:
         return self is other  # a mapping's own comparison would compute every tensor

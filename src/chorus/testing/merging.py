@@ -103,6 +103,7 @@ def _planned(
         key: tuple(Input(first + i * count + j, name) for j in range(count)) for i, key in enumerate(auxiliary)
     }
     inputs = tuple(Input(i, name) for i in range(count))
+    # in the arithmetic's type, so that no cast hides a difference
     return TensorPlan(
         name, shape, "float32", role, steps, inputs, Input(count, name) if with_base else None, auxiliary=beside
     )  # fmt: skip
@@ -112,6 +113,7 @@ def _steps(
     method: Method, given: Mapping[str, object], count: int, role: Role, shape: Sequence[int]
 ) -> tuple[Step, ...]:
     """The steps for these parameters; `RecipeError` for those that there are not, or that are missing."""
+    # a list is one value a model here, in a recipe a gradient: names are checked now, values when they are converted
     flat = {k: 1 if isinstance(v, list) else v for k, v in given.items()}
     problems = check_parameters(method, flat, method.name)
     if problems:
@@ -135,4 +137,5 @@ def _stored(name: str, tensor: torch.Tensor, as_file: bool) -> LazyTensor:
         return MemoryTensor(name, tensor)
     data = tensor.contiguous().view(-1).view(torch.uint8).numpy()
     entry = Entry(name, str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape), 0, data.nbytes)
+    # a path of its own, since tensors of the same entry and path pass for the same bytes
     return FileTensor(entry, cast(MappedFile, SimpleNamespace(bytes=lambda: data, path=Path(str(id(data))))))

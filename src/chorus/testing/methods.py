@@ -30,14 +30,17 @@ from chorus.merge.recipes.parameters import check_parameters
 from chorus.testing.merging import ENCODER, merge_deltas, merge_tensors
 
 Check = Callable[[str], None]
+# One value, a few, a matrix, one row, one column, a convolution, and a last chunk that is not whole.
 SHAPES: list[tuple[int, ...]] = [(1,), (7,), (3, 5), (1, 9), (4, 1), (4, 3, 2), (CHUNK + 3,)]
 
 
 def example_parameters(method: Method, count: int) -> dict[str, Any]:
     """Values for a method's parameters where it has no defaults, and for the usual ones a telling value."""
+    # at their defaults these change nothing
     telling = {"density": 0.6, "gamma": 0.05, "t": 0.3}
     chosen: dict[str, Any] = {}
     for p in method.parameters.values():
+        # unequal, with a sum that is not one: whoever forgets them, or divides unasked, is found out
         if p.name == "weight" and p.per_model and p.default in (None, 1.0):
             chosen[p.name] = [0.2 + 0.1 * i for i in range(count)]
         elif p.name in telling:
@@ -45,6 +48,7 @@ def example_parameters(method: Method, count: int) -> dict[str, Any]:
         elif p.required:
             value = _any_value(p)
             chosen[p.name] = [value] * count if p.per_model else value
+    # slerp takes t between two models, a weight each among more
     if method.models == (2, None) and "t" in chosen and count > 2:
         del chosen["t"]
         chosen["weight"] = [0.2 + 0.1 * i for i in range(count)]
@@ -68,6 +72,7 @@ class Case:
         self.count = max(low, 3) if high is None else high
         numbers = torch.Generator().manual_seed(seed)
         base = torch.randn(shape, generator=numbers) * 0.02
+        # absolute thresholds (1e-6, 1e-8) of other implementations fail at this size of deltas
         self.tensors = [base + torch.randn(shape, generator=numbers) * scale for _ in range(self.count)]
         self.base = None if self.method.base in ("input", "first") else base
         self.parameters = example_parameters(self.method, self.count)
@@ -112,6 +117,7 @@ def keeps_shapes(name: str) -> None:
 
 def streams_as_in_memory(name: str) -> None:
     """The same bytes whatever the block size, for tensors of several chunks."""
+    # the second's rows end within chunks
     for shape in ((3 * CHUNK + 11,), (301, 700)):
         case = Case(name, shape)
         small, large = (case.merge(block_values=n * CHUNK) for n in (1, 16))
@@ -122,6 +128,7 @@ def reads_bytes_as_tensors(name: str) -> None:
     """From the bytes of float32, bfloat16 and float16 files it makes what it makes of tensors."""
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
         for shape in ((3 * CHUNK + 11,), (40, 30)):
+            # deltas of 3e-4 would often be less than half of bfloat16's last place at 0.02
             case = Case(name, shape, scale=3e-3)
             tensors = [t.to(dtype) for t in case.tensors]
             base = None if case.base is None else case.base.to(dtype)
@@ -150,8 +157,10 @@ def agrees_with_itself(name: str) -> None:
 def ignores_order(name: str) -> None:
     """A symmetric method does not care for the order of the models."""
     case = Case(name)
+    # a random mask belongs to a model's place
     if not case.method.symmetric or case.method.random or case.count == 1:
         return
+    # what stands under a model goes with it
     turned = {
         k: list(reversed(v)) if isinstance(v, list) and case.method.parameters[k].per_model else v
         for k, v in case.parameters.items()
@@ -164,6 +173,7 @@ def scales(name: str) -> None:
     case = Case(name)
     if not case.method.homogeneous:
         return
+    # doubling is exact in every float type: what differs is a threshold's doing
     doubled = case.merge(tensors=[2 * t for t in case.tensors], base=None if case.base is None else 2 * case.base)
     close(doubled, 2 * case.merge())
 
@@ -174,6 +184,7 @@ def is_precise(name: str) -> None:
     exact = case.merge(
         tensors=[t.double() for t in case.tensors], base=None if case.base is None else case.base.double()
     )
+    # else it would be held against itself
     assert exact.dtype == torch.float64
     close(case.merge(), exact, 1e-6)
 
@@ -191,6 +202,7 @@ def takes_factors(name: str) -> None:
     ]
     thin, dense = (merge_deltas(name, each, case.parameters) for each in (deltas, [d.dense() for d in deltas]))
     first, second = (d.dense() if isinstance(d, LowRank) else d for d in (thin, dense))
+    # wider than elsewhere, since factors and their product are decomposed in different ways
     close(first, second, 1e-5)
 
 
@@ -198,6 +210,7 @@ def refuses_nonfinite(name: str) -> None:
     """NaN and infinity are refused, with the model and the tensor named."""
     for value in (float("nan"), float("inf"), float("-inf")):
         case = Case(name)
+        # in the last model, which a look at the first alone would miss
         case.tensors[-1].view(-1)[5] = value
         _must_fail(case.merge, ("weight", f"model {case.count - 1}"))
 
@@ -212,6 +225,7 @@ def refuses_nonsense(name: str) -> None:
                 problems = check_parameters(case.method, {parameter.name: wrong}, "parameters")
                 assert len(problems) == 1, f"{parameter.name}: {wrong!r} is accepted"
         if parameter.between:
+            # an end that is left out is outside itself
             for outside in (parameter.between.low - (not parameter.between.above), parameter.between.high * 2):
                 assert check_parameters(case.method, {parameter.name: outside}, "parameters")
 
@@ -252,6 +266,7 @@ def check_golden(fixture: str | Path | Mapping[str, Any], *, tolerance: float | 
     lists. `sensitive` names parameters of which one percent must show. `tolerance`, of the largest value: 1e-6.
     """
     case = json.loads(Path(fixture).read_text()) if isinstance(fixture, str | Path) else fixture
+    # numbers that this package made itself would only say that it has not changed
     assert case["source"], "a golden fixture names the package and version that its numbers come from"
     tensors = [golden_tensor(t) for t in case["tensors"]]
     base = golden_tensor(case["base"]) if case.get("base") is not None else None
@@ -265,6 +280,7 @@ def check_golden(fixture: str | Path | Mapping[str, Any], *, tolerance: float | 
         )
 
     close(merged(case["parameters"]), expected, limit)
+    # numbers that a wrong parameter gives too prove nothing
     for name in case["sensitive"]:
         given = case["parameters"][name]
         changed = [v * 1.01 for v in given[:1]] + given[1:] if isinstance(given, list) else given * 1.01

@@ -21,6 +21,7 @@ def check_backend(backend: Backend, sounds: Sequence[Sound]) -> int:
     backend.check([sound.row for sound in sounds])
     keys = [backend.sort_key(sound.seconds) for sound in sounds]
     assert all(len(key) == 2 for key in keys), keys
+    # of unequal lengths: padding and masks are what makes a batch differ from its sounds alone
     together = list(backend.transcribe(sounds))
     assert len(together) == len(sounds), f"{len(together)} hypotheses for {len(sounds)} sounds"
     assert all(isinstance(one, Hypothesis) for one in together)

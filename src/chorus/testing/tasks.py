@@ -14,6 +14,7 @@ from chorus.tasks.registry import TASKS, parse_task
 from chorus.tasks.scored import Answer, Scored
 
 TaskCheck = Callable[[Task, Sequence[Row]], None]
+# A dialect beside its language, a language without spaces, speakers and domains that cross.
 ROWS = [
     Row(f"{i}.flac", text, language, speaker=f"speaker {i % 3}", domain=f"domain {i % 2}")
     for i, (text, language) in enumerate([
@@ -75,6 +76,7 @@ def faultless_answers_are_the_best(task: Task, rows: Sequence[Row]) -> None:
     """The references themselves have each metric's best value; wrong answers have not, on the worse side."""
     for metric in task.metrics:
         best = value_of(task.score(answers(task, rows), "raw"), metric)
+        # a BLEU of 100 comes through logarithms, and misses it in the last digits
         assert abs(best - metric.best) < 1e-9, f"{metric.name} of the references is {best}, not {metric.best}"
         worse = value_of(half_wrong(task, rows), metric)
         assert worse > metric.best if metric.best == 0 else worse < metric.best, f"{metric.name} of wrong ones: {worse}"
@@ -83,6 +85,7 @@ def faultless_answers_are_the_best(task: Task, rows: Sequence[Row]) -> None:
 def metrics_are_sums(task: Task, rows: Sequence[Row]) -> None:
     """Statistics of some answers are rows of those of all: in any order, in any part, and drawn several times."""
     scored = half_wrong(task, rows)
+    # what compares, resamples and pools answers relies on this: it sums rows, and never scores again
     order = list(reversed(range(len(scored))))
     for metric in task.metrics:
         statistics = metric.statistics(scored)
@@ -97,6 +100,7 @@ def metrics_are_sums(task: Task, rows: Sequence[Row]) -> None:
 
 def can_be_resampled(task: Task, rows: Sequence[Row]) -> None:
     """Clusters number the answers, and give an interval that holds the value."""
+    # an interval of a handful of answers says nothing
     scored = half_wrong(task, list(rows) * 4)
     clusters, by = task.clusters(scored)
     assert len(clusters) == len(scored)

@@ -82,6 +82,7 @@ class Session:
 
         `decomposes` keeps BLAS and LAPACK to one thread too. `in_thread` says the same to each further thread.
         """
+        # put back at the end: who merges from Python goes on with the threads of before
         before = torch.get_num_threads()
         torch.set_num_threads(1)
         try:

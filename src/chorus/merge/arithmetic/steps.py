@@ -137,7 +137,7 @@ class StepWork:
             row = math.prod(self.shape[1:])
             step = max(1, CHUNK // row) * row  # part of the arithmetic: the same for any block size
         elif self.split == "tensor":
-            step = max(1, self.numel)
+            step = max(1, self.numel)  # of a tensor without values there are no ranges
         for start in range(0, self.numel, step):
             yield start, min(start + step, self.numel)
 

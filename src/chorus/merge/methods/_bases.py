@@ -46,6 +46,7 @@ def orthogonaliser(
     preset: str, orth: Literal["exact", "ns"], ns_schedule: Schedule, ns_scale: Scale, ns_polish: int
 ) -> Orthogonaliser:
     """The setting that holds: `preset: paper` is five unpolished steps after division by the norm."""
+    # NVIDIA's Emerging-Optimizers as the paper ran it: the norm first, five steps, nothing after them
     if preset == "paper":
         return Orthogonaliser("ns", ns_schedule, "frobenius", 0)
     return Orthogonaliser(orth, ns_schedule, ns_scale, ns_polish)
@@ -75,10 +76,12 @@ def merge_bases(
             low_rank.append(isinstance(delta, LowRank))
             parts.append(_triplets(delta, i, rank, memo, whole=raise_values is not None))
         found = {
+            # as a tensor, since only such are remembered, and a hit reads no delta to look
             "low_rank": torch.tensor(low_rank),
             "left": orthogonalise(torch.cat([p.left for p in parts], dim=1), count),
             "right": orthogonalise(torch.cat([p.right for p in parts], dim=1), count),
         }
+        # each by itself: null values are dropped, so tasks may have kept different numbers
         for i, p in enumerate(parts):
             found[f"values.{i}"] = p.values
             if raise_values is not None:
@@ -87,6 +90,7 @@ def merge_bases(
         return found
 
     found = memo("bases", range(count), wanted, bases)
+    # weights and lambda meet in these few numbers, so that one set of bases serves them all
     values = []
     for i, w in enumerate(weight):
         s = found[f"values.{i}"]

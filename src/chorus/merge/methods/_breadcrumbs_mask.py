@@ -19,6 +19,7 @@ def band(numel: int, density: float, gamma: float) -> tuple[int, int]:
     The upper cut gives way where both do not fit: density + gamma > 1 drops fewer of the largest.
     """
     top, kept = int(gamma * numel), kept_count(numel, density)
+    # top may be 0, as for short biases: there mergekit's main branch sliced [:-0] and lost the whole delta
     return min(top, numel - kept), kept
 
 
@@ -32,6 +33,7 @@ def cutoffs(
 ) -> tuple[list[tuple[Cutoff, Cutoff]], list[float]]:
     """For each model the two ends of its band, and the factor that restores its L1 norm."""
     bands = [band(blocks.numel, d, g) for d, g in zip(density, gamma, strict=True)]
+    # both ends of all bands from the same passes
     found = [(low, high) for low, high in largest(blocks, [[top, top + kept] for top, kept in bands])]
     factors = [1.0] * blocks.count
     if rescale:

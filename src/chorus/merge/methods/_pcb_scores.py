@@ -43,6 +43,7 @@ class Scores:
 
     def __iter__(self) -> Iterator[tuple[int, list[torch.Tensor]]]:
         for offset, block in self.deltas:
+            # `largest` ranks magnitudes, so that scores of either sign are ranked apart
             yield offset, [(self.sign * b).clamp_(min=0) for b in scores(clipped(block, self.clips), self.clips)]
 
 
@@ -58,6 +59,7 @@ def scores(deltas: Sequence[torch.Tensor], clips: Sequence[Clip]) -> list[torch.
         total.add_(d)
     found = []
     for d, clip in zip(deltas, clips, strict=True):
+        # 0 where all magnitudes are equal or there is one value: the authors' code divides by it and gets NaN
         span = clip.high - clip.low
         u = (d.abs() - clip.low) / span if span > 0 else torch.zeros_like(d)
         found.append(u.square_().mul_(len(deltas)).exp_().mul_((d * total).tanh_()))
@@ -74,7 +76,7 @@ def balance(blocks: Blocks, *, ratio: Sequence[float]) -> Balance:
         Clip(smallest[i] if low == 0 else a.threshold, biggest[i] if n - high >= n else b.threshold)
         for i, (a, b) in enumerate(cuts)
     ]
-    kept = [n - min(n - 1, int(n * (1 - r))) for r in ratio]
+    kept = [n - min(n - 1, int(n * (1 - r))) for r in ratio]  # at least one
     positive = Scores(blocks, clips, 1.0)
     tops = [row[0].threshold for row in largest(positive, [[k] for k in kept])]
     if any(t <= 0 for t in tops):  # fewer positive scores than are kept: look among the negative ones

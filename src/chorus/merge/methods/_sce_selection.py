@@ -69,6 +69,7 @@ def selection(blocks: Blocks, *, select_topk: float) -> tuple[Cutoff | None, lis
     """The cutoff of the largest variances (None: all are selected), and each model's mean square there."""
     cut = None
     if select_topk < 1:
+        # a share of the values that vary, as mergekit counts them
         cut = largest(Variance(blocks), lambda nonzero: [[int(nonzero[0] * select_topk)]])[0][0]
     sums = [0.0] * blocks.count
     offset = 0
@@ -76,6 +77,7 @@ def selection(blocks: Blocks, *, select_topk: float) -> tuple[Cutoff | None, lis
         kept = selected(chunk, cut, offset)
         sums = [a + squares(x) for a, x in zip(sums, kept, strict=True)]
         offset += chunk[0].numel()
+    # without a threshold: mergekit's 1e-6 lies above the mean squares of deltas of 6e-4 and makes their weights equal
     total = sum(sums)
     return cut, [s / total for s in sums] if total > 0 else [1 / blocks.count] * blocks.count
 

@@ -30,6 +30,7 @@ def rescale_factors(blocks: Blocks, sparsify: Callable[[int, torch.Tensor, int],
     for offset, block in blocks:
         for i, x in enumerate(block):
             sparse = sparsify(i, x, offset)
+            # by fixed chunks, so that the factor does not depend on the block
             for start in range(0, x.numel(), CHUNK):
                 full[i] += l1(x[start : start + CHUNK])
                 kept[i] += l1(sparse[start : start + CHUNK])

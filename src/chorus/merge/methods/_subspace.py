@@ -31,6 +31,7 @@ Preset = Annotated[Literal["none", "paper"], "paper: ns, frobenius, no polish (a
 
 def vector_merge(deltas: Sequence[Delta], weight: Sequence[float], vectors: str, lambda_: float) -> Tensor:
     """The merge of what is not decomposed: lambda times the mean or the sum of the w_i D_i, or nothing."""
+    # the mean, then the same lambda as matrices have: so does the code of TSV-M and Iso-C with all that is not 2-D
     factor = {"mean": 1 / len(deltas), "sum": 1.0, "base": 0.0}[vectors] * lambda_
     blocks = cast("Sequence[Tensor]", deltas)  # only matrices come in factors
     return linear_combination(blocks, [w * factor for w in weight])
@@ -44,6 +45,7 @@ def check_subspace(parameters: Mapping[str, Resolved], models: int) -> None:
     """Refuse settings that contradict each other."""
     if parameters.get("rank") is not None and parameters.get("rank_fraction") is not None:
         raise ValueError("rank and rank_fraction both say how many directions are kept; give one of them")
+    # set to their defaults they cannot be told from left out
     chosen = {k: parameters[k] for k in ("orth", "ns_scale", "ns_polish") if k in parameters}
     if parameters.get("preset") == "paper" and chosen != {"orth": "exact", "ns_scale": "sqrt_n", "ns_polish": 4}:
         raise ValueError("preset: paper fixes orth, ns_scale and ns_polish; leave them out")
@@ -56,6 +58,7 @@ def kept_rank(shape: Sequence[int], models: int, rank: int | None, rank_fraction
         return min(rank, size)
     if rank_fraction is None:
         return max(1, size // models)
+    # 0.29 of 100 is 28.999999999999996 in float64
     return max(1, int(rank_fraction * size + 1e-9))
 
 
@@ -70,6 +73,7 @@ def boosted(
     if beta == 1 or not values.numel():
         return values
     s = (spectrum if boost_on == "full" else values).double()
+    # raised, null values would give energy to directions that no task has (an adapter's delta has many)
     s = s[s > NULL * s[0]]
     share = (s if energy == "sum" else s.square()).cumsum(0)
     first = int((share < beta * share[-1]).sum())

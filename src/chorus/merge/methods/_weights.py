@@ -14,6 +14,7 @@ def shares(weights: Sequence[float]) -> list[float]:
     [0.75, 0.25]
     """
     total = sum(weights)
+    # mergekit divides all the same, and NaN fills every tensor
     if total == 0:
         raise ValueError(f"the weights {list(weights)} sum to zero, so they cannot be normalised")
     return [w / total for w in weights]

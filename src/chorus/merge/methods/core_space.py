@@ -61,7 +61,9 @@ def core_space(
     cores, low_rank = [], True
     for d in deltas:
         low_rank = low_rank and isinstance(d, LowRank)
+        # in this order nothing of the model's size is formed
         cores.append((u.T @ d.left) @ (d.right @ v) if isinstance(d, LowRank) else u.T @ d @ v)
+    # an inner method need not understand matrices without rows, which no change at all gives
     merged = merge_inner(cores) if u.shape[1] else cores[0]
     factors = LowRank(u @ (merged * lambda_), v.T, (u.shape[0], v.shape[0]))
     return factors if low_rank else factors.dense()

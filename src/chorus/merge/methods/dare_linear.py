@@ -57,6 +57,7 @@ def dare_linear(
     """
     kept = [keep_random(d, p, key, offset) for d, p, key in zip(deltas, density, keys, strict=True)]
     scaled = [w * c for w, c in zip(weight, statistics, strict=True)]
+    # by the weights alone: shares of w_i c_i would take the rescaling out again
     if normalize:
         total = sum(weight)
         if total == 0:

@@ -50,8 +50,10 @@ def encoder_decoder_weighted(
     """
     encoder = [w if e is None else e for w, e in zip(weight, encoder_weight, strict=True)]
     decoder = [w if d is None else d for w, d in zip(weight, decoder_weight, strict=True)]
+    # what is outside both, such as a head of its own, writes: it goes with the decoder
     weights = encoder if role.module == "encoder" else decoder
     if role.component == "cross_attention":
         weights = [(e + d) / 2 if c is None else c for c, e, d in zip(cross_weight, encoder, decoder, strict=True)]
+    # equal at zero, as the pull request has it, and not refused: one side's weights may all be 0
     total = sum(weights)
     return linear_combination(tensors, [w / total if total else 1 / len(weights) for w in weights])

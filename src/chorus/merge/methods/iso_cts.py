@@ -28,7 +28,9 @@ def split_rank(rank: int, models: int, common_fraction: float) -> tuple[int, int
     >>> split_rank(100, 3, 0.8)
     (79, 7)
     """
+    # halves go up; the authors' round() takes them to the even neighbour (2.5 to 2, 3.5 to 4)
     own = int((rank - int(rank * common_fraction)) / models + 0.5)
+    # rounding up may ask for more than there is
     while own * models > rank:
         own -= 1
     return rank - own * models, own
@@ -88,6 +90,7 @@ def iso_cts(
     for d, w in zip(deltas if own else (), weight if own else (), strict=True):
         if w != 0:
             part = singular_triplets(without(scaled(d, w), left[0]), own, whole=False)
+            # of a task that lies in the common space rounding is left: only beside M's values does it show as such
             real = int((part.values > 1e-6 * whole.values[0]).sum()) if part.rank else 0
             left.append(part.left[:, :real])
             values.append(part.values[:real])
@@ -95,6 +98,7 @@ def iso_cts(
     s = torch.cat(values)
     mean = s.mean() if s.numel() else s.sum()
     orthogonalise = orthogonaliser("none", orth, "quintic", "sqrt_n", 4)
+    # the common block counts too: sqrt(blocks) is what bounds the singular values of the bases
     u, v = (orthogonalise(torch.cat(x, dim=1), len(x)) for x in (left, right))
     merged = LowRank(u * (mean * lambda_), v.T, (u.shape[0], v.shape[0]))
     return merged if isinstance(m, LowRank) else merged.dense()

@@ -26,6 +26,7 @@ def coefficients(blocks: Blocks, *, weight: Sequence[float], max_iter: int, tol:
 
 def check(parameters: Mapping[str, Resolved], models: int) -> None:
     weight = numbers(parameters, "weight")
+    # under negative shares the mean is no minimum, and the iteration need not come to rest
     if sum(weight) <= 0 or min(weight) < 0:
         raise ValueError(f"the weights {list(weight)} must not be negative, nor all zero")
 

@@ -60,7 +60,9 @@ def knots(
     coordinates, low_rank = [], True
     for d in deltas:
         low_rank = low_rank and isinstance(d, LowRank)
+        # in this order no matrix of the model's size is formed
         coordinates.append((basis.T @ d.left) @ d.right if isinstance(d, LowRank) else basis.T @ d)
+    # an inner method need not understand matrices without rows, which no change at all gives
     merged = merge_inner(coordinates) if basis.shape[1] else coordinates[0]
     factors = LowRank(basis * lambda_, merged, (basis.shape[0], merged.shape[1]))
     return factors if low_rank else factors.dense()

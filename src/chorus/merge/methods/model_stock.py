@@ -35,6 +35,7 @@ def interpolation(gram: NDArray[np.float64]) -> NDArray[np.float64]:
     n = gram.shape[-1]
     norms = np.sqrt(np.maximum(np.diagonal(gram, axis1=1, axis2=2), 0))
     lengths = norms[:, :, None] * norms[:, None, :]
+    # any but zero: mergekit's floor of 1e-6 took t from 0.995 to 0.15 for a bias of 8 values with deltas of 1e-4
     pairs = np.tril(lengths > 0, -1)
     cosines = np.divide(gram, lengths, out=np.zeros_like(gram), where=pairs).sum(axis=(1, 2))
     c = np.clip(cosines / np.maximum(pairs.sum(axis=(1, 2)), 1), 0, 1)

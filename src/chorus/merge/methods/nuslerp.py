@@ -21,6 +21,7 @@ else:
 def position(weight: Sequence[float]) -> float:
     """t = w_2 / (w_1 + w_2); one half where the weights cancel."""
     total = weight[0] + weight[1]
+    # mergekit's threshold, which may be absolute since weights do not scale with the model
     return 0.5 if abs(total) < 1e-6 else weight[1] / total
 
 
@@ -29,6 +30,7 @@ def coefficients(
 ) -> tuple[float, float] | None:
     if not nuslerp_flatten and len(blocks.shape) > 1:
         return None
+    # mergekit's 1e-8 on the sine lies below the noise of arccos in float32 (3e-4 rad), 1e-4 above that in float64
     return slerp_coefficients(gram_matrix(blocks), position(weight), parallel=1 - SMALL_ANGLE**2 / 2)
 
 
@@ -86,6 +88,7 @@ def nuslerp(
     angle = torch.arccos(cosine)
     sine = torch.sin(angle)
     curved = (sine > SMALL_ANGLE) & (lengths > 0)
+    # both sides of torch.where are computed
     safe = torch.where(curved, sine, torch.ones_like(sine))
     left = torch.where(curved, torch.sin((1 - t) * angle) / safe, torch.full_like(sine, 1 - t))
     right = torch.where(curved, torch.sin(t * angle) / safe, torch.full_like(sine, t))

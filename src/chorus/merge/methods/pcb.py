@@ -56,4 +56,4 @@ def pcb(
         s = (b - low).div_(high - low).clamp_(min=0) if high > low else torch.ones_like(b)
         divisor.add_(s)
         total.addcmul_(s, d, value=w)
-    return total.div_(divisor.clamp_(min=1e-12)).mul_(lambda_)
+    return total.div_(divisor.clamp_(min=1e-12)).mul_(lambda_)  # the authors' floor

@@ -26,6 +26,7 @@ def coefficients(blocks: Blocks, *, t: float | None, weight: Sequence[float | No
                 raise ValueError("the models' directions cancel, so that they have no spherical mean")
             return found
         t = share[1]
+    # an end needs no angle, and so no pass over the tensors
     if t in (0.0, 1.0):
         return [1.0 - t, t]
     return list(slerp_coefficients(gram_matrix(blocks), t))

@@ -63,5 +63,6 @@ def subspace_boosting(
     raised = boosted(parts.values, parts.spectrum, beta=beta, energy=energy, boost_on="full")
     if isinstance(delta, LowRank):
         return LowRank(parts.left * raised * lambda_, parts.right.T, delta.shape)
+    # only what is raised is added: all other digits stay the inner method's
     step = (parts.left * (raised - parts.values)) @ parts.right.T
     return (delta + step) * lambda_

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 def cutoffs(blocks: Blocks, *, density: Sequence[float], rescale: bool) -> tuple[list[Cutoff], list[float]]:
     """For each model, the cutoff of its largest values and the factor that restores its L1 norm."""
+    # mergekit 0.1.5: one value stays where int() leaves none, and density 0 is the base
     counts = [max(1, kept_count(blocks.numel, d)) if d > 0 else 0 for d in density]
     found = [row[0] for row in largest(blocks, [[k] for k in counts])]
     factors = [1.0] * blocks.count

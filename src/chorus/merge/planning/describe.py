@@ -172,7 +172,9 @@ def draw_together(tensors: Sequence[TensorFacts]) -> list[tuple[TensorFacts, int
     """Tensors that differ in nothing but their layer's number become one, named `layers.{0-31}.`, with a count."""
     groups: dict[str, list[TensorFacts]] = {}
     for tensor in tensors:
+        # the first number is the layer's; a later one (conv_layers.0, experts.3) keeps its tensors apart
         pattern = re.sub(r"\.\d+\.", ".#.", tensor["name"], count=1)
+        # all but the place: layers whose values a gradient or a condition sets apart stay apart
         facts: dict[str, object] = {k: v for k, v in tensor.items() if k not in ("name", "inputs", "base")}
         facts["role"] = {k: v for k, v in tensor["role"].items() if k != "layer"}
         groups.setdefault(f"{pattern} {facts}", []).append(tensor)

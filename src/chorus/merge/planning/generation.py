@@ -7,6 +7,7 @@ from chorus.checkpoints.reference import parse_reference
 from chorus.errors import nearest
 from chorus.merge.planning.inputs import Inputs
 
+# By these a Whisper writes another language, task or text; beams and lengths are for whoever decodes to set.
 SHOWN = (
     "lang_to_id",
     "task_to_id",
@@ -52,6 +53,7 @@ def settings(request: object, inputs: Inputs) -> tuple[dict[str, object] | None,
             overrides = {}
         if request.get("source") is not None:
             try:
+                # both calls refuse by ValueError: what is no reference, and what is none of the recipe's
                 chosen = inputs.references.index(parse_reference(request["source"]))
             except ValueError:
                 problems.append(f"generation.source: {request['source']} is not one of the models")

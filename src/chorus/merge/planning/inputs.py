@@ -87,6 +87,7 @@ def open_inputs(recipe: Recipe, options: Options, *, weights: bool) -> Inputs:
         if part.base_model is not None:
             _add_base(inputs, part.base_model, "slices.base_model")
     if base is not None:
+        # after the models, where mergekit puts a base that is not listed
         if base not in inputs.references:
             inputs.references.append(base)
         inputs.base = inputs.donor = inputs.references.index(base)
@@ -120,6 +121,7 @@ def _beside(path: Path, label: str) -> Model:
     """A safetensors file of tensors named as a model's own."""
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file", "name a safetensors file")
+    # by the entries' names, which are the model's own: no config tells what these tensors are for
     header, file = read_header(path), MappedFile(path)
     tensors = {entry.name: FileTensor(entry, file) for entry in header.entries.values()}
     return Model(label, Checkpoint(tensors, label), {}, None, files={path.name: header}, paths={path.name: path})
@@ -146,6 +148,7 @@ def _open(inputs: Inputs, reference: Reference, options: OpenOptions) -> None:
     except ChorusError as error:
         inputs.problems.append(str(error))
         return
+    # somebody's config: what is odd in it must not hide the other models' problems
     except (ValueError, KeyError, TypeError) as error:
         inputs.problems.append(f"{reference}: its layout cannot be told: {error}")
         return
@@ -160,7 +163,7 @@ def check_inputs(inputs: Inputs, options: Options, *, stacked: bool = False) -> 
         if model is donor:
             continue
         mine, theirs = architecture(donor.config), architecture(model.config)
-        if mine != theirs:
+        if mine != theirs:  # and no more of it: every name and shape would be a further problem
             inputs.problems.append(
                 f"{model.label} is a {theirs or '?'}, {donor.label} a {mine or '?'}: only like models merge"
             )
@@ -172,6 +175,7 @@ def check_inputs(inputs: Inputs, options: Options, *, stacked: bool = False) -> 
 
 
 def _check_names(inputs: Inputs, donor: Model, layout: Layout, model: Model, other: Layout, stacked: bool) -> None:
+    # some savers write tied copies (proj_out, lm_head), others leave them out
     optional = set(layout.tied) | set(other.tied)
     mine, theirs = set(donor.checkpoint) - optional, set(model.checkpoint) - optional
     if stacked:  # models of other depths may be stacked: their layers are checked where they are used
@@ -196,6 +200,7 @@ def _check_shapes(inputs: Inputs, donor: Model, model: Model, options: Options) 
     ]
     if vocabulary:
         text = f"{model.label} has a vocabulary of {rows[1]}, {donor.label} of {rows[0]}"
+        # 51,866 against 51,865: large-v3's Cantonese moves every token after it
         if is_whisper(donor.config):
             inputs.problems.append(f"{text}: their token ids mean different things, so they cannot be merged")
         elif options.truncate_vocabulary:
@@ -204,6 +209,7 @@ def _check_shapes(inputs: Inputs, donor: Model, model: Model, options: Options) 
             inputs.problems.append(
                 f"{text}: if the first {min(rows)} tokens are the same, pass --truncate-vocabulary to keep those"
             )
+    # five tell what is wrong; another width would list hundreds
     for name in [n for n in different if n not in vocabulary][:5]:
         inputs.problems.append(
             f"{name} has the shape {list(model.checkpoint[name].shape)} in {model.label}, "
@@ -220,7 +226,7 @@ def vocabulary_sizes(model: Model) -> int:
 
 def _check_dtypes(inputs: Inputs, donor: Model, model: Model) -> None:
     mine, theirs = ({t.stored_dtype for t in m.checkpoint.values()} for m in (donor, model))
-    if mine != theirs:
+    if mine != theirs:  # a base that was rounded leaves its rounding in every delta
         inputs.warnings.append(
             f"{model.label} is stored in {', '.join(sorted(theirs))}, {donor.label} in {', '.join(sorted(mine))}"
         )
@@ -236,6 +242,7 @@ def duplicates_of(inputs: Inputs) -> list[tuple[int, str, str]]:
     ]
 
 
+# Another number of mels fails by its shape; another window or scaling would only make the result worse, in silence.
 FRONT_END = ("feature_size", "sampling_rate", "hop_length", "n_fft", "num_mel_bins", "do_normalize")
 
 

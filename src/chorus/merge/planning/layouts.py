@@ -51,11 +51,13 @@ class Slot:
 def output_slices(recipe: Recipe, inputs: Inputs) -> dict[str, list[OutputSlice]]:
     """The slices of every module of the result."""
     layout = inputs.layouts[inputs.donor]
+    # a model without layers has one slice of none, under a prefix that no name has
     stacks = layout.stacks or (Stack("default", "\0", 0, None),)
     if recipe.modules:
         names = set(layout.modules)
         for name in set(recipe.modules) - names:
             inputs.problems.append(f"modules.{name}: the model has the modules {', '.join(sorted(names))}")
+        # mergekit 0.1.5 writes the named modules alone and ends well: a Whisper without its encoder
         for name in sorted(names - set(recipe.modules)):
             inputs.problems.append(f"modules: {name} is missing, so that its tensors would be too")
         return {
@@ -100,6 +102,7 @@ def _models_slice(
     """The `models` form: all layers of each; an unlisted base joins as the last input."""
     sources = [SliceSource(inputs.index(reference_of(e)), 0, e.parameters) for e in entries]
     indices = [s.model for s in sources]
+    # mergekit 0.1.5 refuses it too; its main branch merges such a list without a word
     for index in {i for i in indices if indices.count(i) > 1}:
         inputs.problems.append(f"models: {inputs.references[index]} is listed twice")
     base = None
@@ -114,6 +117,7 @@ def _models_slice(
 def _slice_base(value: object, sources: tuple[SliceSource, ...], inputs: Inputs) -> SliceSource | None:
     if value is None:
         return None
+    # in slices an unlisted base never becomes an input (mergekit): it then only names the donor
     index = inputs.references.index(parse_reference(value))
     return next((s for s in sources if s.model == index), None)
 
@@ -134,6 +138,7 @@ class Builder:
         self.method, self.slices = method, slices
         self.layout = inputs.layouts[inputs.donor]
         self.excluded = [*selectors(recipe.exclude), *selectors(output.exclude)]
+        # mergekit's `dtype` is the arithmetic's type too, which here is float32 at least: it only names what is written
         written = output.out_dtype or recipe.out_dtype or recipe.dtype
         self.dtype = parse_dtype(written) if written else None
         self.checked: set[tuple[str, int]] = set()
@@ -143,13 +148,16 @@ class Builder:
         if self.inputs.problems:
             return {}
         slots = {slot.name: slot for slot in self._slots()}
+        # the order of the output's files too, so that a shard holds whole layers and a reader meets them in turn
         tensors = {name: self._tensor(slots[name]) for name in sorted(slots, key=_natural)}
         return {name: t for name, t in tensors.items() if t is not None}
 
     def _slots(self) -> Iterator[Slot]:
         for name in self._names_outside_layers():
             role = self._role(name)
+            # what belongs to no stack (a projector, a scale) goes by the first module's settings
             parts = self.slices.get(role.module) or next(iter(self.slices.values()))
+            # mergekit's rule: before the layers the first slice's sources and parameters hold, after them the last's
             part = parts[0] if role.place == "before" else parts[-1]
             yield Slot(name, Site(name, role), part, {s.model: name for s in part.sources})
         for stack in self.layout.stacks:
@@ -166,6 +174,7 @@ class Builder:
 
     def _is_duplicate(self, name: str) -> bool:
         """A tied tensor that some inputs store as well: its source holds the values."""
+        # a file may hold the copy alone: it then keeps its own name
         source = self.layout.tied.get(name)
         return source is not None and source in self.layout.roles
 
@@ -181,8 +190,11 @@ class Builder:
             if not found or found[0] != first.first + j:
                 continue
             rest = found[1]
+            # each source by its own prefix and number: only what follows the number is common to all
             names = {s.model: f"{self._prefix(s.model, stack)}{s.first + j}.{rest}" for s in part.sources}
+            # the place in the result: `layers` in a recipe counts the layers as stacked
             own = Role(role.component, role.kind, role.module, out, relative_depth(out, total), "layer", role.learned)
+            # every slice runs from 0 to 1 by itself (mergekit); what lies outside the layers keeps the Site's t of 0
             target = f"{stack.prefix}{out}.{rest}"
             yield Slot(target, Site(target, own, gradient_position(j, part.count)), part, names)
 
@@ -201,6 +213,7 @@ class Builder:
         inputs = {s.model: Input(s.model, slot.names[s.model]) for s in present}
         reason = self._copied(slot)
         if reason:
+            # the base's, else the donor's, whose config the result has
             keeper = slot.part.base or next((s for s in present if s.model == self.inputs.donor), present[0])
             kept = (inputs[keeper.model],)
             return self._plan(slot, (), kept, shape=self._shape(slot, kept), reason=reason)
@@ -212,12 +225,14 @@ class Builder:
             return "excluded"
         if not slot.site.role.learned:
             return "not learned"
+        # fine-tunes' counters (num_batches_tracked) may differ, where mergekit refuses the merge or averages them
         return "" if tensor.dtype in FLOATS else "not a number to merge"
 
     def _merged(self, slot: Slot, present: list[SliceSource], inputs: dict[int, Input]) -> TensorPlan | None:
         """Order the inputs as the method takes them, and resolve its parameters."""
         method, base = self.method, slot.part.base
         models = list(present)
+        # slerp's t = 0 is the base in whatever order the recipe lists the two (mergekit)
         if method.base == "first" and base in models:
             models = [base, *(s for s in models if s is not base)]
         separate = base if method.base in ("required", "optional") else None
@@ -290,11 +305,13 @@ class Builder:
         site = slot.site
         scopes: list[dict[str, object]] = [*slot.part.scopes, self.output.parameters, self.recipe.parameters]
         if source is not None:
+            # filters see the model's own name, which differs from the result's where layers are stacked (mergekit)
             site = Site(slot.names[source.model], site.role, site.t)
             scopes.insert(0, source.parameters)
         for scope in scopes:
             if parameter.name in scope:
                 value = resolve(scope[parameter.name], site)
+                # where no condition holds the search goes on outward, as in mergekit
                 if value is not MISSING:
                     return convert(parameter, value)
         return MISSING if parameter.required else parameter.default
@@ -309,8 +326,10 @@ class Builder:
         shape: tuple[int, ...],
         reason: str = "",
     ) -> TensorPlan:
+        # the types in the files, not those that are read: an adapter on a bfloat16 base reads as float32
         stored = self._stored((*chosen, *((base,) if base else ())))
         natural = promote([t.stored_dtype for t in stored])
+        # integers keep theirs: under dtype: bfloat16 mergekit wrote 1504 for a mean of counters of 1500.5
         dtype = self.dtype if self.dtype and natural in FLOATS else natural
         beside = {name: self._beside(name, chosen) for name in self.method.auxiliary} if steps else {}
         return TensorPlan(slot.name, shape, dtype, slot.site.role, steps, chosen, base, reason, beside)
@@ -332,6 +351,7 @@ class Builder:
         tensors = self._stored(chosen)
         shape = tensors[0].shape
         for tensor, which in zip(tensors, chosen, strict=True):
+            # only token tables may differ, where --truncate-vocabulary cuts them
             if tensor.shape != shape:
                 shape = self._smaller(slot, which, tensor.shape, shape)
         return shape
@@ -350,4 +370,5 @@ def selectors(exclude: object) -> list[Mapping[str, object]]:
 
 def _natural(name: str) -> list[tuple[int, int, str]]:
     """Sort key in which layer 10 follows layer 9."""
+    # tuples, since one place may hold a number here and a word there, which do not compare
     return [(0, int(part), "") if part.isdigit() else (1, 0, part) for part in name.split(".")]

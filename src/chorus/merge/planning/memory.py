@@ -26,6 +26,7 @@ def _whole(tensor: TensorPlan, models: Sequence[Model]) -> int:
     whole = [step for step, split in zip(tensor.steps, tensor.splits(), strict=True) if split == "tensor"]
     needed = [_matrix_bytes(s, tensor, models) for s in whole if s.treatment == MATRIX]
     if len(needed) < len(whole):
+        # each input in float32 and once more in float64, and a result in float64
         needed.append(tensor.numel * 4 * (3 * len(tensor.all_inputs) + 2))
     return max(needed, default=0)
 
@@ -37,6 +38,7 @@ def _matrix_bytes(step: Step, tensor: TensorPlan, models: Sequence[Model]) -> in
         return step.definition.memory(demand)
     rows, columns = demand.shape
     width = min(sum(demand.directions), 2 * min(rows, columns))
+    # adapters never become a matrix of the model's size, so that many fit side by side into a small budget
     dense = 0 if demand.in_factors else 12 * rows * columns + 32 * min(rows, columns) ** 2
     return dense + 12 * (rows + columns) * width + 40 * min(width, rows, columns) ** 2
 
@@ -63,6 +65,7 @@ def _demand(step: Step, tensor: TensorPlan, models: Sequence[Model]) -> Demand:
     adapted = [t.factors if isinstance(t, AdaptedTensor) else None for t in stored]
     for i, factors in enumerate(adapted):
         if factors is not None and factors.a is not None:
+            # PiSSA and OLoRA add B A - B0 A0, which has twice the rank
             kept[i] = min(kept[i], factors.a.shape[0] * (2 if factors.start else 1))
     in_factors = all(f is not None and f.magnitude is None for f in adapted)
     return Demand(shape, given, tuple(kept), in_factors)

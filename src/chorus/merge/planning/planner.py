@@ -50,6 +50,7 @@ def plan(
     loaded = recipe if isinstance(recipe, LoadedRecipe) else load_recipe(recipe)
     methods = _check_recipe(loaded)
     inputs = open_inputs(loaded.recipe, options, weights=weights)
+    # at once: a model that did not open would be missed by every further check
     if inputs.problems or not inputs.models:
         raise PlanError(inputs.problems or ["the recipe names no model"], source=loaded.source)
     stacked = bool(loaded.recipe.slices) or any(m.slices for m in (loaded.recipe.modules or {}).values())
@@ -69,6 +70,7 @@ def plan(
     for variant in variants:
         variant.generation = generation
         variant.lay_out(options.max_shard_bytes)
+    # without one it is 0, so that every recipe repeats; mergekit draws anew unless --random-seed is given
     seed = loaded.recipe.seed if options.seed is None else options.seed
     planned = Plan(
         recipe=loaded,
@@ -108,8 +110,10 @@ def _check_recipe(loaded: LoadedRecipe) -> list[tuple[Output, Method]]:
         raise RecipeError(list(dict.fromkeys(problems)), source=loaded.source)
     methods = list({m.name: m for _, m in pairs}.values())
     entries = {f"{where}.parameters" for where, _ in sources_of(recipe)}
+    # of the whole recipe, since one map may choose the inner method and another set its density
     inner = {m.name: [n for _, settings in _settings(loaded) for n in inner_names(m, settings)] for m in methods}
     for where, settings in _settings(loaded):
+        # below, each against its own method
         if where.startswith("outputs."):
             continue
         under_model = where in entries
@@ -126,6 +130,7 @@ def _check_recipe(loaded: LoadedRecipe) -> list[tuple[Output, Method]]:
     if recipe.lambda_ is not None:
         if not any("lambda" in m.parameters for m in methods):
             problems.append(f"lambda: {methods[0].name} has no such parameter")
+        # short for the global parameter, which goes before it where both are written
         recipe.parameters.setdefault("lambda", recipe.lambda_)
         problems += [
             p
@@ -186,11 +191,13 @@ def _check_tokenizer(loaded: LoadedRecipe, inputs: Inputs) -> None:
     if str(source) not in names:
         inputs.problems.append(f"tokenizer_source: {source} is neither base nor one of the models")
         return
+    # each model's name stands there twice, whole and as its path alone
     index = names.index(str(source)) % len(inputs.references)
     sizes = {vocabulary_sizes(m) for m in inputs.models}
     if len(sizes) > 1:
         inputs.problems.append(f"tokenizer_source: the vocabularies have different sizes ({sorted(sizes)})")
     elif inputs.base is None:
+        # no base says otherwise: config and side files come from where the tokenizer does
         inputs.donor = index
     elif index != inputs.donor:
         inputs.warnings.append(f"tokenizer_source: the tokenizer files are taken from {inputs.models[index].label}")

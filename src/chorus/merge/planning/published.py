@@ -17,11 +17,13 @@ def licences(plan: Plan) -> dict[str, str | None]:
 
 def public_document(plan: Plan, value: Any = None, key: str = "") -> Any:
     """The recipe as given, with local paths shortened to their last part."""
+    # at the top only: a null within the recipe is a value
     value = plan.recipe.document if value is None and not key else value
     if isinstance(value, dict):
         return {k: public_document(plan, v, str(k)) if v is not None else None for k, v in value.items()}
     if isinstance(value, list):
         return [public_document(plan, v, key) if v is not None else None for v in value]
+    # a plan or a model that was given in Python in a model's place
     if isinstance(getattr(value, "label", None), str):
         return value.label
     if isinstance(value, str) and key in ("model", "base_model", "lora", "path", "source", "tokenizer_source"):

@@ -29,6 +29,7 @@ def steps_of(method: Method, resolve: Resolve, *, role: Role, shape: Sequence[in
 
 
 def _shared(inner: Method, parameter: Parameter, resolve: Resolve, models: int) -> Resolved:
+    # the outer method scales what the inner returns: one lambda for both would count twice
     if parameter.name not in OUTER_ONLY:
         return resolve(inner, parameter)
     default: Resolved = (parameter.default,) * models if parameter.per_model else parameter.default

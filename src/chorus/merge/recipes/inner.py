@@ -16,6 +16,7 @@ def inner_of(method: Method, name: str) -> Method:
     found = METHODS.get(name)
     if found.space != "deltas":
         raise ValueError(f"inner: {name} merges weights; a method on task vectors is needed")
+    # parameters of both stand in one map, where those of a third would have no place
     if found.inner:
         raise ValueError(f"inner: {name} has an inner method itself; choose one that has none")
     if method.inner == "before" and found.subspace:

@@ -42,6 +42,7 @@ def load_recipe(source: str | Path | Mapping[str, object]) -> LoadedRecipe:
 
 
 def _read(source: str | Path) -> tuple[str, str]:
+    # no path that anybody writes has a line break
     if isinstance(source, str) and "\n" in source:
         return source, "recipe"
     path = Path(source)

@@ -38,15 +38,18 @@ class Site:
 
 def gradient_position(index: int, count: int) -> float:
     """t of layer `index` of a slice of `count`: 0 at the first, 1 at the last, 1 where there is only one."""
+    # a single layer has the list's last value, as in mergekit
     return 1.0 if count == 1 else index / (count - 1)
 
 
 def resolve(setting: object, site: Site) -> object:
     """The value of a setting at a site, or `MISSING` where no condition holds."""
     if isinstance(setting, Mapping):
+        # mergekit takes {value, filter} without a list around it too
         return resolve([setting], site)
     if not isinstance(setting, Sequence) or isinstance(setting, str):
         return setting
+    # mergekit's empty list is no setting: the search goes on outward
     if not setting:
         return MISSING
     if isinstance(setting[0], Mapping):
@@ -63,6 +66,7 @@ def _gradient(values: Sequence[object], t: float) -> object:
     below = min(int(position), len(values) - 1)
     numbers = [as_number(v) for v in values]
     if any(n is None for n in numbers):
+        # mergekit's step: the element at int(p)
         return values[below]
     above = min(below + 1, len(values) - 1)
     low, high = numbers[below], numbers[above]
@@ -82,6 +86,7 @@ def is_gradient(setting: object) -> bool:
 
 def as_number(value: object) -> float | None:
     """A number, also where YAML 1.1 reads one as text (`1e-3`)."""
+    # an int to Python, but a gradient of truths steps from one to the next
     if isinstance(value, bool):
         return None
     if isinstance(value, int | float):
@@ -98,6 +103,7 @@ def _holds(entry: Mapping[str, object], site: Site) -> bool:
     role = entry.get("role")
     if isinstance(role, Mapping):
         return matches_role(role, site)
+    # a part of the name, case and all, and no pattern: mergekit's rule
     wanted = entry.get("filter")
     return wanted is None or wanted == "*" or str(wanted) in site.name
 
@@ -213,6 +219,7 @@ def convert(parameter: Parameter, value: object) -> Value:
         return _as_choice(parameter, value)
     if parameter.type is str:
         return str(value)
+    # a truth is a number to pydantic, and "1e-3" a text to YAML 1.1
     number = 1.0 if value is True else 0.0 if value is False else as_number(value)
     if number is None or not math.isfinite(number):
         raise ValueError(f"must be a {'whole ' if parameter.type is int else ''}number, got {value!r}")
@@ -226,6 +233,7 @@ def convert(parameter: Parameter, value: object) -> Value:
 
 
 def _as_bool(value: object) -> bool:
+    # what pydantic takes for a truth, which reads mergekit's recipes
     text = str(value).lower()
     if text in ("true", "yes", "on", "1", "1.0", "y", "t"):
         return True
@@ -259,6 +267,7 @@ def check_parameters(
             if name == "weight" and method.models == (1, 1):
                 remedy = "; a single model has no share, scale multiplies it"
             problems.append(f"{place}: {method.name} has no such parameter{remedy}")
+        # mergekit ignores a lambda under a model without a word
         elif under_model and not parameter.per_model:
             problems.append(f"{place}: holds for the whole merge; move it to the global parameters")
         else:

@@ -35,7 +35,7 @@ class Slice(Strict):
 
     sources: list[Source]
     base_model: object = None
-    residual_weight: float | None = None
+    residual_weight: float | None = None  # in mergekit's schema, used by none of its methods
     parameters: dict[str, object] = Field(default_factory=dict)
 
 

@@ -100,5 +100,6 @@ def _scales_base(plan: Plan, variant: Variant) -> bool:
         if step.definition.space != "deltas" and step.parameters.get("normalize") is False:
             weights = step.parameters["weight"]
             assert isinstance(weights, tuple)
+            # rounding of shares is far smaller; 0.333 three times does scale the base
             return abs(sum(float(w or 0) for w in weights) - 1) > 1e-6
     return False

@@ -196,6 +196,7 @@ class _Run:
         for start, stop in work.ranges():
             merged = work.compute(start, stop)
             origin = work.base
+            # a mean of weights was not told of the base, and gives a model: the base is taken off it
             if origin is None:
                 origin = self.base[tensor.name].flat(start, stop).float()
             yield start, stop, (merged - origin).float().cpu()
@@ -269,6 +270,7 @@ class _Run:
     def _layout(self, tensor: TensorPlan) -> Layout:
         stored = [self.plan.models[i.model].checkpoint[i.tensor] for i in tensor.inputs]
         adapted = [t for t in stored if isinstance(t, AdaptedTensor)]
+        # GPT-2's Conv1D, to PEFT fan_in_fan_out
         if any(t.factors.transposed for t in adapted):
             return "transposed"
         if tensor.role.kind == "embedding" or any(t.factors.embedding for t in adapted):

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 T = TypeVar("T")
 R = TypeVar("R")
-POLL_S = 0.2
+POLL_S = 0.2  # seconds between two calls of `poll`
 
 
 class Cancelled(Exception):  # noqa: N818  not an error: another thread has failed

@@ -142,6 +142,7 @@ class Resident:
         ordered = sorted(chosen.tensors.values(), key=lambda t: -t.numel)
         with session.computing():
             merged = dict(spread(ordered, one, threads=session.threads))
+        # in the plan's order, which is not that of the work
         return {name: merged[name] for name in chosen.tensors}
 
     def _values(self, plan: Plan, tensor: TensorPlan, reader: ResidentReader) -> Tensor:

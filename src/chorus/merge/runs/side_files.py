@@ -87,6 +87,7 @@ def _file_identity(plan: Plan, index: int, name: str, digests: dict[str, str], r
     header = model.files.get(name)
     read = [n for n in (header.entries if header else {}) if digests.get(f"{index}:{n}", EMPTY) != EMPTY]
     if read:
+        # by name: in which order the threads read must not show
         text = "".join(f"{n} {digests[f'{index}:{n}']}\n" for n in sorted(read))
         identity["xxh3_tensors"] = bytes_hash(text.encode())
         assert header is not None
