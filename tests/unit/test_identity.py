@@ -65,3 +65,10 @@ def test_a_fact_without_a_lasting_text_is_no_part_of_a_key():
 def test_numbers_for_draws_stay_what_they_are():
     """Masks, noises and voices come from these: another number is another merge, another test condition."""
     assert identity.number_of("0|dare_ties|1|model.layers.0.weight") == 5940993139145143977
+
+
+def test_hashes_are_made_in_one_place():
+    sources = sorted((Path(__file__).parents[2] / "src" / "chorus").rglob("*.py"))
+    assert len(sources) > 200
+    made = [p.name for p in sources if re.search(r"\b(hashlib|xxhash)\b[.\"]", p.read_text(encoding="utf-8"))]
+    assert made == ["identity.py"]

@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from chorus.merge.arithmetic.reader import Bytes
 else:
     torch = lazy("torch")
-xxhash = lazy("xxhash")
 
 Group = list[tuple[Variant, TensorPlan]]  # the tensors of one name, of all variants
 
