@@ -35,11 +35,11 @@ def make_callable(package: str, home: str, function: str) -> None:
     """
 
     class CallablePackage(ModuleType):
-        def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        def __call__(self, *args: object, **kwargs: object) -> object:
             return getattr(importlib.import_module(home), function)(*args, **kwargs)
 
         @property
-        def __signature__(self) -> Any:
+        def __signature__(self) -> inspect.Signature:
             return inspect.signature(getattr(importlib.import_module(home), function))
 
     sys.modules[package].__class__ = CallablePackage  # Python allows it for modules, and for little else

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import types
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, Union, get_args, get_origin
 
@@ -23,7 +23,7 @@ class Loader(yaml.SafeLoader):
 
     nodes = depth = aliases = 0
 
-    def compose_node(self, parent: Any, index: Any) -> Any:
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
             self.aliases += 1
         self.nodes += 1
@@ -38,7 +38,7 @@ class Loader(yaml.SafeLoader):
         finally:
             self.depth -= 1
 
-    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
         for key in keys:  # YAML takes the last of two equal keys in silence
             if keys.count(key) > 1:
@@ -113,13 +113,13 @@ def explain(error: ValidationError, model: type[BaseModel]) -> list[str]:
     return list(dict.fromkeys(problems))  # each alternative of a union complains for itself
 
 
-def dotted(location: tuple[Any, ...]) -> str:
+def dotted(location: tuple[int | str, ...]) -> str:
     """A place in a document: `data.train[0].where`; pydantic's own marks of alternatives are left out."""
     parts = [p for p in location if isinstance(p, int) or not ("[" in str(p) or str(p) in ("str", "int", "float"))]
     return "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in parts).lstrip(".")
 
 
-def keys_at(model: type[BaseModel], location: tuple[Any, ...]) -> set[str]:
+def keys_at(model: type[BaseModel], location: tuple[int | str, ...]) -> set[str]:
     """The keys that are known at a place of a model."""
     models = [model]
     for part in location:
@@ -131,7 +131,7 @@ def keys_at(model: type[BaseModel], location: tuple[Any, ...]) -> set[str]:
     return {field.alias or name for one in models for name, field in one.model_fields.items()}
 
 
-def _models_in(annotation: Any) -> list[type[BaseModel]]:
+def _models_in(annotation: object) -> list[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     if get_origin(annotation) in (Union, types.UnionType, list, dict, tuple):

@@ -26,10 +26,12 @@ def architecture(config: JsonMap) -> str:
 
 
 def is_whisper(config: JsonMap) -> bool:
+    """Whether Whisper's rule holds."""
     return architecture(config) in WHISPER
 
 
 def is_causal_lm(config: JsonMap) -> bool:
+    """Whether the rule of language models of one stack holds."""
     return architecture(config) in CAUSAL_LMS
 
 

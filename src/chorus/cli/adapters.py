@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 
@@ -15,7 +15,7 @@ from chorus.tables import Table
 if TYPE_CHECKING:
     from chorus.checkpoints.adapter_report import AdapterResult
 
-F = TypeVar("F", bound=Callable[..., Any])
+F = TypeVar("F", bound=Callable[..., object])
 
 
 class Count(click.ParamType[int]):
@@ -23,7 +23,7 @@ class Count(click.ParamType[int]):
 
     name = "count"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
         text = str(value).strip().lower()
         scale = {"k": 1e3, "m": 1e6, "b": 1e9}.get(text[-1:], 1)
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 import click
 
@@ -14,12 +14,33 @@ from chorus.errors import UsageError
 from chorus.progress import shown
 from chorus.tables import Table
 
+if TYPE_CHECKING:
+    from chorus.data.check import Report
+    from chorus.data.manifest import Row
+
 SHOWN = 5  # rows of a finding that the table spells out
 
 
 @click.group("data")
 def command() -> None:
     """From recordings to a checked manifest."""
+
+
+class Reading(TypedDict):
+    """How a manifest of others is read: `columns_flags`."""
+
+    columns: tuple[str, ...]
+    audio_dir: str | None
+
+
+class Paired(TypedDict):
+    """What `data manifest` tells: rows, how many each rule matched, what was skipped and why."""
+
+    rows: int
+    matched: dict[str, int]
+    classes: dict[str, int]
+    skipped: dict[str, list[str]]
+    written: list[str]
 
 
 def free(*paths: Path, overwrite: bool) -> None:
@@ -42,7 +63,7 @@ def mapping(pairs: tuple[str, ...]) -> dict[str, str]:
     return found
 
 
-def read_all(manifests: tuple[str, ...], reading: dict[str, Any], *, quiet: bool, needs: tuple[str, ...]) -> list[Any]:
+def read_all(manifests: tuple[str, ...], reading: Reading, *, quiet: bool, needs: tuple[str, ...]) -> list[Row]:
     """The rows of several manifests; columns that were taken for others are told once."""
     from chorus.data.manifest import read_manifest
     from chorus.errors import DataError
@@ -127,7 +148,7 @@ def manifest(**flags: Any) -> None:
         written = _write_train_and_val(found.rows, outdir, flags["val_fraction"], flags["seed"])
     elif found.rows:
         written = [write_manifest(found.rows, target)]
-    facts = {
+    facts: Paired = {
         "rows": len(found.rows),
         "matched": dict(found.matched),
         "classes": dict(sorted(found.classes.items())),
@@ -142,7 +163,7 @@ def manifest(**flags: Any) -> None:
         raise DataError(f"{folder}: no recording has a transcript", "see what was skipped; name a --rule or a --table")
 
 
-def _write_train_and_val(rows: list[Any], outdir: Path, fraction: float, seed: int) -> list[Path]:
+def _write_train_and_val(rows: list[Row], outdir: Path, fraction: float, seed: int) -> list[Path]:
     """train.csv and val.csv by whole folders; by the names' prefixes where there is one folder only."""
     import re
     from dataclasses import replace
@@ -152,7 +173,7 @@ def _write_train_and_val(rows: list[Any], outdir: Path, fraction: float, seed: i
 
     several = len({row.audio.parent for row in rows}) > 1
 
-    def group(row: Any) -> str:
+    def group(row: Row) -> str:
         return str(row.audio.parent) if several else re.split(r"[-_. ]", row.audio.stem)[0]
 
     named = [replace(row, extra={**row.extra, "group": group(row)}) for row in rows]
@@ -166,7 +187,7 @@ def _write_train_and_val(rows: list[Any], outdir: Path, fraction: float, seed: i
     return written
 
 
-def _print_pairing(facts: dict[str, Any], *, quiet: bool) -> None:
+def _print_pairing(facts: Paired, *, quiet: bool) -> None:
     for rule, count in facts["matched"].items():
         click.echo(f"matched by {rule}: {count}")
     for name, count in facts["classes"].items():
@@ -195,7 +216,7 @@ def check_(
     jobs: int | None,
     json_: bool,
     quiet: bool,
-    **reading: Any,
+    **reading: Unpack[Reading],
 ) -> None:
     """Decode every recording and look at audio, texts and splits. Leaves with 1 where training would be spoilt."""
     from chorus.data.check import check
@@ -213,7 +234,7 @@ def check_(
         raise click.exceptions.Exit(1)
 
 
-def _print_report(report: Any, model: str | None) -> None:
+def _print_report(report: Report, model: str | None) -> None:
     click.echo(f"{report.rows} rows, {report.hours:.3f} h, {_rates(report.rates)}")
     for column, hours in report.hours_by.items():
         items = [f"{name} {value:.3f}" for name, value in list(hours.items())[:12]]
@@ -263,7 +284,7 @@ def split(
     seed: int,
     overwrite: bool,
     quiet: bool,
-    **reading: Any,
+    **reading: Unpack[Reading],
 ) -> None:
     """Write the manifest again with a split for every row; no group stands on two sides."""
     from chorus.data.manifest import groups, write_manifest
@@ -300,7 +321,7 @@ def describe_(
     plot_file: str | None,
     json_: bool,
     quiet: bool,
-    **reading: Any,
+    **reading: Unpack[Reading],
 ) -> None:
     """Say what manifests hold."""
     from chorus.data.describe import describe, plot

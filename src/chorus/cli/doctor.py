@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import click
 
@@ -17,6 +17,27 @@ from chorus.runtime import cores
 from chorus.sizes import size
 
 DISTRIBUTION = "chorus-merge"
+
+
+class CacheFacts(TypedDict):
+    """Where a cache is, and its bytes."""
+
+    path: str
+    exists: bool
+    bytes: int
+
+
+class Installation(TypedDict):
+    """What is installed, and what is missing: packages by version, extras by the packages that they lack."""
+
+    chorus: str
+    python: str
+    platform: str
+    cores: int
+    packages: dict[str, str | None]
+    devices: dict[str, str]
+    extras: dict[str, list[str]]
+    caches: dict[str, CacheFacts]
 
 
 @click.command("doctor")
@@ -43,7 +64,7 @@ def command(json_: bool) -> None:
         click.echo(f"  {name:<18} {cache['path']}  ({size(cache['bytes']) if cache['exists'] else 'not there yet'})")
 
 
-def examine() -> dict[str, Any]:
+def examine() -> Installation:
     """Everything that `chorus doctor` shows."""
     return {
         "chorus": __version__,
@@ -96,7 +117,7 @@ def _devices() -> dict[str, str]:
     return devices
 
 
-def _caches() -> dict[str, dict[str, Any]]:
+def _caches() -> dict[str, CacheFacts]:
     from huggingface_hub import constants
 
     from chorus.cache import directory
@@ -106,7 +127,7 @@ def _caches() -> dict[str, dict[str, Any]]:
         "hub": Path(constants.HF_HUB_CACHE),
         "compiled kernels": Path(__file__).parents[1] / "linalg" / "__pycache__",
     }
-    found = {}
+    found: dict[str, CacheFacts] = {}
     for name, path in places.items():
         # the hub's snapshots are links to its blobs: counted once
         files = [p for p in path.rglob("*") if p.is_file() and not p.is_symlink()] if path.is_dir() else []

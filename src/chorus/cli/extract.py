@@ -15,7 +15,7 @@ from chorus.errors import UsageError
 from chorus.progress import shown
 from chorus.sizes import size
 
-F = TypeVar("F", bound=Callable[..., Any])
+F = TypeVar("F", bound=Callable[..., object])
 
 
 @click.group("extract")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import click
 
 from chorus.cli.flags import json_flag
@@ -44,7 +42,7 @@ def command(name: str | None, json_: bool, markdown: bool) -> None:
     elif markdown:
         click.echo(pages(METHODS))
     else:
-        rows: list[Any] = [(m.name, m.summary) for m in METHODS]
+        rows: list[tuple[str, str]] = [(m.name, m.summary) for m in METHODS]
         width = max(len(n) for n, _ in rows)
         for method_name, summary in rows:
             click.echo(f"{method_name:<{width}}  {summary}")

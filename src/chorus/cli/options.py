@@ -12,7 +12,7 @@ from chorus.errors import UsageError
 from chorus.merge.options import DEFAULT_BUDGET_BYTES, DEFAULT_SHARD_BYTES, Options
 from chorus.sizes import parse_size
 
-F = TypeVar("F", bound=Callable[..., Any])
+F = TypeVar("F", bound=Callable[..., object])
 
 # mergekit-yaml's flags that ask for what Chorus always or never does; they are accepted and named in one note
 IDLE_FLAGS = {
@@ -39,11 +39,11 @@ class Size(click.ParamType[int]):
 
     name = "size"
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
         if isinstance(value, int):
             return value
         try:
-            return parse_size(value)
+            return parse_size(str(value))
         except ValueError as error:
             self.fail(str(error), param, ctx)
 

@@ -316,4 +316,5 @@ def groups(rows: Iterable[Row], column: str | Callable[[Row], str]) -> dict[str,
 
 
 def with_split(row: Row, split: str) -> Row:
+    """The row in another split."""
     return replace(row, split=split)

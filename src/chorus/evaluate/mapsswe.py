@@ -11,11 +11,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from chorus.lazy import lazy
 from chorus.tasks.counts import Alignment
 
-stats = lazy("scipy.stats")
+if TYPE_CHECKING:
+    from scipy import stats
+else:
+    stats = lazy("scipy.stats")
 
 GOOD_WORDS = 2  # right in both, between two segments
 

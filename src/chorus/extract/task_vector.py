@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from chorus.checkpoints.dtypes import itemsize, torch_dtype
 from chorus.checkpoints.model import OpenOptions
@@ -19,7 +19,10 @@ from chorus.extract.pair import Selection, blocks, open_pair
 from chorus.lazy import lazy
 from chorus.progress import Progress
 
-torch = lazy("torch")
+if TYPE_CHECKING:
+    import torch
+else:
+    torch = lazy("torch")
 
 
 @dataclass(frozen=True)

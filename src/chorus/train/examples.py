@@ -17,6 +17,7 @@ from chorus.train.backbones.protocol import Backbone, Example
 from chorus.train.config import Augment
 
 if TYPE_CHECKING:
+    import numpy
     import numpy as np
     from numpy.random import Generator
     from numpy.typing import NDArray
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
     from chorus.data.audio import Audio
     from chorus.models.features import Features
     from chorus.train.rows import Stream
-numpy = lazy("numpy")
+else:
+    numpy = lazy("numpy")
 
 MEGABATCH = 50  # batches within which rows are sorted by length
 Draw = tuple[int, int]  # epoch, index
@@ -95,9 +97,7 @@ class EpochSampler(torch.utils.data.Sampler[Draw]):
         epoch = self.epoch
         rng = numpy.random.default_rng((self.seed, epoch))
         order = rng.permutation(len(self.lengths))
-        if self.by_length:
-            order = self._grouped(order, rng)
-        for index in order:
+        for index in self._grouped(order, rng) if self.by_length else order:
             yield epoch, int(index)
 
     def _grouped(self, order: NDArray[np.int64], rng: Generator) -> list[int]:

@@ -14,8 +14,11 @@ from chorus.identity import number_of
 from chorus.lazy import lazy
 
 if TYPE_CHECKING:
+    import numpy
+
     from chorus.data.audio import Audio
-numpy = lazy("numpy")
+else:
+    numpy = lazy("numpy")
 
 CLEAN = "clean"
 VOICES = ("child", "elder")  # what only a synthesiser can do

@@ -11,9 +11,11 @@ from chorus.merge.methods._weights import shares
 
 if TYPE_CHECKING:
     import torch
+
+    from chorus.linalg import kernels
 else:
     torch = lazy("torch")
-kernels = lazy("chorus.linalg.kernels")
+    kernels = lazy("chorus.linalg.kernels")
 
 
 def weighted_sum(

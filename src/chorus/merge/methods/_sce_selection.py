@@ -13,9 +13,11 @@ from chorus.linalg.statistics import squares
 if TYPE_CHECKING:
     import numpy as np
     import torch
+
+    from chorus.linalg import kernels
 else:
     np, torch = lazy("numpy"), lazy("torch")
-kernels = lazy("chorus.linalg.kernels")
+    kernels = lazy("chorus.linalg.kernels")
 
 PIECE = 32_768  # values at a time: all models' and two more lie in the second cache
 

@@ -10,10 +10,11 @@ from chorus.linalg.blocks import CHUNK, Blocks
 
 if TYPE_CHECKING:
     import torch
+
+    from chorus.linalg import kernels
 else:
     torch = lazy("torch")
-
-kernels = lazy("chorus.linalg.kernels")
+    kernels = lazy("chorus.linalg.kernels")
 
 
 def kept_count(numel: int, density: float) -> int:
