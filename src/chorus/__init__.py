@@ -63,13 +63,15 @@ def _homes() -> dict[str, str]:
 
 def __getattr__(name: str) -> object:
     if name == "__all__":
+        # `from chorus import *` asks for it, and loads everything
         return ["__version__", *_homes()]
+    # Python and its tools ask modules for many names of their own: none of these is worth reading the file
     if name.startswith("_") or name not in _homes():
         raise AttributeError(f"module 'chorus' has no attribute {name!r}")
     from importlib import import_module
 
     value: object = getattr(import_module(_homes()[name]), name)
-    globals()[name] = value
+    globals()[name] = value  # the next look-up does not come here
     return value
 
 

@@ -111,6 +111,7 @@ class Cache:
     def put(self, key: str, tensors: Mapping[str, Tensor]) -> None:
         """Keep tensors, if there is room for them or can be made; a full disk is no error."""
         path = self._path(key)
+        # and a kilobyte for the header, whose length shows only in the file
         size = sum(t.numel() * t.element_size() for t in tensors.values()) + 1024
         with self._lock:
             if not self._make_room(size):
@@ -119,9 +120,12 @@ class Cache:
             self._mine.add(path)
             assert self._sizes is not None
             self._used += size - self._sizes.get(path, (0.0, 0))[1]
+            # the newest of all: its own time is known only when it is written, and other threads may look for room
+            # before
             self._sizes[path] = (float("inf"), size)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+            # in the same folder: a rename replaces only within one file system
             handle, draft = tempfile.mkstemp(dir=path.parent, suffix=".part")
             os.close(handle)
             safetensors.save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, draft)
@@ -140,6 +144,7 @@ class Cache:
         if self._used + size <= self.limit:
             return True
         old = sorted((when, path) for path, (when, _) in self._sizes.items() if path not in self._mine)
+        # looked at before anything goes: entries must not be lost for one that does not fit after all
         if not self.evicts or self._used - sum(self._sizes[p][1] for _, p in old) + size > self.limit:
             return False
         for _, path in old:
@@ -171,6 +176,7 @@ class Cache:
         for path, status in self._files():
             path.unlink(missing_ok=True)
             freed += status.st_size
+        # drafts of processes that were killed while they wrote
         for part in self.place.glob("??/*.part"):
             part.unlink(missing_ok=True)
         freed += _size(self.place / CONVERTED)

@@ -79,6 +79,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
     >>> nearest("densty", ["density", "weight"])
     '; did you mean "density"?'
     """
+    # sorted: of names as near the same is told every time
     names = sorted(known)
     # finds densty and lamda, not what shares an ending
     matches = difflib.get_close_matches(name, names, n=1, cutoff=0.55)

@@ -86,9 +86,12 @@ def fingerprint(**facts: object) -> str:
 def _plain(value: object) -> str:
     if isinstance(value, Path):
         return str(value)
+    # never str(): an object's text holds its address, and a set's order changes with the process: keys that never match
+    # again
     raise TypeError(f"{value!r} has no lasting text to be a part of a key")
 
 
 def number_of(text: str) -> int:
     """64 bits from a text, the same on every machine: the seed of what is drawn for it."""
+    # not hash(), which Python salts anew in every process; the order of the bytes is said, not the machine's
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")

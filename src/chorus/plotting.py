@@ -26,7 +26,8 @@ def figure(width: float, height: float, *, panels: int = 1, title: str = "") -> 
     except ImportError:
         raise MissingExtraError("audio", "drawing plots") from None
     rcParams["svg.hashsalt"] = HASH_SALT
-    rcParams["svg.fonttype"] = "path"
+    rcParams["svg.fonttype"] = "path"  # letters as outlines: the same on machines without the font
+    # not pyplot's: that looks for a window system, and keeps every figure until it is closed
     drawn = Figure(figsize=(width, height), layout="constrained")
     axes = list(drawn.subplots(1, panels, squeeze=False)[0])
     for one in axes:

@@ -41,7 +41,7 @@ class Display:
             return
         if sys.stderr.isatty():
             self._show(done, total, told)
-        elif time.monotonic() - self.last >= self.every_s:
+        elif time.monotonic() - self.last >= self.every_s:  # monotonic: clocks are set back
             self.line(done, total, told)
 
     def line(self, done: int, total: int, told: str = "") -> None:
@@ -60,6 +60,7 @@ class Display:
         if self.quiet:
             return
         if self._bar is not None:
+            # names of models and cells hold square brackets, which rich takes for its markup
             self._bar.console.print(text, markup=False, highlight=False)
         else:
             print(text, file=sys.stderr, flush=True)

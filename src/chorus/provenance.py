@@ -39,6 +39,7 @@ def card_metadata(directory: Path | None) -> JsonObject:
     path = directory / "README.md" if directory else None
     if path is None or not path.exists():
         return {}
+    # cards are written on Windows as well, and not always in UTF-8: a licence is looked for, not an error
     match = re.match(r"---\r?\n(.*?)\r?\n---\r?\n", path.read_text(encoding="utf-8", errors="replace"), re.DOTALL)
     try:
         metadata = yaml.safe_load(match[1]) if match else {}  # somebody else's text
@@ -150,6 +151,7 @@ def model_card(
         rows=[(name, licence or "not stated") for name, licence in licences.items()],
         settings=("Recipe", recipe_yaml),
         kept="the recipe as resolved, the identity of every input file and the versions",
+        # only what all of them state: which of two a merge may have is not for a program to say
         licence=found[0] if len(found) == 1 and None not in licences.values() else None,
         languages=languages,
         pipeline_tag=pipeline_tag,

@@ -75,6 +75,7 @@ def claim_device(asked: str) -> str:
     if int(number) >= seen:
         raise UsageError(f"device {asked}: not there", HINT)
     before = os.environ.get(VISIBLE)
+    # numbers count what this process sees: of a scheduler's 4,5 the device 1 is 5
     name = before.split(",")[int(number)] if before else number
     os.environ[VISIBLE] = name
     if seen > 1 and torch.cuda.device_count() > 1:
@@ -90,6 +91,7 @@ def claim_device(asked: str) -> str:
 
 def cores() -> int:
     """How many processor cores this process may use."""
+    # not cpu_count alone: containers and schedulers give a process fewer cores than there are
     if hasattr(os, "sched_getaffinity"):  # not on macOS
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -115,7 +117,7 @@ def quiet_libraries() -> Iterator[None]:
     """transformers, datasets and PEFT tell their own users much; ours get what concerns them."""
     from transformers.utils import logging as transformers_logging
 
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # or tokenizers warns at every fork of a data loader
     level = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()

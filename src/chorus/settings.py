@@ -18,6 +18,7 @@ SPELLINGS = {"normalizer": "normaliser"}  # what a key is called elsewhere -> he
 MAX_NODES, MAX_DEPTH, MAX_ALIASES = 200_000, 40, 200
 
 
+# not libyaml's CSafeLoader, which composes its nodes in C and never calls what is overridden here
 class Loader(yaml.SafeLoader):
     """SafeLoader that refuses repeated keys and documents that unfold without end."""
 
@@ -52,6 +53,7 @@ def read_document(source: str | Path | JsonMap) -> tuple[JsonObject, str, Path]:
         return spelled(source), "settings", Path()
     path = Path(source).expanduser()
     try:
+        # all of them, to refuse a second one: yaml.load would complain in its own words
         documents = list(yaml.load_all(path.read_text(encoding="utf-8"), Loader=Loader))
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not a text file"

@@ -68,7 +68,7 @@ def as_text(table: Table, *, terminal: bool = False) -> str:
 
 def _literal(text: str) -> str:
     """Square brackets are text here, not rich's markup."""
-    return text.replace("[", r"\[")
+    return text.replace("[", r"\[")  # intervals are written in them
 
 
 def as_markdown(table: Table) -> str:
@@ -96,6 +96,7 @@ def as_csv(table: Table) -> str:
 
 def as_latex(table: Table) -> str:
     """A `table` with booktabs' rules."""
+    # in one pass: replaced one after the other, the braces of \textbackslash{} would be escaped again
     trans = str.maketrans(SPECIAL)
     rows = _cells(table, (r"\textbf{", "}"), SPECIAL)
     lines = [r"\begin{table}", r"\centering", rf"\caption{{{table.title.translate(trans)}}}"]

@@ -172,8 +172,7 @@ class AdapterWriter:
                 self._pieces[name] = replace(piece, name=name)
 
     def _config(self, base: str, task_type: str | None, every_module: list[str]) -> JsonObject:
-        # the commonest rank is `r`, so that the patterns name only the exceptions; alpha = r makes PEFT's scaling 1,
-        # for the factors carry their own scale
+        # the commonest rank is `r`: the patterns name only the exceptions
         usual = Counter(self.ranks.values()).most_common(1)[0][0] if self.ranks else 1
         others = {m: r for m, r in sorted(self.ranks.items()) if r != usual}
         return {

@@ -29,7 +29,6 @@ WEIGHTS = ["*.safetensors"]
 
 def open_hub_model(reference: Reference, options: OpenOptions) -> Model:
     """Open a hub model; without `options.weights`, from its cached or remotely read headers."""
-    # the blobs' names are hashes already: files of gigabytes need not be read to know what they are
     if options.weights:
         directory, revision = download(reference, options)
         model = open_directory(directory, reference.name, allow_pickle=options.allow_pickle)

@@ -80,7 +80,6 @@ def shard_names(index: JsonObject, where: Path | str, exists: Callable[[str], bo
         raise CheckpointError(f"{where}: no weight_map", "save or download the model again")
     names = sorted(set(map(str, weight_map.values())))
     for name in names:
-        # an index comes from somebody else: its names must not lead out of the model, on Windows either
         path = PurePosixPath(name)
         if path.is_absolute() or ".." in path.parts or "\\" in name:  # an index is somebody else's text
             raise CheckpointError(

@@ -35,7 +35,6 @@ def apply_task_vector(base: Model, directory: Path, label: str) -> Model:
     places = {canonical(name): name for name in base.checkpoint}  # another version of transformers may have named them
     tensors: dict[str, LazyTensor] = dict(base.checkpoint.items())
     for name, difference in open_task_vector(directory).items():
-        # as adapters find their places: the vector may come from another version's names
         target = name if name in base.checkpoint else places.get(canonical(name))
         if target is None:
             raise CheckpointError(f"{label}: {base.label} has no tensor {name}", "apply it to a model like its base")

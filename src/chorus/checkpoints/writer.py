@@ -50,8 +50,7 @@ class PartialDirectory:
         existed = self.path.exists()
         with explained(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-            # on the directory itself: a lock file would have to be taken away, and would be there after a crash; the
-            # system lets go of this one when the process ends, however it ends
+            # the directory itself is locked: a file for it would have to be taken away before the name is final
             self._lock = os.open(self.path, os.O_RDONLY)
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # goes with the process, however that ends
@@ -106,8 +105,6 @@ class PartialDirectory:
                 # renaming over a directory that is not empty fails: the old result moves aside, and goes last
                 old = self.final.with_name(self.final.name + ".replaced")
                 shutil.rmtree(old, ignore_errors=True)
-                # the old result goes out of the way first: a directory cannot be renamed over one that is not empty.
-                # Killed between the two, both are still there
                 os.rename(self.final, old)
                 os.rename(self.path, self.final)
                 shutil.rmtree(old)

@@ -27,13 +27,14 @@ class Count(click.ParamType[int]):
         text = str(value).strip().lower()
         scale = {"k": 1e3, "m": 1e6, "b": 1e9}.get(text[-1:], 1)
         try:
-            return round(float(text.rstrip("kmb")) * scale)
+            return round(float(text.rstrip("kmb")) * scale)  # 2.5M is a number too
         except ValueError:
             self.fail(f'"{value}" is not a number of parameters; write 5000000, 5M or 300k', param, ctx)
 
 
 def rank_options(command: F) -> F:
     """Add --max-rank, --energy and --budget."""
+    # the last is shown first: click lists the options in the order in which decorators are read
     for option in (
         click.option("--budget", type=Count(), help="Parameters of the whole adapter, ranks shared out."),
         click.option("--energy", type=float, help="Share of each module's squared norm to keep, such as 0.95."),
@@ -61,6 +62,7 @@ def print_adapter(result: AdapterResult, *, json_: bool, quiet: bool, elapsed_s:
         note(f"warning: {warning}", quiet=quiet)
     for name in result.variants or [""]:
         click.echo(str(result.directory / name))
+    # of rank 0 as well: a module that did not change is told, not hidden
     ranks = sorted({m.rank for m in result.modules})
     span = f"{ranks[0]}" if len(ranks) == 1 else f"{ranks[0]} to {ranks[-1]}" if ranks else "none"
     note(

@@ -47,12 +47,14 @@ def command(
     from chorus.merge.api import apply_recipe, merge
     from chorus.merge.planning.planner import plan
 
+    # one weight is for all, so that --weight 0.5 need not be repeated; how many there must be is the recipe's business
     each = weights if len(weights) > 1 else (*weights, 1.0)[0]
     recipe = apply_recipe(model, deltas, weights=each, out_dtype=out_dtype)
     note_text = idle_note(flags)
     if note_text:
         note(note_text, quiet=quiet)
     started = time.monotonic()
+    # outside the display: what is wrong is told before a bar is drawn, and without one
     planned = plan(recipe, options_of(flags, resume=resume, overwrite=overwrite))
     with shown(quiet=quiet, label="applying") as bar:
         result = merge(planned, Path(out), progress=bar)

@@ -17,6 +17,7 @@ def command(context: click.Context, json_: bool) -> None:
 
     CHORUS_CACHE names its directory, CHORUS_CACHE_LIMIT its size (20GB; 0 turns it off).
     """
+    # click calls the group before its command: `clear` must not print the usage first
     if context.invoked_subcommand is not None:
         return
     from chorus.cache import Cache

@@ -55,6 +55,7 @@ def command(results: tuple[str, ...], **flags: Any) -> None:
     from chorus.evaluate.results import read_evaluation
     from chorus.evaluate.tables import differences_table, plain, rates_table
 
+    # before anything is read: a suffix that is not known must not cost the time of the tests
     for name in flags["out"]:
         if Path(name).suffix not in SUFFIXES:
             raise UsageError(f"--out {name}: the suffix must be one of {', '.join(SUFFIXES)}")
@@ -83,6 +84,7 @@ def command(results: tuple[str, ...], **flags: Any) -> None:
             table(one)
             click.echo()
     else:
+        # a table ends its own last line; one more would be a difference to the file that --out writes
         click.echo("\n".join(one.render(flags["form"]) for one in tables), nl=False)
 
 

@@ -102,6 +102,8 @@ def read_all(manifests: tuple[str, ...], reading: Reading, *, quiet: bool, needs
 @click.option(
     "--extensions", multiple=True, metavar="EXT", help="Audio files' endings.  [default: all that can be read]"
 )
+# --audio-root, --texts-root, --outdir, --val-fraction and the seed 13 are whisper.cpp-finetuning's, whose users need
+# not learn a second set
 @click.option("--audio-root", type=click.Path(), help="As AUDIO_DIR.")
 @click.option("--outdir", type=click.Path(), help="Write train.csv and val.csv here, split by folder.")
 @click.option(
@@ -129,6 +131,7 @@ def manifest(**flags: Any) -> None:
         raise UsageError("name the folder of the recordings once: AUDIO_DIR or --audio-root")
     outdir = Path(flags["outdir"]) if flags["outdir"] else None
     target = Path(flags["out"] or Path(folder) / "manifest.csv")
+    # before a recording is looked for: a refusal at the end would have cost the whole walk
     planned = [outdir / "train.csv", outdir / "val.csv"] if outdir else [target]
     free(*planned, overwrite=flags["overwrite"])
     extensions = tuple(e for group in flags["extensions"] for e in group.replace(",", " ").split()) or SUFFIXES
@@ -159,6 +162,7 @@ def manifest(**flags: Any) -> None:
         as_json(facts)
     else:
         _print_pairing(facts, quiet=flags["quiet"])
+    # after the printing: what was skipped, and why, is the answer to this error
     if not found.rows:
         raise DataError(f"{folder}: no recording has a transcript", "see what was skipped; name a --rule or a --table")
 
@@ -171,6 +175,7 @@ def _write_train_and_val(rows: list[Row], outdir: Path, fraction: float, seed: i
     from chorus.data.manifest import write_manifest
     from chorus.data.split import split_rows
 
+    # by folder first: a session's recordings lie together, and their rooms and microphones must not be on both sides
     several = len({row.audio.parent for row in rows}) > 1
 
     def group(row: Row) -> str:
@@ -180,6 +185,7 @@ def _write_train_and_val(rows: list[Row], outdir: Path, fraction: float, seed: i
     divided = split_rows(named, dev=fraction, test=0, by="group", seed=seed)
     written = []
     for split, name in (("train", "train.csv"), ("dev", "val.csv")):
+        # without the column that was only for dividing
         part = [
             replace(r, extra={k: v for k, v in r.extra.items() if k != "group"}) for r in divided if r.split == split
         ]
@@ -295,6 +301,7 @@ def split(
     divided = split_rows(rows, dev=dev, test=test, by=by, stratify=stratify, seed=seed)
     click.echo(str(write_manifest(divided, out)))
     found = groups(divided, "split")
+    # as split_rows weighs them: a row of unknown length counts as a second
     total = sum(row.length_s or 1.0 for row in divided)
     lines = []
     for name in SPLITS:
@@ -330,6 +337,7 @@ def describe_(
     if plot_file:
         plot(facts, Path(plot_file), ", ".join(Path(m).parent.name or Path(m).name for m in manifests))
     if json_:
+        # one number a row, for the plot: no reader of the JSON wants it
         as_json({k: v for k, v in facts.items() if k != "durations"})
         return
     seconds = facts["duration_s"]
@@ -360,6 +368,7 @@ def synth(recipe: str, out: str, overwrite: bool, quiet: bool) -> None:
     started = time.monotonic()
     with (
         shown(quiet=quiet, label="speaking", unit="utterances") as bar,
+        # whole or not at all: a manifest of half the recordings would be trained on without a word
         appearing_whole(Path(out), overwrite=overwrite) as partial,
     ):
         rows = synthesise(recipe, partial.path, progress=bar)

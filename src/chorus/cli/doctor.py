@@ -99,6 +99,7 @@ def _required(extra: str) -> list[str]:
         requirement, _, marker = line.partition(";")
         asked = marker.split("==")[-1].strip(" '\"") if "extra" in marker else ""
         if asked == extra:
+            # by hand: packaging, which parses these, is no dependency of ours
             names.append(requirement.split("[")[0].split(">")[0].split("<")[0].split("=")[0].split("!")[0].strip())
     return names
 
@@ -125,6 +126,7 @@ def _caches() -> dict[str, CacheFacts]:
     places = {
         "spectra": directory(),
         "hub": Path(constants.HF_HUB_CACHE),
+        # numba keeps what it has compiled beside the module
         "compiled kernels": Path(__file__).parents[1] / "linalg" / "__pycache__",
     }
     found: dict[str, CacheFacts] = {}

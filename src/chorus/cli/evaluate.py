@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 @click.option("--language", help="A code, column (the manifest's), or detect.  [default: column]")
 @click.option("--task", help="asr, or st for translation.  [default: asr]")
 @click.option("--prompt", help="What the decoder is told before; the question of a speech LLM.")
+# None and not False where it is not given: then the preset says it
 @click.option("--timestamps", is_flag=True, default=None, help="Decode with Whisper's timestamps.")
 @click.option("--segments", type=click.Choice(["auto", "vad", "native"]), help="How long audio is decoded.")
 @click.option("--batch-size", type=click.IntRange(1), help="Utterances at once.  [default: 16]")
@@ -68,11 +69,13 @@ def command(models: tuple[str, ...], **flags: Any) -> None:
     """
     from chorus.evaluate.results import SUMMARY, read_evaluation
 
+    # told by its summary: a directory of the same name may be a model
     finished = [m for m in models if (Path(m) / SUMMARY).exists()]
     if finished and (flags["data"] or len(finished) < len(models)):
         raise UsageError(f"{finished[0]} is a finished evaluation", "name models with --data, or evaluations without")
     if not finished and not flags["data"]:
         raise UsageError("no recordings", "--data MANIFEST")
+    # the same tables again without a model: --by, --worst and --json of what is there
     evaluations = [read_evaluation(m) for m in finished] or _evaluate(models, flags)
     if flags["json_"]:
         as_json([{"directory": str(one.directory), **one.summary} for one in evaluations])
@@ -90,6 +93,7 @@ def _evaluate(models: tuple[str, ...], flags: dict[str, Any]) -> list[Evaluation
         "beam", "language", "task", "prompt", "timestamps", "segments", "batch_size", "max_new_tokens", "window_s",
         "dtype",
     )  # fmt: skip
+    # `or None`: an option that may be repeated and is not given is an empty tuple
     settings = decoding(flags["preset"], {name: flags[name] or None for name in names})
     test = load_test_set(
         flags["data"], split=flags["split"], where=conditions_on(flags["where"]),
@@ -99,7 +103,9 @@ def _evaluate(models: tuple[str, ...], flags: dict[str, Any]) -> list[Evaluation
     for reason, left in test.left_out.items():
         note(f"left out: {len(left)} {reason}", quiet=flags["quiet"])
     systems = [opened(m) for m in models]
+    # before the first recording: two models under one label would write into one folder
     unique_labels(systems)
+    # clean unless it is left out: what a condition costs is told against it
     conditions = [*([] if flags["only_conditions"] else ["clean"]), *flags["condition"]]
     if not conditions:
         raise UsageError("--only-conditions without a --condition", "name one")
@@ -116,6 +122,7 @@ def _evaluate(models: tuple[str, ...], flags: dict[str, Any]) -> list[Evaluation
             )  # fmt: skip
         failed = made[-1].summary["all"]["failed"]
         if failed:
+            # even with --quiet: a rate with failed decodes in it is not what it seems to be
             note(f"WARNING: {system.label}: {failed} decodes failed; they count as empty hypotheses")
     return made
 
@@ -136,7 +143,7 @@ def opened(text: str) -> System:
     from chorus.transcribe.systems import open_system
 
     label, equals, name = text.partition("=")
-    if not equals or Path(text).exists():
+    if not equals or Path(text).exists():  # a path may hold a = of its own
         label, name = "", text
     return open_system(name, label=label)
 

@@ -42,7 +42,9 @@ def command(
     from chorus.experiment.load import load_experiment
 
     experiment = load_experiment(file)
+    # only what was given lies over the file: an empty tuple is no --seed
     more = {"output": output, "seeds": list(seeds) or None, "parallel": parallel, "keep": keep}
+    # not validated again by pydantic: click has checked these values already
     experiment = experiment.model_copy(update={k: v for k, v in more.items() if v is not None})
     if dry_run:
         from chorus.experiment.cost import describe

@@ -53,6 +53,7 @@ def common(flags: dict[str, Any]) -> dict[str, Any]:
 
     if flags["encoder_only"] and flags["decoder_only"]:
         raise UsageError("--encoder-only and --decoder-only exclude each other", "drop both to take all")
+    # two flags where the library has one word: those of the Whisper merging guide, kept for its readers
     part = "encoder" if flags["encoder_only"] else "decoder" if flags["decoder_only"] else "all"
     return {
         "model": flags["model"],
@@ -96,6 +97,7 @@ def lora(
     with shown(quiet=flags["quiet"], label="extracting") as bar:
         result = extract_lora(
             **common(flags),
+            # without any of the three the library's own default rank, not a rule without a limit
             ranks=rule if rule.given else None,
             embeddings=embeddings,
             save_vectors=save_full == "vectors",
@@ -103,6 +105,7 @@ def lora(
             jobs=jobs,
             progress=bar,
         )
+    # the JSON holds them anyway, and must stay one document
     if energies and not flags["json_"]:
         print_energies(result)
     print_adapter(result, json_=flags["json_"], quiet=flags["quiet"], elapsed_s=time.monotonic() - started)

@@ -16,6 +16,7 @@ from chorus.progress import shown
 @click.option("--model", required=True, help="The fine-tune.")
 @click.option("--base-model", required=True, help="What it was trained from.")
 @click.option("--out-path", required=True, type=click.Path(), help="The adapter's directory.")
+# the guide's defaults, not ours: rank 128, and singular values in one factor
 @click.option("--max-rank", type=int, default=128, show_default=True, help="Largest rank of a module.")
 @click.option("--encoder-only", is_flag=True, help="Only the encoder.")
 @click.option("--decoder-only", is_flag=True, help="Only the decoder.")

@@ -18,7 +18,7 @@ class Flag(Protocol):
 
 def json_flag(what: str = "Print the result as JSON.") -> Flag:
     """`--json`, as `json_`: one document on stdout in the place of what people read."""
-    return click.option("--json", "json_", is_flag=True, help=what)
+    return click.option("--json", "json_", is_flag=True, help=what)  # json is the module's name
 
 
 def quiet_flag(what: str = "No progress and no notes.") -> Flag:
@@ -63,4 +63,5 @@ def columns_flags(command: F) -> F:
         "--columns", multiple=True, metavar="OURS=THEIRS", help="What the file calls a column: text=sentence."
     )
     placed = click.option("--audio-dir", type=click.Path(), help="What paths count from.  [default: the file's folder]")
+    # applied from below: --columns is listed before --audio-dir
     return named(placed(command))

@@ -32,9 +32,11 @@ def command(context: click.Context, /, result: str, json_: bool, **flags: Any) -
     from chorus.evaluate.results import read_evaluation
 
     bounds = ("max_wer", "max_cer", "max_regression", "max_domain_regression")
+    # without --max-failed, which has a default and so is always checked: alone it would let any rate pass
     if all(flags[name] is None for name in bounds):
         raise UsageError("nothing to check", "give --max-wer, --max-cer or --max-regression with --against")
     regressions = flags["max_regression"] is not None or flags["max_domain_regression"] is not None
+    # either without the other would check nothing and pass: a pipeline must not be green by a forgotten flag
     if regressions != bool(flags["against"]):
         raise UsageError("--against and a regression's bound go together", "--against RESULT --max-regression 0.5")
     against = flags.pop("against")
@@ -44,4 +46,5 @@ def command(context: click.Context, /, result: str, json_: bool, **flags: Any) -
     else:
         click.echo("\n".join(map(str, checks)))
     if not all(check.ok for check in checks):
+        # not an error of the command: 1 is for conditions that do not hold, 2 and more for what went wrong
         context.exit(1)

@@ -12,6 +12,7 @@ import click
 from chorus._version import __version__
 from chorus.errors import ChorusError, nearest
 
+# what each is for is said here and not read from the command: `chorus --help` imports none of them
 SECTIONS = {  # in the order of the line: name -> (module, what it is for)
     "Data and training": {
         "data": ("chorus.cli.data", "Manifests: make, check, split, describe; synthetic speech."),
@@ -58,6 +59,7 @@ class LazyGroup(click.Group):
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            # click's own message names no command that may have been meant
             raise click.UsageError(f'no command "{args[0]}"{nearest(args[0], COMMANDS)}', ctx)
         return super().resolve_command(ctx, args)
 
@@ -78,6 +80,7 @@ def cli(debug: bool) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and leave with its exit code (see docs/cli.md)."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    # looked for by hand: click knows a group's flag only before the command's name, and people add it at the end
     debug = "--debug" in given or os.environ.get("CHORUS_DEBUG") == "1"
     sys.exit(run([a for a in given if a != "--debug"], debug=debug))
 
@@ -87,6 +90,7 @@ def run(arguments: list[str], *, debug: bool = False) -> int:
     try:
         if "_CHORUS_COMPLETE" in os.environ:  # the shell asks what may follow; click answers and leaves
             cli.main(arguments, prog_name="chorus")  # the name decides the name of the variable
+        # not cli.main, which prints errors in click's form and ends the process itself
         with cli.make_context("chorus", arguments) as context:
             cli.invoke(context)
         sys.stdout.flush()  # here, where a broken pipe still has its handler
@@ -97,6 +101,7 @@ def run(arguments: list[str], *, debug: bool = False) -> int:
         click.echo("interrupted", err=True)
         return 130  # the shell's number for SIGINT
     except BrokenPipeError:  # the reader of our output has gone: `chorus plan ... | head`
+        # Python flushes stdout once more when it ends, and would complain there where nothing catches it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except click.UsageError as error:
@@ -117,6 +122,7 @@ def run(arguments: list[str], *, debug: bool = False) -> int:
             raise
         click.echo("error: out of memory\n  hint: use a smaller --memory-budget or fewer --jobs", err=True)
         return 4
+    # whatever is left is ours: never a traceback for a user, who cannot read it, unless it is asked for
     except Exception as error:
         if debug:
             raise

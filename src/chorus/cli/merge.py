@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 @click.option("--as", "form", type=click.Choice(["model", "adapter"]), default="model", help="What to write.")
 @rank_options
 @json_flag()
+# mergekit-yaml writes its flags in pairs, and scripts give the negative ones
 @click.option("-q", "--quiet/--no-quiet", help="No progress and no notes.")
 @merge_options
 def command(
@@ -62,6 +63,7 @@ def command(
     from chorus.merge.planning.planner import plan
 
     target = _target(recipe, out, out_flag)
+    # before planning, which opens every model: flags that contradict each other are told at once
     ranks = _ranks(form, resume, flags)
     note_text = idle_note(flags)
     if note_text:
@@ -70,6 +72,7 @@ def command(
     options = options_of(flags, resume=resume, overwrite=overwrite, **more)
     started = time.monotonic()
     planned = plan(recipe, options)
+    # after the plan: a recipe that is refused need not wait for numba
     load_kernels()
     for warning in [*planned.warnings, *(f"generation: {d}" for d in planned.generation_differences)]:
         note(f"warning: {warning}", quiet=quiet)
@@ -89,6 +92,7 @@ def command(
 
 
 def _target(recipe: str, out: str | None, out_flag: str | None) -> Path:
+    # mergekit-yaml takes it as its second argument, the Whisper merging guide as --out_dir
     if out and out_flag:
         raise UsageError("the output directory is given twice", "chorus merge RECIPE -o DIR")
     target = out or out_flag
@@ -100,6 +104,7 @@ def _target(recipe: str, out: str | None, out_flag: str | None) -> Path:
 def _ranks(form: str, resume: bool, flags: dict[str, Any]) -> RankRule | None:
     """The rule for an adapter's ranks; None where a model is written."""
     ranks = rank_rule(*(flags.pop(name) for name in ("max_rank", "energy", "budget")))
+    # its factors are thrown away with an unfinished directory
     if form == "adapter" and resume:
         raise UsageError("--resume is for models; an adapter is merged again from the start", "drop --resume")
     if form == "model" and ranks.given:

@@ -11,6 +11,7 @@ from chorus.errors import UsageError
 
 def complete(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
     """Names of methods for the shell."""
+    # imported at the key press: the shell asks this process anew each time
     from chorus.merge.method import METHODS
 
     return [name for name in METHODS.names() if name.startswith(incomplete)]
@@ -46,4 +47,5 @@ def command(name: str | None, json_: bool, markdown: bool) -> None:
         width = max(len(n) for n, _ in rows)
         for method_name, summary in rows:
             click.echo(f"{method_name:<{width}}  {summary}")
+        # on stderr: the list itself can be cut and counted
         click.echo("\nchorus methods NAME explains one", err=True)

@@ -31,6 +31,7 @@ IDLE_FLAGS = {
     "trust_remote_code": "code from models is never run",
     "verbose": "the plan shows more",
 }
+# these take a value; the rest are on or off, or counted
 IDLE_VALUES = ("lora_merge_cache", "lora_merge_dtype", "write_threads")
 
 
@@ -85,7 +86,9 @@ def merge_options(command: F) -> F:
         elif name == "verbose":
             decorators.append(click.option("-v", flag, hidden=True, count=True))
         else:
+            # None tells that neither form was given: a flag that asks for what holds is still named
             decorators.append(click.option(f"{flag}/--no-{name.replace('_', '-')}", hidden=True, default=None))
+    # mergekit's negative forms of flags that Chorus has: they say what holds anyway
     for negative in ("cuda", "allow-pickle", "truncate-vocabulary"):
         decorators.append(click.option(f"--no-{negative}", is_flag=True, hidden=True, expose_value=False))
     for decorate in reversed(decorators):  # decorators are applied from below
@@ -117,6 +120,7 @@ def options_of(flags: dict[str, Any], **more: Any) -> Options:
 
 def idle_note(flags: dict[str, Any]) -> str:
     """One line that names the given flags that have no effect here, and why; empty where there are none."""
+    # -v is counted from 0, pairs are None where they are not given: only what was asked for is named
     given = [name for name in IDLE_FLAGS if flags.get(name) not in (None, 0, ())]
     reasons = [f"--{name.replace('_', '-')} ({IDLE_FLAGS[name]})" for name in given]
     return f"note: without effect here: {', '.join(reasons)}" if reasons else ""

@@ -41,6 +41,7 @@ def command(recipe: str, tensors: bool, json_: bool, **flags: Any) -> None:
     except RecipeError as error:
         if not json_:
             raise
+        # problems are a plan's result too: whoever parses stdout finds JSON there, and the exit code says the rest
         as_json({"problems": error.problems})
         raise click.exceptions.Exit(error.exit_code) from None
     facts = describe(planned)
@@ -97,6 +98,7 @@ def _print(facts: PlanFacts, every_tensor: bool) -> None:
     )
     if facts["cache_bytes"]:
         click.echo(f"cache: up to {size(facts['cache_bytes'])} of spectra and bases for the next run (--no-cache)")
+        # a run that needs more than the whole cache makes no room in it, so the next one finds a part
         if facts["cache_bytes"] > limit_bytes():
             click.echo(
                 f"warning: the cache is limited to {size(limit_bytes())} (CHORUS_CACHE_LIMIT), so a part is kept"
@@ -116,6 +118,7 @@ def _parameters(method: str, parameters: Mapping[str, Value | list[Value]]) -> s
     for name, value in parameters.items():
         values = value if isinstance(value, list) else [value]
         if any(v != defaults.get(name) for v in values):
+            # a list is one value a layer or model; told once where they are alike
             same = all(v == values[0] for v in values)
             parts.append(f"{name} {_short(values[0])}" if same else f"{name} [{', '.join(map(_short, values))}]")
     return ", ".join(parts)

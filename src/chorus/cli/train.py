@@ -49,12 +49,14 @@ def command(arguments: tuple[str, ...], configs: tuple[str, ...], **flags: Any) 
     """
     from chorus.train.layers import as_yaml, load_train_config
 
+    # a setting is what has a = in it: files come first and settings lie over them, in whatever order they are given
     files = [a for a in arguments if "=" not in a] + list(configs)
     overrides = [a for a in arguments if "=" in a]
     if not files and not overrides:
         raise UsageError(
             "no configuration", "chorus train CONFIG, or KEY=VALUE settings: model.base=... data.train=..."
         )
+    # as settings, so that they are checked, recorded and layered as any other
     if flags["device"]:
         overrides.append(f"device={flags['device']}")
     if flags["merge"]:
@@ -73,6 +75,7 @@ def command(arguments: tuple[str, ...], configs: tuple[str, ...], **flags: Any) 
     from chorus.train.run import train
 
     result = train(config, **settings, note=lambda text: note(text, quiet=flags["quiet"]))
+    # under `accelerate launch` every process comes here, and one of them speaks
     if not is_main():
         return
     if flags["json_"]:
@@ -82,6 +85,7 @@ def command(arguments: tuple[str, ...], configs: tuple[str, ...], **flags: Any) 
     if result.merged:
         click.echo(str(result.merged))
     note(_told(result), quiet=flags["quiet"])
+    # an adapter is no model by itself: the hint names it on its base, as recipes do
     adapter = config.adapter is not None or config.model.adapter is not None
     specialist = f'"{config.model.base}+{result.directory}"' if adapter else str(result.directory)
     note(f"next: name {specialist} under models: in a recipe, and chorus merge it", quiet=flags["quiet"])

@@ -190,9 +190,7 @@ def _measure_file(file: soundfile.SoundFile, row: Row, result: Measured) -> None
         return
     if first:
         file.seek(first)
-    # the digest is of the samples and not of the file: the same recording with other tags, or cut in place, is the same
     found, power, clipped, count = digest(), 0.0, 0, 0
-    # integers are read as integers: their full scale is exact, and floats may lie beyond it or be no numbers
     floating = file.subtype in ("FLOAT", "DOUBLE")
     while count < wanted:
         # in the file's own kind: full scale must be the converter's, not a rounding of it

@@ -63,6 +63,7 @@ def compare(
     _relate(made)
     if tests:
         add_differences(made, dict(zip([e.label for e in evaluations], rows, strict=True)), column, task)
+    # a stable sort: within a role systems stand as they were named
     made.lines.sort(key=lambda line: ORDER.index(line.role))
     return made
 

@@ -70,6 +70,7 @@ def main_table(evaluations: Sequence[Evaluation]) -> Table:
 
 def group_table(evaluations: Sequence[Evaluation], column: str) -> Table | None:
     """Systems by the values of a column, with the unweighted mean; None where there is nothing to tell apart."""
+    # of all, in the order of appearance: evaluations of other recordings may stand in one table here
     values = list(dict.fromkeys(v for one in evaluations for v in one.summary["by"].get(column, {})))
     if len(values) < 2:
         return None

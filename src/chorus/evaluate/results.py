@@ -59,6 +59,7 @@ class Evaluation:
 def read_evaluation(directory: str | Path) -> Evaluation:
     """An evaluation's directory (or its summary.json); `DataError` where it is none or not finished."""
     path = Path(directory).expanduser()
+    # shells complete to the file as easily as to its folder
     path = path.parent if path.name == SUMMARY else path
     if not (path / SUMMARY).exists():
         unfinished = (path / PARTIAL).exists()

@@ -51,4 +51,5 @@ def _home(named: Mapping[str, object], column: str, values: set[str]) -> str:
     if column in listed:
         return str(listed[column])
     known = [str(v) for v in listed.values() if str(v) in values]
+    # trained on several: at home in none of them alone
     return known[0] if len(known) == 1 else ""

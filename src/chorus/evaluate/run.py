@@ -98,6 +98,7 @@ def finished(place: Path, fingerprint: str, scoring: Scoring, *, overwrite: bool
             f"{place}: another evaluation is there (of {found.label}, other settings or recordings)",
             "choose another directory, or --overwrite",
         )
+    # hypotheses are kept as they were written: another normaliser costs seconds, not hours
     if found.normaliser == scoring.normaliser and found.summary["unit"] == scoring.unit:
         return found
     return count_answers(place, found.summary, found.rows, scoring)

@@ -22,6 +22,7 @@ COLUMNS = ("domain", "language", "speaker")
 def unit_of(rows: Sequence[Scored]) -> Units:
     """What an error rate over these rows counts."""
     units = {row.unit for row in rows}
+    # no row at all counts as words, as most languages do
     return "words" if units <= {"words"} else "characters" if units == {"characters"} else "mixed"
 
 

@@ -76,6 +76,7 @@ def _share(value: float | None) -> str:
 
 def _stars(line: Line, made: Comparison, group: str) -> str:
     """Of the test against the joint fine-tune, else against the base."""
+    # the joint fine-tune is what a merge must stand up to; to beat the base is expected
     against = made.joint or made.base
     found = next((d.stars for d in line.differences if d.reference == against and d.group == group), "")
     return f" {found}" if found else ""

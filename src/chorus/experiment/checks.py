@@ -44,6 +44,7 @@ def _of_trainings(experiment: Experiment) -> Iterator[str]:
     ]  # fmt: skip
     for where, settings in given:
         yield from (f"{where}.{key}: set by the experiment" for key in settings if key in OURS)
+        # told above already: the rest is checked as if they were not there
         own = {k: v for k, v in settings.items() if k not in OURS}
         model = own.get("model")
         if isinstance(model, Mapping) and "base" in model:

@@ -44,6 +44,7 @@ def _evaluate(experiment: Experiment, system: str) -> str:
     parts = ["chorus", "evaluate", system, "--data", str(experiment.output_dir / "test.csv"), "--split", "all"]
     plain = Decoding()
     for key, value in experiment.decoding.model_dump().items():
+        # only what differs from the defaults: a command that can be read
         if value != getattr(plain, key):
             flag = FLAGS.get(key, "--" + key.replace("_", "-"))
             values = value if isinstance(value, tuple) else (value,)

@@ -114,6 +114,7 @@ def _disk(experiment: Experiment) -> str:
     """Bytes of the models that will be kept, where the base is a directory."""
     base = Path(experiment.base.model)
     kept = {"none": 0, "best": 1, "all": len(experiment.methods)}[experiment.keep]
+    # merges are transcribed from memory: of all settings only what `keep` names is written
     models = counts(experiment)["train"] + kept
     if not base.is_dir():
         return f"{models} models"

@@ -15,6 +15,7 @@ def findings(compared: Comparison, best: str, seeds: int) -> list[str]:
     if specialists:
         # the fairest rival: the best single model over all domains, not each in its own
         nearest = min(specialists, key=lambda line: line.averages[group])
+        # each at home, where it was trained
         gains = [base.rates[line.home] - line.rates[line.home] for line in specialists]
         told.append(
             f"Specialists gain {min(gains):.1f} to {max(gains):.1f} points in their own domains; the best of them over "

@@ -26,6 +26,7 @@ def draw(results: Results, compared: Comparison, place: Path) -> list[Picture]:
         f"{line.label}, in-domain": line.averages["in-domain"]
         for line in compared.lines if line.label in (BASE, JOINT)
     }  # fmt: skip
+    # a curve over names or switches has no axis; its table tells it
     numeric = {name: one for name, one in results.curves.items() if all(_is_number(p.value) for p in one.points)}
     pictures += [_curve(name, one, levels, axis_of(compared), place) for name, one in numeric.items()]
     return [*pictures, _ranks(results, place)]

@@ -38,6 +38,7 @@ def reference_of(experiment: Experiment, name: str, seed: int) -> str:
     if name == BASE:
         return base_of(experiment)
     directory = model_dir(experiment, name, seed)
+    # by what is there, not by the settings: the recipe must name what it will find
     adapter = (directory / "adapter_config.json").exists()
     return f"{base_of(experiment)}+{directory}" if adapter else str(directory)
 

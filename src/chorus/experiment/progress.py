@@ -23,6 +23,7 @@ class Steps:
     timed: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        # ends come from the threads of trainings side by side
         self._lock, self._last = Lock(), time.monotonic()
 
     def ended(self, kind: str, label: str = "") -> None:

@@ -15,6 +15,7 @@ from chorus.report.html import Page, render
 
 def publish(directory: Path) -> Path:
     """Draw tables/, plots/ and report.html again; no model is opened and nothing is transcribed. Returns the report."""
+    # read again even right after the run: what --report draws later is then the same page
     results = read_results(directory)
     compared = results.compared
     tables = tables_of(results, compared)

@@ -36,6 +36,7 @@ Rate = Annotated[  # JSON has no NaN: a rate of nothing is null there
 
 
 class _Plain(BaseModel):
+    # an older or newer file is refused, not read in part
     model_config = ConfigDict(extra="forbid")
 
 
@@ -170,6 +171,7 @@ def _by_seed(experiment: Experiment, test: BySeed, groups: Mapping[str, Group]) 
     """How far seeds move each system's averages."""
     condition = experiment.conditions[0]
     compared = {seed: _compared(experiment, one, groups, condition, tests=False) for seed, one in test.items()}
+    # every seed has the same systems in the same order, by role
     first = next(iter(compared.values()))
     return {
         line.label: {

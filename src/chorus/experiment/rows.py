@@ -69,6 +69,7 @@ def dev_sources(experiment: Experiment, domains: Mapping[str, DomainRows]) -> li
     found = []
     for name, domain in domains.items():
         source = source_of(experiment, name, domain)
+        # a manifest of dev rows needs no split: all of it is dev
         found.append({**source, "manifest": domain.dev} if domain.dev else {**source, "split": "dev"})
     return found
 

@@ -69,6 +69,7 @@ class _Runner:
         chosen = self._choose(dev)
         # not a line earlier: nothing that is chosen can have seen a test recording
         test = held_out_set(experiment)
+        # reads the files, which `refuse_overlap` may not before the selection
         refuse_same_sounds(dev, test)
         write_manifest([u.row for u in test.utterances.values()], self.out / "test.csv")
         # before the test: a kill in it leaves everything that is needed to run a merge by hand
@@ -97,6 +98,7 @@ class _Runner:
     def _train(self) -> None:
         first = base_job(self.experiment)
         if first is not None:
+            # by itself and to its end: the others start from what it writes
             run_trainings(self.experiment, [first], self.note, lambda: self.steps.ended("train", BASE))
         run_trainings(self.experiment, jobs_of(self.experiment), self.note, lambda: self.steps.ended("train"))
 
@@ -166,6 +168,7 @@ class _Runner:
             recipe = recipe_path(self.experiment, self.experiment.seeds[0], name).read_text(encoding="utf-8")
             # the note lies beside the model, not in it: what is published is the model's directory
             final, done = self.out / "merged" / name, self.out / "merged" / f"{name}.yml"
+            # by the recipe's text: another setting chosen under the same name is merged again
             if final.exists() and done.exists() and done.read_text(encoding="utf-8") == recipe:
                 continue
             final.parent.mkdir(parents=True, exist_ok=True)

@@ -79,6 +79,7 @@ class SelectionRule(Strict):
 class Tests(Strict):
     """What is transcribed beside the domains' own test rows."""
 
+    # the file says out-of-domain, as tables do; Python's names cannot
     model_config = ConfigDict(populate_by_name=True)
 
     out_of_domain: dict[str, DomainRows] = Field(default_factory=dict, alias="out-of-domain")
@@ -96,6 +97,7 @@ class Experiment(Strict):
     parallel: int | None = Field(default=None, ge=1)
     base: Base
     data: Recordings = Field(default_factory=Recordings)
+    # one domain has one specialist, and nothing to merge it with
     domains: dict[str, DomainRows] = Field(min_length=2)
     train: Settings = Field(default_factory=dict)
     joint: Settings | bool = True
@@ -104,6 +106,7 @@ class Experiment(Strict):
     curves: dict[str, dict[str, list[object]]] = Field(default_factory=dict)
     tests: Tests = Field(default_factory=Tests)
     preset: str = "default"
+    # under another name than the file's: `decoding` is the property, preset and settings in one
     decoding_settings: Settings = Field(default_factory=dict, alias="decoding")
     normaliser: str = Field(default="marks", validation_alias=AliasChoices("normaliser", "normalizer"))
     conditions: list[str] = Field(default_factory=lambda: [CLEAN], min_length=1)
@@ -112,6 +115,7 @@ class Experiment(Strict):
     @field_validator("normaliser")
     @classmethod
     def _a_normaliser(cls, value: str) -> str:
+        # what follows a colon are options of it (arabic:OPTIONS)
         if value.split(":")[0] not in NORMALISERS:
             raise ValueError(f"one of {', '.join(NORMALISERS)}")
         return value

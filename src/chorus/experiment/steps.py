@@ -48,7 +48,9 @@ def curves_of(experiment: Experiment, chosen: Mapping[str, Chosen] | None = None
     """Every curve; before the selection, from the first setting of the method's grid."""
     found = {}
     for name, values in experiment.curves.items():
+        # for counting alone: how many points there are does not depend on where a curve is laid
         setting = chosen[name].setting if chosen else grid_of(name, experiment.methods[name])[0]
+        # one, as the checks have made sure of
         ((parameter, points),) = values.items()
         found[name] = Curve(parameter, varied(setting, parameter, points))
     return found

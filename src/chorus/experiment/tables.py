@@ -34,6 +34,7 @@ def write_tables(tables: Sequence[Table], place: Path) -> None:
     """Each as Markdown, CSV and LaTeX, numbered; an earlier run's go."""
     place.mkdir(parents=True, exist_ok=True)
     for suffix in SUFFIXES:
+        # numbers move when a table is added: the old files would stand beside the new under other names
         for old in place.glob(f"[0-9][0-9]-*{suffix}"):
             old.unlink()
     for number, one in enumerate(tables, 1):

@@ -92,10 +92,11 @@ def run_trainings(experiment: Experiment, jobs: Sequence[Job], note: Note, ended
     place = experiment.output_dir / DONE
     known = read_json(place) if place.exists() else {}
     fingerprints = {job.config.output_dir: _fingerprint(job) for job in jobs}
+    # trainings end in threads of their own, side by side
     left, lock = [], Lock()
     for job in jobs:
         output = job.config.output_dir
-        # chorus.json is the last file that a training writes
+        # a training's directory appears whole: with a chorus.json in it, it is finished
         if known.get(output) == fingerprints[output] and (Path(output) / "chorus.json").exists():
             ended()
             continue

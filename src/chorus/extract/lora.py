@@ -109,6 +109,7 @@ class _Extraction:
         modules = self._decompose(matrices, threads(jobs), progress)
         for job in vectors:
             self._vector(job, save_vectors)
+        # of the whole base, not of the selection: an ending stands for modules that were left out as well
         every = matrix_modules(self.pair.base.checkpoint)
         base_name = self.pair.base.label
         self.writer.finish(base=base_name, task_type=peft_task(self.pair.base.config), every_module=every)

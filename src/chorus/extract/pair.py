@@ -27,6 +27,7 @@ else:
     torch = lazy("torch")
 
 BLOCK = 1 << 20
+# cross-attention belongs to the decoder; mergekit's Whisper script loses it, by excluding every name with `encoder`
 PARTS = {"all": None, "encoder": ("encoder",), "decoder": ("decoder", "cross_attention", "language_model")}
 
 
