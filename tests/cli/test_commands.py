@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from chorus.cli.main import COMMANDS, SECTIONS, run
+from chorus.merge.method import METHODS
 from models import load_all, write_recipe
 
 CHORUS = Path(sysconfig.get_path("scripts")) / "chorus"
@@ -128,7 +129,7 @@ def test_plan_lists_every_problem_at_once(qwen, tmp_path, capsys):
 def test_methods_lists_and_explains(capsys):
     assert run(["methods"]) == 0
     listed = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
-    assert len(listed) == 23
+    assert len(listed) == len(METHODS.names())
     for name in listed:
         assert run(["methods", name]) == 0
         text = capsys.readouterr().out
@@ -138,7 +139,7 @@ def test_methods_lists_and_explains(capsys):
     density = next(p for p in json.loads(capsys.readouterr().out)["parameters"] if p["name"] == "density")
     assert (density["minimum"], density["maximum"], density["default"], density["per_model"]) == (0, 1, 1.0, True)
     assert run(["methods", "--json"]) == 0
-    assert len(json.loads(capsys.readouterr().out)) == 23
+    assert len(json.loads(capsys.readouterr().out)) == len(METHODS.names())
 
 
 def test_unknown_names_are_refused_with_the_nearest(capsys):
@@ -155,7 +156,7 @@ def test_doctor_tells_versions_devices_extras_and_caches(capsys):
     facts = json.loads(capsys.readouterr().out)
     assert facts["packages"]["torch"]
     assert "cpu" in facts["devices"]
-    assert set(facts["extras"]) == {"audio", "evaluate", "train", "synth", "dev"}
+    assert set(facts["extras"]) == {"audio", "evaluate", "train", "synth", "test", "docs", "dev"}
     assert set(facts["caches"]) == {"hub", "compiled kernels", "spectra"}
     assert run(["doctor"]) == 0
     assert "chorus-merge" in capsys.readouterr().out

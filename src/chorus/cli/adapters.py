@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import click
 
+from chorus.cli.options import IntType
 from chorus.cli.output import as_json, note, table
 from chorus.errors import UsageError
 from chorus.linalg.ranks import RankRule
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., object])
 
 
-class Count(click.ParamType[int]):
+class Count(IntType):
     """A number of parameters, as `5000000`, `5M`, `300k`."""
 
     name = "count"

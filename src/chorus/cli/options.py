@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -35,7 +35,13 @@ IDLE_FLAGS = {
 IDLE_VALUES = ("lora_merge_cache", "lora_merge_dtype", "write_threads")
 
 
-class Size(click.ParamType[int]):
+if TYPE_CHECKING:
+    IntType = click.ParamType[int]
+else:
+    IntType = click.ParamType  # click made it generic in 8.4; older ones do as well
+
+
+class Size(IntType):
     """A number of bytes, as `500MB`, `5GB`, `1GiB`."""
 
     name = "size"

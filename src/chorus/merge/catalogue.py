@@ -110,7 +110,7 @@ def page(method: Method) -> str:
 HEAD = """# Merge methods
 
 Made by `chorus methods --markdown`; do not edit. Every parameter takes a number, a gradient over the layers, a
-list with `filter` or a list with `role` (see recipes.md). "Per model" parameters may stand under each model.
+list with `filter` or a list with `role` ([recipes](recipes.md)). "Per model" parameters may stand under each model.
 
 """
 
