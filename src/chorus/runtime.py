@@ -91,7 +91,7 @@ def claim_device(asked: str) -> str:
 
 def cores() -> int:
     """How many processor cores this process may use."""
-    # not cpu_count alone: containers and schedulers give a process fewer cores than there are
+    # not cpu_count alone: containers and schedulers may bind a process to fewer cores than there are
     if hasattr(os, "sched_getaffinity"):  # not on macOS
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
