@@ -27,5 +27,6 @@ def pad(sequences: Sequence[Sequence[int]], value: int, *, left: bool = False) -
 
 def as_taken(batch: Batch, model: torch.nn.Module) -> Batch:
     """The batch on the model's device; sounds and features in the type of its weights, ids as they are."""
+    # of a quantised base some are integers; the others tell what it computes in
     first = next(p for p in model.parameters() if p.is_floating_point())
     return {name: one.to(first.device, first.dtype if one.is_floating_point() else None) for name, one in batch.items()}

@@ -103,6 +103,7 @@ class CtcRecogniser:
         synced_gpus: bool = False,
     ) -> list[str]:  # fmt: skip
         """The best token of each frame, repeats and blanks taken out; frames of the padding say nothing."""
+        # no beam: without a language model over letters the best path is all but the best text
         ids: Sequence[torch.Tensor] = model(**as_taken(inputs, model)).logits.argmax(-1).cpu()
         if self.masks:
             lengths = self.frames(inputs["attention_mask"].sum(-1)).tolist()

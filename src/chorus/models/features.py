@@ -36,7 +36,7 @@ class LogMel:
         self.extractor, self.cache = extractor, cache
         self.hop = int(extractor.hop_length)
         settings = extractor.to_dict()
-        settings.pop("mel_filters", None)
+        settings.pop("mel_filters", None)  # an array that the other settings decide
         self.settings = json.dumps(settings, sort_keys=True, default=str)
         self.columns = int(extractor.n_samples) // self.hop  # of the whole window
 

@@ -47,6 +47,7 @@ class Kind:
     tokenizer_class: str = "AutoTokenizer"
     extractor_class: str = "AutoFeatureExtractor"
     recogniser: OpenRecogniser | None = None
+    # by name: this room lies below those, and an import would bring in torch
     decoder: str = "chorus.transcribe.backends.recognising:Recognising"
     backbone: str = ""
     peft_task: str | None = None

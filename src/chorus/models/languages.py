@@ -33,10 +33,12 @@ OTHER_NAMES: dict[str, str] = {  # name -> code
     "moldavian": "ro", "moldovan": "ro", "panjabi": "pa", "pushto": "ps", "sinhalese": "si", "valencian": "ca",
 }  # fmt: skip
 OTHER_CODES: dict[str, str] = {  # of ISO 639, for what Whisper codes otherwise
-    "cmn": "zh", "fil": "tl", "iw": "he", "jv": "jw", "nb": "no",
+    "cmn": "zh", "fil": "tl",  # as FLEURS has them
+    "iw": "he", "jv": "jw", "nb": "no",  # Whisper keeps an old code of Javanese
 }  # fmt: skip
 UNSPACED = {"bo", "ja", "km", "lo", "my", "th", "yue", "zh"}  # written without spaces between words
 UNSPACED |= {"bod", "jpn", "khm", "lao", "mya", "tha", "zho"}  # as MMS codes them
+# one map for all spellings; a code goes before a name that looks like it, of which there is none (a test)
 _CODES = {name: code for code, name in LANGUAGES.items()} | OTHER_NAMES | OTHER_CODES | {c: c for c in LANGUAGES}
 
 

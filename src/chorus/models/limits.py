@@ -40,6 +40,7 @@ class Limits:
     ) -> None:
         self.tokenizer, self.max_tokens, self.max_audio_s = tokenizer, max_tokens, max_audio_s
         self.languages, self.bare = set(languages), bare
+        # byte-level tokenizers write everything; some call their end token the unknown one, which then says nothing
         unknown = getattr(tokenizer, "unk_token_id", None)
         self.unknown: int | None = None if unknown == getattr(tokenizer, "eos_token_id", None) else unknown
 

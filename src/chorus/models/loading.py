@@ -72,7 +72,7 @@ def directory_of(origin: Origin) -> tuple[Path, str | None]:
     place = Path(origin.place)
     if place.is_dir():
         return place, None
-    from chorus.checkpoints.hub import download
+    from chorus.checkpoints.hub import download  # huggingface_hub is imported for these alone
 
     return download(Reference(str(origin.place), origin.revision), OpenOptions(), ["*config.json"])
 
@@ -108,7 +108,7 @@ def load_parts(
 def load_model(kind: Kind, origin: Origin, dtype: str, more: Mapping[str, object]) -> PreTrainedModel:
     """The model, of safetensors only, or of the origin's tensors."""
     cls = _class(kind.model_class(read_config(origin)))
-    wanted = getattr(torch, dtype)
+    wanted = getattr(torch, dtype)  # by name, so that deciding needs no torch
     try:
         if origin.tensors is None:
             return cls.from_pretrained(
@@ -164,7 +164,7 @@ def load_extractor(kind: Kind, origin: Origin) -> SequenceFeatureExtractor:
 
 
 def _load_side(class_name: str, place: str | Path, origin: Origin, what: str) -> Any:
-    revision = origin.revision if place == origin.place else None
+    revision = origin.revision if place == origin.place else None  # a tokenizer from elsewhere has its own history
     try:
         return _class(class_name).from_pretrained(place, revision=revision)
     except (OSError, ValueError) as error:
@@ -190,7 +190,7 @@ def put_weights(model: PreTrainedModel, tensors: Mapping[str, LazyTensor]) -> No
     with torch.no_grad():
         for name, tensor in tensors.items():
             own[name].copy_(tensor.read())
-    if set(own) - set(tensors):
+    if set(own) - set(tensors):  # tied heads are not stored: they follow what they are tied to
         model.tie_weights()
 
 

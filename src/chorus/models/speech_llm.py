@@ -66,7 +66,7 @@ class SpeechLlmRecogniser:
     def __init__(self, parts: Parts, cache: Cache | None = None) -> None:
         assert parts.extractor is not None
         self.parts, self.tokenizer, config = parts, parts.tokenizer, parts.model.config
-        self._check_audio_token()
+        self._check_audio_token()  # a wrong one is silent: the model answers as if it were given no audio
         self.features = LogMel(parts.extractor, cache)
         self.columns = min(self.features.columns, int(config.audio_config.max_source_positions) * 2)
         self.longest_s: float | None = self.columns / FRAMES_PER_SECOND
@@ -103,7 +103,7 @@ class SpeechLlmRecogniser:
         columns = [self.speech_columns(one) for one in features]
         ids = [self.question(one.prompt, n) for one, n in zip(speech, columns, strict=True)]
         return {
-            "input_ids": pad(ids, self.padding, left=True),
+            "input_ids": pad(ids, self.padding, left=True),  # answers begin where questions end, in one column
             "attention_mask": pad([[1] * len(one) for one in ids], 0, left=True),
             **self.sounds(features, columns),
         }

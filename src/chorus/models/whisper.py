@@ -99,6 +99,7 @@ def shorter_window(model: PreTrainedModel, positions: int) -> Iterator[None]:
     if positions == whole:
         yield
         return
+    # from here on both are changed: transformers refuses features of another length than the config's
     encoder = model.get_encoder()
     table = encoder.embed_positions
     shorter = torch.nn.Embedding(positions, table.embedding_dim, _weight=table.weight[:positions].detach())
@@ -131,6 +132,7 @@ def complete_generation(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBa
     if codes:
         known["lang_to_id"] = {f"<|{code}|>": ids(f"<|{code}|>") for code in codes}
         known["task_to_id"] = {task: ids(f"<|{task}|>") for task in TASK_TOKENS.values()}
+    # what the model brings goes first: fine-tunes of old models keep their own suppress lists and start tokens
     for key, value in known.items():
         if getattr(settings, key, None) is None:
             setattr(settings, key, value)

@@ -183,7 +183,7 @@ def attach(
 
 
 def _plain(config: LoraConfig) -> LoraConfig:
-    config.init_lora_weights = True
+    config.init_lora_weights = True  # the weights come from the checkpoint; starting anew would cost a pass of the data
     config.eva_config = None
     config.inference_mode = False
     return config

@@ -132,7 +132,7 @@ def masked(features: Features, augment: Augment, rng: Generator) -> Features:
     if not (augment.mask_features or augment.mask_times):
         return features
     features = features.copy()
-    silence = features.min()
+    silence = features.min()  # zero would be loud: log-mel features of silence are negative
     mels, columns = features.shape
     for _ in range(augment.mask_features):
         width = int(rng.integers(0, augment.mask_feature_width + 1))

@@ -30,6 +30,7 @@ def _unfit(utterances: list[Utterance], backbone: Backbone) -> dict[str, list[tu
     by_row = {id(u.row): u for u in utterances}
     for row, kind, detail in backbone.limits.problems([u.row for u in utterances]) if utterances else ():
         found.setdefault(kind, []).append((by_row[id(row)], detail))
+    # each row is told of once; and what its text breaks, such as an unknown language, misfit() need not meet
     known = {id(u) for members in found.values() for u, _ in members}
     for utterance in (u for u in utterances if id(u) not in known):
         why = backbone.misfit(utterance)

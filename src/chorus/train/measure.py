@@ -52,7 +52,7 @@ def error_rates(
     `share` is this process's rank, and how many there are; the others are as `Backbone.transcribe` has them.
     """
     rank, processes = share
-    ordered = sorted(utterances, key=lambda u: -u.duration_s)
+    ordered = sorted(utterances, key=lambda u: -u.duration_s)  # like lengths share a batch; memory runs out at once
     mine = ordered[rank::processes]
     batches = math.ceil(math.ceil(len(ordered) / processes) / batch_size)
     references: list[str] = []

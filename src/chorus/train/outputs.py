@@ -73,6 +73,7 @@ def _readable(directory: Path) -> None:
 
 def _side_files(backbone: Backbone, directory: Path) -> None:
     """Tokenizer, processor and generation settings, in the old and the new form."""
+    # by way of another folder: save_pretrained writes one form, copy_side_files completes it to both
     with tempfile.TemporaryDirectory() as folder:
         backbone.save_side_files(Path(folder))
         copy_side_files(Path(folder), Path(folder), directory)

@@ -34,6 +34,7 @@ def identity(name: str, revision: str | None = None) -> dict[str, str]:
 
 def training_fingerprint(config: TrainConfig, *identities: dict[str, str]) -> str:
     """What decides the result: settings, manifests and base, not where it is written or on what it runs."""
+    # where and on what a training runs may change between a kill and the next try
     settings = config.model_dump(mode="json", exclude={"output", "logs", "device", "name"})
     for key in UNIMPORTANT:
         settings["train"].pop(key)

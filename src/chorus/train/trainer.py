@@ -97,7 +97,7 @@ class SpeechTrainer(Trainer):
 
     def training_step(self, model: PreTrainedModel, inputs: Batch, *arguments: object, **more: object) -> torch.Tensor:
         """One batch forward and backward (checkpointed layers run forward again there) in its window."""
-        numbers = inputs.pop(ROWS)
+        numbers = inputs.pop(ROWS)  # for the message alone; a model would refuse them
         with self.backbone.window(model, inputs):
             loss: torch.Tensor = super().training_step(model, inputs, *arguments, **more)
         if not bool(torch.isfinite(loss)):
@@ -243,6 +243,7 @@ def arguments(config: TrainConfig, logs: Path, device: str, *, measured: bool, s
         fp16=precision == "float16",
         bf16=precision == "bfloat16",
         gradient_checkpointing=train.gradient_checkpointing,
+        # the re-entrant form gives no gradients where the inputs of a frozen base need none
         gradient_checkpointing_kwargs={"use_reentrant": False} if train.gradient_checkpointing else None,
         eval_strategy=strategy if measured else "no",
         eval_steps=steps if measured and strategy == "steps" else None,
@@ -253,13 +254,13 @@ def arguments(config: TrainConfig, logs: Path, device: str, *, measured: bool, s
         metric_for_best_model=f"eval_{config.metric}" if measured else None,
         greater_is_better=False if measured else None,
         logging_steps=train.log_steps,
-        logging_nan_inf_filter=False,
+        logging_nan_inf_filter=False,  # else a NaN is shown as the mean of what went before
         report_to=list(train.report_to) or "none",
         dataloader_num_workers=train.workers,
         dataloader_multiprocessing_context="fork" if train.workers else None,  # rows and model are shared, not copied
         dataloader_pin_memory=device.startswith("cuda"),
         dataloader_drop_last=False,
-        remove_unused_columns=False,
+        remove_unused_columns=False,  # examples are no datasets' rows
         label_names=["labels"],
         use_cpu=device == "cpu",
         disable_tqdm=True,

@@ -62,6 +62,7 @@ class CausalBackbone:
 
     def example(self, utterance: Utterance, rng: Generator | None, augment: Augment) -> Example:
         prompt = self.prompt(utterance.row)[:LONGEST_TOKENS]
+        # the end is learnt too, so that answers stop
         text = [*self.tokenizer.encode(utterance.row.text, add_special_tokens=False), self.end]
         return Example(text[: LONGEST_TOKENS - len(prompt)], prompt)
 
@@ -76,7 +77,7 @@ class CausalBackbone:
         window_s: float | None = None, synced_gpus: bool = False,
     ) -> list[str]:  # fmt: skip
         """What follows the prompts."""
-        ids = [self.prompt(u.row) or [self.end] for u in utterances]
+        ids = [self.prompt(u.row) or [self.end] for u in utterances]  # generate needs one token to begin with
         batch = {
             "input_ids": pad(ids, self.padding, left=True),
             "attention_mask": pad([[1] * len(one) for one in ids], 0, left=True),

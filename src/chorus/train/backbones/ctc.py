@@ -38,6 +38,7 @@ class CtcBackbone:
     def __init__(self, kind: Kind, config: TrainConfig, device: str, texts: Sequence[str]) -> None:
         self.kind = kind
         origin, language = origin_of(config), config.model.language_adapter
+        # a row without an alignment has an infinite loss; misfit() finds them, but augmentation can still shorten one
         more: dict[str, object] = {"ctc_zero_infinity": True}
         if language:  # MMS keeps an adapter and a head for each language
             more |= {"target_lang": language, "ignore_mismatched_sizes": True}
@@ -113,6 +114,7 @@ def letters_of(texts: Sequence[str]) -> Wav2Vec2CTCTokenizer:
     """A CTC tokenizer with the letters of these texts."""
     from transformers import Wav2Vec2CTCTokenizer
 
+    # sorted, so that the head is the same whatever the order of the rows
     letters = sorted({c for text in texts for c in text} - {" "})
     tokens = ["<pad>", "<unk>", "|", *letters]
     with tempfile.TemporaryDirectory() as folder:

@@ -36,6 +36,7 @@ def load_dtype(config: TrainConfig, device: str) -> str:
     """Weights are trained in float32 unless told; a frozen base under an adapter may be kept smaller on a GPU."""
     if config.model.dtype != "auto":
         return config.model.dtype
+    # updates of a full fine-tune are smaller than bfloat16 can tell apart
     adapter = config.adapter is not None or config.model.adapter
     return "bfloat16" if adapter and device.startswith(("cuda", "xpu")) else "float32"
 

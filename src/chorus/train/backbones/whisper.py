@@ -89,6 +89,7 @@ class WhisperBackbone:
 
     def targets(self, row: Row, end_s: float, *, timestamps: bool) -> list[int]:
         """The tokens after `<|startoftranscript|>`, which the model puts before them by itself."""
+        # with the space before it that Whisper was taught: "one" and " one" are other tokens
         words = self.tokenizer.encode(f" {row.text}", add_special_tokens=False)
         if timestamps:
             first = self.token("<|notimestamps|>") + 1

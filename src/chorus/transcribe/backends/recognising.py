@@ -53,7 +53,7 @@ class Recognising:
 
     def _together(self, sounds: Sequence[Sound]) -> list[Hypothesis]:
         speech = [self._asked(sound) for sound in sounds]
-        with torch.inference_mode():
+        with torch.inference_mode():  # the recogniser leaves gradients to its caller, as training measures with it too
             texts = self.recogniser.texts(
                 self.parts.model, self.recogniser.inputs(speech), beam=self.decoding.beam,
                 max_new_tokens=self.decoding.max_new_tokens,
