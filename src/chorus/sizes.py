@@ -17,7 +17,7 @@ def parse_size(text: str) -> int:
     number, unit, suffix = float(match[1]), match[2], match[3] or ""
     if unit == "B" and not suffix:  # mergekit's billions
         return round(number * 1e9)
-    step = 1024 if suffix == "IB" else 1000
+    step = 1024 if suffix == "IB" else 1000  # the letter of the standard; mergekit's 5GB is decimal too
     return round(number * step ** ["", "K", "M", "G", "T"].index(unit)) if unit != "B" else round(number)
 
 

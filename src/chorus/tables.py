@@ -45,7 +45,7 @@ class Table:
     best: frozenset[tuple[int, int]] | set[tuple[int, int]] = frozenset()
 
     def __post_init__(self) -> None:
-        assert all(len(row) == len(self.columns) for row in self.rows), self.title
+        assert all(len(row) == len(self.columns) for row in self.rows), self.title  # ours to get right, not a reader's
 
     def render(self, form: Format) -> str:
         """The table as a text that ends with a line break."""
@@ -59,10 +59,10 @@ def as_text(table: Table, *, terminal: bool = False) -> str:
         made.add_column(column, overflow="fold", no_wrap=not terminal)
     for row in table.rows:
         made.add_row(*(_literal(cell) for cell in row))
-    out = io.StringIO()
+    out = io.StringIO()  # rich would fold to the width of whatever it finds
     width = None if terminal else WIDE
     rich_console.Console(width=width, highlight=False, file=out, force_terminal=terminal).print(made)
-    lines = [line.rstrip() for line in out.getvalue().splitlines()]
+    lines = [line.rstrip() for line in out.getvalue().splitlines()]  # rich pads to the width
     return "\n".join([*lines, *(["", *table.notes] if table.notes else [])]) + "\n"
 
 

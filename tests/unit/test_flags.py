@@ -41,3 +41,10 @@ def test_every_flag_says_what_it_does():
     assert [
         f for f, options in found.items() if f.startswith("--") for o in options if not o.help and not o.hidden
     ] == []
+
+
+def test_what_must_be_given_stands_first_in_the_help_of_extract():
+    command = import_module("chorus.cli.extract").command
+    for one in command.commands.values():
+        assert [o.name for o in one.params[:3]] == ["model", "base", "out"]
+        assert [o.name for o in one.params if o.required] == ["model", "base", "out"]

@@ -26,7 +26,7 @@ class Count(IntType):
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
         text = str(value).strip().lower()
-        scale = {"k": 1e3, "m": 1e6, "b": 1e9}.get(text[-1:], 1)
+        scale = {"k": 1e3, "m": 1e6, "b": 1e9}.get(text[-1:], 1)  # parameters, not bytes: powers of ten
         try:
             return round(float(text.rstrip("kmb")) * scale)  # 2.5M is a number too
         except ValueError:
@@ -77,6 +77,7 @@ def print_energies(result: AdapterResult) -> None:
     """A table of modules with their ranks and energies, worst first."""
     rows = [
         [m.tensor, str(m.rank), f"{100 * m.energy:.2f} %", m.way]
+        # of equal energy by name, so that two runs print the same
         for m in sorted(result.modules, key=lambda m: (m.energy, m.tensor))
     ]
     table(Table("Modules", ["tensor", "rank", "energy kept", "way"], rows))

@@ -133,7 +133,7 @@ def manifest(**flags: Any) -> None:
     target = Path(flags["out"] or Path(folder) / "manifest.csv")
     # before a recording is looked for: a refusal at the end would have cost the whole walk
     planned = [outdir / "train.csv", outdir / "val.csv"] if outdir else [target]
-    free(*planned, overwrite=flags["overwrite"])
+    free(*planned, overwrite=flags["overwrite"])  # before hours of listing files
     extensions = tuple(e for group in flags["extensions"] for e in group.replace(",", " ").split()) or SUFFIXES
     found = pair(
         Path(folder),
@@ -182,7 +182,7 @@ def _write_train_and_val(rows: list[Row], outdir: Path, fraction: float, seed: i
         return str(row.audio.parent) if several else re.split(r"[-_. ]", row.audio.stem)[0]
 
     named = [replace(row, extra={**row.extra, "group": group(row)}) for row in rows]
-    divided = split_rows(named, dev=fraction, test=0, by="group", seed=seed)
+    divided = split_rows(named, dev=fraction, test=0, by="group", seed=seed)  # no group on both sides
     written = []
     for split, name in (("train", "train.csv"), ("dev", "val.csv")):
         # without the column that was only for dividing
@@ -243,6 +243,7 @@ def check_(
 def _print_report(report: Report, model: str | None) -> None:
     click.echo(f"{report.rows} rows, {report.hours:.3f} h, {_rates(report.rates)}")
     for column, hours in report.hours_by.items():
+        # corpora have thousands of speakers
         items = [f"{name} {value:.3f}" for name, value in list(hours.items())[:12]]
         more = f", and {len(hours) - 12} more" if len(hours) > 12 else ""
         click.echo(f"hours by {column}: {', '.join(items)}{more}")
@@ -349,7 +350,7 @@ def describe_(
     )
     for column, values in facts["by"].items():
         click.echo("")
-        lines = [(k, str(v["rows"]), f"{v['hours']:.3f}") for k, v in list(values.items())[:20]]
+        lines = [(k, str(v["rows"]), f"{v['hours']:.3f}") for k, v in list(values.items())[:20]]  # the most rows first
         table(Table("", [column, "rows", "hours"], lines))
     if plot_file:
         click.echo(f"\n{plot_file}")

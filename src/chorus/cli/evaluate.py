@@ -102,6 +102,7 @@ def _evaluate(models: tuple[str, ...], flags: dict[str, Any]) -> list[Evaluation
     )  # fmt: skip
     for reason, left in test.left_out.items():
         note(f"left out: {len(left)} {reason}", quiet=flags["quiet"])
+    # all of them before the first is decoded: a mistake in the last costs no hour
     systems = [opened(m) for m in models]
     # before the first recording: two models under one label would write into one folder
     unique_labels(systems)

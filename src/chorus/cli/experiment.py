@@ -57,7 +57,7 @@ def command(
             raise UsageError(f"--report draws what was found: {given[0]} would change nothing", "leave one of them out")
         from chorus.experiment.publish import publish
 
-        publish(experiment.output_dir)
+        publish(experiment.output_dir)  # from results.json alone: no model, no audio
     else:
         _run(experiment, quiet=quiet)
     _print(experiment.output_dir, json_=json_, quiet=quiet)

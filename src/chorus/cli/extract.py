@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from chorus.cli.adapters import print_adapter, print_energies, rank_options, rank_rule
-from chorus.cli.flags import jobs_flag, json_flag, offline_flag, out_flag, overwrite_flag, pickle_flag, quiet_flag
+from chorus.cli.flags import Flag, jobs_flag, json_flag, offline_flag, out_flag, overwrite_flag, pickle_flag, quiet_flag
 from chorus.cli.output import as_json, note
 from chorus.errors import UsageError
 from chorus.progress import shown
@@ -25,7 +25,7 @@ def command() -> None:
 
 def shared(function: F) -> F:
     """The flags of both commands; they arrive as `flags`."""
-    for option in (
+    options: tuple[Flag, ...] = (
         click.option("--model", required=True, help="The fine-tune: a directory or hub id."),
         click.option("--base", required=True, help="What it was trained from."),
         out_flag(),
@@ -41,7 +41,8 @@ def shared(function: F) -> F:
         offline_flag,
         json_flag(),
         quiet_flag(),
-    ):
+    )
+    for option in reversed(options):  # the last to be applied stands first in --help
         function = option(function)
     return function
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @click.command("merge")
 @click.argument("recipe", type=click.Path(dir_okay=False))
-@click.argument("out", required=False, type=click.Path())
+@click.argument("out", required=False, type=click.Path())  # mergekit-yaml's place for it
 @click.option("-o", "--out", "--out_dir", "--out-dir", "out_flag", metavar="DIR", help="The result's directory.")
 @click.option("--resume", is_flag=True, help="Go on with a merge that was killed.")
 @overwrite_flag()
@@ -86,6 +86,7 @@ def command(
         note(f"warning: {warning}", quiet=quiet)
     if json_:
         facts = asdict(result)
+        # with the warnings of the plan, which otherwise went to stderr before
         as_json({**facts, "directory": str(result.directory), "warnings": [*planned.warnings, *result.warnings]})
     elif not quiet:
         _print(result, elapsed)
@@ -123,7 +124,7 @@ def _adapter(planned: Plan, target: Path, ranks: RankRule, json_: bool, quiet: b
 
 def _print(result: Result, elapsed_s: float) -> None:
     """The directories on stdout, what was done on stderr."""
-    for name in result.variants or [""]:
+    for name in result.variants or [""]:  # "" is the directory itself
         click.echo(str(result.directory / name))
     resumed = f" ({result.resumed} from before)" if result.resumed else ""
     note(f"{result.tensors} tensors{resumed}, {size(result.bytes_written)} written, {elapsed_s:.1f} s")

@@ -43,7 +43,7 @@ def command(name: str | None, json_: bool, markdown: bool) -> None:
     elif markdown:
         click.echo(pages(METHODS))
     else:
-        rows: list[tuple[str, str]] = [(m.name, m.summary) for m in METHODS]
+        rows: list[tuple[str, str]] = [(m.name, m.summary) for m in METHODS]  # by name, others' among ours
         width = max(len(n) for n, _ in rows)
         for method_name, summary in rows:
             click.echo(f"{method_name:<{width}}  {summary}")

@@ -47,7 +47,7 @@ class Size(IntType):
     name = "size"
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        if isinstance(value, int):
+        if isinstance(value, int):  # the default
             return value
         try:
             return parse_size(str(value))
@@ -70,6 +70,7 @@ def merge_options(command: F) -> F:
             default=DEFAULT_SHARD_BYTES,
             help="Largest weight file.  [default: 5GB]",
         ),
+        # hidden: it changes no byte and hardly the speed, and serves tests of just that
         click.option("--block-size", type=click.IntRange(1), hidden=True, help="Values read at a time."),
         click.option("--seed", "--random-seed", type=int, help="Seed of random methods; overrides the recipe's."),
         pickle_flag,
@@ -87,7 +88,7 @@ def merge_options(command: F) -> F:
     ]
     for name in IDLE_FLAGS:
         flag = f"--{name.replace('_', '-')}"
-        if name in IDLE_VALUES:
+        if name in IDLE_VALUES:  # these take a value, which must not be read as the recipe
             decorators.append(click.option(flag, hidden=True))
         elif name == "verbose":
             decorators.append(click.option("-v", flag, hidden=True, count=True))

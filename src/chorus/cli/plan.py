@@ -37,7 +37,7 @@ def command(recipe: str, tensors: bool, json_: bool, **flags: Any) -> None:
     from chorus.merge.planning.planner import plan
 
     try:
-        planned = plan(recipe, options_of(flags), weights=False)
+        planned = plan(recipe, options_of(flags), weights=False)  # headers alone, of models on the hub too
     except RecipeError as error:
         if not json_:
             raise
@@ -78,6 +78,7 @@ def _print(facts: PlanFacts, every_tensor: bool) -> None:
             role = tensor["role"]
             treatment = tensor["method"] + (f" ({tensor['reason']})" if tensor["reason"] else "")
             treatment += f" on {tensor['treatment']}" if tensor["treatment"] else ""
+            # buffers such as num_batches_tracked have no dimension
             shape = "x".join(map(str, tensor["shape"])) or "scalar"
             rows.append(
                 [
@@ -94,6 +95,7 @@ def _print(facts: PlanFacts, every_tensor: bool) -> None:
     click.echo(
         f"reads {size(facts['bytes_to_read'])}, writes {size(facts['bytes_to_write'])} in "
         f"{sum(len(o['files']) for o in facts['outputs'])} file(s); {facts['jobs']} thread(s), "
+        # torch and the libraries below it take a few hundred megabytes of their own
         f"working memory {size(facts['memory_bytes'])} besides the runtime's own"
     )
     if facts["cache_bytes"]:

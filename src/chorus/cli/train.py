@@ -58,7 +58,7 @@ def command(arguments: tuple[str, ...], configs: tuple[str, ...], **flags: Any) 
         )
     # as settings, so that they are checked, recorded and layered as any other
     if flags["device"]:
-        overrides.append(f"device={flags['device']}")
+        overrides.append(f"device={flags['device']}")  # last, so that the flag goes over files and settings
     if flags["merge"]:
         overrides.append("adapter.merge=true")
     config = load_train_config(*files, overrides=overrides, task=flags["task"])
