@@ -80,7 +80,7 @@ def causal_lm_layout(config: JsonMap, names: list[str]) -> Layout:
     # where the config is silent its class's default holds, and the default differs
     default_tied = architecture(config) not in ("LlamaForCausalLM", "MistralForCausalLM")
     tied = {}
-    # without the key the file tells: a Qwen that stores no head has it from the embedding; Llama and Mistral are untied
+    # a Qwen that stores no head has it from the embedding, whatever the default
     if config.get("tie_word_embeddings", default_tied and "lm_head.weight" not in roles):
         tied = {"lm_head.weight": "model.embed_tokens.weight"}
     return Layout("causal_lm", roles, (stack,), tied)

@@ -315,7 +315,6 @@ def _as_in_file(name: str, names: list[str]) -> str:
     if name in names:
         return name
     tail = name.split(".", 1)[-1]
-    # only where it is clear: of two tensors that end alike neither is taken
     matches = [n for n in names if n == tail or n.endswith(f".{tail}")]
     return matches[0] if len(matches) == 1 else name  # several would be a guess
 
