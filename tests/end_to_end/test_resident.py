@@ -122,7 +122,7 @@ def test_models_that_rename_their_weights_are_loaded_anew(kind: str, tmp_path: P
     from chorus.data.audio import write_flac
     from chorus.data.manifest import Row, write_manifest
     from chorus.evaluate.run import Scoring, evaluate, run_request
-    from chorus.search.trials import with_weights
+    from chorus.search.trials import Loaded
     from chorus.transcribe.decoding import Decoding
     from chorus.transcribe.request import Request
     from chorus.transcribe.systems import open_system
@@ -131,7 +131,7 @@ def test_models_that_rename_their_weights_are_loaded_anew(kind: str, tmp_path: P
     models = [tiny(tmp_path / f"m{i}", kind, seed=i) for i in range(3)]
     write_flac(tmp_path / "a.flac", tone(0.8))
     test = load_test_set([write_manifest([Row("a.flac", "one", "en", root=tmp_path)], tmp_path / "m.csv")])
-    backend, settings = None, Decoding(max_new_tokens=6)
+    loaded, settings = Loaded(), Decoding(max_new_tokens=6)
     for i in (1, 2):
         recipe = {
             "merge_method": "linear", "models": [{"model": str(models[0])}, {"model": str(models[i])}],
@@ -139,7 +139,7 @@ def test_models_that_rename_their_weights_are_loaded_anew(kind: str, tmp_path: P
         }  # fmt: skip
         planned = plan(recipe)
         request = Request(open_system(planned, label=f"s{i}"), test, settings)
-        backend = with_weights(backend, request, Resident().merge(planned))
+        backend = loaded.with_weights(request, Resident().merge(planned))
         ours = run_request(request, tmp_path / f"ours{i}", Scoring("raw"), lambda done, total: None, backend)
         chorus.merge(recipe, tmp_path / f"merged{i}")
         theirs = evaluate(str(tmp_path / f"merged{i}"), test, tmp_path / f"t{i}", decoding=settings, device="cpu")

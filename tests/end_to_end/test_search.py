@@ -74,7 +74,7 @@ def test_a_search_given_again_hears_only_what_is_new(
     first = search(recipe(wrecked), {"lambda": [0.01, 1.0]}, dev, tmp_path, decoding=DECODING, device="cpu")
     heard: list[str] = []
     monkeypatch.setattr(
-        "chorus.search.trials.with_weights", lambda *given: pytest.fail("a model was loaded for what was heard before")
+        "chorus.search.trials.Loaded.with_weights", lambda *given: pytest.fail("a model was loaded for what was there")
     )
     again = search(
         recipe(wrecked), {"lambda": [0.01, 1.0]}, dev, tmp_path, decoding=DECODING, device="cpu", ended=heard.append

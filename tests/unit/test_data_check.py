@@ -124,7 +124,7 @@ def test_texts_that_the_model_cannot_take(tmp_path):
 def test_audio_longer_than_the_model_hears(tmp_path):
     soundfile.write(tmp_path / "long.flac", tone(31.0), RATE)
     found = kinds([Row("long.flac", "x", root=tmp_path)], limits=limits_of(str(BASE)))
-    assert found["audio too long"] == ["long.flac: 31.0 s, the model hears 30"]
+    assert found["audio too long"] == ["long.flac: 31.0 s, the model takes 30"]
 
 
 def test_any_rate_and_channels_and_long_files_in_blocks(tmp_path, monkeypatch):

@@ -63,7 +63,7 @@ def _complete_processor(out: Path) -> None:
         settings = read_json(new)
         extractor = settings.get("feature_extractor")
         if isinstance(extractor, dict):
-            # faster-whisper reads the number of mel bins here, and hears 80 where there is no such file
+            # faster-whisper reads the number of mel bins here, and assumes 80 where there is no such file
             write_json(old, {**extractor, "processor_class": settings.get("processor_class")})
     elif old.exists() and not new.exists():
         settings = read_json(old)

@@ -61,24 +61,24 @@ def command(results: tuple[str, ...], **flags: Any) -> None:
             raise UsageError(f"--out {name}: the suffix must be one of {', '.join(SUFFIXES)}")
     specialists = dict(_pair(text) for text in flags["specialist"])
     groups: dict[str, Group] = {value: group for key, group in GROUPS.items() for value in flags[key]}
-    made = compare(
+    comparison = compare(
         [read_evaluation(name) for name in results], column=flags["by"], condition=flags["condition"],
         base=flags["base"], joint=flags["joint"], specialists=specialists, groups=groups,
         common=flags["common"], normaliser=flags["normaliser"],
     )  # fmt: skip
-    tables = [rates_table(made, domains=not flags["averages"])]
-    differences = differences_table(made)
+    tables = [rates_table(comparison, domains=not flags["averages"])]
+    differences = differences_table(comparison)
     if differences:
         tables.append(differences)
     for name in flags["out"]:
-        _write(Path(name), tables, plain(made))
+        _write(Path(name), tables, plain(comparison))
     if flags["plots"]:
         from chorus.report.compared import compared_plots
 
-        for path in compared_plots(made, Path(flags["plots"])):
+        for path in compared_plots(comparison, Path(flags["plots"])):
             note(str(path), quiet=flags["quiet"])
     if flags["form"] == "json":
-        as_json(plain(made))
+        as_json(plain(comparison))
     elif flags["form"] == "text":
         for one in tables:
             table(one)

@@ -69,7 +69,7 @@ def _print(facts: PlanFacts, every_tensor: bool) -> None:
         ]
         for m in facts["models"]
     ]
-    table(Table("Models", ["model", "part", "architecture", "dtype", "tensors", "size", "licence"], rows))
+    table(Table("Models", ["model", "part", "architecture", "dtype", "tensors", "size", "license"], rows))
     for output in facts["outputs"]:
         click.echo()
         shown = [(t, 1) for t in output["tensors"]] if every_tensor else draw_together(output["tensors"])

@@ -198,7 +198,7 @@ def _measure_file(file: soundfile.SoundFile, row: Row, result: Measured) -> None
         if not len(samples):
             break
         count += len(samples)
-        found.update(samples.tobytes())  # of what is heard: the same sound under two containers is found too
+        found.update(samples.tobytes())  # of the samples: the same sound under two containers is found too
         if floating and not np.isfinite(samples).all():
             result.problem = "not finite"
             return
@@ -239,7 +239,7 @@ def _audio_findings(good: Sequence[Measured], limits: Limits | None, add: Add) -
     longest = limits.max_audio_s if limits else None
     for one in good:
         if longest is not None and one.duration_s > longest + 0.05:  # cutters round up
-            add("audio too long", one.row, f"{one.duration_s:.1f} s, the model hears {longest:g}")
+            add("audio too long", one.row, f"{one.duration_s:.1f} s, the model takes {longest:g}")
         if one.clipped > CLIPPED_SHARE:
             add("clipped audio", one.row, f"{100 * one.clipped:.1f} % of samples")
         if one.duration_s < SHORTEST_S:

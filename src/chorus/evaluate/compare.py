@@ -56,16 +56,16 @@ def compare(
     lines = [_line(one, roles[one.label], own, cells, column) for one, own in zip(evaluations, rows, strict=True)]
     clusters, by = task.clusters(rows[0])
     metric = task.metrics[0]
-    made = Comparison(
+    comparison = Comparison(
         cells, lines, _named(roles, "base"), _named(roles, "joint"), chosen, normaliser or evaluations[0].normaliser,
         by, len(np.unique(clusters)), notes, metric.name, metric.title, metric.best,
     )  # fmt: skip
-    _relate(made)
+    _relate(comparison)
     if tests:
-        add_differences(made, dict(zip([e.label for e in evaluations], rows, strict=True)), column, task)
+        add_differences(comparison, dict(zip([e.label for e in evaluations], rows, strict=True)), column, task)
     # a stable sort: within a role systems stand as they were named
-    made.lines.sort(key=lambda line: ORDER.index(line.role))
-    return made
+    comparison.lines.sort(key=lambda line: ORDER.index(line.role))
+    return comparison
 
 
 def _one_task(evaluations: Sequence[Evaluation]) -> Task:
@@ -116,22 +116,22 @@ def _line(one: Evaluation, role: SystemRole, rows: Sequence[Scored], cells: Sequ
     return line
 
 
-def _relate(made: Comparison) -> None:
+def _relate(comparison: Comparison) -> None:
     """Forgetting, recovery and overfitting, which need a base and specialists."""
-    base = next((line for line in made.lines if line.label == made.base), None)
+    base = next((line for line in comparison.lines if line.label == comparison.base), None)
     if base is None:
-        made.notes.append("no result is the base: --base LABEL gives forgetting and recovery")
+        comparison.notes.append("no result is the base: --base LABEL gives forgetting and recovery")
         return
-    outside = [c.name for c in made.cells if c.group != "in-domain"]
+    outside = [c.name for c in comparison.cells if c.group != "in-domain"]
     changes = {
         line.home: line.rates[line.home] - base.rates[line.home]
-        for line in made.lines
+        for line in comparison.lines
         if line.role == "specialist" and line.home in base.rates
     }
-    for line in made.lines:
+    for line in comparison.lines:
         if line is base:
             continue
-        lost = {c.name: made.sign * (line.rates[c.name] - base.rates[c.name]) for c in made.cells}
+        lost = {c.name: comparison.sign * (line.rates[c.name] - base.rates[c.name]) for c in comparison.cells}
         if outside:
             line.forgetting = float(np.mean([lost[name] for name in outside]))
         line.recovery = {
@@ -144,6 +144,6 @@ def _relate(made: Comparison) -> None:
             away = [points for name, points in lost.items() if name != line.home]
             # the mean: one domain that is lost a little is no overfitting yet
             line.overfits = lost[line.home] < 0 and bool(away) and float(np.mean(away)) > 0
-    worse = [home for home, change in changes.items() if made.sign * change > 0]
+    worse = [home for home, change in changes.items() if comparison.sign * change > 0]
     if worse:
-        made.notes.append(f"the specialist of {', '.join(worse)} is worse in its own domain than the base")
+        comparison.notes.append(f"the specialist of {', '.join(worse)} is worse in its own domain than the base")

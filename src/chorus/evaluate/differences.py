@@ -15,12 +15,12 @@ from chorus.tasks.scored import ERROR_RATE, Scored
 Pairs = Sequence[tuple[Scored, Scored]]
 
 
-def add_differences(made: Comparison, rows: Mapping[str, Sequence[Scored]], column: str, task: Task) -> None:
+def add_differences(comparison: Comparison, rows: Mapping[str, Sequence[Scored]], column: str, task: Task) -> None:
     """Group by group; p values are corrected over the systems that stand against one reference."""
-    for reference in filter(None, (made.base, made.joint)):
-        others = [line for line in made.lines if line.label != reference]
-        for group in made.groups:
-            names = {c.name for c in made.cells if c.group == group}
+    for reference in filter(None, (comparison.base, comparison.joint)):
+        others = [line for line in comparison.lines if line.label != reference]
+        for group in comparison.groups:
+            names = {c.name for c in comparison.cells if c.group == group}
             found = []
             for line in others:
                 every = zip(rows[line.label], rows[reference], strict=True)

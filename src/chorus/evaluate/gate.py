@@ -48,14 +48,14 @@ def gate(
     if against is None:
         return checks
     # refused where the recordings differ: a lower rate on easier ones is no pass
-    made = compare([against, result], base=against.label)
-    line, other = (next(x for x in made.lines if x.label == e.label) for e in (result, against))
+    comparison = compare([against, result], base=against.label)
+    line, other = (next(x for x in comparison.lines if x.label == e.label) for e in (result, against))
     if max_regression is not None:
-        points = made.sign * (_pooled(result) - _pooled(against))
-        held = points <= max_regression or (significant and not _surely_worse(line, made))
+        points = comparison.sign * (_pooled(result) - _pooled(against))
+        held = points <= max_regression or (significant and not _surely_worse(line, comparison))
         checks.append(Check(f"regression against {against.label}, points", points, max_regression, held))
     if max_domain_regression is not None:
-        worse = {c.name: made.sign * (line.rates[c.name] - other.rates[c.name]) for c in made.cells}
+        worse = {c.name: comparison.sign * (line.rates[c.name] - other.rates[c.name]) for c in comparison.cells}
         # not forgiven by `significant`, whose tests are of groups of domains and not of one
         name = max(worse, key=lambda n: worse[n])
         held = worse[name] <= max_domain_regression
@@ -74,8 +74,8 @@ def _pooled(one: Evaluation) -> float:
     return value_of(main_rows(one.scored, one.summary["conditions"]), one.task.metrics[0])
 
 
-def _surely_worse(line: Line, made: Comparison) -> bool:
-    return any(d.low > 0 if made.best == 0 else d.high < 0 for d in line.differences)
+def _surely_worse(line: Line, comparison: Comparison) -> bool:
+    return any(d.low > 0 if comparison.best == 0 else d.high < 0 for d in line.differences)
 
 
 def as_dict(checks: list[Check]) -> dict[str, object]:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from chorus.checkpoints.sidecar import write_json
 from chorus.checkpoints.writer import explained, write_text
@@ -23,6 +23,9 @@ from chorus.tasks.registry import TASKS
 from chorus.tasks.scored import Answer, Scored
 from chorus.transcribe.partial import PARTIAL
 from chorus.transcribe.request import FORMAT
+
+if TYPE_CHECKING:
+    import pyarrow
 
 SUMMARY, ROWS, PARQUET = "summary.json", "results.jsonl", "results.parquet"
 
@@ -98,21 +101,30 @@ def write_evaluation(
         {**row, "unit": one.unit, "errors": one.counts.errors, "length": one.counts.length}
         for row, one in zip(rows, scored, strict=True)
     ]
+    # before anything is deleted: without pyarrow the rows that are there must stay
+    table = _table(told) if parquet else None
     with explained(directory):
         directory.mkdir(parents=True, exist_ok=True)
         # the summary goes first and comes last: a kill in between leaves no old numbers beside new rows
         for name in (SUMMARY, ROWS, PARQUET):
             (directory / name).unlink(missing_ok=True)
-        if parquet:
-            import pyarrow as arrow
+        if table is not None:
             import pyarrow.parquet
 
-            columns = list(dict.fromkeys(k for row in told for k in row))
-            table = arrow.table({c: [row.get(c) for row in told] for c in columns})
-            arrow.parquet.write_table(table, directory / PARQUET)
+            pyarrow.parquet.write_table(table, directory / PARQUET)
         else:
             write_text(directory / ROWS, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in told))
         write_json(directory / SUMMARY, dict(summary))
         # last of all: what was decoded is worth more than what is counted from it
         (directory / PARTIAL).unlink(missing_ok=True)
     return Evaluation(directory, summary, told, list(scored))
+
+
+def _table(rows: Sequence[Answer]) -> pyarrow.Table:
+    """Rows by column, null where a row does not say."""
+    try:
+        import pyarrow
+    except ImportError:
+        raise MissingExtraError("audio", f"writing {PARQUET}") from None
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    return pyarrow.table({column: [row.get(column) for row in rows] for column in columns})

@@ -11,7 +11,7 @@ from chorus._version import __version__
 from chorus.checkpoints.open import Source
 from chorus.errors import ChorusError, OutputError
 from chorus.evaluate.facts import DecodingFacts, Facts
-from chorus.evaluate.results import SUMMARY, Evaluation, read_evaluation, write_evaluation
+from chorus.evaluate.results import PARQUET, SUMMARY, Evaluation, read_evaluation, write_evaluation
 from chorus.evaluate.summary import summarise
 from chorus.progress import Progress
 from chorus.provenance import versions
@@ -79,13 +79,13 @@ def evaluate(
     request = Request(opened, data, decoding or Decoding(), chosen, chosen_backend(backend, opened), device)
     place = Path(out) if out is not None else Path("evaluations") / folder_of(opened.label)
     scoring = Scoring(normaliser, unit, parquet)
-    done = finished(place, request.fingerprint, scoring, overwrite=overwrite)
+    done = None if overwrite else finished(place, request, scoring)
     return done if done is not None else run_request(request, place, scoring, progress)
 
 
-def finished(place: Path, fingerprint: str, scoring: Scoring, *, overwrite: bool = False) -> Evaluation | None:
+def finished(place: Path, request: Request, scoring: Scoring) -> Evaluation | None:
     """What is there already of the same request, counted as is asked; `OutputError` where something else is there."""
-    if overwrite or not place.exists() or not any(place.iterdir()):
+    if not place.exists() or not any(place.iterdir()):
         return None
     if not (place / SUMMARY).exists():
         # unfinished: `Partial` itself looks whether it is of the same request
@@ -93,15 +93,23 @@ def finished(place: Path, fingerprint: str, scoring: Scoring, *, overwrite: bool
             return None
         raise OutputError(f"{place}: holds something else", "choose another directory, or --overwrite")
     found = read_evaluation(place)
-    if found.summary["fingerprint"] != fingerprint:
+    if found.summary["fingerprint"] != request.fingerprint:
         raise OutputError(
             f"{place}: another evaluation is there (of {found.label}, other settings or recordings)",
             "choose another directory, or --overwrite",
         )
-    # hypotheses are kept as they were written: another normaliser costs seconds, not hours
-    if found.normaliser == scoring.normaliser and found.summary["unit"] == scoring.unit:
-        return found
-    return count_answers(place, found.summary, found.rows, scoring)
+    rows = as_labelled(found.rows, request.test)
+    counted = found.normaliser == scoring.normaliser and found.summary["unit"] == scoring.unit
+    written = not scoring.parquet or (place / PARQUET).exists()
+    # hypotheses are kept as they were written: another normaliser, or domain, costs seconds, not hours
+    return found if counted and written and rows == found.rows else count_answers(place, found.summary, rows, scoring)
+
+
+def as_labelled(rows: Sequence[Answer], test: TestSet) -> list[Answer]:
+    """Rows with the domain and speaker that the test set has now: no hypothesis depends on them, so that no
+    fingerprint has them, but averages and clusters do."""
+    now = {name: utterance.row for name, utterance in test.utterances.items()}
+    return [{**row, "domain": now[row["name"]].domain, "speaker": now[row["name"]].speaker} for row in rows]
 
 
 def run_request(
@@ -113,7 +121,7 @@ def run_request(
         told = Transcriber(request, partial, backend).run(progress)
     finally:
         partial.close()
-    rows = [partial.rows[key] for key in request.keys]
+    rows = as_labelled([partial.rows[key] for key in request.keys], request.test)
     made = count_answers(place, facts_of(request, rows, told), rows, scoring)
     # written all the same: the reasons stand in the rows
     if rows and all(row.get("failed") for row in rows):

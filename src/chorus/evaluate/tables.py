@@ -14,42 +14,42 @@ from chorus.tasks.scored import ERROR_RATE
 NAMES = {"in-domain": "in-domain", "out-of-domain": "out-of-domain", "other-language": "other languages", "all": "all"}
 
 
-def rates_table(made: Comparison, *, domains: bool = True) -> Table:
+def rates_table(comparison: Comparison, *, domains: bool = True) -> Table:
     """A line a system, a column a domain and a group's average."""
-    groups = [*made.groups, *(["all"] if len(made.groups) > 1 else [])]
-    cells = [c.name for c in made.cells] if domains else []
+    groups = [*comparison.groups, *(["all"] if len(comparison.groups) > 1 else [])]
+    cells = [c.name for c in comparison.cells] if domains else []
     kinds = {"words": "", "characters": " (CER)", "mixed": " (mixed)"}
-    marks = {c.name: kinds[c.unit] for c in made.cells}
-    many = any(len(line.recovery) for line in made.lines)
-    outside = any(line.forgetting is not None for line in made.lines)
+    marks = {c.name: kinds[c.unit] for c in comparison.cells}
+    many = any(len(line.recovery) for line in comparison.lines)
+    outside = any(line.forgetting is not None for line in comparison.lines)
     columns = ["system", *(f"{name}{marks[name]}" for name in cells), *(f"{NAMES[g]} average" for g in groups)]
     columns += ["recovery mean", "worst"] if many else []
     columns += ["forgetting"] if outside else []
     rows = []
-    for line in made.lines:
+    for line in comparison.lines:
         row = [_named(line), *(_rate(line.rates[c], line.intervals[c]) for c in cells)]
-        row += [_rate(line.averages[g], line.average_intervals[g]) + _stars(line, made, g) for g in groups]
+        row += [_rate(line.averages[g], line.average_intervals[g]) + _stars(line, comparison, g) for g in groups]
         row += [_share(line.recovery_mean), _share(line.recovery_worst)] if many else []
         row += ["-" if line.forgetting is None else f"{line.forgetting:+.2f}"] if outside else []
         rows.append(row)
     best = set()
     for j in range(1, 1 + len(cells) + len(groups)):
-        values = [_value(line, j - 1, cells, groups) for line in made.lines]
-        choose = min if made.best == 0 else max
+        values = [_value(line, j - 1, cells, groups) for line in comparison.lines]
+        choose = min if comparison.best == 0 else max
         # min() of a NaN is whatever stands first
         leading = choose((v for v in values if not math.isnan(v)), default=math.nan)
         best |= {(i, j) for i, v in enumerate(values) if v == leading}
-    title = f"{_counted(made)} [95 % interval], {made.condition}"
-    return Table(title, columns, rows, notes_of(made), best)
+    title = f"{_counted(comparison)} [95 % interval], {comparison.condition}"
+    return Table(title, columns, rows, notes_of(comparison), best)
 
 
-def _counted(made: Comparison) -> str:
+def _counted(comparison: Comparison) -> str:
     """What the rates are: an error rate by what is counted, else the task's metric."""
-    if made.metric != ERROR_RATE.name:
-        return made.title
-    units = {c.unit for c in made.cells}
+    if comparison.metric != ERROR_RATE.name:
+        return comparison.title
+    units = {c.unit for c in comparison.cells}
     kind = "Error rate" if len(units) > 1 else "WER" if units == {"words"} else "CER"
-    return f"{kind}, percent, normaliser {made.normaliser}"
+    return f"{kind}, percent, normaliser {comparison.normaliser}"
 
 
 def _value(line: Line, index: int, cells: Sequence[str], groups: Sequence[str]) -> float:
@@ -74,41 +74,41 @@ def _share(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
 
 
-def _stars(line: Line, made: Comparison, group: str) -> str:
+def _stars(line: Line, comparison: Comparison, group: str) -> str:
     """Of the test against the joint fine-tune, else against the base."""
     # the joint fine-tune is what a merge must stand up to; to beat the base is expected
-    against = made.joint or made.base
+    against = comparison.joint or comparison.base
     found = next((d.stars for d in line.differences if d.reference == against and d.group == group), "")
     return f" {found}" if found else ""
 
 
-def notes_of(made: Comparison) -> list[str]:
+def notes_of(comparison: Comparison) -> list[str]:
     """What the table's reader must know."""
     notes = []
-    if made.by == "utterance":
+    if comparison.by == "utterance":
         notes.append(
             "Intervals resample utterances, as there are fewer than 20 speakers: they tell how sure the rates are for "
             "these speakers, not for others."
         )
     else:
-        notes.append(f"Intervals resample {made.clusters} speakers.")
-    if any(line.differences for line in made.lines):
-        against = made.joint or made.base
-        test = "MAPSSWE" if made.metric == ERROR_RATE.name else "paired bootstrap"
+        notes.append(f"Intervals resample {comparison.clusters} speakers.")
+    if any(line.differences for line in comparison.lines):
+        against = comparison.joint or comparison.base
+        test = "MAPSSWE" if comparison.metric == ERROR_RATE.name else "paired bootstrap"
         notes.append(f"*, **, ***: differs from {against}, {test} with Holm's correction, p < .05, .01, .001.")
-    if any(line.recovery for line in made.lines):
+    if any(line.recovery for line in comparison.lines):
         notes.append("Recovery: (system - base) / (specialist - base), over the in-domain columns.")
-    if any(line.forgetting is not None for line in made.lines):
+    if any(line.forgetting is not None for line in comparison.lines):
         notes.append("Forgetting: points lost to the base outside the in-domain columns, in the mean.")
-    if any(line.overfits for line in made.lines):
+    if any(line.overfits for line in comparison.lines):
         notes.append("†: gains at home, and loses elsewhere in the mean.")
-    return [*notes, *(f"{note}." for note in made.notes)]
+    return [*notes, *(f"{note}." for note in comparison.notes)]
 
 
-def differences_table(made: Comparison) -> Table | None:
+def differences_table(comparison: Comparison) -> Table | None:
     """Every test: points, bootstrap interval, p values; None where there was no reference to test against."""
     rows = []
-    for line in made.lines:
+    for line in comparison.lines:
         for d in line.differences:
             rows.append([
                 line.label, d.reference, NAMES[d.group], f"{d.points:+.2f}", f"[{d.low:+.1f}, {d.high:+.1f}]",
@@ -118,10 +118,10 @@ def differences_table(made: Comparison) -> Table | None:
     if not rows:
         return None
     columns = ["system", "less", "over", "points", "95 %", "segments", "z", "p", "p (Holm)", "p (bootstrap)"]
-    test = "MAPSSWE" if made.metric == ERROR_RATE.name else "the paired bootstrap"
-    fewer = "fewer errors than" if made.best == 0 else "worse than"
+    test = "MAPSSWE" if comparison.metric == ERROR_RATE.name else "the paired bootstrap"
+    fewer = "fewer errors than" if comparison.best == 0 else "worse than"
     notes = [f"Negative points: {fewer} the reference. p by {test}; Holm's over the systems of a reference."]
-    return Table(f"Differences between systems, pooled {made.title}", columns, rows, notes)
+    return Table(f"Differences between systems, pooled {comparison.title}", columns, rows, notes)
 
 
 def _mapsswe(difference: Difference) -> list[str]:
@@ -133,7 +133,7 @@ def _p(value: float) -> str:
     return "-" if math.isnan(value) else "< .001" if value < 0.001 else f"{value:.3f}"
 
 
-def plain(made: Comparison) -> JsonObject:
+def plain(comparison: Comparison) -> JsonObject:
     """The comparison for JSON, without NaN."""
 
     def clean(value: object) -> object:
@@ -144,4 +144,4 @@ def plain(made: Comparison) -> JsonObject:
         # json would write NaN, which no other reader takes
         return None if isinstance(value, float) and not math.isfinite(value) else value
 
-    return {key: clean(value) for key, value in made.as_dict().items()}
+    return {key: clean(value) for key, value in comparison.as_dict().items()}

@@ -1,7 +1,7 @@
 """Models and merges evaluated on one test set, one after the other; results as files.
 
 A merge is computed from weights, deltas and spectra that stay in memory, and put into the model that is loaded: nothing
-but transcripts is written. What was transcribed before, with the very same weights and recordings, is found again.
+but hypotheses is written. What was transcribed before, with the very same weights and recordings, is found again.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Trials:
         self.decoding, self.conditions, self.scoring = decoding or Decoding(), list(conditions), Scoring(normaliser)
         self.device = pick_device(device)
         self.resident = Resident()
-        self._backend: Backend | None = None
+        self.loaded = Loaded()
 
     def __enter__(self) -> Trials:
         return self
@@ -54,8 +54,7 @@ class Trials:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._backend is not None:
-            self._backend.close()
+        self.loaded.close()
 
     def model(
         self, reference: str, *, label: str, role: str = "", home: Mapping[str, object] | None = None
@@ -78,32 +77,50 @@ class Trials:
         backend = chosen_backend("auto", system)
         request = Request(system, self.test, self.decoding, self.conditions, backend, self.device)
         place = self.place / folder_of(system.label)
-        found = self._found(place, request.fingerprint)
+        found = self._found(place, request)
         if found is None:
-            loaded = self._loaded(request, self.resident.merge(planned)) if planned is not None else None
+            loaded = self.loaded.with_weights(request, self.resident.merge(planned)) if planned is not None else None
             found = run_request(request, place, self.scoring, lambda done, total: None, loaded)
         self.ended(system.label)
         return found
 
-    def _found(self, place: Path, fingerprint: str) -> Evaluation | None:
+    def _found(self, place: Path, request: Request) -> Evaluation | None:
         """A finished result of the very same request; another's, of an earlier version of the file, is replaced."""
         try:
-            return finished(place, fingerprint, self.scoring)
+            return finished(place, request, self.scoring)
         except ChorusError:
             return None
 
-    def _loaded(self, request: Request, tensors: Mapping[str, LazyTensor]) -> Backend:
-        """The one model that all merges are put into."""
-        self._backend = with_weights(self._backend, request, tensors)
-        return self._backend
 
+class Loaded:
+    """The one model that merges are put into, one after the other; loaded anew where that would not be the merge."""
 
-def with_weights(backend: Backend | None, request: Request, tensors: Mapping[str, LazyTensor]) -> Backend:
-    """A loaded backend with other weights put into it; a new one where there is none, or where that cannot be done."""
-    if backend is not None:
-        try:
-            backend.replace(tensors)
-            return backend
-        except CheckpointError:
+    def __init__(self) -> None:
+        self.backend: Backend | None = None
+        self.system: System | None = None
+
+    def with_weights(self, request: Request, tensors: Mapping[str, LazyTensor]) -> Backend:
+        """A backend of the request's system with these weights."""
+        if self.backend is not None and self.system is not None and same_but_weights(self.system, request.system):
+            try:
+                self.backend.replace(tensors)
+                return self.backend
+            except CheckpointError:
+                pass
+        # before loading, which may fail: two models may not fit, and a closed one must not be closed again
+        self.close()
+        self.backend = load_backend(replace(request, system=replace(request.system, tensors=tensors)))
+        self.system = request.system
+        return self.backend
+
+    def close(self) -> None:
+        backend, self.backend = self.backend, None
+        if backend is not None:
             backend.close()
-    return load_backend(replace(request, system=replace(request.system, tensors=tensors)))
+
+
+def same_but_weights(one: System, other: System) -> bool:
+    """Whether tokenizer, config and generation settings are the same: a method without a base has another donor."""
+    return (one.directory, one.tokenizer, one.config, one.generation) == (
+        other.directory, other.tokenizer, other.config, other.generation
+    )  # fmt: skip

@@ -252,9 +252,7 @@ def _check_front_end(inputs: Inputs, donor: Model, model: Model) -> None:
     mine, theirs = feature_extractor_of(donor.directory), feature_extractor_of(model.directory)
     different = [k for k in FRONT_END if k in mine and k in theirs and mine[k] != theirs[k]]
     if different:
-        inputs.problems.append(
-            f"{model.label} and {donor.label} hear differently: {', '.join(different)} of their features differ"
-        )
+        inputs.problems.append(f"{model.label} and {donor.label} differ in their features: {', '.join(different)}")
 
 
 def _some(names: set[str]) -> str:

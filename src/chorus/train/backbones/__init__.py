@@ -1,1 +1,1 @@
-"""One file a kind of model: how its examples, batches and transcripts are made."""
+"""One file a kind of model: how its examples, batches and hypotheses are made."""

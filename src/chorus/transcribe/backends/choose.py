@@ -22,7 +22,8 @@ BACKENDS: Registry[Opener] = Registry("backend", "chorus.backends", _load)
 
 
 def chosen_backend(name: str, system: System) -> str:
-    """`auto` is faster-whisper for models that are converted for it, else transformers."""
+    """`auto` is faster-whisper for models that are converted for it, else transformers; `UsageError` for no backend."""
     if name == "auto":
         return "faster-whisper" if system.kind == "converted" else "transformers"
+    BACKENDS.get(name)  # before anything is written: a misspelt name must leave no unfinished evaluation behind
     return name
