@@ -37,7 +37,7 @@ class Display:
         self._shown: rich_progress.TaskID | None = None
 
     def __call__(self, done: int, total: int, told: str = "") -> None:
-        if self.quiet:
+        if self.quiet:  # before anything of rich is imported
             return
         if sys.stderr.isatty():
             self._show(done, total, told)

@@ -40,6 +40,7 @@ def card_metadata(directory: Path | None) -> JsonObject:
     if path is None or not path.exists():
         return {}
     # cards are written on Windows as well, and not always in UTF-8: a licence is looked for, not an error
+    # cards are written by hand: any line ends, any encoding
     match = re.match(r"---\r?\n(.*?)\r?\n---\r?\n", path.read_text(encoding="utf-8", errors="replace"), re.DOTALL)
     try:
         metadata = yaml.safe_load(match[1]) if match else {}  # somebody else's text

@@ -56,7 +56,7 @@ def polar_factor(x: Tensor) -> Tensor:
     if x.dtype == torch.float32 and x.shape[1] <= THIN * x.shape[0] and x.device.type != "meta":
         squares, vectors = _eigen(x)  # products in float32: as good where no direction is weak
         if x.shape[1] and bool(squares.amin() > STRONG * squares.amax()):
-            return x @ ((vectors * squares.rsqrt()) @ vectors.T).to(x.dtype)
+            return x @ ((vectors * squares.rsqrt()) @ vectors.T).to(x.dtype)  # one product with the large matrix
     squares, vectors = _eigen(x, widened=True)
     limit = NULL**2 * squares.amax() if squares.numel() else 0
     roots = torch.where(squares > limit, squares.clamp(min=1e-300).rsqrt(), torch.zeros_like(squares))

@@ -23,7 +23,7 @@ def compared_plots(compared: Comparison, directory: Path) -> list[Path]:
     what = f"{axis_of(compared)} (normaliser {compared.normaliser})"
     paths = by_domain(points, [cell.name for cell in compared.cells], directory / "by-domain", what=what)
     outside = [group for group in compared.groups if group != "in-domain"]
-    if outside:
+    if outside:  # all in one domain: nothing to trade
         group = outside[0]
         paths += trade(
             points, directory / "trade", x="in-domain", y=group, x_name=f"in-domain {axis_of(compared)}",
@@ -44,6 +44,7 @@ def axis_of(compared: Comparison) -> str:
 
 
 def _point(line: Line) -> Point:
+    # too few speakers give an interval without ends: a point without whiskers
     intervals = {k: (one.low, one.high) for k, one in line.intervals.items() if not math.isnan(one.low + one.high)}
     return Point(line.label, line.role, {**line.rates, **line.averages}, intervals)
 
@@ -67,7 +68,7 @@ def swept(lines: Sequence[Line]) -> list[Swept]:
     for method, members in methods.items():
         names = sorted({k for line in members for k in line.parameters} - {"method"})
         varied = [n for n in names if len({str(line.parameters.get(n)) for line in members}) > 1]
-        if len(varied) == 1 and len(members) >= LEAST:
+        if len(varied) == 1 and len(members) >= LEAST:  # two parameters would be a surface
             values = [_number(line.parameters, varied[0]) for line in members]
             if all(v is not None for v in values):
                 found.append(Swept(method, varied[0], _over(values, members)))
@@ -82,7 +83,7 @@ def _number(parameters: Mapping[str, object], name: str) -> float | None:
 def _over(values: Sequence[float | None], lines: Sequence[Line]) -> dict[str, list[tuple[float, float]]]:
     """Each group's averages in the order of the values."""
     points = [(v, line) for v, line in zip(values, lines, strict=True) if v is not None]
-    ordered = sorted(points, key=lambda point: point[0])
+    ordered = sorted(points, key=lambda point: point[0])  # a line is drawn through them
     return {
         name: [(v, line.averages[group]) for v, line in ordered]
         for group, name in AVERAGES.items() if group in lines[0].averages
