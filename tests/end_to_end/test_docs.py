@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from pathlib import Path
@@ -22,6 +23,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = sorted([*(ROOT / "docs").glob("*.md"), ROOT / "README.md"])
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 FILE = re.compile(r"#\s*file: (\S+)\n")
+PRINTED = ("architecture.md", "extending.md")  # pages that show what their code prints
 OUTSIDE = ("accelerate launch", "pip install", "git clone", "make ", "cd ", "python examples/", "python benchmarks/")
 SIDES = ("your-org/whisper-small-portuguese", "your-org/whisper-small-spanish")
 
@@ -76,7 +78,11 @@ def recordings(place: Path) -> None:
 def put(place: Path, name: str, text: str) -> None:
     """Write a file of a page and see that it is what its name promises."""
     (place / name).write_text(text)
-    if name.startswith("synth"):
+    if name.endswith(".py"):
+        compile(text, name, "exec")
+    elif '"expected"' in text:  # a golden fixture, which the page checks itself
+        json.loads(text)
+    elif name.startswith("synth"):
         load_synth_recipe(place / name)
     elif name.startswith("experiment"):
         load_experiment(place / name)
@@ -91,7 +97,7 @@ def test_every_block_runs(page, models, tmp_path):
     place = tmp_path / "here"
     shutil.copytree(models, place)
     blocks = BLOCK.findall(page.read_text())
-    ran = 0
+    ran, printed = 0, ""
     for language, text in blocks:
         named = FILE.match(text)
         if language == "console":
@@ -105,10 +111,14 @@ def test_every_block_runs(page, models, tmp_path):
             forks = FORKS and page.name != "README.md"  # the first page as its readers run it: a process each
             done = (shell if language == "bash" else python)(text, cwd=place, forks=forks)
             assert done.returncode == 0, f"{text}\n{done.stderr}"
+            printed = done.stdout
         elif language == "yaml":
             assert chorus.load_recipe(text).recipe.merge_method in METHODS
         else:
             assert language == "text", f"a block of an unknown kind: {language!r}"
+            if printed and page.name in PRINTED:  # below the code that prints it
+                assert text == printed
+                printed = ""
             continue
         ran += 1
     counts = {
@@ -117,6 +127,8 @@ def test_every_block_runs(page, models, tmp_path):
         "methods.md": len(METHODS.names()),
         "index.md": 1,
         "api.md": 1,
+        "architecture.md": 1,
+        "extending.md": 11,
         "recipes.md": 4,
         "whisper.md": 9,
         "README.md": 4,
@@ -124,6 +136,8 @@ def test_every_block_runs(page, models, tmp_path):
     counts |= {
         "index.md": 1,
         "api.md": 1,
+        "architecture.md": 1,
+        "extending.md": 11,
         "adapters.md": 6,
         "subspace.md": 2,
         "data.md": 3,
