@@ -13,13 +13,16 @@ from safetensors.torch import load_file, save_file
 
 import chorus
 from chorus.data.manifest import read_manifest, write_manifest
-from chorus.errors import DataError, RecipeError
+from chorus.errors import CheckpointError, DataError, RecipeError
 from chorus.evaluate.run import evaluate
 from chorus.merge.recipes.dialects import Dialect
 from chorus.registry import Registry
+from chorus.search.grids import grid_of
 from chorus.search.run import search
 from chorus.search.trials import Trials
+from chorus.transcribe.backends.protocol import Backend
 from chorus.transcribe.decoding import Decoding
+from chorus.transcribe.request import Request
 from chorus.transcribe.systems import open_system
 from chorus.transcribe.test_sets import of_rows
 from sounds import BASE, MANIFEST
@@ -129,3 +132,29 @@ def test_trials_replace_what_another_request_left(wrecked: Path, dev: Path, tmp_
     assert len(found.rows) == 6
     assert found.summary["system"]["role"] == "base"
     assert found.summary["system"]["home"] == {"domain": "x"}
+
+
+def test_a_model_that_cannot_be_loaded_anew_is_told_as_such(
+    wrecked: Path, dev: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The old one is closed by then: closing it again must not hide why."""
+    from chorus.search import trials as module
+
+    rows, loaded = read_manifest(dev).rows[:2], module.load_backend
+
+    def fails(request: Request) -> Backend:
+        raise CheckpointError("no room for it")
+
+    def cannot(tensors: Mapping[str, object]) -> None:
+        raise CheckpointError("not in place")
+
+    first, second = grid_of("task_arithmetic", {"lambda": [0.1, 0.2]})
+    with Trials(of_rows(rows), tmp_path, decoding=DECODING, device="cpu") as trials:
+        trials.merge(recipe(wrecked), first)
+        assert trials.loaded.backend is not None
+        monkeypatch.setattr(trials.loaded.backend, "replace", cannot)
+        monkeypatch.setattr(module, "load_backend", fails)
+        with pytest.raises(CheckpointError, match="no room for it"):
+            trials.merge(recipe(wrecked), second)
+        monkeypatch.setattr(module, "load_backend", loaded)
+        assert len(trials.merge(recipe(wrecked), second).rows) == 2, "and the next one is loaded"

@@ -55,6 +55,7 @@ def spectrum_of(delta: torch.Tensor) -> torch.Tensor:
     """The singular values above rounding, largest first, in float64."""
     found = singular_triplets(delta, lambda values: 0)
     values = (found.values if found.spectrum is None else found.spectrum).double()
+    # what rounding leaves would count: the entropy of a thousand tiny values is large
     return values[values > NULL * values[0]] if len(values) and values[0] > 0 else values[:0]
 
 

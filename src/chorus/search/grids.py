@@ -36,7 +36,7 @@ class Setting:
 def short(value: object) -> str:
     """A parameter's value in a label."""
     if isinstance(value, int | float) and not isinstance(value, bool):
-        return f"{value:g}"
+        return f"{value:g}"  # 1 and 1.0 are one setting, and one folder
     return str(value).replace(" ", "")
 
 
@@ -76,10 +76,10 @@ def grid_problems(where: str, name: str, values: Mapping[str, object]) -> list[s
         method = METHODS.get(str(values.get("method", name)))
     except ChorusError as error:
         return [f"{where}: {error.message}"]
-    count = 1
+    count = 1  # before anything is unfolded: a slip in a grid may stand for millions
     for key, value in values.items():
         count *= len(points_of(value)) if key not in OURS else 1
     if count > MAX_SETTINGS:
         return [f"{where}: {count} settings are more than {MAX_SETTINGS}"]
     found = [p for point in grid_of(name, values) for p in check_parameters(method, point.parameters, where)]
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(found))  # a wrong value of one axis is a problem of every point that has it

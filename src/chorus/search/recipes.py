@@ -32,6 +32,7 @@ def recipe_of(template: Mapping[str, object], setting: Setting) -> Recipe:
     given = template.get("parameters")
     parameters = {**(given if isinstance(given, Mapping) else {}), **setting.parameters}
     weight = method.parameters.get("weight")
+    # alike for all models, as the papers' means and sums are; a recipe must say it, a grid need not
     if weight is not None and weight.required and "weight" not in parameters and not own_keys(template, "weight"):
         parameters["weight"] = 1.0
     if parameters:

@@ -71,12 +71,14 @@ class Trials:
         return self._evaluated(system, planned)
 
     def _merge_device(self) -> str:
+        # spectra are of float64, which mps lacks; other accelerators have not been tried
         return self.device if self.device.startswith("cuda") else "cpu"
 
     def _evaluated(self, system: System, planned: Plan | None) -> Evaluation:
         backend = chosen_backend("auto", system)
         request = Request(system, self.test, self.decoding, self.conditions, backend, self.device)
         place = self.place / folder_of(system.label)
+        # by what is asked, not by the label: that may stand for another grid's setting, or for other rows
         found = self._found(place, request)
         if found is None:
             loaded = self.loaded.with_weights(request, self.resident.merge(planned)) if planned is not None else None
