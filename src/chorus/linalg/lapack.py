@@ -21,11 +21,12 @@ from chorus.lazy import lazy
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
     from numpy.typing import DTypeLike, NDArray
 
     Matrix = NDArray[Any]
 else:
-    np = lazy("numpy")
+    np, torch = lazy("numpy"), lazy("torch")
 
 Top = Callable[["Matrix"], int]  # from all eigenvalues, largest first, to how many vectors are wanted
 FEW = 0.4  # share of the vectors up to which the partial decomposition is the faster one
@@ -178,3 +179,17 @@ def one_blas_thread() -> Iterator[None]:
     import_module("scipy.linalg.cython_lapack")  # loads the library, so that the limit reaches it
     with threadpool_limits(1, user_api="blas"):  # of all that are loaded: numpy, scipy and torch bring their own
         yield
+
+
+def start_solvers(device: str) -> None:
+    """Have torch load a GPU's linear algebra, once, by the thread that calls.
+
+    torch loads it at the first call that needs it, and two threads that come first together end in an error ("lazy
+    wrapper should be called at most once", torch 2.11 on CUDA).
+    """
+    if device.split(":")[0] in ("cpu", "meta"):
+        return
+    one = torch.eye(2, device=device)
+    for solve in (torch.linalg.eigh, torch.linalg.svd, torch.linalg.qr, torch.linalg.cholesky_ex):
+        solve(one)
+    torch.linalg.solve_triangular(one, one, upper=True)

@@ -16,7 +16,7 @@ from chorus.cache import TensorCache
 from chorus.checkpoints.model import Model
 from chorus.lazy import lazy
 from chorus.linalg.blocks import CHUNK
-from chorus.linalg.lapack import one_blas_thread
+from chorus.linalg.lapack import one_blas_thread, start_solvers
 from chorus.merge.arithmetic.combination import Combination, without_torch
 from chorus.merge.arithmetic.computation import Computation
 from chorus.merge.arithmetic.encoded import Work
@@ -85,6 +85,8 @@ class Session:
         # put back at the end: who merges from Python goes on with the threads of before
         before = torch.get_num_threads()
         torch.set_num_threads(1)
+        if decomposes:
+            start_solvers(self.device)  # before there are threads, which must not come to it together
         try:
             # the limit imports scipy and looks through the loaded libraries: only where something is decomposed
             with torch.inference_mode(), one_blas_thread() if decomposes else nullcontext():
