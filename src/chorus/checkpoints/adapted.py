@@ -61,7 +61,8 @@ class AdaptedTensor:
 
     def factors_as_stored(self) -> tuple[Tensor, Tensor, Tensor | None]:
         """Left [rows, r], right [r, columns], magnitude [rows, 1] or None, for W in its stored orientation."""
-        if self._matrices is None:
+        matrices = self._matrices
+        if matrices is None:
             f = self.factors
             assert f.a is not None
             assert f.b is not None
@@ -76,8 +77,10 @@ class AdaptedTensor:
             left, right = (a.T, b.T) if f.embedding or f.transposed else (b, a)
             # PEFT keeps a convolution's magnitude as [1, out, 1, 1], a linear map's as [out]
             magnitude = None if f.magnitude is None else f.magnitude.read().float().reshape(-1, 1)
-            self._matrices = (left.contiguous(), right.contiguous(), magnitude)
-        return self._matrices
+            found = left.contiguous(), right.contiguous(), magnitude
+            self._matrices = found
+            return found  # not `self._matrices`: another thread may release it
+        return matrices
 
     def difference(self, start: int, stop: int) -> Tensor | None:
         """What the adapter adds, values `start` to `stop`; None for DoRA, which changes the base's share too."""

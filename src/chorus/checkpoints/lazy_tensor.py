@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 from chorus.checkpoints.dtypes import itemsize, torch_dtype
 from chorus.checkpoints.safetensors_header import Entry
 from chorus.errors import CheckpointError
+from chorus.identity import bytes_hash
 from chorus.lazy import lazy
 
 if TYPE_CHECKING:
@@ -141,6 +142,11 @@ class MemoryTensor:
 
     def flat(self, start: int, stop: int) -> Tensor:
         return self.value.reshape(-1)[start:stop]
+
+    def value_hash(self) -> str:
+        """Type, shape and content."""
+        data = self.value.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy()
+        return f"{self.dtype} {self.shape} {bytes_hash(data)}"
 
     def read(self) -> Tensor:
         return self.value

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-from chorus.checkpoints.lazy_tensor import Checkpoint
+from chorus.checkpoints.lazy_tensor import Checkpoint, FileTensor, MemoryTensor
 from chorus.checkpoints.safetensors_header import Header
 from chorus.errors import CheckpointError
 from chorus.identity import file_hash, fingerprint
@@ -15,7 +15,22 @@ from chorus.plain import JsonObject
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
-SIDE_FILES = ("config.json", "generation_config.json", "tokenizer.json", "preprocessor_config.json")
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "normalizer.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "sentencepiece.bpe.model",
+)
+PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json")
+SIDE_FILES = ("config.json", "generation_config.json", *TOKENIZER_FILES, *PROCESSOR_FILES)
 
 
 @dataclass(frozen=True)
@@ -27,6 +42,7 @@ class OpenOptions:
     cache_dir: str | None = None
     weights: bool = True  # False: the headers are enough, nothing large is downloaded
     depth: int = 0  # of recipes within recipes
+    known: dict[object, Model] = field(default_factory=dict, compare=False, repr=False)  # opened under these options
 
 
 @dataclass
@@ -52,14 +68,46 @@ class Model:
     tokenizer_directory: Path | None = None
     generation: JsonObject | None = None
     method: str = ""  # of a planned merge: by which it is merged
+    made_of: dict[str, str | None] = field(default_factory=dict)  # of a planned merge: the models' licences by name
     identify: Callable[[], str] | None = field(default=None, compare=False, repr=False)
 
+    @property
+    def as_stored(self) -> bool:
+        """Whether every tensor is what its own files hold: no adapter, no merge, none changed in memory."""
+        own = set(self.paths.values())
+        return all(isinstance(t, FileTensor) and t.file.path in own for t in self.checkpoint.values())
+
     def fingerprint(self) -> str:
-        """What the model is, by the content of its weights, adapter, config and side files."""
-        side = [self.directory / name for name in SIDE_FILES] if self.directory else []
-        files = [*sorted(self.paths.items()), *sorted(self.adapter_paths.items()), *((p.name, p) for p in side)]
-        hashes = [f"{name} {file_hash(path)}" for name, path in files if path.exists()]
-        return fingerprint(weights=self.identify() if self.identify else "", files=hashes)
+        """What the model is, by the content of its weights, adapters, config and side files."""
+        places = {*self.paths.values(), *self.adapter_paths.values()}
+        own: dict[str, str] = {}
+        for name, tensor in self.checkpoint.items():  # somebody may have put in another file's, or one of their own
+            while hasattr(tensor, "base"):  # below what an adapter adds
+                tensor = tensor.base
+            if isinstance(tensor, FileTensor):
+                places.add(tensor.file.path)
+            elif isinstance(tensor, MemoryTensor):
+                own[name] = tensor.value_hash()
+        side = {d / name for d in (self.directory, self.tokenizer_directory) if d is not None for name in SIDE_FILES}
+        hashes = sorted(f"{path.name} {file_hash(path)}" for path in places | side if path.exists())
+        order = [str(path.name) + file_hash(path) for path in self.adapter_paths.values()]
+        return fingerprint(
+            weights=self.identify() if self.identify else "", files=hashes, adapters=order, own=own,
+            config=self.config, generation=self.generation,
+        )  # fmt: skip
+
+
+def stacked_paths(base: Model, directory: Path, names: Sequence[str]) -> dict[str, Path]:
+    """The files of an adapter in `directory` after those of the adapters that are on the base already."""
+    found = dict(base.adapter_paths)
+    for name in names:
+        place = directory / name
+        known, count = name, 1
+        while known in found:
+            count += 1
+            known = f"{name} ({count})"
+        found[known] = place
+    return found
 
 
 def read_json(path: Path) -> JsonObject:

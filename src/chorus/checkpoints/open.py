@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 from chorus.checkpoints.adapter import CONFIG, WEIGHTS, apply_adapter, open_adapter
 from chorus.checkpoints.directory import open_directory
 from chorus.checkpoints.formats import FORMATS, format_of
-from chorus.checkpoints.model import Model, OpenOptions, read_json
+from chorus.checkpoints.model import Model, OpenOptions, read_json, stacked_paths
 from chorus.checkpoints.reference import Reference, looks_local, parse_reference
 from chorus.checkpoints.task_vector import TASK_VECTOR, apply_task_vector
 from chorus.errors import CheckpointError, UsageError
@@ -19,6 +20,7 @@ class Planned(Protocol):
     """A merge that is planned (`chorus.Plan`): one of its outputs as a model, computed when it is read."""
 
     def model(self, variant: str | None = None) -> Model: ...
+    def fingerprint(self, variant: str | None = None) -> str: ...  # so that nothing passes that only has a `model`
 
 
 Source = str | Path | Reference | Planned | Model
@@ -54,6 +56,13 @@ def reference_to(source: str | Path) -> Reference:
 
 
 def _open(reference: Reference, options: OpenOptions) -> Model:
+    """What a reference names, opened once under these options: an adapter stands on the very base that is merged."""
+    if reference not in options.known:
+        options.known[reference] = _opened(reference, options)
+    return options.known[reference]
+
+
+def _opened(reference: Reference, options: OpenOptions) -> Model:
     if reference.adapter is not None:
         base = _open(reference.without_adapter, options)
         directory, _ = locate(reference.adapter, options, "adapter")
@@ -63,7 +72,7 @@ def _open(reference: Reference, options: OpenOptions) -> Model:
         adapter = open_adapter(directory, reference.adapter.name)
         model = apply_adapter(base, adapter, reference.name)
         model.adapter_config = adapter.config
-        model.adapter_paths = {name: directory / name for name in (CONFIG, WEIGHTS)}  # for its identity in chorus.json
+        model.adapter_paths = stacked_paths(base, directory, (CONFIG, WEIGHTS))  # for its identity in chorus.json
         return model
     if reference.given is not None:
         return open_model(reference.given.source, options)
@@ -78,7 +87,7 @@ def _open(reference: Reference, options: OpenOptions) -> Model:
     else:
         model = _open_local(Path(reference.path).expanduser(), reference, options)
     if reference.override_architecture:
-        model.config = {**model.config, "architectures": [reference.override_architecture]}
+        model = replace(model, config={**model.config, "architectures": [reference.override_architecture]})
     return model
 
 

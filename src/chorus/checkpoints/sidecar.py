@@ -11,27 +11,12 @@ import json
 import shutil
 from pathlib import Path
 
-from chorus.checkpoints.model import read_json
+from chorus.checkpoints.model import PROCESSOR_FILES, TOKENIZER_FILES, read_json
 from chorus.checkpoints.writer import explained, write_text
 from chorus.plain import JsonObject
 
-TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "tokenizer.model",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "vocab.txt",
-    "merges.txt",
-    "normalizer.json",
-    "chat_template.jinja",
-    "chat_template.json",
-    "sentencepiece.bpe.model",
-)
 # One of these holds a tokenizer's vocabulary: transformers 5 makes an empty tokenizer of a directory without any.
 VOCABULARIES = ("tokenizer.json", "vocab.json", "tokenizer.model", "vocab.txt", "spiece.model")
-PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json")
 
 
 def feature_extractor_of(directory: Path | None) -> JsonObject:

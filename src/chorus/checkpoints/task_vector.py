@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from chorus.checkpoints.adapter import canonical
 from chorus.checkpoints.lazy_tensor import Checkpoint, FileTensor, LazyTensor, MappedFile
-from chorus.checkpoints.model import Model
+from chorus.checkpoints.model import Model, stacked_paths
 from chorus.checkpoints.safetensors_header import read_header
 from chorus.errors import CheckpointError
 
@@ -46,7 +46,7 @@ def apply_task_vector(base: Model, directory: Path, label: str) -> Model:
             )
         tensors[target] = ShiftedByFile(tensors[target], difference)
     model = replace(base, label=label, checkpoint=Checkpoint(tensors, label))
-    model.adapter_paths = {TASK_VECTOR: directory / TASK_VECTOR}
+    model.adapter_paths = stacked_paths(base, directory, (TASK_VECTOR,))
     return model
 
 

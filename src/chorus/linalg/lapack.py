@@ -11,10 +11,11 @@ scipy's own wrappers that releases the interpreter's lock, so that several tenso
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
 from functools import cache
 from importlib import import_module
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from chorus.lazy import lazy
@@ -171,14 +172,38 @@ def _largest(g: Matrix, wanted: int | Top) -> tuple[Matrix, Matrix] | None:
     return values[::-1], vectors[:, ::-1]
 
 
-@contextmanager
-def one_blas_thread() -> Iterator[None]:
-    """scipy's BLAS on one thread: the engine works on several tensors at once, and sums must not depend on it."""
-    from threadpoolctl import threadpool_limits
+class _Limit:
+    """BLAS on one thread for as long as anyone asks for it: the limit is the process's, and threads ask for it."""
 
-    import_module("scipy.linalg.cython_lapack")  # loads the library, so that the limit reaches it
-    with threadpool_limits(1, user_api="blas"):  # of all that are loaded: numpy, scipy and torch bring their own
-        yield
+    def __init__(self) -> None:
+        self._lock, self._asking = Lock(), 0
+        self._limits: ExitStack | None = None
+
+    def __enter__(self) -> None:
+        from threadpoolctl import threadpool_limits
+
+        with self._lock:
+            self._asking += 1
+            if self._limits is None:
+                import_module("scipy.linalg.cython_lapack")  # loads the library, so that the limit reaches it
+                self._limits = ExitStack()
+                # of all that are loaded: numpy, scipy and torch bring their own
+                self._limits.enter_context(threadpool_limits(1, user_api="blas"))
+
+    def __exit__(self, *error: object) -> None:
+        with self._lock:
+            self._asking -= 1
+            if not self._asking and self._limits is not None:
+                self._limits.close()
+                self._limits = None
+
+
+_LIMIT = _Limit()
+
+
+def one_blas_thread() -> AbstractContextManager[None]:
+    """scipy's BLAS on one thread: the engine works on several tensors at once, and sums must not depend on it."""
+    return _LIMIT
 
 
 def start_solvers(device: str) -> None:

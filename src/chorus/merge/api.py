@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from chorus.checkpoints.adapter_report import AdapterResult
@@ -36,12 +35,14 @@ def merge(
     >>> chorus.merge("recipe.yml", "merged")  # doctest: +SKIP
     Result(directory=PosixPath('merged'), ...)
     """
+    return run(_planned(recipe, options), Path(output), progress)
+
+
+def _planned(recipe: str | Path | Mapping[str, object] | LoadedRecipe | Plan, options: Options | None) -> Plan:
+    """A plan as it is, or planned again where other options are given: shards, seed and device depend on them."""
     if isinstance(recipe, Plan):
-        # another plan, not other options in this one, whose session may have been made from the old
-        planned = recipe if options is None else replace(recipe, options=options)
-    else:
-        planned = make_plan(recipe, options)
-    return run(planned, Path(output), progress)
+        return recipe if options is None else make_plan(recipe.recipe, options)
+    return make_plan(recipe, options)
 
 
 def merge_into_adapter(
@@ -65,8 +66,7 @@ def merge_into_adapter(
     """
     from chorus.merge.runs.as_adapter import run_as_adapter
 
-    planned = recipe if isinstance(recipe, Plan) else make_plan(recipe, options)
-    return run_as_adapter(planned, Path(output), ranks or RankRule(), progress)
+    return run_as_adapter(_planned(recipe, options), Path(output), ranks or RankRule(), progress)
 
 
 def apply(

@@ -1,4 +1,4 @@
-"""How a merge is carried out, as opposed to what is merged: nothing here changes a value of the result."""
+"""How a merge is carried out, as opposed to what is merged: but for seed, device and what is let through."""
 
 from __future__ import annotations
 

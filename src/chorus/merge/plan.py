@@ -26,6 +26,7 @@ from chorus.merge.arithmetic.session import Session
 from chorus.merge.arithmetic.tensor_plan import TensorPlan
 from chorus.merge.options import Options
 from chorus.merge.recipes.loading import LoadedRecipe
+from chorus.provenance import licence_of
 from chorus.runtime import threads
 
 
@@ -127,29 +128,47 @@ class Plan(Mapping[str, LazyTensor]):
         return self.variants[0 if name is None else names.index(name)]
 
     def model(self, variant: str | None = None) -> Model:
-        """An output as a model: the merged tensors, each computed when it is read, with the donor's side files."""
+        """An output as a model: the merged tensors, each computed when it is read, with the donor's side files.
+
+        The same object at every call, so that an adapter on it and it itself are known to share their tensors.
+        """
         chosen = self.variant(variant)
+        if chosen.name not in self._models:
+            self._models[chosen.name] = self._model(chosen)
+        return self._models[chosen.name]
+
+    def _model(self, variant: Variant) -> Model:
         donor, tokenizer = self.models[self.donor], self.models[self.tokenizer]
-        label = chosen.name or self.label
+        label = variant.name or self.label
         return Model(
             label=label,
-            checkpoint=merged_checkpoint(self.session, chosen.tensors, label),
-            config=chosen.config,
+            checkpoint=merged_checkpoint(self.session, variant.tensors, label),
+            config=variant.config,
             directory=donor.directory,
             tokenizer_directory=tokenizer.directory,
-            generation=chosen.generation,
-            method=chosen.method,
+            generation=variant.generation,
+            method=variant.method,
+            made_of=self.licences,
             # asked for late, as it needs the fingerprints of all inputs
-            identify=lambda: self.fingerprint(variant),
+            identify=lambda: self.fingerprint(variant.name),
         )
 
+    @property
+    def licences(self) -> dict[str, str | None]:
+        """The licence that each model's card states, by name; of a merge those of the models that went into it."""
+        found: dict[str, str | None] = {}
+        for reference, model in zip(self.references, self.models, strict=True):
+            found |= model.made_of or {reference.name: licence_of(model.directory)}
+        return found
+
     def fingerprint(self, variant: str | None = None) -> str:
-        """What an output's weights depend on, by content: its tensors' plans and the models that they read."""
+        """What an output depends on, by content: its tensors' plans, the models that they read, whose side files."""
         chosen = self.variant(variant)
         return fingerprint(
             # frozen and made of plain values: a plan's repr is all of it
             tensors=[repr(t) for t in chosen.tensors.values()], config=chosen.config, generation=chosen.generation,
-            seed=self.seed, models=[m.fingerprint() for m in self.sources],
+            seed=self.seed, donor=self.donor, tokenizer=self.tokenizer,
+            models=[model.fingerprint() for model in self.sources],
         )  # fmt: skip
 
     @cached_property
@@ -217,6 +236,10 @@ class Plan(Mapping[str, LazyTensor]):
 
     def __eq__(self, other: object) -> bool:
         return self is other  # a mapping's own comparison would compute every tensor
+
+    @cached_property
+    def _models(self) -> dict[str, Model]:
+        return {}
 
     @cached_property
     def _only(self) -> Mapping[str, LazyTensor]:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from chorus.checkpoints.lazy_tensor import FileTensor, LazyTensor
+from chorus.checkpoints.lazy_tensor import LazyTensor
 from chorus.checkpoints.model import Model, OpenOptions, read_json
 from chorus.checkpoints.open import Source, open_model
 from chorus.checkpoints.reference import Reference, public_name
@@ -61,13 +61,13 @@ def _of_model(model: Model, label: str) -> System:
             "merge", parameters={"method": model.method}, tokenizer=model.tokenizer_directory, config=model.config,
             generation=model.generation,
         )  # fmt: skip
-    adapter = next((path.parent for path in model.adapter_paths.values()), None)
+    adapter = next((path.parent for path in reversed(model.adapter_paths.values())), None)  # the last put on
     role, home = role_of(adapter or model.directory)
     name = label or public_name(model.label)
     if adapter is not None:
         return System(name, "adapter", model.directory, identity, model.checkpoint, role, home)
-    own = all(isinstance(tensor, FileTensor) for tensor in model.checkpoint.values())  # else somebody has changed some
-    return System(name, "model", model.directory, identity, None if own else model.checkpoint, role, home)
+    tensors = None if model.as_stored else model.checkpoint
+    return System(name, "model", model.directory, identity, tensors, role, home)
 
 
 def _adapter_on_its_base(path: Path) -> Reference | None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NotRequired, TypedDict
 
 from chorus.architectures.families import architecture
 from chorus.merge.arithmetic.tensor_plan import Input, Step, TensorPlan
 from chorus.merge.method import Value
 from chorus.merge.plan import Plan
-from chorus.merge.planning.published import licences, plain_parameters
+from chorus.merge.planning.published import plain_parameters
 
 
 class ModelFacts(TypedDict):
@@ -95,7 +95,7 @@ class PlanFacts(TypedDict):
 
 def describe(plan: Plan) -> PlanFacts:
     """Everything that a plan fixes, in JSON's types."""
-    known = licences(plan)
+    known = plan.licences
     names = [reference.name for reference in plan.references]
     models: list[ModelFacts] = []
     for i, (model, reference) in enumerate(zip(plan.models, plan.references, strict=True)):
@@ -110,7 +110,9 @@ def describe(plan: Plan) -> PlanFacts:
                 "dtype": "+".join(dtypes),
                 "tensors": len(tensors),
                 "bytes": plan.bytes_of(i),
-                "license": known[reference.name],
+                "license": known[reference.name]
+                if reference.name in known
+                else " + ".join(sorted(filter(None, set(model.made_of.values())))) or None,
             }
         )
     return {
@@ -135,6 +137,16 @@ def describe(plan: Plan) -> PlanFacts:
         "warnings": plan.warnings,
         "generation_differences": plan.generation_differences,
     }
+
+
+def license_of(stated: Mapping[str, str | None]) -> str | None:
+    """One text for the licences of a model, or of the models that a merge is made of.
+
+    >>> license_of({"a": "mit", "b": "apache-2.0", "c": None})
+    'apache-2.0 + mit + not stated'
+    """
+    found = [value for value in stated.values() if value]
+    return " + ".join([*sorted(set(found)), *(["not stated"] if len(found) < len(stated) else [])]) if found else None
 
 
 def _tensor(tensor: TensorPlan, names: Sequence[str]) -> TensorFacts:

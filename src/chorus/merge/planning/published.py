@@ -8,11 +8,6 @@ from chorus.checkpoints.reference import parse_reference, public_name
 from chorus.merge.arithmetic.tensor_plan import TensorPlan
 from chorus.merge.method import Value
 from chorus.merge.plan import Plan
-from chorus.provenance import licence_of
-
-
-def licences(plan: Plan) -> dict[str, str | None]:
-    return {r.name: licence_of(m.directory) for r, m in zip(plan.references, plan.models, strict=True)}
 
 
 def public_document(plan: Plan, value: Any = None, key: str = "") -> Any:

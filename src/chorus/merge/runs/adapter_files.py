@@ -10,7 +10,7 @@ from chorus.checkpoints.model import Model
 from chorus.checkpoints.sidecar import write_json
 from chorus.checkpoints.writer import write_text
 from chorus.merge.plan import Plan, Variant
-from chorus.merge.planning.published import licences, public_document
+from chorus.merge.planning.published import public_document
 from chorus.merge.runs.side_files import input_identities, provenance_of
 from chorus.models.registry import peft_task
 from chorus.provenance import licence_warnings, model_card
@@ -39,7 +39,7 @@ def write_adapter_files(
             title=variant.name or f"{variant.method} of {merged}",
             method=variant.method,
             base_models=[str(config["base_model_name_or_path"])],
-            licences=licences(plan),
+            licences=plan.licences,
             languages=[],
             pipeline_tag=None,
             recipe_yaml=yaml.safe_dump(public_document(plan), sort_keys=False, allow_unicode=True),
@@ -48,7 +48,7 @@ def write_adapter_files(
             intro=f"A merge of {merged} by `{variant.method}`",
         )
         write_text(writer.directory / "README.md", card)
-    return warnings + licence_warnings(licences(plan))
+    return warnings + licence_warnings(plan.licences)
 
 
 def base_name(plan: Plan) -> str:

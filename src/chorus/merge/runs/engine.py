@@ -60,10 +60,12 @@ def run(plan: Plan, output: Path, progress: Progress = lambda done, total: None)
         journal = Journal(partial.path, plan_fingerprint(plan), resume=plan.options.resume)
         try:
             work = _Writing(plan, partial.path, journal)
-            work.drop_damaged()
-            resumed = len(journal.done)
-            work.run(progress)
-            work.close()
+            try:
+                work.drop_damaged()
+                resumed = len(journal.done)
+                work.run(progress)
+            finally:
+                work.close()
             # after the weights are synced: nothing says that here is a model before there is one
             warnings = write_side_files(plan, partial.path, journal.done)
         finally:

@@ -68,14 +68,14 @@ class Store:
 
 
 class ResidentReader(Reader):
-    """A reader that keeps what it widened; `names` are the models', the same in every plan."""
+    """A reader that keeps what it widened; `names` are the models' fingerprints, the same in every plan."""
 
     def __init__(self, plan: Plan, store: Store) -> None:
         options = plan.options
         super().__init__(
             plan.sources, device=options.device, allow_nonfinite=options.allow_nonfinite, cache=store
         )  # fmt: skip
-        self.store, self.names = store, [*map(str, plan.references), *(m.label for m in plan.auxiliary)]
+        self.store, self.names = store, [model.fingerprint() for model in plan.sources]
 
     def key(self, *which: Input) -> tuple[Hashable, ...]:
         return (self.device, *((self.names[w.model], w.tensor) for w in which))
@@ -124,7 +124,7 @@ class Resident:
     def merge(self, plan: Plan, variant: str | None = None) -> dict[str, MemoryTensor]:
         """All tensors of a plan, computed, in the type that the plan writes."""
         chosen = plan.variant(variant)
-        names = tuple(str(r) for r in plan.references)
+        names = tuple(model.fingerprint() for model in plan.models)
         # tied copies are read and compared once for all settings
         if names not in self._checked:
             check_duplicates(plan)

@@ -13,7 +13,7 @@ from chorus.checkpoints.sidecar import copy_side_files, write_json
 from chorus.checkpoints.writer import write_text
 from chorus.identity import bytes_hash, file_hash, file_sha256
 from chorus.merge.plan import Plan, Variant
-from chorus.merge.planning.published import licences, plain_parameters, public_document
+from chorus.merge.planning.published import plain_parameters, public_document
 from chorus.merge.runs.journal import FinishedTensor
 from chorus.models.registry import kind_of
 from chorus.provenance import card_metadata, licence_warnings, model_card, versions
@@ -43,7 +43,7 @@ def write_side_files(plan: Plan, directory: Path, done: Done) -> list[str]:
         write_json(out / "chorus.json", provenance_of(plan, variant, identities, losses))
         if plan.options.model_card:
             write_text(out / "README.md", _card(plan, variant, shown))
-    return list(dict.fromkeys(warnings + licence_warnings(licences(plan))))
+    return list(dict.fromkeys(warnings + licence_warnings(plan.licences)))
 
 
 def _index(variant: Variant) -> dict[str, object]:
@@ -157,7 +157,7 @@ def provenance_of(
             "parameters": _resolved(plan, variant),
         },
         "inputs": identities,
-        "licenses": licences(plan),
+        "licenses": plan.licences,
         "versions": versions(),
         "cast_loss": losses,
     }
@@ -187,12 +187,15 @@ def _card(plan: Plan, variant: Variant, losses: list[str]) -> str:
         languages += [str(v) for v in ([value] if isinstance(value, str) else value)]
     kind = kind_of(donor.config)
     tag = card_metadata(donor.directory).get("pipeline_tag") or (kind.pipeline_tag if kind is not None else None)
-    names = list(dict.fromkeys(r.without_adapter.name if r.adapter is None else r.name for r in plan.references))
+    names: list[str] = []
+    for reference, merged in zip(plan.references, plan.models, strict=True):
+        names += merged.made_of or [reference.name]  # a merge that went in is no model of a hub: its own models are
+    names = list(dict.fromkeys(names))
     return model_card(
         title=variant.name or f"{variant.method} of {len(plan.references)} models",
         method=variant.method,
         base_models=names,
-        licences=licences(plan),
+        licences=plan.licences,
         languages=list(dict.fromkeys(languages)),
         pipeline_tag=str(tag) if tag else None,
         recipe_yaml=yaml.safe_dump(public_document(plan), sort_keys=False, allow_unicode=True),
