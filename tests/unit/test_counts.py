@@ -158,3 +158,7 @@ def test_rows_keep_both_texts() -> None:
     assert (found.raw_reference, found.reference) == ("Good Day.", "good day")
     assert found.counts.errors == 0
     assert np.isclose(value_of(score([row("Good Day.", "good day")], "raw")), 100.0)
+
+
+def test_a_mathematical_capital_is_lowered_as_the_letter_that_it_is():
+    assert normaliser("marks")("\U0001d71c \uff21") == "\u03b1 a"

@@ -55,9 +55,11 @@ def normaliser(name: str) -> Normalise:
 
 def keeping_marks(text: str) -> str:
     """Lower case, without punctuation, symbols and what stands in brackets; letters keep their marks."""
-    text = re.sub(r"[<\[][^>\]]*[>\]]", "", text.lower())
+    # composed before it is lowered: a mathematical capital has a small letter only as the plain letter that it becomes
+    text = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).lower())
+    text = re.sub(r"[<\[][^>\]]*[>\]]", "", text)
     text = re.sub(r"\(([^)]+?)\)", "", text)
-    kept = (" " if unicodedata.category(c)[0] in "PS" else c for c in unicodedata.normalize("NFKC", text))
+    kept = (" " if unicodedata.category(c)[0] in "PS" else c for c in text)
     return " ".join("".join(kept).split())
 
 
