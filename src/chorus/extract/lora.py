@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from chorus.architectures.roles import Role
 from chorus.checkpoints.adapter_report import AdapterResult, ModuleReport, notes
-from chorus.checkpoints.adapter_writer import AdapterWriter, matrix_modules
+from chorus.checkpoints.adapter_writer import AdapterWriter, Layout, matrix_modules
 from chorus.checkpoints.lazy_tensor import LazyTensor
 from chorus.checkpoints.model import OpenOptions
 from chorus.checkpoints.open import Source
@@ -29,6 +29,8 @@ from chorus.runtime import threads
 
 if TYPE_CHECKING:
     import torch
+
+    from chorus.linalg.low_rank import Delta
 else:
     torch = lazy("torch")
 
@@ -148,7 +150,7 @@ class _Extraction:
             assert found.spectrum is not None
             return [float(v) for v in found.spectrum]
 
-    def _difference(self, job: Job) -> Any:
+    def _difference(self, job: Job) -> Delta:
         delta = difference(job[0], job[1], self.pair.model.label)
         return delta.matrix() if isinstance(delta, LowRank) else delta.reshape(_matrix(delta.shape))
 
@@ -164,19 +166,21 @@ class _Extraction:
                 return ModuleReport(tensor.name, 0, 1.0 if not squares else 0.0, "svd")
             # even factors keep float16 out of trouble: all of S in one of them may over- or underflow
             root = found.values.sqrt() if self.distribute else torch.ones_like(found.values)
-            layout = "convolution" if len(tensor.shape) > 2 else "embedding" if role.kind == "embedding" else "linear"
+            layout: Layout = "embedding" if role.kind == "embedding" else "linear"
+            if len(tensor.shape) > 2:
+                layout = "convolution"
             self.writer.add(
                 tensor.name.removesuffix(".weight"),
                 found.left * root,
                 (found.right * (found.values / root)).T,
-                layout=layout,  # type: ignore[arg-type]
+                layout=layout,
                 kernel=tensor.shape[2:],
             )
             energy = float(found.values.double().square().sum()) / squares
         # above one by rounding only: the values come from another sum than the norm
         return ModuleReport(tensor.name, found.rank, min(1.0, energy), "svd")
 
-    def _cut(self, delta: Any, name: str) -> Triplets:
+    def _cut(self, delta: Delta, name: str) -> Triplets:
         """The triplets that the rule keeps."""
         limit = self.rule.max_rank if self.rule.budget is None else self.ranks[name]
         if self.rule.energy is not None:

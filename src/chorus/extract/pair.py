@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from chorus._version import __version__
 from chorus.architectures.families import architecture
@@ -19,10 +19,13 @@ from chorus.checkpoints.model import Model, OpenOptions
 from chorus.checkpoints.open import Source, open_model
 from chorus.errors import CheckpointError, UsageError
 from chorus.lazy import lazy
+from chorus.plain import JsonObject
 from chorus.provenance import licence_of, versions
 
 if TYPE_CHECKING:
     import torch
+
+    from chorus.linalg.low_rank import Delta
 else:
     torch = lazy("torch")
 
@@ -74,7 +77,7 @@ class Pair:
             if role.learned and not copy and origin.dtype in FLOATS and selection.takes(name, role):
                 yield self.model.checkpoint[name], origin, role
 
-    def provenance(self, kind: str, **facts: Any) -> dict[str, Any]:
+    def provenance(self, kind: str, **facts: object) -> JsonObject:
         """`chorus.json` of what was taken."""
         models = zip((self.model, self.base), ("model", "base_model"), strict=True)
         return {
@@ -118,7 +121,7 @@ def open_pair(model: Source, base: Source, options: OpenOptions | None = None) -
     return Pair(opened, origin, layout)
 
 
-def difference(tensor: LazyTensor, base: LazyTensor, label: str) -> Any:
+def difference(tensor: LazyTensor, base: LazyTensor, label: str) -> Delta:
     """tensor - base: a LowRank where the one is the other with an adapter on it, else float32 in the shape of both."""
     factors = low_rank_delta(tensor, base)
     if factors is not None:
@@ -139,7 +142,7 @@ def change(tensor: LazyTensor, base: LazyTensor, label: str) -> float:
     return math.sqrt(sum(float(values.double().square().sum()) for _, values in blocks(tensor, base, label)))
 
 
-def blocks(tensor: LazyTensor, base: LazyTensor, label: str) -> Iterator[tuple[int, Any]]:
+def blocks(tensor: LazyTensor, base: LazyTensor, label: str) -> Iterator[tuple[int, torch.Tensor]]:
     """The difference a block at a time, in float32; `CheckpointError` where a value is not finite."""
     numel = math.prod(base.shape)
     for start in range(0, numel, BLOCK):

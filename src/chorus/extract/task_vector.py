@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from chorus.checkpoints.dtypes import itemsize, torch_dtype
 from chorus.checkpoints.model import OpenOptions
@@ -67,7 +67,7 @@ def extract_task_vector(
     total = len(header) + sum(math.prod(job[1].shape) * size for job in jobs)
     directory = Path(output)
     squares, done = 0.0, 0
-    wanted: Any = torch_dtype(dtype)
+    wanted = torch_dtype(dtype)
     with appearing_whole(directory, overwrite=overwrite) as partial:
         partial.check_space(total)
         file = OutputFile(partial.path / TASK_VECTOR, header, total)
