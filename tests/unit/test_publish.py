@@ -13,8 +13,10 @@ import pytest
 
 from chorus.analyse.ranks import Ranks
 from chorus.errors import DataError
+from chorus.evaluate.compare import compare
 from chorus.evaluate.results import Evaluation
 from chorus.experiment.commands import commands_of
+from chorus.experiment.cost import describe
 from chorus.experiment.findings import findings
 from chorus.experiment.load import load_experiment
 from chorus.experiment.pooled import pooled
@@ -187,10 +189,44 @@ def test_findings_are_sentences_of_the_numbers(drawn: tuple[Experiment, Results]
     _, results = drawn
     text = " ".join(findings(results.compared, results.best, len(results.seeds)))
     merge = next(line for line in results.compared.lines if line.label == "ties")
-    assert f"Chosen on dev: ties. On test, over the domains: {merge.averages['in-domain']:.1f} %" in text
+    assert f"Chosen on dev: ties. On test, error rate over the domains: {merge.averages['in-domain']:.1f} %" in text
     assert f"recovers {merge.recovery_mean:.2f} in the mean" in text
     assert "Outside the domains the merge loses" in text
     assert "over 2 seeds together" in text
+
+
+def test_findings_know_metrics_of_which_more_is_better(tmp_path: Path) -> None:
+    """BLEU: the best specialist has most, a gain is upward, a loss downward, and nothing is percent."""
+    evaluations = [
+        made_up(tmp_path, label, dict(zip(CELLS, wrong, strict=True)), role=role, home=home, task="st", words=6)
+        for label, wrong, role, home in (
+            ("base", (16, 16, 4, 4), "base", ""), ("radio", (4, 18, 10, 6), "specialist", "radio"),
+            ("phone", (12, 6, 8, 6), "specialist", "phone"), ("joint", (6, 6, 6, 9), "joint", ""),
+            ("ties", (7, 9, 6, 7), "merge", ""),
+        )
+    ]  # fmt: skip
+    compared = compare(evaluations)
+    lines = {line.label: line for line in compared.lines}
+    text = " ".join(findings(compared, "ties", 1))
+    assert "%" not in text
+    assert f"On test, BLEU over the domains: {lines['ties'].averages['in-domain']:.1f} [" in text
+    assert lines["phone"].averages["in-domain"] > lines["radio"].averages["in-domain"]
+    assert "the best of them over all domains, phone, has" in text
+    gains = sorted(lines[n].rates[n] - lines["base"].rates[n] for n in ("radio", "phone"))
+    assert gains[0] > 0
+    assert f"gain {gains[0]:.1f} to {gains[1]:.1f} points" in text
+    forgotten = lines["ties"].forgetting
+    assert forgotten is not None
+    assert forgotten > 0
+    assert f"Outside the domains the merge loses {forgotten:.1f} points" in text
+    fallen = [lines[n].forgetting for n in ("radio", "phone")]
+    assert f"(change of the specialists: radio {-fallen[0]:+.1f}, phone {-fallen[1]:+.1f})" in text
+
+
+def test_a_plan_names_the_metric_that_chooses(tmp_path: Path) -> None:
+    assert any("by the in-domain dev error rate ->" in line for line in describe(told(tmp_path)))
+    translating = told(tmp_path, decoding={"task": "st"})
+    assert any("by the in-domain dev BLEU ->" in line for line in describe(translating))
 
 
 def test_an_experiment_of_one_seed_without_joint_curves_and_conditions(tmp_path: Path) -> None:

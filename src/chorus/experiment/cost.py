@@ -32,13 +32,14 @@ def describe(experiment: Experiment) -> list[str]:
 
 def _choosing(experiment: Experiment) -> list[str]:
     """Trainings, what is transcribed on dev, and the selection."""
+    metric = experiment.task.metrics[0].title
     steps, models, grids = counts(experiment), len(systems_of(experiment)), grids_of(experiment)
     told = ", ".join(f"{name} {len(settings)}" for name, settings in grids.items())
     return [
         f"train   {steps['train']} models: {_trainings(experiment)}",
         f"dev     {steps['dev']} evaluations ({_hours(experiment, 'dev')} each): {models} models and "
         f"{sum(map(len, grids.values()))} settings for each seed ({told})",
-        f"select  {len(grids)} settings, by the {experiment.selection.over} dev error rates -> {SELECTION}",
+        f"select  {len(grids)} settings, by the {experiment.selection.over} dev {metric} -> {SELECTION}",
     ]
 
 

@@ -11,34 +11,40 @@ def findings(compared: Comparison, best: str, seeds: int) -> list[str]:
     merge, base = lines[best], lines[compared.base]
     specialists = [line for line in compared.lines if line.role == "specialist"]
     group = "in-domain"
-    told = [f"Chosen on dev: {best}. On test, over the domains: {_rate(merge, group)}; the base {_rate(base, group)}."]
+    told = [
+        f"Chosen on dev: {best}. On test, {compared.title} over the domains: {_rate(merge, group, compared)}; "
+        f"the base {_rate(base, group, compared)}."
+    ]
     if specialists:
         # the fairest rival: the best single model over all domains, not each in its own
-        nearest = min(specialists, key=lambda line: line.averages[group])
+        nearest = min(specialists, key=lambda line: abs(compared.best - line.averages[group]))
         # each at home, where it was trained
-        gains = [base.rates[line.home] - line.rates[line.home] for line in specialists]
+        gains = [compared.sign * (base.rates[line.home] - line.rates[line.home]) for line in specialists]
         told.append(
             f"Specialists gain {min(gains):.1f} to {max(gains):.1f} points in their own domains; the best of them over "
-            f"all domains, {nearest.label}, has {_rate(nearest, group)}. Of what they gain the merge recovers "
+            f"all domains, {nearest.label}, has {_rate(nearest, group, compared)}. Of what they gain the merge recovers "
             f"{merge.recovery_mean or 0:.2f} in the mean, {merge.recovery_worst or 0:.2f} in the worst domain."
         )
     if compared.joint:
         joint = lines[compared.joint]
         difference = next((d for d in merge.differences if d.reference == compared.joint and d.group == group), None)
         test = f" (the merge: {difference.points:+.1f} points, p {difference.p:.3g})" if difference else ""
-        told.append(f"Joint fine-tuning, which needs all data at once, has {_rate(joint, group)}{test}.")
+        told.append(f"Joint fine-tuning, which needs all data at once, has {_rate(joint, group, compared)}{test}.")
     if merge.forgetting is not None:
-        losses = [f"{line.label} {line.forgetting:+.1f}" for line in specialists if line.forgetting is not None]
+        changes = [
+            f"{line.label} {compared.sign * line.forgetting:+.1f}"
+            for line in specialists if line.forgetting is not None
+        ]  # fmt: skip
         verb = "loses" if merge.forgetting > 0 else "gains"
         told.append(
             f"Outside the domains the merge {verb} {abs(merge.forgetting):.1f} points against the base "
-            f"(change of the specialists: {', '.join(losses)})."
+            f"(change of the specialists: {', '.join(changes)})."
         )
     if seeds > 1:
-        told.append(f"All rates are over {seeds} seeds together.")
+        told.append(f"All numbers are over {seeds} seeds together.")
     return told
 
 
-def _rate(line: Line, group: str) -> str:
-    inside = line.average_intervals[group]
-    return f"{line.averages[group]:.1f} % [{inside.low:.1f}, {inside.high:.1f}]"
+def _rate(line: Line, group: str, compared: Comparison) -> str:
+    inside, unit = line.average_intervals[group], " %" if compared.best == 0 else ""
+    return f"{line.averages[group]:.1f}{unit} [{inside.low:.1f}, {inside.high:.1f}]"

@@ -71,7 +71,7 @@ class Base(Strict):
 
 
 class SelectionRule(Strict):
-    """How a setting is chosen: by the lowest unweighted mean of these cells' dev error rates, over all seeds."""
+    """How a setting is chosen: by the best unweighted mean of the task's metric over these cells on dev, and seeds."""
 
     over: Literal["in-domain", "all"] = "in-domain"
 
