@@ -6,8 +6,10 @@ import atexit
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import time
 import weakref
 from pathlib import Path
@@ -146,15 +148,52 @@ def test_forks_go_on_when_the_process_is_closed(tmp_path):
 def test_nothing_is_begun_after_the_process_is_closed():
     """Ctrl-C while the imports run: who waits for a fork is told, and so is who asks later."""
     made = warm.WarmProcess(["json"], {**os.environ, "PYTHONPATH": HERE})
+    folder = Path(made.address).parent.resolve()
     os.kill(made._process.pid, signal.SIGSTOP)  # as good as an import that takes long
     waiting = warm.ask(made.address, warm.ForkCall("test_warm:tell", ["0"], "/", {}), (0, 1, 2))
     os.kill(made._process.pid, signal.SIGKILL)
     made.close()
     with pytest.raises(ConnectionResetError), waiting:
         waiting.recv(warm.ANSWER.size)
-    assert not Path(made.address).parent.exists()
+    assert folder.name.startswith("chorus-")
+    assert not folder.exists()
     with pytest.raises(ChorusError, match="the process that starts the trainings has ended"):
         started(made, "tell", "0")
+
+
+def test_a_fork_that_does_not_begin_leaves_no_pipe_and_no_socket(tmp_path):
+    def fds():
+        return sorted(os.listdir("/proc/self/fd"))
+
+    before, errors = fds(), []  # kept, with all that their frames hold: nothing is closed by the collector
+    for _ in range(3):  # no one listens
+        with pytest.raises(ChorusError) as caught:
+            warm.Fork(str(tmp_path / "nobody"), warm.ForkCall("test_warm:tell", ["0"], "/", {}))
+        errors.append(caught.value)
+    assert fds() == before
+    with socket.socket(socket.AF_UNIX) as silent:  # one that hangs up
+        silent.bind(str(tmp_path / "silent"))
+        silent.listen()
+        hangs_up = Thread(target=lambda: silent.accept()[0].close())
+        hangs_up.start()
+        with pytest.raises(ChorusError) as caught:
+            warm.Fork(str(tmp_path / "silent"), warm.ForkCall("test_warm:tell", ["0"], "/", {}))
+        errors.append(caught.value)
+        hangs_up.join()
+    assert fds() == before
+
+
+def test_a_temporary_folder_with_a_long_name_serves_too(tmp_path, monkeypatch):
+    """The path of a socket has at most 107 bytes."""
+    long = tmp_path / ("x" * 120)
+    long.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(long))
+    with warm.WarmProcess(["json"], {**os.environ, "PYTHONPATH": HERE}) as made:
+        assert [path.name.startswith("chorus-") for path in long.iterdir()] == [True]
+        with started(made, "tell", "0") as child:
+            assert child.stderr.read() == "told\n"
+        assert child.returncode == 0
+    assert list(long.iterdir()) == []
 
 
 def test_it_ends_with_the_process_that_began_it():

@@ -21,9 +21,9 @@ def findings(compared: Comparison, best: str, seeds: int) -> list[str]:
         # each at home, where it was trained
         gains = [compared.sign * (base.rates[line.home] - line.rates[line.home]) for line in specialists]
         told.append(
-            f"Specialists gain {min(gains):.1f} to {max(gains):.1f} points in their own domains; the best of them over "
-            f"all domains, {nearest.label}, has {_rate(nearest, group, compared)}. Of what they gain the merge recovers "
-            f"{merge.recovery_mean or 0:.2f} in the mean, {merge.recovery_worst or 0:.2f} in the worst domain."
+            f"Specialists gain {min(gains):.1f} to {max(gains):.1f} points in their own domains; the best of them "
+            f"over all domains, {nearest.label}, has {_rate(nearest, group, compared)}. Of what they gain the merge "
+            f"recovers {merge.recovery_mean or 0:.2f} in the mean, {merge.recovery_worst or 0:.2f} in the worst domain."
         )
     if compared.joint:
         joint = lines[compared.joint]

@@ -20,7 +20,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
@@ -47,9 +47,11 @@ class ForkCall:
 
 def ask(address: str, call: ForkCall, streams: Sequence[int]) -> socket.socket:
     """Have `call` begun with `streams` as its stdin, stdout and stderr; returned is where the answers come."""
-    answers = socket.socket(socket.AF_UNIX)
-    answers.connect(address)
-    socket.send_fds(answers, [json.dumps(asdict(call)).encode() + b"\n"], list(streams))
+    with ExitStack() as held:
+        answers = held.enter_context(socket.socket(socket.AF_UNIX))
+        answers.connect(address)
+        socket.send_fds(answers, [json.dumps(asdict(call)).encode() + b"\n"], list(streams))
+        held.pop_all()
     return answers
 
 
@@ -57,19 +59,18 @@ class Fork:
     """A command that runs as a fork: what `subprocess.Popen` offers, as far as a campaign uses it."""
 
     def __init__(self, address: str, call: ForkCall) -> None:
-        (out, out_end), (told, told_end) = os.pipe(), os.pipe()
-        nothing = os.open(os.devnull, os.O_RDONLY)
-        self.stdout: IO[str] = os.fdopen(out, encoding="utf-8")
-        self.stderr: IO[str] = os.fdopen(told, encoding="utf-8")
         self.returncode: int | None = None
-        try:
-            self._answers = ask(address, call, (nothing, out_end, told_end))
-            (self.pid,) = ANSWER.unpack(self._answers.recv(ANSWER.size, socket.MSG_WAITALL))
-        except (OSError, struct.error) as error:  # no one listens, or no one answers
-            raise ChorusError("the process that starts the trainings has ended", "what it said is above") from error
-        finally:
-            for end in (nothing, out_end, told_end):
-                os.close(end)
+        # closed where anything fails; what is the fork's in any case
+        with ExitStack() as ours, ExitStack() as forks:
+            nothing = forks.enter_context(open(os.devnull, "rb"))
+            self.stdout, out_end = _pipe(ours, forks)
+            self.stderr, told_end = _pipe(ours, forks)
+            try:
+                self._answers = ours.enter_context(ask(address, call, (nothing.fileno(), out_end, told_end)))
+                (self.pid,) = ANSWER.unpack(self._answers.recv(ANSWER.size, socket.MSG_WAITALL))
+            except (OSError, struct.error) as error:  # no one listens, or no one answers
+                raise ChorusError("the process that starts the trainings has ended", "what it said is above") from error
+            ours.pop_all()
 
     def poll(self) -> int | None:
         """The exit code, or None while it runs; minus the number of a signal that ended it."""
@@ -100,13 +101,25 @@ class Fork:
         self._answers.close()
 
 
+def _pipe(reading: ExitStack, writing: ExitStack) -> tuple[IO[str], int]:
+    """A pipe's end to read from, as text, and its end to write to."""
+    out, end = os.pipe()
+    writing.callback(os.close, end)
+    return reading.enter_context(os.fdopen(out, encoding="utf-8")), end
+
+
 class WarmProcess:
     """Starts the process, which imports `modules`, and asks it for forks; `environment` is what libraries read once."""
 
     def __init__(self, modules: Sequence[str] = MODULES, environment: Mapping[str, str] | None = None) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="chorus-")  # no one else's: who connects may run anything
-        self.address = str(Path(self._folder.name) / "warm")
-        with socket.socket(socket.AF_UNIX) as listener:
+        with ExitStack() as held:
+            # no one else's: who connects may run anything
+            folder = held.enter_context(tempfile.TemporaryDirectory(prefix="chorus-"))
+            inside = os.open(folder, os.O_RDONLY)
+            held.callback(os.close, inside)
+            # by its number: a socket's path may have 107 bytes (unix(7)), and a TMPDIR may have more
+            self.address = f"/proc/self/fd/{inside}/warm"
+            listener = held.enter_context(socket.socket(socket.AF_UNIX))
             listener.bind(self.address)
             listener.listen(WAITING)
             number = listener.fileno()
@@ -114,6 +127,8 @@ class WarmProcess:
                 [sys.executable, "-m", "chorus.train.warm", str(number), *modules],
                 stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, pass_fds=[number], env=environment,
             )  # fmt: skip
+            listener.close()
+            self._held = held.pop_all()
 
     def start(self, function: str, arguments: Sequence[str], environment: Mapping[str, str]) -> Fork:
         """`module:function` in a fork, in this process's directory."""
@@ -125,7 +140,7 @@ class WarmProcess:
         self._process.terminate()
         self._process.stdin.close()
         self._process.wait()
-        self._folder.cleanup()
+        self._held.close()
 
     def __enter__(self) -> WarmProcess:
         return self

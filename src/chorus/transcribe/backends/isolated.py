@@ -9,6 +9,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -28,17 +29,18 @@ class Isolated:
     def __init__(self, made_by: str, settings: Mapping[str, object]) -> None:
         self.made_by, self.settings = made_by, dict(settings)
         self._child: subprocess.Popen[bytes] | None = None
-        try:
-            made = self._start()
-        except ChorusError:
-            self.close()
-            raise
+        made = self._start()
         self.longest_s, self.long_form, self.facts = made["longest_s"], made["long_form"], made["facts"]
 
     def _start(self) -> Reply:
         command = [sys.executable, "-m", "chorus.transcribe.backends.worker", self.made_by]
         self._child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        return self._ask({"call": "make", "settings": self.settings})
+        try:
+            return self._ask({"call": "make", "settings": self.settings})
+        except BaseException:
+            # a child without a backend can answer nothing: the next call must start another
+            self.close()
+            raise
 
     def sort_key(self, seconds: float) -> tuple[float, float]:
         kind, rank = self._ask({"call": "sort_key", "seconds": seconds})["key"]
@@ -75,7 +77,7 @@ class Isolated:
             line = b""
         if not line:
             code = child.wait()
-            self._child = None
+            self.close()
             how = f"signal {-code}" if code < 0 else f"exit code {code}"
             raise ChorusError(f"the decoder's process ended ({how})")
         reply: Reply = json.loads(line)
@@ -88,7 +90,8 @@ class Isolated:
         if child is not None:
             for pipe in (child.stdin, child.stdout):
                 if pipe is not None:
-                    pipe.close()
+                    with suppress(BrokenPipeError):  # what a dead child has not read
+                        pipe.close()
             try:
                 child.wait(timeout=5)
             except subprocess.TimeoutExpired:
