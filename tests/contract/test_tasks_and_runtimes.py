@@ -95,6 +95,15 @@ def test_unknown_tasks_name_the_nearest() -> None:
         decoding(settings={"task": "transcrib"})
 
 
+def test_a_translation_is_asked_for_in_the_language_that_it_is_compared_in() -> None:
+    spoken = Row("a.flac", "good morning", "ja")
+    assert ST.instruction(spoken) == "Translate the audio to English. Output only the translation."
+    for told, name in (("de", "German"), ("pt-BR", "Portuguese"), ("Mandarin", "Chinese"), ("tpi", "tpi")):
+        asked = ST.instruction(replace(spoken, extra={"target_language": told}))
+        assert asked == f"Translate the audio to {name}. Output only the translation."
+    assert ASR.instruction(spoken) == ASR.instruction(replace(spoken, extra={"target_language": "de"}))
+
+
 def test_a_translation_is_counted_as_it_is_written() -> None:
     spoken = Row("a.flac", "good morning", "ja")
     assert (ASR.written(spoken), ST.written(spoken)) == ("ja", "en")

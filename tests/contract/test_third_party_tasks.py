@@ -38,8 +38,10 @@ class Accuracy:
 
 class Digit:
     name, summary, spellings = "digit", "which digit is said", ("which-digit",)
-    instruction = "Which digit is said? Answer with one word."
     metrics = (Accuracy(),)
+
+    def instruction(self, row):
+        return "Which digit is said? Answer with one word."
 
     def reference(self, row):
         return row.get("digit") or row.text

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from chorus.data.utterance import Utterance
 from chorus.errors import CheckpointError, DataError, RecipeError
 from chorus.models.batches import as_taken
+from chorus.models.speech_llm import SpeechLlmRecogniser
 from chorus.tasks.asr import ASR
 from chorus.train.adapters import check_ranks, freeze, freeze_unlearned, places, roles_of, summary
 from chorus.train.backbones.choose import load_backbone
@@ -24,7 +25,10 @@ from chorus.train.rows import TrainingRows, gather
 from chorus.transcribe.backends.choose import BACKENDS
 from chorus.transcribe.backends.protocol import Sound
 from chorus.transcribe.decoding import Decoding
+from chorus.transcribe.request import Request
 from chorus.transcribe.systems import open_system
+from chorus.transcribe.test_sets import TestSet
+from chorus.transcribe.transcriber import load_backend
 from sounds import BASE, corpus, mms, tiny
 
 NONE = Augment()
@@ -199,7 +203,7 @@ def test_speech_llms_learn_the_answer_only(tmp_path, speech_rows, kind):
         learnt = batch["labels"][i][batch["labels"][i] != IGNORED].tolist()
         assert backbone.tokenizer.decode(learnt) == f"{u.row.text}<|im_end|>"
         shown = backbone.tokenizer.decode(batch["input_ids"][i])
-        assert ASR.instruction in shown
+        assert ASR.instruction(u.row) in shown
         assert shown.count("<|audio_bos|>") == 1
     batch.pop("rows")
     loss = backbone.model(**batch).loss  # refused by the model where audio tokens and frames differ in number
@@ -208,6 +212,32 @@ def test_speech_llms_learn_the_answer_only(tmp_path, speech_rows, kind):
     heard = {n for n, p in backbone.model.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
     assert any("audio_tower" in n for n in heard)
     assert len(backbone.transcribe(backbone.model, speech_rows[1][:3], max_new_tokens=3)) == 3
+
+
+def test_speech_llms_are_asked_for_each_rows_language(tmp_path, speech_rows, monkeypatch):
+    """In training and in decoding; a row's own question and the configured one go before the task's."""
+    base, (first, second, third) = tiny(tmp_path / "q", "qwen2_audio"), speech_rows[1][:3]
+    rows = [
+        replace(first, row=replace(first.row, extra={"target_language": "de"})), second,
+        replace(third, row=replace(third.row, extra={"target_language": "de", "prompt": "Auf Deutsch?"})),
+    ]  # fmt: skip
+    german, english = (f"Translate the audio to {name}. Output only the translation." for name in ("German", "English"))
+    backbone, _ = loaded(base, speech_rows[0], task="st")
+    learnt = [backbone.tokenizer.decode(backbone.example(u, None, NONE).prompt) for u in rows]
+    assert [q in text for q, text in zip((german, english, "Auf Deutsch?"), learnt, strict=True)] == [True] * 3
+    asked = []
+    monkeypatch.setattr(
+        SpeechLlmRecogniser, "inputs", lambda self, speech: asked.extend(one.prompt for one in speech) or {}
+    )
+    monkeypatch.setattr(SpeechLlmRecogniser, "texts", lambda self, model, inputs, **more: [""] * len(rows))
+    backbone.transcribe(backbone.model, rows, max_new_tokens=3)
+    sounds = [Sound(u.audio(), u.row) for u in rows]
+    for settings in ({}, {"prompt": "Say it"}):
+        backend = load_backend(Request(open_system(str(base)), TestSet({}), Decoding(task="st", **settings)))
+        backend.transcribe(sounds)
+    assert asked == [german, english, "Auf Deutsch?"] * 2 + ["Say it", "Say it", "Auf Deutsch?"]
+    configured, _ = loaded(base, speech_rows[0], task="st", **{"data.prompt": "Say it"})
+    assert [configured.asked(u.row) for u in rows] == ["Say it", "Say it", "Auf Deutsch?"]
 
 
 def test_an_answer_does_not_depend_on_its_batch(tmp_path, speech_rows):

@@ -93,6 +93,16 @@ def names_of(codes: Iterable[str]) -> list[str]:
     return sorted(known) + sorted(name for name, code in _CODES.items() if code in known and name not in known)
 
 
+def language_name(text: str) -> str:
+    """The English name of a language, as a sentence writes it; what the table does not have stays as it is.
+
+    >>> [language_name(text) for text in ("de", "pt-BR", "Haitian", "tpi")]
+    ['German', 'Portuguese', 'Haitian Creole', 'tpi']
+    """
+    name = LANGUAGES.get(language_code(text))
+    return name.title() if name else text
+
+
 def unspaced(language: str) -> bool:
     """Whether a language puts no spaces between words, so that characters are counted."""
     return language_code(language).split("-")[0] in UNSPACED

@@ -19,11 +19,13 @@ class Asr:
     name = "asr"
     summary = "what was said, as text"
     spellings = ("transcribe", "automatic-speech-recognition")
-    instruction = "Transcribe the audio. Output only the transcription."
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
         return (ERROR_RATE,)
+
+    def instruction(self, row: Asked) -> str:
+        return "Transcribe the audio. Output only the transcription."
 
     def reference(self, row: Asked) -> str:
         return row.text

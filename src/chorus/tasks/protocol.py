@@ -72,12 +72,11 @@ class Task(Protocol):
         """What else it is called, such as Whisper's own word for it."""
 
     @property
-    def instruction(self) -> str:
-        """What a model that is asked in words is asked, unless a manifest or a flag says otherwise."""
-
-    @property
     def metrics(self) -> tuple[Metric, ...]:
         """The first one ranks systems."""
+
+    def instruction(self, row: Asked) -> str:
+        """What a model that is asked in words is asked, unless a manifest or a flag says otherwise."""
 
     def reference(self, row: Asked) -> str:
         """What the answer is compared with."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 from chorus.errors import MissingExtraError
 from chorus.lazy import lazy
+from chorus.models.languages import language_name
 from chorus.tasks.scored import ERROR_RATE, score_texts, speakers_or_utterances
 
 if TYPE_CHECKING:
@@ -81,11 +82,13 @@ class St:
     name = "st"
     summary = "what was said, translated"
     spellings = ("translate", "speech-translation")
-    instruction = "Translate the audio to English. Output only the translation."
 
     @property
     def metrics(self) -> tuple[Metric, ...]:
         return (BLEU, CHRF, ERROR_RATE)
+
+    def instruction(self, row: Asked) -> str:
+        return f"Translate the audio to {language_name(self.written(row))}. Output only the translation."
 
     def reference(self, row: Asked) -> str:
         return row.text

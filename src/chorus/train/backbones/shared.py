@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
 
 from chorus.cache import Cache
+from chorus.data.manifest import Row
 from chorus.data.utterance import Utterance
 from chorus.models.batches import pad
 from chorus.models.loading import Origin
@@ -62,14 +63,14 @@ def row_numbers(examples: Sequence[Example]) -> torch.Tensor:
 
 
 def recognised(
-    recogniser: Recogniser, model: PreTrainedModel, utterances: Sequence[Utterance], *, prompt: str = "",
-    max_new_tokens: int | None, synced_gpus: bool,
+    recogniser: Recogniser, model: PreTrainedModel, utterances: Sequence[Utterance], *,
+    asked: Callable[[Row], str] = lambda row: "", max_new_tokens: int | None, synced_gpus: bool,
 ) -> list[str]:  # fmt: skip
     """What a recogniser makes of rows, together or one by one as evaluation decodes them too.
 
-    `prompt` is for rows that ask nothing themselves.
+    `asked` gives what a model that is asked in words is asked about a row.
     """
-    speech = [Speech(u.audio, u.key, u.row.get("prompt") or prompt) for u in utterances]
+    speech = [Speech(u.audio, u.key, asked(u.row)) for u in utterances]
     parts = [speech] if recogniser.batches else [[one] for one in speech]
     texts: list[str] = []
     with evaluating(model):

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from chorus.data.manifest import Row
 from chorus.data.utterance import Utterance
 from chorus.models.kind import Kind
 from chorus.models.loading import load_parts
@@ -45,13 +46,17 @@ class SpeechLlmBackbone:
         self.recogniser = SpeechLlmRecogniser(self.parts, cache_of(config))
         self.limits = kind.limits(self.model.config.to_dict(), self.tokenizer)
         self.longest_s = self.recogniser.longest_s
-        self.prompt = config.data.prompt or TASKS.get(config.task).instruction
+        self.prompt, self.task = config.data.prompt, TASKS.get(config.task)
 
     def warnings(self) -> list[str]:
         return []
 
     def misfit(self, utterance: Utterance) -> str:
         return ""
+
+    def asked(self, row: Row) -> str:
+        """The question: the row's, the configuration's, or the task's."""
+        return row.get("prompt") or self.prompt or self.task.instruction(row)
 
     def example(self, utterance: Utterance, rng: Generator | None, augment: Augment) -> Example:
         features = self.recogniser.features
@@ -62,7 +67,7 @@ class SpeechLlmBackbone:
         if rng is not None:
             audio = masked(audio, augment, rng)
         columns = self.recogniser.speech_columns(audio)
-        question = self.recogniser.question(utterance.row.get("prompt") or self.prompt, columns)
+        question = self.recogniser.question(self.asked(utterance.row), columns)
         answer = [*self.tokenizer.encode(utterance.row.text, add_special_tokens=False), self.recogniser.end]
         return Example(answer, question, audio, columns)
 
@@ -83,7 +88,7 @@ class SpeechLlmBackbone:
     ) -> list[str]:  # fmt: skip
         """The answers, greedily."""
         return recognised(
-            self.recogniser, model, utterances, prompt=self.prompt, max_new_tokens=max_new_tokens,
+            self.recogniser, model, utterances, asked=self.asked, max_new_tokens=max_new_tokens,
             synced_gpus=synced_gpus,
         )  # fmt: skip
 

@@ -34,7 +34,7 @@ class Recognising:
         self.parts, self.decoding = parts, decoding
         self.recogniser = kind.recogniser(parts, Cache())
         self.longest_s = self.recogniser.longest_s
-        self.prompt = decoding.prompt or TASKS.get(decoding.task).instruction
+        self.task = TASKS.get(decoding.task)
         self.facts: dict[str, str] = {}  # versions of transformers and torch are told of every result
 
     def replace(self, tensors: Mapping[str, LazyTensor]) -> None:
@@ -61,7 +61,8 @@ class Recognising:
         return [Hypothesis(text) for text in texts]
 
     def _asked(self, sound: Sound) -> Speech:
-        return Speech(lambda: sound.audio, lambda: sound.key, sound.row.get(PROMPT) or self.prompt)
+        prompt = sound.row.get(PROMPT) or self.decoding.prompt or self.task.instruction(sound.row)
+        return Speech(lambda: sound.audio, lambda: sound.key, prompt)
 
     def close(self) -> None:
         del self.parts, self.recogniser
