@@ -16,9 +16,9 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "src" / "chorus"
 FILES = sorted(PACKAGE.rglob("*.py"))
 FUNCTION_LINES, FILE_LINES = 60, 400
-ANY_WORDS, IGNORES = 399, 9
+ANY_WORDS, IGNORES = 150, 4
 SILENT = 16  # public functions and classes of modules without a docstring
-COMMENTS = 0.013  # of all lines: what says why
+COMMENTS = 0.039  # of all lines: what says why
 TESTS_TO_SOURCE = 0.55
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef

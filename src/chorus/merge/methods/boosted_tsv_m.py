@@ -77,8 +77,9 @@ def boosted_tsv_m(
     """Return lambda * U_o S' V_o^T: TSV-M whose singular values are raised, task by task, before they are joined.
 
     With e_j = s_j (or its square) and c_j the cumulative share of e, let j* be the first index with
-    c_j >= beta; every value below s_j* becomes s_j*, but those that are zero stay so. beta 1 is TSV-M. The paper's
-    text was read in digests only: energy, boost_on and the iterations are parameters, the defaults what fits best.
+    c_j >= beta; every value below s_j* becomes s_j*, but those that are zero stay so. beta 1 is TSV-M. Plain
+    values over the full spectrum, before the cut, are the paper's (equations 4 to 6) and the defaults; its iterations
+    in place of the exact polar factor are `preset: paper`.
     """
     if treatment == "vector":
         return vector_merge(deltas, weight, vectors, lambda_)
