@@ -63,7 +63,7 @@ def evaluate(
     `system` is whatever `chorus.open_model` takes (a directory, hub id, `base+adapter`, recipe, plan or model), or what
     `chorus.transcribe.systems.open_system` makes of it under a label. `unit` counts "words" or "characters" for all
     rows, else as each row's language is written. A killed evaluation, given again, goes on; a finished one is read, and
-    counted again where only the normaliser differs.
+    counted again where only the normaliser, the domains or the speakers differ.
 
     Raises `DataError`, `CheckpointError`, `MissingExtraError`, `OutputError`; `ChorusError` where every decode fails.
 

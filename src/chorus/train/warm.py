@@ -118,7 +118,7 @@ class WarmProcess:
             inside = os.open(folder, os.O_RDONLY)
             held.callback(os.close, inside)
             # by its number: a socket's path may have 107 bytes (unix(7)), and a TMPDIR may have more
-            self.address = f"/proc/self/fd/{inside}/warm"
+            self.address = f"/proc/{os.getpid()}/fd/{inside}/warm"  # not self: any process of the user may ask
             listener = held.enter_context(socket.socket(socket.AF_UNIX))
             listener.bind(self.address)
             listener.listen(WAITING)
