@@ -20,7 +20,8 @@ from chorus.tasks.scored import ERROR_RATE
 if TYPE_CHECKING:
     from scipy import stats
 
-    from chorus.tasks.protocol import Clusters, Floats, Metric
+    from chorus.tasks.protocol import Metric
+    from chorus.tasks.scored import Clusters, Floats
 else:
     stats = lazy("scipy.stats")
 

@@ -9,8 +9,8 @@ from chorus.tasks.scored import ERROR_RATE, score_texts, speakers_or_utterances
 
 if TYPE_CHECKING:
     from chorus.tasks.counts import Unit
-    from chorus.tasks.protocol import Asked, Clusters, Metric
-    from chorus.tasks.scored import Answer, Scored
+    from chorus.tasks.protocol import Asked, Metric
+    from chorus.tasks.scored import Answer, Clusters, Scored
 
 
 class Asr:

@@ -10,14 +10,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from chorus.tasks.counts import Unit
-    from chorus.tasks.scored import Answer, Scored
-
-    Floats = NDArray[np.float64]
-    Clusters = NDArray[np.int64]
+    from chorus.tasks.scored import Answer, Clusters, Floats, Scored
 
 
 class Asked(Protocol):

@@ -19,8 +19,10 @@ from chorus.tasks.normalise import normaliser
 
 if TYPE_CHECKING:
     import numpy as np
+    from numpy.typing import NDArray
 
-    from chorus.tasks.protocol import Clusters, Floats
+    Floats = NDArray[np.float64]
+    Clusters = NDArray[np.int64]
 else:
     np = lazy("numpy")
 

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     import numpy as np
 
     from chorus.tasks.counts import Unit
-    from chorus.tasks.protocol import Asked, Clusters, Floats, Metric
-    from chorus.tasks.scored import Answer, Scored
+    from chorus.tasks.protocol import Asked, Metric
+    from chorus.tasks.scored import Answer, Clusters, Floats, Scored
 else:
     np = lazy("numpy")
 

@@ -7,7 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from chorus.data.audio import RATE
 from chorus.errors import DataError, UsageError
-from chorus.transcribe.backends.protocol import Backend, Sound
+from chorus.transcribe.backends.protocol import Backend, Loaded, Sound
 from chorus.transcribe.conditions import CLEAN, under
 from chorus.transcribe.request import Key, Request
 from chorus.transcribe.segments import pieces
@@ -16,8 +16,6 @@ AHEAD_S = 600.0  # seconds of audio that are read ahead of the decoder
 LOADERS = 4
 KEPT_H = 1.0  # hours of audio, all conditions together, that stay in memory for the next system: 230 MB
 DEFAULT_LONGEST_S = 30.0  # of a piece, where a runtime takes any length
-
-Loaded = list[Sound] | str  # the pieces of an utterance, or why there are none
 
 
 class Sounds:

@@ -15,7 +15,7 @@ from chorus.errors import DataError
 from chorus.identity import fingerprint
 
 if TYPE_CHECKING:
-    from chorus.transcribe.sounds import Loaded
+    from chorus.transcribe.backends.protocol import Loaded
 
 SHOWN = 5
 JOBS = 4

@@ -10,11 +10,11 @@ from chorus.runtime import quiet_libraries
 from chorus.tasks.registry import TASKS
 from chorus.tasks.scored import Answer
 from chorus.transcribe.backends.choose import BACKENDS
-from chorus.transcribe.backends.protocol import Backend, Hypothesis, Sound
+from chorus.transcribe.backends.protocol import Backend, Hypothesis, Loaded, Sound
 from chorus.transcribe.decoding import DETECT
 from chorus.transcribe.partial import Partial
 from chorus.transcribe.request import Key, Request
-from chorus.transcribe.sounds import Loaded, Sounds
+from chorus.transcribe.sounds import Sounds
 
 Place = tuple[int, int]  # (utterance of a part, piece of it)
 Decoded = dict[Place, tuple[Hypothesis | str, float]]  # what came of a piece, or why nothing did; seconds it took

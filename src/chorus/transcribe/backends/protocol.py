@@ -28,6 +28,9 @@ class Sound:
         return len(self.audio) / 16_000
 
 
+Loaded = list[Sound] | str  # the pieces of an utterance, or why there are none
+
+
 @dataclass(frozen=True)
 class Hypothesis:
     """What a runtime made of a sound; `language` is the one that it decoded in, where the runtime tells."""
