@@ -196,3 +196,10 @@ def test_a_dialect_is_translated_and_merges(qwen: Family, tmp_path: Path, out: P
             chorus.plan({"weight": {}})
     finally:
         del DIALECTS._items["weights"]
+
+
+def test_an_inner_method_that_is_none_is_the_only_complaint(qwen: Family):
+    recipe = qwen.recipe("subspace_boosting", each=[{"weight": 1, "density": 0.5}] * 3, parameters={"inner": "tis"})
+    with pytest.raises(RecipeError) as caught:
+        chorus.plan(recipe)
+    assert caught.value.problems == ['parameters.inner: no method is called tis; did you mean "ties"?']

@@ -113,6 +113,8 @@ def test_a_recipe_may_name_a_recipe(recipe: Path, qwen: Family, out: Path, tmp_p
     facts = json.loads((out / "chorus.json").read_text())
     assert facts["inputs"][0]["model"] == "mix.yml"
     assert len(facts["inputs"][0]["fingerprint"]) == 40
+    assert facts["inputs"][0]["recipe"]["parameters"] == {"density": 0.5, "weight": 1.0}
+    assert facts["inputs"][0]["models"] == ["tuned-0", "tuned-1", "tuned-2", "base"]
     assert str(tmp_path) not in (out / "README.md").read_text() + (out / "chorus.json").read_text()
 
 
@@ -151,6 +153,8 @@ def test_apply_adds_and_takes_away_in_python_too(qwen: Family, tmp_path: Path) -
     name = "model.layers.0.mlp.up_proj.weight"
     base, a, b = (load_all(p)[name] for p in (qwen.base, *qwen.tuned[:2]))
     assert torch.allclose(load_all(tmp_path / "out")[name], base + (a - base) - 0.5 * (b - base), atol=1e-7)
+    apply(qwen.base, str(tmp_path / "v0"), tmp_path / "alone")
+    assert torch.allclose(load_all(tmp_path / "alone")[name], a, atol=1e-7)
     with pytest.raises(UsageError, match="3 weights for 2 deltas"):
         apply(qwen.base, [tmp_path / "v0", tmp_path / "v1"], tmp_path / "no", weights=[1, 2, 3])
 

@@ -68,6 +68,7 @@ class Model:
     tokenizer_directory: Path | None = None
     generation: JsonObject | None = None
     method: str = ""  # of a planned merge: by which it is merged
+    recipe: JsonObject = field(default_factory=dict)  # of a planned merge: what was written
     made_of: dict[str, str | None] = field(default_factory=dict)  # of a planned merge: the models' licences by name
     identify: Callable[[], str] | None = field(default=None, compare=False, repr=False)
 

@@ -71,7 +71,7 @@ def merge_into_adapter(
 
 def apply(
     model: Source,
-    deltas: Sequence[str | Path],
+    deltas: str | Path | Sequence[str | Path],
     output: str | Path,
     options: Options | None = None,
     *,
@@ -79,7 +79,7 @@ def apply(
     out_dtype: str | None = None,
     progress: Progress = lambda done, total: None,
 ) -> Result:
-    """Write model + sum_i w_i delta_i, each delta the directory of an adapter or of a task vector.
+    """Write model + sum_i w_i delta_i, each delta the directory of an adapter or of a task vector; one may stand alone.
 
     `model` is whatever `chorus.open_model` takes; `weights` are one for all or one for each, and may be negative.
 
@@ -93,9 +93,14 @@ def apply(
 
 
 def apply_recipe(
-    model: Source, deltas: Sequence[str | Path], *, weights: float | Sequence[float] = 1.0, out_dtype: str | None = None
+    model: Source,
+    deltas: str | Path | Sequence[str | Path],
+    *,
+    weights: float | Sequence[float] = 1.0,
+    out_dtype: str | None = None,
 ) -> dict[str, object]:
     """The recipe of `apply`."""
+    deltas = [deltas] if isinstance(deltas, str | Path) else deltas
     each = [weights] * len(deltas) if isinstance(weights, int | float) else list(weights)
     if len(each) != len(deltas):
         raise UsageError(

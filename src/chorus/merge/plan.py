@@ -121,10 +121,13 @@ class Plan(Mapping[str, LazyTensor]):
         """An output by its name, or the only one. `UsageError` where there is none or several."""
         names = [v.name for v in self.variants]
         if name is None and len(names) > 1:
-            raise UsageError(f"the recipe has several outputs: {', '.join(names)}", "name one: RECIPE:OUTPUT")
+            raise UsageError(
+                f"{self.label} has several outputs: {', '.join(names)}",
+                f"name one: {self.label}.yml:{names[0]}, or plan.model({names[0]!r})",
+            )
         if name is not None and name not in names:
             known = f"it has {', '.join(filter(None, names))}" if any(names) else "its only one has no name"
-            raise UsageError(f'the recipe has no output "{name}"; {known}')
+            raise UsageError(f'{self.label} has no output "{name}"; {known}')
         return self.variants[0 if name is None else names.index(name)]
 
     def model(self, variant: str | None = None) -> Model:
@@ -148,6 +151,7 @@ class Plan(Mapping[str, LazyTensor]):
             tokenizer_directory=tokenizer.directory,
             generation=variant.generation,
             method=variant.method,
+            recipe=self.recipe.document,
             made_of=self.licences,
             # asked for late, as it needs the fingerprints of all inputs
             identify=lambda: self.fingerprint(variant.name),

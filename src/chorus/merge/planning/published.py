@@ -7,17 +7,14 @@ from typing import Any
 from chorus.checkpoints.reference import parse_reference, public_name
 from chorus.merge.arithmetic.tensor_plan import TensorPlan
 from chorus.merge.method import Value
-from chorus.merge.plan import Plan
 
 
-def public_document(plan: Plan, value: Any = None, key: str = "") -> Any:
-    """The recipe as given, with local paths shortened to their last part."""
-    # at the top only: a null within the recipe is a value
-    value = plan.recipe.document if value is None and not key else value
+def public_document(value: Any, key: str = "") -> Any:
+    """A recipe's document as given, with local paths shortened to their last part; `key` is where a value stands."""
     if isinstance(value, dict):
-        return {k: public_document(plan, v, str(k)) if v is not None else None for k, v in value.items()}
+        return {k: public_document(v, str(k)) for k, v in value.items()}
     if isinstance(value, list):
-        return [public_document(plan, v, key) if v is not None else None for v in value]
+        return [public_document(v, key) for v in value]
     # a plan or a model that was given in Python in a model's place
     if isinstance(getattr(value, "label", None), str):
         return value.label

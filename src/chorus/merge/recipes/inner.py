@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from chorus.errors import nearest
 from chorus.merge.method import METHODS, Method, Parameter
 
 OUTER_ONLY = ("inner", "lambda", "treat", "vectors")  # in a recipe the outer method's; the inner keeps its defaults
@@ -12,7 +13,7 @@ OUTER_ONLY = ("inner", "lambda", "treat", "vectors")  # in a recipe the outer me
 def inner_of(method: Method, name: str) -> Method:
     """The method that `inner: name` names; `ValueError` where it cannot be another's."""
     if name not in METHODS:
-        raise ValueError(f"inner: no method is called {name}")
+        raise ValueError(f"inner: no method is called {name}{nearest(name, METHODS.names())}")
     found = METHODS.get(name)
     if found.space != "deltas":
         raise ValueError(f"inner: {name} merges weights; a method on task vectors is needed")
@@ -40,6 +41,17 @@ def _values(setting: object) -> list[object]:
     if isinstance(setting, Sequence) and not isinstance(setting, str):
         return [v for one in setting for v in _values(one)]
     return [setting]
+
+
+def refused(method: Method, inner: Sequence[str]) -> list[str]:
+    """Why each of these cannot be the method's inner one, where it cannot."""
+    found = []
+    for name in dict.fromkeys(inner):
+        try:
+            inner_of(method, name)
+        except ValueError as error:
+            found.append(str(error))
+    return found
 
 
 def known_parameters(method: Method, inner: Sequence[str]) -> dict[str, Parameter]:

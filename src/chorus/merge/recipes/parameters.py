@@ -16,7 +16,7 @@ from typing import Final, cast
 from chorus.architectures.roles import COMPONENTS, KINDS, Role
 from chorus.errors import nearest
 from chorus.merge.method import Method, Parameter, Value
-from chorus.merge.recipes.inner import inner_names, known_parameters
+from chorus.merge.recipes.inner import inner_names, known_parameters, refused
 
 
 class Missing:
@@ -257,8 +257,12 @@ def check_parameters(
 
     `inner` are the inner methods that the whole recipe may choose; their parameters are known too.
     """
+    named = [*inner, *inner_names(method, settings)]
+    wrong = refused(method, named)
+    if wrong:  # whose parameters are known then, nobody can say
+        return [f"{where}.{one}" for one in wrong] if "inner" in settings else []
     problems = []
-    known = known_parameters(method, [*inner, *inner_names(method, settings)])
+    known = known_parameters(method, named)
     for name, setting in settings.items():
         parameter = known.get(name)
         place = f"{where}.{name}"

@@ -42,7 +42,7 @@ def write_adapter_files(
             licences=plan.licences,
             languages=[],
             pipeline_tag=None,
-            recipe_yaml=yaml.safe_dump(public_document(plan), sort_keys=False, allow_unicode=True),
+            recipe_yaml=yaml.safe_dump(public_document(plan.recipe.document), sort_keys=False, allow_unicode=True),
             losses=warnings,
             adapter=True,
             intro=f"A merge of {merged} by `{variant.method}`",

@@ -72,6 +72,7 @@ def input_identities(plan: Plan, done: Done, *, read_files: bool = True) -> list
         identity["files"] = {file: _file_identity(plan, i, file, digests, read_files) for file in sorted(model.paths)}
         if model.identify is not None:  # a planned merge has no files
             identity["fingerprint"] = model.identify()
+            identity |= {"recipe": public_document(model.recipe), "models": list(model.made_of)}
         if model.adapter_paths:
             identity["adapter_files"] = {n: _whole_file(plan, p) for n, p in sorted(model.adapter_paths.items())}
         identities.append(identity)
@@ -146,7 +147,7 @@ def provenance_of(
     # no date, duration, host or path: the same merge gives the same file
     return {
         "chorus": __version__,
-        "recipe": public_document(plan),
+        "recipe": public_document(plan.recipe.document),
         "resolved": {
             "method": variant.method,
             "variant": variant.name or None,
@@ -198,6 +199,6 @@ def _card(plan: Plan, variant: Variant, losses: list[str]) -> str:
         licences=plan.licences,
         languages=list(dict.fromkeys(languages)),
         pipeline_tag=str(tag) if tag else None,
-        recipe_yaml=yaml.safe_dump(public_document(plan), sort_keys=False, allow_unicode=True),
+        recipe_yaml=yaml.safe_dump(public_document(plan.recipe.document), sort_keys=False, allow_unicode=True),
         losses=losses,
     )
