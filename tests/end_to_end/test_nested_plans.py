@@ -181,3 +181,22 @@ def test_a_changed_file_under_the_same_name_is_read_again(qwen: Family, tmp_path
     tensors = load_all(tmp_path / "m")
     save_file({n: t + 1 for n, t in tensors.items()}, tmp_path / "m" / "model.safetensors", metadata={"format": "pt"})
     assert open_model(tmp_path / "m").fingerprint() != before
+
+
+def test_a_file_has_no_revisions(qwen: Family, tmp_path):
+    recipe = write_recipe(tmp_path / "r.yml", qwen.recipe("ties", each=[{"weight": 1}] * 3))
+    for name in (f"{recipe}@main", f"{recipe}@main+{qwen.tuned[0]}"):
+        with pytest.raises(chorus.ChorusError, match="a file has no revisions"):
+            open_model(name)
+
+
+@pytest.mark.parametrize(("name", "words"), [("x" * 5000, "5000 characters"), ("no.yml:a", "no.yml: no such file")])
+def test_names_that_are_none_are_told(name, words):
+    with pytest.raises(chorus.ChorusError, match=words):
+        open_model(name)
+
+
+def test_paths_may_stand_in_a_recipe_map(qwen: Family, out: Path):
+    models = [{"model": path, "parameters": {"weight": 0.5}} for path in qwen.tuned[:2]]
+    chorus.merge({"merge_method": "linear", "models": models}, out)
+    assert "tuned-0" in (out / "README.md").read_text()

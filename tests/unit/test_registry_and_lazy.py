@@ -58,11 +58,11 @@ def test_others_come_from_entry_points_in_order(monkeypatch):
     assert list(made) == [0, 26]
 
 
-def test_two_of_one_name_are_refused_wherever_they_come_from(monkeypatch):
-    made = Registry("thing", "g", lambda: made.add("own", 0))
-    monkeypatch.setattr(module, "entry_points", lambda group: [point("x", lambda: made.add("own", 1))])
+def test_two_of_one_name_are_refused():
+    things = Registry("thing", "g", lambda: None)
+    things.add("own", 0)
     with pytest.raises(UsageError, match='thing "own" is registered twice'):
-        made.names()
+        things.add("own", 1)
 
 
 def test_what_is_unknown_names_the_nearest_or_all():
@@ -174,3 +174,37 @@ def test_a_known_name_is_its_own_nearest(known):
         assert nearest(name, known) == f'; did you mean "{name}"?'
     assert nearest("0", []) == ""
     assert nearest("000000", iter(known)).startswith("; known: ")
+
+
+def failing(error: BaseException):
+    def load():
+        raise error
+
+    return load
+
+
+@pytest.mark.parametrize("error", [RuntimeError("boom"), ImportError("no such"), SyntaxError("bad"), SystemExit(7)])
+def test_a_package_that_fails_is_named_and_left_out(error, monkeypatch):
+    things = Registry("thing", "my.group", lambda: things.add("own", 0))
+    broken = SimpleNamespace(name="b", load=failing(error), dist=SimpleNamespace(name="their-package"), value="b")
+    fine = SimpleNamespace(name="z", load=lambda: things.add("z", 26), dist=None, value="z")
+    monkeypatch.setattr(module, "entry_points", lambda group: [broken, fine])
+    with pytest.warns(UserWarning, match=r"their-package \(my.group: b\) is left out"):
+        assert things.names() == ["own", "z"]
+    with pytest.raises(UsageError, match="their-package is left out"):
+        things.get("theirs")
+
+
+def test_a_name_that_is_taken_costs_the_package_that_came_second(monkeypatch):
+    things = Registry("thing", "my.group", lambda: things.add("own", 0))
+    second = SimpleNamespace(name="b", load=lambda: things.add("own", 1), dist=SimpleNamespace(name="late"), value="b")
+    monkeypatch.setattr(module, "entry_points", lambda group: [second])
+    with pytest.warns(UserWarning, match=r'late .* "own" is registered twice'):
+        assert things.get("own") == 0
+
+
+def test_ctrl_c_while_a_package_is_imported_is_ctrl_c(monkeypatch):
+    things = Registry("thing", "my.group", lambda: None)
+    monkeypatch.setattr(module, "entry_points", lambda group: [point("b", failing(KeyboardInterrupt()))])
+    with pytest.raises(KeyboardInterrupt):
+        things.names()

@@ -125,9 +125,13 @@ def _in_a_form(reference: Reference, options: OpenOptions) -> Model | None:
         name, _, part = path.name.rpartition(":")
         path = path.with_name(name) if name else path
     # a model directory is none, whatever it also holds
+    if not path.exists() and path.suffix in (".yml", ".yaml"):
+        raise CheckpointError(f"{path}: no such file", "check the path of the recipe")
     if not path.exists() or (path / "config.json").exists() or (path / CONFIG).exists():
         return None
     form = format_of(path)
+    if reference.revision and (form is not None or path.is_file()):
+        raise CheckpointError(f"{reference}: a file has no revisions", 'drop the "@..."')
     if form is not None:
         return form.open(path, part, reference.name, options)
     if path.is_file():

@@ -8,6 +8,8 @@ from typing import Any
 
 from chorus.plain import JsonObject
 
+MAX_CHARACTERS = 4096  # of a path on Linux; longer ones are an error of the system's
+
 
 @dataclass(frozen=True)
 class Given:
@@ -85,6 +87,9 @@ def _given(value: object) -> Reference | None:
 
 
 def _parse_text(value: object) -> Reference:
+    value = str(value) if isinstance(value, Path) else value
+    if isinstance(value, str) and len(value) > MAX_CHARACTERS:
+        raise ValueError(f"{value[:40]}...: {len(value)} characters are no name of a model")
     if not isinstance(value, str) or not value.strip():
         raise ValueError(f"a model is named by a path, a hub id, or a map with the key model; got {value!r}")
     if Path(value).exists():  # a real path may hold + and @

@@ -52,7 +52,8 @@ def subspace_boosting(
 
     s' raises every singular value below the one at which the cumulative share of s first reaches beta to it.
     beta 1 changes nothing. Tensors that are not decomposed are the inner method's. The inner method's parameters
-    (weight, density, normalize, ...) are given beside these; its lambda stays 1.
+    (weight, density, normalize, ...) are given beside these; its lambda stays 1. One that draws at random draws under
+    this method's name, and so another sample than by itself.
     """
     (delta,) = merged
     if treatment == "vector":

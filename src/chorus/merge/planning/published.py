@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from chorus.checkpoints.reference import parse_reference, public_name
@@ -15,6 +16,7 @@ def public_document(value: Any, key: str = "") -> Any:
         return {k: public_document(v, str(k)) for k, v in value.items()}
     if isinstance(value, list):
         return [public_document(v, key) for v in value]
+    value = str(value) if isinstance(value, Path) else value
     # a plan or a model that was given in Python in a model's place
     if isinstance(getattr(value, "label", None), str):
         return value.label
