@@ -131,3 +131,16 @@ def test_gate_leaves_with_1_where_something_does_not_hold(tmp_path, capsys):
     assert run(["gate", str(base.directory)]) == 2
     assert run(["gate", str(base.directory), "--max-regression", "1"]) == 2
     assert "go together" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flag", [("--normaliser", "raw"), ("--overwrite",), ("--window", "3"), ("--limit", "5")])
+def test_a_flag_that_would_change_nothing_of_a_finished_evaluation_is_refused(flag, few, tmp_path, capsys):
+    out = tmp_path / "results"
+    assert run(["evaluate", str(BASE), "--data", str(few), "-o", str(out), *FAST, "-q"]) == 0
+    capsys.readouterr()
+    finished = str(out / "base")
+    assert run(["evaluate", finished, *flag]) == 2
+    told = capsys.readouterr().err
+    assert f"{flag[0]} has no effect: {finished} is a finished evaluation" in told
+    assert "--data again" in told
+    assert run(["evaluate", finished, "--by", "speaker", "--worst", "1", "-q"]) == 0

@@ -44,7 +44,7 @@ class Reference:
     @property
     def name(self) -> str:
         """What cards and tables call it: a hub id as it is, a path by its last part; never an absolute path."""
-        # a card that names /home/ana tells who made it, and nobody else can use it
+        # a card that names somebody's own folders tells who made it, and nobody else can use it
         own = self.path if self.given else public_name(self.path)
         return f"{own}+{self.adapter.name}" if self.adapter else own
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from chorus.cli.data import mapping
 from chorus.cli.flags import columns_flags, device_flag, json_flag, overwrite_flag, quiet_flag
@@ -17,6 +18,9 @@ from chorus.progress import shown
 if TYPE_CHECKING:
     from chorus.evaluate.results import Evaluation
     from chorus.transcribe.systems import System
+
+
+SHOWING = ("by", "worst", "json_", "quiet")  # flags that a finished evaluation answers to
 
 
 @click.command("evaluate")
@@ -75,12 +79,27 @@ def command(models: tuple[str, ...], **flags: Any) -> None:
         raise UsageError(f"{finished[0]} is a finished evaluation", "name models with --data, or evaluations without")
     if not finished and not flags["data"]:
         raise UsageError("no recordings", "--data MANIFEST")
+    if finished:
+        _refuse_unused(finished[0])
     # the same tables again without a model: --by, --worst and --json of what is there
     evaluations = [read_evaluation(m) for m in finished] or _evaluate(models, flags)
     if flags["json_"]:
         as_json([{"directory": str(one.directory), **one.summary} for one in evaluations])
         return
     _print(evaluations, flags)
+
+
+def _refuse_unused(finished: str) -> None:
+    """Of a finished evaluation nothing can be asked but how it is shown: a flag that changed nothing would mislead."""
+    context = click.get_current_context()
+    for parameter in context.command.params:
+        source = context.get_parameter_source(parameter.name or "")
+        if source is ParameterSource.COMMANDLINE and parameter.name not in ("models", *SHOWING):
+            raise UsageError(
+                f"{parameter.opts[0]} has no effect: {finished} is a finished evaluation",
+                "give the model with --data again (another normaliser decodes nothing anew), or only "
+                "--by, --worst, --json",
+            )
 
 
 def _evaluate(models: tuple[str, ...], flags: dict[str, Any]) -> list[Evaluation]:
