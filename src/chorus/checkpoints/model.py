@@ -70,6 +70,7 @@ class Model:
     method: str = ""  # of a planned merge: by which it is merged
     recipe: JsonObject = field(default_factory=dict)  # of a planned merge: what was written
     made_of: dict[str, str | None] = field(default_factory=dict)  # of a planned merge: the models' licences by name
+    reads: tuple[Path, ...] = ()  # of a planned merge: the files and directories of what goes into it
     identify: Callable[[], str] | None = field(default=None, compare=False, repr=False)
 
     @property
@@ -77,6 +78,12 @@ class Model:
         """Whether every tensor is what its own files hold: no adapter, no merge, none changed in memory."""
         own = set(self.paths.values())
         return all(isinstance(t, FileTensor) and t.file.path in own for t in self.checkpoint.values())
+
+    @property
+    def places(self) -> list[Path]:
+        """Every file and directory that it is read from."""
+        directories = [d for d in (self.directory, self.tokenizer_directory) if d is not None]
+        return [*directories, *self.paths.values(), *self.adapter_paths.values(), *self.reads]
 
     def fingerprint(self) -> str:
         """What the model is, by the content of its weights, adapters, config and side files."""

@@ -363,9 +363,11 @@ def describe_(
 @quiet_flag()
 def synth(recipe: str, out: str, overwrite: bool, quiet: bool) -> None:
     """Speak a recipe: domains by texts, voices, speed, pitch and line. The same recipe gives the same bytes."""
+    from chorus.checkpoints.output_place import refuse_input
     from chorus.checkpoints.writer import appearing_whole
     from chorus.data.synth import synthesise
 
+    refuse_input(Path(out), [Path(recipe)])
     started = time.monotonic()
     with (
         shown(quiet=quiet, label="speaking", unit="utterances") as bar,

@@ -13,6 +13,7 @@ from chorus.checkpoints.adapter_writer import AdapterWriter, Layout, matrix_modu
 from chorus.checkpoints.lazy_tensor import LazyTensor
 from chorus.checkpoints.model import OpenOptions
 from chorus.checkpoints.open import Source
+from chorus.checkpoints.output_place import refuse_input
 from chorus.checkpoints.sidecar import write_json
 from chorus.checkpoints.writer import appearing_whole, write_text
 from chorus.errors import CheckpointError
@@ -70,6 +71,7 @@ def extract_lora(
     AdapterResult(directory=PosixPath('adapter'), ...)
     """
     pair = open_pair(model, base, options)
+    refuse_input(Path(output), [*pair.model.places, *pair.base.places])
     if pair.base.config.get("model_type") in TRANSPOSED:
         raise CheckpointError(
             f"{pair.base.label}: {pair.base.config['model_type']} stores its matrices transposed, not supported yet",

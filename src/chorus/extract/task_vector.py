@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from chorus.checkpoints.dtypes import itemsize, torch_dtype
 from chorus.checkpoints.model import OpenOptions
 from chorus.checkpoints.open import Source
+from chorus.checkpoints.output_place import refuse_input
 from chorus.checkpoints.safetensors_header import build_header
 from chorus.checkpoints.sidecar import write_json
 from chorus.checkpoints.task_vector import TASK_VECTOR
@@ -57,6 +58,7 @@ def extract_task_vector(
     TaskVectorResult(directory=PosixPath('vector'), ...)
     """
     pair = open_pair(model, base, options)
+    refuse_input(Path(output), [*pair.model.places, *pair.base.places])
     chosen = selection or Selection()
     # by name: the same difference is the same bytes, whichever order the base's file has
     jobs = sorted(pair.tensors(chosen), key=lambda job: job[1].name)

@@ -153,9 +153,16 @@ class Plan(Mapping[str, LazyTensor]):
             method=variant.method,
             recipe=self.recipe.document,
             made_of=self.licences,
+            reads=tuple(self.places),
             # asked for late, as it needs the fingerprints of all inputs
             identify=lambda: self.fingerprint(variant.name),
         )
+
+    @property
+    def places(self) -> list[Path]:
+        """Every file and directory that it is made from, the recipe's own among them."""
+        recipe = Path(self.recipe.source)
+        return [place for model in self.sources for place in model.places] + [recipe] * recipe.is_file()
 
     @property
     def licences(self) -> dict[str, str | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
@@ -260,6 +261,14 @@ class TrainConfig(Strict):
     @property
     def logs_dir(self) -> str:
         return self.logs or "/".join(filter(None, ("runs", self.task, self.name)))
+
+    @property
+    def places(self) -> list[Path]:
+        """Every local file and directory that a training is made from."""
+        sources = [*self.data.train, *(self.data.dev or []), *(self.data.test or [])]
+        named = [self.model.base, self.model.adapter, *(source.manifest for source in sources)]
+        paths = [Path(name).expanduser() for name in named if name]
+        return [path for path in paths if path.exists()]  # what is not there is a hub id, or an error elsewhere
 
     @property
     def learning_rate(self) -> float:

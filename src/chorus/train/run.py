@@ -44,13 +44,18 @@ def train(
     """
     need_extra()
     need_reporters(config.train.report_to)
+    from chorus.checkpoints.output_place import refuse_input
     from chorus.train.backbones.choose import load_backbone, takes_audio
     from chorus.train.fitness import keep_what_fits
     from chorus.train.measure import with_metric
+    from chorus.train.outputs import merged_dir
     from chorus.train.processes import is_main
     from chorus.train.resume import finished, identity, training_fingerprint
     from chorus.train.rows import gather
 
+    written = Path(config.output_dir)
+    for place in (written, *([merged_dir(written)] if config.adapter and config.adapter.merge else [])):
+        refuse_input(place, config.places)
     if not is_main():
         quiet, note = True, _silent
     with quiet_libraries():

@@ -21,6 +21,7 @@ from chorus.checkpoints.adapted import AdaptedTensor, row_norms, row_scaled_delt
 from chorus.checkpoints.adapter_report import AdapterResult, ModuleReport
 from chorus.checkpoints.adapter_writer import AdapterWriter, Layout
 from chorus.checkpoints.lazy_tensor import FileTensor
+from chorus.checkpoints.output_place import refuse_input
 from chorus.checkpoints.writer import appearing_whole
 from chorus.errors import UsageError
 from chorus.lazy import lazy
@@ -58,6 +59,7 @@ def run_as_adapter(
 ) -> AdapterResult:
     """Carry out a plan into adapter directories, one a variant. Raises `PlanError` where that cannot be."""
     pick_device(plan.options.device)
+    refuse_input(output, plan.places)
     check_adapter_plan(plan, rule)
     whole = AdapterResult(output, [v.name for v in plan.variants if v.name])
     with appearing_whole(output, overwrite=plan.options.overwrite) as partial:

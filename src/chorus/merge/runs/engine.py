@@ -11,6 +11,7 @@ from threading import Event, Lock, local
 from typing import TYPE_CHECKING
 
 from chorus.checkpoints.dtypes import itemsize
+from chorus.checkpoints.output_place import refuse_input
 from chorus.checkpoints.writer import OutputFile, PartialDirectory
 from chorus.errors import CheckpointError
 from chorus.identity import Digest, digest
@@ -52,6 +53,7 @@ class Result:
 def run(plan: Plan, output: Path, progress: Progress = lambda done, total: None) -> Result:
     """Carry out a plan. `progress(bytes done, bytes in all)` is called from the calling thread only."""
     pick_device(plan.options.device)
+    refuse_input(output, plan.places)
     check_duplicates(plan)
     partial = PartialDirectory(output, resume=plan.options.resume, overwrite=plan.options.overwrite)
     finished = False
