@@ -20,6 +20,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, Protocol
 
 from chorus.errors import UsageError
+from chorus.files import expanded
 from chorus.identity import fingerprint
 from chorus.lazy import lazy
 from chorus.sizes import parse_size
@@ -60,7 +61,7 @@ def directory() -> Path:
     """Where the cache is."""
     named = os.environ.get("CHORUS_CACHE")
     if named:
-        return Path(named).expanduser()
+        return expanded(named)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "chorus"
 
 

@@ -11,6 +11,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from chorus.files import opened
 from chorus.lazy import lazy
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def file_sha256(path: Path) -> str:
 
 
 def _read_into(found: Digest, path: Path) -> str:
-    with path.open("rb") as file:
+    with opened(path) as file:
         while piece := file.read(PIECE):
             found.update(piece)
     return found.hexdigest()

@@ -3,63 +3,27 @@
 from __future__ import annotations
 
 import types
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar, Union, get_args, get_origin
+from typing import TypeVar, Union, get_args, get_origin
 
-import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from chorus.documents import read_yaml
 from chorus.errors import RecipeError, nearest
+from chorus.files import expanded
 from chorus.plain import JsonMap, JsonObject
 
 SPELLINGS = {"normalizer": "normaliser"}  # what a key is called elsewhere -> here
-# a few lines of aliases to aliases unfold to billions of nodes: counted as they are composed
-MAX_NODES, MAX_DEPTH, MAX_ALIASES = 200_000, 40, 200
-
-
-# not libyaml's CSafeLoader, which composes its nodes in C and never calls what is overridden here
-class Loader(yaml.SafeLoader):
-    """SafeLoader that refuses repeated keys and documents that unfold without end."""
-
-    nodes = depth = aliases = 0
-
-    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        if self.check_event(yaml.AliasEvent):
-            self.aliases += 1
-        self.nodes += 1
-        self.depth += 1
-        if self.nodes > MAX_NODES or self.depth > MAX_DEPTH or self.aliases > MAX_ALIASES:
-            raise yaml.YAMLError(
-                f"the document is too large, too deep or too much aliased (limits: {MAX_NODES} nodes, "
-                f"depth {MAX_DEPTH}, {MAX_ALIASES} aliases)"
-            )
-        try:
-            return super().compose_node(parent, index)
-        finally:
-            self.depth -= 1
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key in keys:  # YAML takes the last of two equal keys in silence
-            if keys.count(key) > 1:
-                raise yaml.YAMLError(f"line {node.start_mark.line + 1}: the key {key!r} stands twice in one map")
-        return super().construct_mapping(node, deep)
 
 
 def read_document(source: str | Path | JsonMap) -> tuple[JsonObject, str, Path]:
     """A map from a YAML or JSON file (or a map as it is), what to call it, and where its paths start."""
     if isinstance(source, Mapping):
         return spelled(source), "settings", Path()
-    path = Path(source).expanduser()
-    try:
-        # all of them, to refuse a second one: yaml.load would complain in its own words
-        documents = list(yaml.load_all(path.read_text(encoding="utf-8"), Loader=Loader))
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not a text file"
-        raise RecipeError([f"cannot be read ({reason})"], "give the path of a YAML or JSON file", str(path)) from None
-    except (yaml.YAMLError, RecursionError) as error:
-        raise RecipeError([f"not readable as YAML: {error}"], source=str(path)) from None
+    path = expanded(source)
+    # all of them, to refuse a second one: yaml.load would complain in its own words
+    documents = read_yaml(path)
     if len(documents) != 1 or not isinstance(documents[0], dict):
         raise RecipeError(["one map of settings is expected"], source=str(path))
     return spelled(documents[0]), str(path), path.parent

@@ -72,7 +72,7 @@ def test_fails_with_an_unknown_key_and_names_the_nearest(fails, qwen):
 
 
 def test_fails_without_the_recipes_file(fails, tmp_path):
-    fails(tmp_path / "none.yml", "none.yml", "cannot be read")
+    fails(tmp_path / "none.yml", "none.yml", "no such file")
 
 
 def test_fails_without_a_models_directory(fails, tmp_path):

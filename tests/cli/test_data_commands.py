@@ -199,7 +199,7 @@ def test_train_prints_what_holds(tmp_path, capsys):
     ("arguments", "message"),
     [
         ([], "no configuration"),
-        (["none.yaml"], "none.yaml: cannot be read"),
+        (["none.yaml"], "none.yaml: no such file"),
         (["model.base=a", "data.train=b", "train.epoch=3"], 'unknown key "train.epoch"; did you mean "train.epochs"'),
         (["model.base=a"], "data: missing"),
     ],

@@ -16,11 +16,12 @@ from chorus.architectures.openai_whisper import transformers_config, transformer
 from chorus.checkpoints.directory import open_directory, refuse_quantised, weight_files
 from chorus.checkpoints.dtypes import DTYPES, FLOATS, itemsize, parse_dtype, promote, torch_dtype
 from chorus.checkpoints.lazy_tensor import Checkpoint, FileTensor, HeaderTensor, LazyTensor, MappedFile, MemoryTensor
-from chorus.checkpoints.model import read_json, shard_names
+from chorus.checkpoints.model import shard_names
 from chorus.checkpoints.pickled import load_pickle, open_pickles
 from chorus.checkpoints.safetensors_header import build_header, read_header
 from chorus.checkpoints.task_vector import TASK_VECTOR, apply_task_vector, open_task_vector
 from chorus.errors import CheckpointError
+from chorus.files import read_json
 from models import write_model
 
 TENSORS = {"a.weight": torch.arange(6.0).reshape(2, 3), "b.bias": torch.tensor([1, -2], dtype=torch.bfloat16)}
@@ -118,7 +119,7 @@ def test_a_damaged_config_is_told(model, text, message):
 
 
 def test_json_that_is_not_there_is_told(tmp_path):
-    with pytest.raises(CheckpointError, match=r"none\.json: not readable"):
+    with pytest.raises(CheckpointError, match=r"none\.json: no such file"):
         read_json(tmp_path / "none.json")
 
 

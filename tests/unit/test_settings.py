@@ -73,7 +73,7 @@ def test_keys_by_place():
         ("a: [1\n", "not readable as YAML"),
         ("a: !!python/object/apply:os.system [ls]\n", "not readable as YAML"),
         ("a: " + "[" * 60 + "]" * 60, "too deep"),
-        ("x: &x [1]\ny: [" + ", ".join(["*x"] * 300) + "]\n", "too much aliased"),
+        ("x: &x [1]\ny: [" + ", ".join(["*x"] * 1100) + "]\n", "too much aliased"),
     ],
 )
 def test_documents_that_are_refused(tmp_path, text, told):
@@ -84,10 +84,10 @@ def test_documents_that_are_refused(tmp_path, text, told):
 
 
 def test_a_file_that_cannot_be_read(tmp_path):
-    with pytest.raises(RecipeError, match="cannot be read"):
+    with pytest.raises(RecipeError, match="no such file"):
         read_document(tmp_path / "missing.yml")
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(RecipeError, match="not a text file"):
+    with pytest.raises(RecipeError, match="not UTF-8 text"):
         read_document(tmp_path / "binary")
 
 

@@ -15,9 +15,10 @@ from typing import TypeVar
 
 from chorus.checkpoints.adapted import AdaptedTensor, Factors, ShiftedTensor
 from chorus.checkpoints.lazy_tensor import Checkpoint, FileTensor, LazyTensor, MappedFile
-from chorus.checkpoints.model import Model, read_json
+from chorus.checkpoints.model import Model
 from chorus.checkpoints.safetensors_header import read_header
 from chorus.errors import CheckpointError
+from chorus.files import present, read_json
 from chorus.plain import JsonMap, JsonObject
 
 T = TypeVar("T")
@@ -49,9 +50,9 @@ class LoraAdapter:
 
 def open_adapter(directory: Path, label: str) -> LoraAdapter:
     """Read an adapter directory; kinds that are not base + low rank are refused by name."""
-    if not (directory / CONFIG).exists():
+    if not present(directory / CONFIG):
         raise CheckpointError(f"{directory}: not an adapter (no {CONFIG})", "name a directory saved by PEFT")
-    if not (directory / WEIGHTS).exists():
+    if not present(directory / WEIGHTS):
         raise CheckpointError(f"{directory}: no {WEIGHTS}", "save the adapter with safetensors")
     config = read_json(directory / CONFIG)
     _refuse_other_kinds(config, label)

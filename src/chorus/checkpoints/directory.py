@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from chorus.checkpoints.lazy_tensor import Checkpoint, FileTensor, LazyTensor, MappedFile
-from chorus.checkpoints.model import INDEX, SINGLE, Model, read_json, shard_names
+from chorus.checkpoints.model import INDEX, SINGLE, Model, shard_names
 from chorus.checkpoints.safetensors_header import Header, read_header
 from chorus.errors import CheckpointError
+from chorus.files import MAX_INDEX, present, read_json
 from chorus.plain import JsonObject
 
 # the first that is there is opened
@@ -17,7 +18,7 @@ PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "model.pt")
 def open_directory(directory: Path, label: str, *, allow_pickle: bool = False) -> Model:
     """Open a model directory without reading a weight."""
     config_path = directory / "config.json"
-    if not config_path.exists():
+    if not present(config_path):
         raise CheckpointError(f"{directory}: not a model (no config.json)", "name a Hugging Face model directory")
     config = read_json(config_path)
     refuse_quantised(config, label)
@@ -52,9 +53,9 @@ def checkpoint_of(directory: Path, headers: dict[str, Header], label: str) -> Ch
 def weight_files(directory: Path) -> list[str]:
     """Names of the safetensors files of a model directory, in order; empty where there are none."""
     index = directory / INDEX
-    if index.exists():  # first: some directories hold the whole file beside its shards
-        return shard_names(read_json(index), index, lambda name: (directory / name).exists())
-    if (directory / SINGLE).exists():
+    if present(index):  # first: some directories hold the whole file beside its shards
+        return shard_names(read_json(index, limit=MAX_INDEX), index, lambda name: present(directory / name))
+    if present(directory / SINGLE):
         return [SINGLE]
     # a model under a name of its own is taken where it is the only one; training leaves adapters beside it
     single = sorted(p.name for p in directory.glob("*.safetensors") if not p.name.startswith("adapter"))
@@ -83,7 +84,7 @@ def refuse_scaled(name: str, dtype: str, label: str) -> None:
 
 
 def _pickled_directory(directory: Path, config: JsonObject, label: str, allow_pickle: bool) -> Model:
-    pickles = [directory / name for name in PICKLES if (directory / name).exists()]
+    pickles = [directory / name for name in PICKLES if present(directory / name)]
     if not pickles:
         raise CheckpointError(
             f"{directory}: not a model (no {SINGLE} and no {INDEX})", "save the model with save_pretrained"

@@ -18,10 +18,11 @@ from huggingface_hub.utils._http import get_session
 
 from chorus.checkpoints.directory import open_directory, refuse_quantised
 from chorus.checkpoints.lazy_tensor import Checkpoint, HeaderTensor, LazyTensor
-from chorus.checkpoints.model import INDEX, SINGLE, Model, OpenOptions, read_json, shard_names
+from chorus.checkpoints.model import INDEX, SINGLE, Model, OpenOptions, shard_names
 from chorus.checkpoints.reference import Reference
 from chorus.checkpoints.safetensors_header import Header, parse_header
 from chorus.errors import CheckpointError
+from chorus.files import MAX_INDEX, read_json
 
 SIDE_FILES = ["*.json", "*.txt", "*.jinja", "*.model", "*.md", "*.tiktoken"]
 WEIGHTS = ["*.safetensors"]
@@ -101,7 +102,7 @@ def _open_headers(reference: Reference, options: OpenOptions) -> Model:
         refuse_quantised(config, reference.name)
         try:
             # nothing is on disk yet: a shard that is missing shows when its header is asked for
-            names = shard_names(read_json(fetch(INDEX)), f"{reference}/{INDEX}", lambda name: True)
+            names = shard_names(read_json(fetch(INDEX), limit=MAX_INDEX), f"{reference}/{INDEX}", lambda name: True)
         except EntryNotFoundError:
             # the hub says so by an error, and that is how a model in one file is told from one in shards
             names = [SINGLE]

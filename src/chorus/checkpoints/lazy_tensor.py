@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 from chorus.checkpoints.dtypes import itemsize, torch_dtype
 from chorus.checkpoints.safetensors_header import Entry
 from chorus.errors import CheckpointError
+from chorus.files import opened
 from chorus.identity import bytes_hash
 from chorus.lazy import lazy
 
@@ -100,7 +101,7 @@ class MappedFile:
         """The whole file, sharing the mapping."""
         # when it is asked, not before: a plan over many shards holds no file open
         if self._buffer is None:
-            with self.path.open("rb") as file:
+            with opened(self.path) as file:
                 # copy on write, though nobody writes: torch warns of every tensor over read-only memory, and a slip of
                 # a method must not reach the file
                 mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)

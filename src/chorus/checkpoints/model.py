@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -116,17 +115,6 @@ def stacked_paths(base: Model, directory: Path, names: Sequence[str]) -> dict[st
             known = f"{name} ({count})"
         found[known] = place
     return found
-
-
-def read_json(path: Path) -> JsonObject:
-    """A JSON object from disk; `CheckpointError` where it is none."""
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: not readable as JSON ({error})", "save or download the model again") from error
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{path}: not a JSON object", "save or download the model again")
-    return value
 
 
 def shard_names(index: JsonObject, where: Path | str, exists: Callable[[str], bool]) -> list[str]:

@@ -9,10 +9,11 @@ from typing import Protocol, runtime_checkable
 from chorus.checkpoints.adapter import CONFIG, WEIGHTS, apply_adapter, open_adapter
 from chorus.checkpoints.directory import open_directory
 from chorus.checkpoints.formats import FORMATS, format_of
-from chorus.checkpoints.model import Model, OpenOptions, read_json, stacked_paths
+from chorus.checkpoints.model import Model, OpenOptions, stacked_paths
 from chorus.checkpoints.reference import Reference, looks_local, parse_reference
 from chorus.checkpoints.task_vector import TASK_VECTOR, apply_task_vector
 from chorus.errors import CheckpointError, UsageError
+from chorus.files import expanded, read_json
 
 
 @runtime_checkable
@@ -85,7 +86,7 @@ def _opened(reference: Reference, options: OpenOptions) -> Model:
 
         model = open_hub_model(reference, options)
     else:
-        model = _open_local(Path(reference.path).expanduser(), reference, options)
+        model = _open_local(expanded(reference.path), reference, options)
     if reference.override_architecture:
         model = replace(model, config={**model.config, "architectures": [reference.override_architecture]})
     return model
@@ -94,7 +95,7 @@ def _opened(reference: Reference, options: OpenOptions) -> Model:
 def locate(reference: Reference, options: OpenOptions, kind: str) -> tuple[Path, str | None]:
     """The local directory of a reference, downloaded if need be, and the hub's commit."""
     if looks_local(reference.path):
-        path = Path(reference.path).expanduser()
+        path = expanded(reference.path)
         if not path.is_dir():
             raise CheckpointError(f"{path}: no such directory", f"check the path of the {kind}")
         return path, None
@@ -119,7 +120,7 @@ def _open_local(path: Path, reference: Reference, options: OpenOptions) -> Model
 
 def _in_a_form(reference: Reference, options: OpenOptions) -> Model | None:
     """A file, or part of one, in one of the forms of `chorus.formats`; None where the path is a directory or hub id."""
-    path, part = Path(reference.path).expanduser(), ""
+    path, part = expanded(reference.path), ""
     # `recipe.yml:output`; only where no such file is there, for a colon may stand in a real name
     if not path.exists() and ":" in path.name:
         name, _, part = path.name.rpartition(":")

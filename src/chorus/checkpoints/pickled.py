@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 from chorus.architectures.openai_whisper import transformers_config, transformers_name
 from chorus.checkpoints.lazy_tensor import Checkpoint, MemoryTensor
-from chorus.checkpoints.model import Model, OpenOptions, read_json, shard_names
+from chorus.checkpoints.model import Model, OpenOptions, shard_names
 from chorus.errors import CheckpointError
+from chorus.files import MAX_INDEX, present, read_json, regular
 from chorus.lazy import lazy
 from chorus.plain import JsonObject
 
@@ -25,6 +26,7 @@ def load_pickle(path: Path, allow_pickle: bool) -> object:
             f"{path}: a pickled checkpoint, which is not opened by default",
             "convert it to safetensors, or pass --allow-pickle (it is then loaded with weights_only=True)",
         )
+    regular(path, what="checkpoint")
     try:
         # weights_only is torch's default only since 2.6; mmap refuses files from before torch 1.6 (no zip archive)
         return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
@@ -40,7 +42,8 @@ def open_pickles(directory: Path, pickles: list[Path], config: JsonObject, label
     first = pickles[0]
     files = [first]
     if first.name.endswith(".index.json"):
-        files = [directory / n for n in shard_names(read_json(first), first, lambda n: (directory / n).exists())]
+        index = read_json(first, limit=MAX_INDEX)
+        files = [directory / n for n in shard_names(index, first, lambda n: present(directory / n))]
     tensors = {}
     for file in files:
         state = load_pickle(file, allow_pickle)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any, BinaryIO, NoReturn
 
 from chorus.checkpoints.dtypes import BY_CODE, itemsize
 from chorus.errors import CheckpointError
+from chorus.files import opened
 from chorus.plain import JsonObject
 
 MAX_HEADER_BYTES = 100_000_000  # the limit of the reference implementation
@@ -48,8 +50,8 @@ class Header:
 
 def read_header(path: Path) -> Header:
     """Parse and check the header of a file on disk; `CheckpointError` names file, tensor and fault."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
+    with opened(path) as file:
+        size = os.fstat(file.fileno()).st_size
         return parse_header(lambda start, stop: _read_range(file, start, stop), size, str(path))
 
 

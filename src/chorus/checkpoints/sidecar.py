@@ -11,8 +11,9 @@ import json
 import shutil
 from pathlib import Path
 
-from chorus.checkpoints.model import PROCESSOR_FILES, TOKENIZER_FILES, read_json
+from chorus.checkpoints.model import PROCESSOR_FILES, TOKENIZER_FILES
 from chorus.checkpoints.writer import explained, write_text
+from chorus.files import MAX_TOKENIZER, present, read_json, regular
 from chorus.plain import JsonObject
 
 # One of these holds a tokenizer's vocabulary: transformers 5 makes an empty tokenizer of a directory without any.
@@ -24,7 +25,7 @@ def feature_extractor_of(directory: Path | None) -> JsonObject:
     if directory is None:
         return {}
     for name, key in (("preprocessor_config.json", None), ("processor_config.json", "feature_extractor")):
-        if (directory / name).exists():
+        if present(directory / name):
             settings = read_json(directory / name)
             found = settings if key is None else settings.get(key) or {}
             return found if isinstance(found, dict) else {}
@@ -35,7 +36,8 @@ def copy_side_files(tokenizer: Path | None, processor: Path | None, out: Path) -
     """Copy tokenizer and processor files, then write the forms that are missing; returns warnings."""
     for source, names in ((tokenizer, TOKENIZER_FILES), (processor, PROCESSOR_FILES)):
         for name in names:
-            if source is not None and (source / name).is_file():
+            if source is not None and present(source / name) and not (source / name).is_dir():
+                regular(source / name)  # a pipe would be waited for
                 with explained(out / name):
                     shutil.copyfile(source / name, out / name)
     _complete_processor(out)
@@ -71,7 +73,7 @@ def _complete_tokenizer(out: Path) -> list[str]:
     path = out / "tokenizer.json"
     if not path.exists():
         return _convert_slow(out)
-    tokenizer = read_json(path)
+    tokenizer = read_json(path, limit=MAX_TOKENIZER)
     model = tokenizer.get("model") or {}
     # Unigram and WordPiece (SentencePiece, CTC letters) have no merges that could be written
     if model.get("type") != "BPE" or not isinstance(model.get("vocab"), dict):

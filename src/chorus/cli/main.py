@@ -11,6 +11,7 @@ import click
 
 from chorus._version import __version__
 from chorus.errors import ChorusError, nearest
+from chorus.files import printable, shown
 
 # what each is for is said here and not read from the command: `chorus --help` imports none of them
 SECTIONS = {  # in the order of the line: name -> (module, what it is for)
@@ -108,24 +109,41 @@ def run(arguments: list[str], *, debug: bool = False) -> int:
         if debug:
             raise
         where = error.ctx.command_path if error.ctx else "chorus"
-        click.echo(f"error: {error.format_message()}\n  hint: {where} --help", err=True)
+        _tell(error.format_message(), f"{where} --help")
         return 2
     except ChorusError as error:
         if debug:
             raise
-        click.echo(f"error: {error.message}", err=True)
-        if error.hint:
-            click.echo(f"  hint: {error.hint}", err=True)
+        _tell(error.message, error.hint)
         return error.exit_code
+    # what the system says of a file is a fact about the file, wherever it was met
+    except OSError as error:
+        if debug or not error.filename:
+            return _fault(error, debug=debug)
+        _tell(f"{shown(error.filename)}: {error.strerror}", "check this file and the folders that it is in")
+        return 4
     except MemoryError:
         if debug:
             raise
-        click.echo("error: out of memory\n  hint: use a smaller --memory-budget or fewer --jobs", err=True)
+        _tell("out of memory", "use a smaller --memory-budget or fewer --jobs")
         return 4
     # whatever is left is ours: never a traceback for a user, who cannot read it, unless it is asked for
     except Exception as error:
-        if debug:
-            raise
-        click.echo(f"error: {type(error).__name__}: {error}\n  hint: this is a fault of Chorus;", err=True, nl=False)
-        click.echo(" please report it with the output of the same command and --debug", err=True)
-        return 4
+        return _fault(error, debug=debug)
+
+
+def _tell(message: str, hint: str) -> None:
+    """An error for people. Names in it come from files: nothing in them may steer the terminal."""
+    click.echo(f"error: {printable(message)}", err=True)
+    if hint:
+        click.echo(f"  hint: {printable(hint)}", err=True)
+
+
+def _fault(error: Exception, *, debug: bool) -> int:
+    if debug:
+        raise error
+    _tell(
+        f"{type(error).__name__}: {error}",
+        "this is a fault of Chorus; please report it with the output of the same command and --debug",
+    )
+    return 4

@@ -7,6 +7,7 @@ import sys
 
 import click
 
+from chorus.files import printable
 from chorus.tables import Table, as_text
 
 
@@ -18,7 +19,7 @@ def table(found: Table) -> None:
 def note(text: str, *, quiet: bool = False) -> None:
     """A line for people, on stderr."""
     if not quiet:
-        click.echo(text, err=True)
+        click.echo(printable(text), err=True)  # names and texts from files are in it
 
 
 def as_json(value: object) -> None:

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from chorus.errors import DataError, UsageError, nearest
+from chorus.files import expanded
 from chorus.models.languages import is_language
 from chorus.plain import JsonMap, JsonObject
 
@@ -59,7 +60,7 @@ class Row:
     @property
     def audio(self) -> Path:
         """Where the audio is."""
-        return self.root / Path(self.path).expanduser()
+        return self.root / expanded(self.path)
 
     @property
     def length_s(self) -> float | None:
@@ -106,7 +107,7 @@ def read_manifest(
     Paths count from the manifest's folder, or from `audio_dir`. `columns` maps Chorus's names to the file's
     ({"text": "sentence"}). `needs` must be there, under some name.
     """
-    path = Path(source).expanduser()
+    path = expanded(source)
     records, header = _records(path)
     names = _names(header, dict(columns or {}), path)
     missing = [c for c in needs if c not in names and c not in header]
@@ -115,7 +116,7 @@ def read_manifest(
             f"{path}: no column {' and no column '.join(missing)}; it has {', '.join(header) or 'none'}",
             f"name it: --columns {missing[0]}=NAME (or columns: in the configuration)",
         )
-    root = Path(audio_dir).expanduser() if audio_dir else path.parent
+    root = expanded(audio_dir) if audio_dir else path.parent
     rows, problems = [], []
     for line, record in records:
         row, problem = _row(record, names, line, root)

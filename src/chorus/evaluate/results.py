@@ -18,6 +18,7 @@ from chorus.checkpoints.sidecar import write_json
 from chorus.checkpoints.writer import explained, write_text
 from chorus.errors import DataError, MissingExtraError
 from chorus.evaluate.facts import Summary
+from chorus.files import expanded
 from chorus.tasks.protocol import Task
 from chorus.tasks.registry import TASKS
 from chorus.tasks.scored import Answer, Scored
@@ -61,7 +62,7 @@ class Evaluation:
 
 def read_evaluation(directory: str | Path) -> Evaluation:
     """An evaluation's directory (or its summary.json); `DataError` where it is none or not finished."""
-    path = Path(directory).expanduser()
+    path = expanded(directory)
     # shells complete to the file as easily as to its folder
     path = path.parent if path.name == SUMMARY else path
     if not (path / SUMMARY).exists():

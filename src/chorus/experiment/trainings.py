@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from threading import Lock
 
-from chorus.checkpoints.model import read_json
 from chorus.checkpoints.sidecar import write_json
 from chorus.experiment.places import BASE, JOINT, base_of, model_dir
 from chorus.experiment.rows import dev_sources, manifest_of, source_of
 from chorus.experiment.schema import DomainRows, Experiment
+from chorus.files import read_json
 from chorus.identity import file_hash, fingerprint
 from chorus.runtime import cores
 from chorus.train.campaign import Job, run_jobs

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from chorus.architectures.families import architecture
 from chorus.checkpoints.lazy_tensor import LazyTensor
-from chorus.checkpoints.model import OpenOptions, read_json
+from chorus.checkpoints.model import OpenOptions
 from chorus.checkpoints.reference import Reference
 from chorus.checkpoints.sidecar import VOCABULARIES, write_json
 from chorus.errors import CheckpointError
+from chorus.files import read_json
 from chorus.lazy import lazy
 from chorus.models.kind import Kind, named_class
 from chorus.models.parts import Parts

@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from chorus.checkpoints.lazy_tensor import LazyTensor
-from chorus.checkpoints.model import Model, OpenOptions, read_json
+from chorus.checkpoints.model import Model, OpenOptions
 from chorus.checkpoints.open import Source, open_model
 from chorus.checkpoints.reference import Reference, public_name
 from chorus.errors import CheckpointError, UsageError
+from chorus.files import expanded, read_json
 from chorus.identity import file_hash, fingerprint
 
 CONVERTED = "model.bin"  # what CTranslate2's converter writes, beside a vocabulary
@@ -44,7 +45,7 @@ def open_system(source: Source, *, label: str = "", offline: bool = False) -> Sy
     A merge is not written: each tensor is computed when it is loaded. `plan.model("name")` is one of a plan's outputs.
     """
     if isinstance(source, str | Path):
-        path = Path(source).expanduser()
+        path = expanded(source)
         if path.is_dir() and (path / CONVERTED).exists() and not (path / "model.safetensors").exists():
             return System(label or path.name, "converted", path, _of_files(path))
         source = _adapter_on_its_base(path) or source

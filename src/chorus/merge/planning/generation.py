@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from chorus.checkpoints.model import Model, read_json
+from chorus.checkpoints.model import Model
 from chorus.checkpoints.reference import parse_reference
 from chorus.errors import nearest
+from chorus.files import present, read_json
 from chorus.merge.planning.inputs import Inputs
 
 # By these a Whisper writes another language, task or text; beams and lengths are for whoever decodes to set.
@@ -30,7 +31,7 @@ def generation_config(model: Model) -> dict[str, object]:
     if model.generation is not None:
         return model.generation
     path = model.directory / "generation_config.json" if model.directory else None
-    return read_json(path) if path is not None and path.exists() else {}
+    return read_json(path) if path is not None and present(path) else {}
 
 
 def settings(request: object, inputs: Inputs) -> tuple[dict[str, object] | None, list[str], list[str]]:

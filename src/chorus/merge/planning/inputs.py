@@ -15,6 +15,7 @@ from chorus.checkpoints.open import open_model
 from chorus.checkpoints.reference import Reference, parse_reference
 from chorus.checkpoints.safetensors_header import read_header
 from chorus.errors import CheckpointError, ChorusError, nearest
+from chorus.files import expanded
 from chorus.merge.method import Method
 from chorus.merge.options import Options
 from chorus.merge.recipes.schema import ModelEntry, Module, Recipe, Slice
@@ -107,7 +108,7 @@ def open_auxiliary(inputs: Inputs, recipe: Recipe, methods: Sequence[Method]) ->
                 inputs.problems.append(f"{where}.auxiliary.{name}: no method here takes it{nearest(name, wanted)}")
                 continue
             try:
-                model = _beside(Path(path).expanduser(), f"{inputs.models[index].label}'s {name}")
+                model = _beside(expanded(path), f"{inputs.models[index].label}'s {name}")
             except ChorusError as error:
                 inputs.problems.append(f"{where}.auxiliary.{name}: {error}")
                 continue

@@ -6,12 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
+from chorus.documents import parse_yaml, recipe_text
 from chorus.errors import RecipeError
 from chorus.merge.recipes.dialects import translated
 from chorus.merge.recipes.schema import Recipe, checked_recipe
-from chorus.settings import Loader
 
 
 @dataclass(frozen=True)
@@ -46,18 +44,11 @@ def _read(source: str | Path) -> tuple[str, str]:
     if isinstance(source, str) and "\n" in source:
         return source, "recipe"
     path = Path(source)
-    try:
-        return path.read_text(encoding="utf-8"), str(path)
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not a text file"
-        raise RecipeError([f"cannot be read ({reason})"], "give the path of a YAML recipe", str(path)) from None
+    return recipe_text(path), str(path)
 
 
 def _parse(text: str, name: str) -> list[dict[str, object]]:
-    try:
-        documents = list(yaml.load_all(text, Loader=Loader))  # a SafeLoader
-    except (yaml.YAMLError, RecursionError) as error:
-        raise RecipeError([f"not readable as YAML: {error}"], source=name) from None
+    documents = parse_yaml(text, name)
     if not documents or not all(isinstance(one, dict) for one in documents):
         raise RecipeError(["a recipe is a map with merge_method and models"], source=name)
     return documents
