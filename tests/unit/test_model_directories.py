@@ -13,18 +13,20 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from chorus.architectures.openai_whisper import transformers_config, transformers_name
-from chorus.checkpoints.directory import open_directory, refuse_quantised, weight_files
+from chorus.checkpoints.directory import open_directory, refuse_quantised
 from chorus.checkpoints.dtypes import DTYPES, FLOATS, itemsize, parse_dtype, promote, torch_dtype
 from chorus.checkpoints.lazy_tensor import Checkpoint, FileTensor, HeaderTensor, LazyTensor, MappedFile, MemoryTensor
 from chorus.checkpoints.model import shard_names
-from chorus.checkpoints.pickled import load_pickle, open_pickles
+from chorus.checkpoints.pickled import load_pickle
 from chorus.checkpoints.safetensors_header import build_header, read_header
 from chorus.checkpoints.task_vector import TASK_VECTOR, apply_task_vector, open_task_vector
+from chorus.checkpoints.weights import OnDisk, WeightFiles, weight_files
 from chorus.errors import CheckpointError
 from chorus.files import read_json
 from models import write_model
 
 TENSORS = {"a.weight": torch.arange(6.0).reshape(2, 3), "b.bias": torch.tensor([1, -2], dtype=torch.bfloat16)}
+ORDER = ("pytorch_model.bin.index.json", "pytorch_model.bin", "model.safetensors.index.json", "model.safetensors")
 CONFIG = {"architectures": ["Anything"], "model_type": "any"}
 
 
@@ -73,13 +75,110 @@ def test_shards_are_one_mapping(tmp_path):
     assert set(found.paths) == set(found.files) == set(parts)
 
 
+def chosen(place, **config):
+    return weight_files(OnDisk(place), config, "mine")
+
+
+def put(place, *names, text=b""):
+    for name in names:
+        (place / name).parent.mkdir(parents=True, exist_ok=True)
+        (place / name).write_bytes(text or json.dumps({"weight_map": {"t": "s-1"}}).encode())
+
+
 def test_a_single_file_of_another_name_is_taken_and_two_are_not(model):
     (model / "model.safetensors").rename(model / "weights.safetensors")
-    assert weight_files(model) == ["weights.safetensors"]
+    assert chosen(model).names == ("weights.safetensors",)
     save_file(TENSORS, model / "adapter_model.safetensors")  # an adapter beside it is none
-    assert weight_files(model) == ["weights.safetensors"]
+    assert chosen(model).names == ("weights.safetensors",)
     save_file(TENSORS, model / "more.safetensors")
-    assert weight_files(model) == []
+    refused(model, r"no model\.safetensors.*there are adapter_model\.safetensors, more\.safetensors, weights")
+
+
+def test_weights_are_looked_for_in_the_order_of_transformers(tmp_path):
+    """From the last to the first: each goes before all that were there."""
+    put(tmp_path, "s-1", "model.pt")
+    for name in ("model.pt", *ORDER):
+        put(tmp_path, name)
+        found = chosen(tmp_path)
+        assert found.names == (("s-1",) if name.endswith("json") else (name,))
+        assert found.pickled == ("safetensors" not in name)
+        assert found.all_names == [*found.names, *([name] if name.endswith("json") else [])]
+        assert bool(found.warnings) == (name in ("pytorch_model.bin", "model.safetensors"))
+    put(tmp_path, "own.safetensors")
+    assert chosen(tmp_path, transformers_weights="own.safetensors") == WeightFiles(("own.safetensors",))
+    put(tmp_path, "own.safetensors.index.json")
+    assert chosen(tmp_path, transformers_weights="own.safetensors.index.json").names == ("s-1",)
+
+
+def test_transformers_looks_in_the_same_order(tmp_path):
+    from transformers.modeling_utils import _get_resolved_checkpoint_files as theirs
+
+    put(tmp_path, "s-1", text=json.dumps({"weight_map": {"t": "s-1"}, "metadata": {}}).encode())
+    for name in (
+        "pytorch_model.bin.index.json",
+        "pytorch_model.bin",
+        "model.safetensors.index.json",
+        "model.safetensors",
+    ):
+        put(tmp_path, name, text=(tmp_path / "s-1").read_bytes())
+        found, _ = theirs(tmp_path, None, None, None, None, False)
+        assert [p.rsplit("/", 1)[1] for p in found] == list(chosen(tmp_path).names)
+
+
+@pytest.mark.parametrize(
+    "index", [b'{"weight_map": {"t": "s-1"}}', b"{", b'{"weight_map": 1}', b'{"weight_map": {"t": "../x"}}']
+)
+def test_an_index_that_was_left_behind_is_told_and_not_read(model, index):
+    put(model, "model.safetensors.index.json", text=index)
+    found = open_directory(model, "mine")
+    assert set(found.checkpoint) == set(TENSORS)
+    (warning,) = found.warnings
+    assert "model.safetensors is read, as transformers does" in warning
+
+
+def test_an_index_of_the_one_file_is_no_second_opinion(model):
+    put(model, "model.safetensors.index.json", text=b'{"weight_map": {"t": "model.safetensors"}}')
+    assert open_directory(model, "mine").warnings == []
+
+
+def test_a_lone_file_does_not_go_before_a_pickle(model):
+    (model / "model.safetensors").rename(model / "weights.safetensors")
+    torch.save(TENSORS, model / "pytorch_model.bin")
+    refused(model, "a pickled checkpoint")
+    assert set(open_directory(model, "mine", allow_pickle=True).paths) == {"pytorch_model.bin"}
+
+
+def test_shards_of_a_pickle_are_one_mapping(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    told = {"a.weight": "pytorch_model-1.bin", "b.bias": "pytorch_model-2.bin"}
+    for name, file in told.items():
+        torch.save({name: TENSORS[name]}, tmp_path / file)
+    put(tmp_path, "pytorch_model.bin.index.json", text=json.dumps({"weight_map": told}).encode())
+    refused(tmp_path, "a pickled checkpoint")
+    found = open_directory(tmp_path, "mine", allow_pickle=True)
+    assert set(found.checkpoint) == set(TENSORS)
+    assert set(found.paths) == set(told.values())
+
+
+def test_mistrals_own_files_are_called_that(model):
+    (model / "model.safetensors").rename(model / "consolidated.safetensors")
+    refused(model, r"Mistral's own format \(consolidated\.safetensors\)")
+
+
+@pytest.mark.parametrize(
+    ("stated", "message"),
+    [("../m.safetensors", "lies outside"), ("none.safetensors", "is missing"), ("m.bin", "neither a safetensors file")],
+)
+def test_weights_that_a_config_names_are_inside_and_there(model, stated, message):
+    put(model, "m.bin")
+    (model / "config.json").write_text(json.dumps({**CONFIG, "transformers_weights": stated}))
+    refused(model, message)
+
+
+def test_an_index_that_promises_more_than_its_shards_hold_is_told(tmp_path):
+    told = {"t": "m-1.safetensors", "u": "m-1.safetensors"}
+    (warning,) = open_directory(shards(tmp_path / "m", {"m-1.safetensors": {"t": torch.zeros(1)}}, told), "m").warnings
+    assert "1 tensors are in none of its shards (u, ...)" in warning
 
 
 def test_a_checkpoint_is_read_only():
@@ -325,7 +424,7 @@ def test_a_tied_head_is_kept_once(tmp_path, tied, kept):
 def test_a_head_of_its_own_is_kept_even_where_the_config_says_tied(tmp_path):
     state = {"model.embed_tokens.weight": torch.arange(4.0), "lm_head.weight": torch.arange(4.0) + 1}
     place = pickled(tmp_path / "m", state, tie_word_embeddings=True)
-    found = open_pickles(place, [place / "pytorch_model.bin"], {"tie_word_embeddings": True}, "mine", True)
+    found = open_directory(place, "mine", allow_pickle=True)
     assert set(found.checkpoint) == set(state)
 
 

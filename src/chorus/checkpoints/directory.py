@@ -5,14 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from chorus.checkpoints.lazy_tensor import Checkpoint, FileTensor, LazyTensor, MappedFile
-from chorus.checkpoints.model import INDEX, SINGLE, Model, shard_names
+from chorus.checkpoints.model import Model
 from chorus.checkpoints.safetensors_header import Header, read_header
+from chorus.checkpoints.weights import OnDisk, WeightFiles, weight_files
 from chorus.errors import CheckpointError
 from chorus.files import MAX_INDEX, present, read_json
 from chorus.plain import JsonObject
-
-# the first that is there is opened
-PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "model.pt")
 
 
 def open_directory(directory: Path, label: str, *, allow_pickle: bool = False) -> Model:
@@ -22,17 +20,20 @@ def open_directory(directory: Path, label: str, *, allow_pickle: bool = False) -
         raise CheckpointError(f"{directory}: not a model (no config.json)", "name a Hugging Face model directory")
     config = read_json(config_path)
     refuse_quantised(config, label)
-    names = weight_files(directory)
-    if not names:
-        return _pickled_directory(directory, config, label, allow_pickle)
-    headers = {name: read_header(directory / name) for name in names}
+    chosen = weight_files(OnDisk(directory), config, str(directory))
+    if chosen.pickled:
+        from chorus.checkpoints.pickled import open_pickles  # torch is imported only for these
+
+        return open_pickles(directory, chosen, config, label, allow_pickle)
+    headers = {name: read_header(directory / name) for name in chosen.names}
     return Model(
         label,
         checkpoint_of(directory, headers, label),
         config,
         directory,
         files=headers,
-        paths={name: directory / name for name in names},
+        paths={name: directory / name for name in chosen.names},
+        warnings=[*chosen.warnings, *_unkept(directory, chosen, headers)],
     )
 
 
@@ -50,16 +51,15 @@ def checkpoint_of(directory: Path, headers: dict[str, Header], label: str) -> Ch
     return Checkpoint(tensors, label)
 
 
-def weight_files(directory: Path) -> list[str]:
-    """Names of the safetensors files of a model directory, in order; empty where there are none."""
-    index = directory / INDEX
-    if present(index):  # first: some directories hold the whole file beside its shards
-        return shard_names(read_json(index, limit=MAX_INDEX), index, lambda name: present(directory / name))
-    if present(directory / SINGLE):
-        return [SINGLE]
-    # a model under a name of its own is taken where it is the only one; training leaves adapters beside it
-    single = sorted(p.name for p in directory.glob("*.safetensors") if not p.name.startswith("adapter"))
-    return single if len(single) == 1 else []
+def _unkept(directory: Path, chosen: WeightFiles, headers: dict[str, Header]) -> list[str]:
+    """A warning where an index promises tensors that no shard holds: transformers draws such weights at random."""
+    if not chosen.index:
+        return []
+    promised = read_json(directory / chosen.index, limit=MAX_INDEX)["weight_map"]
+    absent = set(promised).difference(*(header.entries for header in headers.values()))
+    if not absent:
+        return []
+    return [f"{directory / chosen.index}: {len(absent)} tensors are in none of its shards ({min(absent)}, ...)"]
 
 
 def refuse_quantised(config: JsonObject, label: str) -> None:
@@ -81,14 +81,3 @@ def refuse_scaled(name: str, dtype: str, label: str) -> None:
             f"{label}: tensor {name} ({dtype}) belongs to a quantised model",
             "merge the unquantised model; or load it with transformers, call dequantize(), and save that",
         )
-
-
-def _pickled_directory(directory: Path, config: JsonObject, label: str, allow_pickle: bool) -> Model:
-    pickles = [directory / name for name in PICKLES if present(directory / name)]
-    if not pickles:
-        raise CheckpointError(
-            f"{directory}: not a model (no {SINGLE} and no {INDEX})", "save the model with save_pretrained"
-        )
-    from chorus.checkpoints.pickled import open_pickles  # torch is imported only for these
-
-    return open_pickles(directory, pickles, config, label, allow_pickle)

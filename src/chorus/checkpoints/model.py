@@ -70,6 +70,7 @@ class Model:
     recipe: JsonObject = field(default_factory=dict)  # of a planned merge: what was written
     made_of: dict[str, str | None] = field(default_factory=dict)  # of a planned merge: the models' licences by name
     reads: tuple[Path, ...] = ()  # of a planned merge: the files and directories of what goes into it
+    warnings: list[str] = field(default_factory=list)  # what its files give to think about
     identify: Callable[[], str] | None = field(default=None, compare=False, repr=False)
 
     @property

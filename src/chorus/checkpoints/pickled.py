@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 from chorus.architectures.openai_whisper import transformers_config, transformers_name
 from chorus.checkpoints.lazy_tensor import Checkpoint, MemoryTensor
-from chorus.checkpoints.model import Model, OpenOptions, shard_names
+from chorus.checkpoints.model import Model, OpenOptions
+from chorus.checkpoints.weights import WeightFiles
 from chorus.errors import CheckpointError
-from chorus.files import MAX_INDEX, present, read_json, regular
+from chorus.files import regular
 from chorus.lazy import lazy
 from chorus.plain import JsonObject
 
@@ -37,13 +38,9 @@ def load_pickle(path: Path, allow_pickle: bool) -> object:
         ) from error
 
 
-def open_pickles(directory: Path, pickles: list[Path], config: JsonObject, label: str, allow_pickle: bool) -> Model:
+def open_pickles(directory: Path, chosen: WeightFiles, config: JsonObject, label: str, allow_pickle: bool) -> Model:
     """A model directory whose weights are `pytorch_model.bin`, whole or in shards."""
-    first = pickles[0]
-    files = [first]
-    if first.name.endswith(".index.json"):
-        index = read_json(first, limit=MAX_INDEX)
-        files = [directory / n for n in shard_names(index, first, lambda n: present(directory / n))]
+    files = [directory / name for name in chosen.names]
     tensors = {}
     for file in files:
         state = load_pickle(file, allow_pickle)
@@ -51,7 +48,8 @@ def open_pickles(directory: Path, pickles: list[Path], config: JsonObject, label
         state = state.get("state_dict", state) if isinstance(state, dict) else state
         tensors.update(_tensors_of(state, file))
     _drop_shared(tensors, config)
-    return Model(label, Checkpoint(tensors, label), config, directory, paths={f.name: f for f in files})
+    paths = {f.name: f for f in files}
+    return Model(label, Checkpoint(tensors, label), config, directory, paths=paths, warnings=list(chosen.warnings))
 
 
 def open_openai_whisper(path: Path, label: str, allow_pickle: bool) -> Model:

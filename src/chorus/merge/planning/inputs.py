@@ -155,6 +155,7 @@ def _open(inputs: Inputs, reference: Reference, options: OpenOptions) -> None:
         return
     inputs.models.append(model)
     inputs.layouts.append(layout)
+    inputs.warnings += model.warnings
 
 
 def check_inputs(inputs: Inputs, options: Options, *, stacked: bool = False) -> None:
