@@ -11,11 +11,15 @@ from chorus.data.manifest import Row, select
 from chorus.errors import DataError
 from chorus.models.languages import (
     LANGUAGES,
+    NAMES,
+    OTHER_CODES,
     OTHER_NAMES,
+    is_known,
     is_language,
     known_language,
     language_code,
     names_of,
+    published_code,
     unspaced,
 )
 
@@ -39,8 +43,20 @@ def test_portuguese_is_portuguese(text):
         ("iw", "he"),
         ("haw", "haw"),
         ("", ""),
-        ("por", "por"),  # MMS's own
-        ("azj-script_cyrillic", "azj-script_cyrillic"),
+        ("por", "pt"),
+        ("ger", "de"),
+        ("arb", "ar"),
+        ("arz_Arab", "ar"),
+        ("jpn_Jpan", "ja"),  # as FLORES and NLLB have it
+        ("zh-yue-HK", "yue"),
+        ("zh-CHN", "zh"),
+        ("zh-nan", "nan"),  # not Mandarin
+        ("azj-script_cyrillic", "az"),  # as MMS has it
+        ("English-US", "en"),
+        ("Spanish; Castilian", "es"),  # as ISO 639-2 has it
+        ("latin-american", "latin-american"),
+        ("Chinese, Cantonese", "chinese, cantonese"),
+        ("umb_ao", "umb_ao"),
         ("Klingon", "klingon"),
     ],
 )
@@ -88,7 +104,50 @@ def test_rows_of_a_language_are_chosen_by_any_of_its_names(spoken, asked, so):
 
 def test_languages_without_spaces():
     assert all(map(unspaced, ["zh", "zh_CN", "cmn_hans_cn", "Japanese", "yue-HK", "tha", "Thai", "MY"]))
-    assert not any(map(unspaced, ["pt", "ko", "Korean", "", "vi-VN", "por"]))
+    assert all(map(unspaced, ["zh-nan", "wuu", "dzo_Tibt", "und-Hant", "shn_Mymr"]))  # which Whisper does not have
+    assert not any(map(unspaced, ["pt", "ko", "Korean", "", "vi-VN", "por", "zh-Latn", "ja_Latn", "english-us"]))
+
+
+def test_all_spellings_of_a_language_are_one_in_every_use():
+    """Over all of Whisper's: the other codes, with and without region and script, and the names."""
+    seen = 0
+    for code, name in LANGUAGES.items():
+        others = [*OTHER_CODES.get(code, "").split(), name, *(n for n, c in NAMES.items() if c == code)]
+        spellings = [
+            code,
+            code.upper(),
+            f"{code}-XX",
+            f"{code}_xx",
+            f"{code}_XX.UTF-8",
+            *others,
+            *map(str.title, others),
+        ]
+        spellings += [f"{other}_xx" for other in OTHER_CODES.get(code, "").split()]
+        assert {language_code(one) for one in spellings} == {code}
+        assert len({unspaced(one) for one in spellings}) == 1
+        assert len({published_code(one) for one in spellings}) == 1
+        assert all(is_language(one, code) and is_known(one) for one in spellings)
+        seen += len(spellings)
+    assert seen > 900
+
+
+def test_the_other_codes_are_those_of_iso_639():
+    """CLDR's aliases; beside them the old codes and the members of Arabic, Persian and Pashto."""
+    aliases = pytest.importorskip("babel.core").get_global("language_aliases")
+    ours = {other: code for code, others in OTHER_CODES.items() for other in others.split()}
+    assert len(ours) == sum(len(others.split()) for others in OTHER_CODES.values())
+    differ = {
+        other for other, code in ours.items() if aliases.get(other, code) != {"jw": "jv", "tl": "fil"}.get(code, code)
+    }
+    assert differ == {"ajp", "fil", "jv", "nob", "prs"}  # CLDR: apc, fil and jv themselves, nb, fa-AF
+    missing = {c for c in LANGUAGES if c not in OTHER_CODES}
+    assert missing == {"haw", "yue"}  # which have three letters already
+
+
+def test_languages_as_the_hub_has_them():
+    assert [published_code(one) for one in ("jw", "Portuguese", "cmn_hans_cn", "ckb_iq", "some dialect")] == [
+        "jv", "pt", "zh", "ckb", ""
+    ]  # fmt: skip
 
 
 def test_asking_imports_no_transformers():

@@ -13,6 +13,7 @@ from chorus._version import __version__
 from chorus.checkpoints.reference import looks_local, public_name
 from chorus.checkpoints.sidecar import copy_side_files, write_json
 from chorus.checkpoints.writer import appearing_whole, explained, write_text
+from chorus.models.languages import published_code
 from chorus.provenance import Card, licence_of, versions
 from chorus.train.adapters import merged_model, save_adapter
 from chorus.train.config import TrainConfig
@@ -174,7 +175,8 @@ def card(config: TrainConfig, facts: TrainingFacts, *, adapter: bool, pipeline_t
         settings=("Settings", yaml.safe_dump(facts["config"], sort_keys=False)),
         kept="the settings, the hashes of the manifests, the versions and the curve",
         licence=licence_of(local if local.is_dir() else None),
-        languages=list(counts["language"]),
+        # as the hub spells them, whatever a manifest calls them
+        languages=list(dict.fromkeys(filter(None, map(published_code, counts["language"])))),
         pipeline_tag=pipeline_tag,
         picture=f"![learning curve]({CURVE})" if facts["best"] is not None else "",
     ).text()
