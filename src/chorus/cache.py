@@ -3,15 +3,17 @@
     CHORUS_CACHE         its directory (default: chorus in XDG_CACHE_HOME or ~/.cache)
     CHORUS_CACHE_LIMIT   its size, as 20GB (the default); 0 turns it off
 
-Entries are safetensors files; beside them lie models converted for faster-whisper. What was not used for longest goes
-first, but never what this very run has used or made; and a merge that needs more than the whole cache takes only the
-room that is free, so that no run chases out what the last one kept.
+Entries are safetensors files, each with a digest of its key and values that is checked as it is read: what is damaged
+is computed anew, for no result may depend on what has become of the cache. Beside them lie models converted for
+faster-whisper. What was not used for longest goes first, but never what this very run has used or made; and a merge
+that needs more than the whole cache takes only the room that is free, so that no run chases out what the last one kept.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,22 +21,24 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Protocol
 
-from chorus.errors import UsageError
-from chorus.files import expanded
-from chorus.identity import fingerprint
+from chorus.errors import CheckpointError, UsageError
+from chorus.files import expanded, present, regular
+from chorus.identity import digest, fingerprint
 from chorus.lazy import lazy
 from chorus.sizes import parse_size
 
 if TYPE_CHECKING:
     import safetensors.torch as safetensors
+    import torch
     from torch import Tensor
 else:
-    safetensors = lazy("safetensors.torch")
+    safetensors, torch = lazy("safetensors.torch"), lazy("torch")
 
 DEFAULT_LIMIT = 20_000_000_000
 SUFFIX = ".safetensors"
 CONVERTED = "ctranslate2"  # the folder of models that were converted for faster-whisper
-FORMAT = 1  # of keys and entries; another number forgets everything
+DIGEST = "xxh3"  # the key of an entry's metadata
+FORMAT = 2  # of keys and entries; another number forgets everything
 
 
 class TensorCache(Protocol):
@@ -89,25 +93,40 @@ class Cache:
         self.place = directory() if place is None else place
         self.limit = limit_bytes() if limit is None else limit
         self.evicts = needed <= self.limit  # see the top: a run that needs more than all makes no room
-        self.hits = self.misses = self.refused = 0
+        self.hits = self.misses = self.refused = self.damaged = 0
         self._mine: set[Path] = set()
         self._lock = Lock()
         self._sizes: dict[Path, tuple[float, int]] | None = None  # path -> (last use, bytes)
         self._used = 0
 
     def get(self, key: str) -> dict[str, Tensor] | None:
-        """The entry's tensors; None where there is none, or it cannot be read."""
+        """The entry's tensors; None where there is none, or it is not as it was written."""
         path = self._path(key)
+        found: dict[str, Tensor] | None = None
         try:
-            found: dict[str, Tensor] = safetensors.load_file(path)
+            regular(path)
+            found = _read(path, key)
             os.utime(path)  # file systems mount with noatime: the time of change says when it was used
-        except Exception:  # absent, cut off, or taken away by another process: computed again
-            self.misses += 1
-            return None
+        except Exception:  # absent, cut off, no file at all, or taken away by another process: computed again
+            found = None
+        if found is None and present(path):
+            self._tell_damaged(path)
         with self._lock:
+            if found is None:
+                self.misses += 1
+                return None
             self.hits += 1
             self._mine.add(path)
         return found
+
+    def _tell_damaged(self, path: Path) -> None:
+        with self._lock:
+            self.damaged += 1
+            if self.damaged > 1:  # of a disk that fails there may be thousands
+                return
+        print(
+            f"warning: {path}: a damaged entry of the cache; it, and others like it, are computed anew", file=sys.stderr
+        )
 
     def put(self, key: str, tensors: Mapping[str, Tensor]) -> None:
         """Keep tensors, if there is room for them or can be made; a full disk is no error."""
@@ -129,8 +148,13 @@ class Cache:
             # in the same folder: a rename replaces only within one file system
             handle, draft = tempfile.mkstemp(dir=path.parent, suffix=".part")
             os.close(handle)
-            safetensors.save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, draft)
-            os.replace(draft, path)  # whole or not at all, whoever reads meanwhile
+            written = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+            safetensors.save_file(written, draft, {DIGEST: _digest(key, written)})
+            try:
+                os.replace(draft, path)  # whole or not at all, whoever reads meanwhile
+            except OSError:  # a folder stands there
+                os.unlink(draft)
+                raise
         except OSError:
             with self._lock:
                 self._used -= self._sizes.pop(path, (0.0, 0))[1]
@@ -159,8 +183,8 @@ class Cache:
         found = []
         for path in self.place.glob(f"??/*{SUFFIX}"):
             try:
-                found.append((path, path.stat()))
-            except OSError:  # another process has taken it away
+                found.append((path, regular(path)))
+            except CheckpointError:  # another process has taken it away, or nothing of ours stands there
                 continue
         return found
 
@@ -183,6 +207,25 @@ class Cache:
         freed += _size(self.place / CONVERTED)
         shutil.rmtree(self.place / CONVERTED, ignore_errors=True)
         return freed
+
+
+def _read(path: Path, key: str) -> dict[str, Tensor] | None:
+    """The tensors of a file whose digest is theirs."""
+    with safetensors.safe_open(path, "pt") as file:
+        names: list[str] = file.keys()
+        tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in names}
+        stored = (file.metadata() or {}).get(DIGEST)
+    return tensors if stored == _digest(key, tensors) else None
+
+
+def _digest(key: str, tensors: Mapping[str, Tensor]) -> str:
+    """Of the key, so that an entry is none of another's; and of names, types, shapes and values."""
+    found = digest()
+    found.update(key.encode())
+    for name, tensor in sorted(tensors.items()):
+        found.update(f"\n{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        found.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return found.hexdigest()
 
 
 def _size(folder: Path) -> int:

@@ -75,6 +75,16 @@ Loader.yaml_implicit_resolvers = {
 }
 
 
+class TextLoader(Loader):
+    """The same, every scalar a text: in a list of languages `no` is Norwegian."""
+
+
+TextLoader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in known if tag.endswith((":null", ":merge"))]
+    for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+
+
 def _line(node: yaml.Node) -> str:
     return f"line {node.start_mark.line + 1}"
 
@@ -103,10 +113,10 @@ def _unfolded(node: yaml.Node, known: dict[int, tuple[int, int] | None]) -> tupl
     return size, depth
 
 
-def parse_yaml(text: str, source: str) -> list[Any]:
+def parse_yaml(text: str, source: str, loader: type[Loader] = Loader) -> list[Any]:
     """The documents of a YAML text, of JSON's types alone; `RecipeError` where it is none."""
     try:
-        return list(yaml.load_all(text, Loader=Loader))  # a SafeLoader
+        return list(yaml.load_all(text, Loader=loader))  # a SafeLoader
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise RecipeError([f"not readable as YAML: {error}"], source=source) from None
 

@@ -85,7 +85,7 @@ def _kind(mode: int) -> str:
 def _reason(path: Path, error: OSError | ValueError) -> str:
     if isinstance(error, ValueError):  # Python's word for it is "embedded null byte"
         return "no name of a file"
-    if isinstance(error, FileNotFoundError) and path.is_symlink():
+    if isinstance(error, FileNotFoundError) and os.path.islink(path):
         return f"a link to {shown(os.readlink(path))}, which is not there"
     if isinstance(error, FileNotFoundError):
         return "no such file"

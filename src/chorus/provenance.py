@@ -17,6 +17,9 @@ from typing import Literal
 import yaml
 
 from chorus._version import __version__
+from chorus.documents import TextLoader, parse_yaml
+from chorus.errors import RecipeError
+from chorus.files import MAX_FRONT, opened, present, shown
 from chorus.plain import JsonObject
 
 PACKAGES = ("torch", "numpy", "numba", "scipy", "safetensors", "transformers")
@@ -35,24 +38,25 @@ def versions(more: tuple[str, ...] = ()) -> dict[str, str]:
 
 
 def card_metadata(directory: Path | None) -> JsonObject:
-    """The front matter of a model's card; empty where there is none."""
+    """The front matter of a model's card, every value a text; empty where there is none that can be read."""
     path = directory / "README.md" if directory else None
-    if path is None or not path.exists():
+    if path is None or not present(path):
         return {}
-    # cards are written on Windows as well, and not always in UTF-8: a licence is looked for, not an error
-    # cards are written by hand: any line ends, any encoding
-    match = re.match(r"---\r?\n(.*?)\r?\n---\r?\n", path.read_text(encoding="utf-8", errors="replace"), re.DOTALL)
+    with opened(path, what="model card") as file:  # a card may embed pictures after its front matter
+        raw = file.read(MAX_FRONT)
+    # cards are written by hand, on Windows as well: any line ends, any encoding, for a licence is looked for, no error
+    match = re.match(r"---\r?\n(.*?)\r?\n---\r?\n", raw.decode("utf-8", errors="replace"), re.DOTALL)
     try:
-        metadata = yaml.safe_load(match[1]) if match else {}  # somebody else's text
-    except yaml.YAMLError:
+        documents = parse_yaml(match[1], str(path), TextLoader) if match else []
+    except RecipeError:
         return {}
-    return metadata if isinstance(metadata, dict) else {}
+    return documents[0] if len(documents) == 1 and isinstance(documents[0], dict) else {}
 
 
 def licence_of(directory: Path | None) -> str | None:
     """The licence that a model's card states."""
     value = card_metadata(directory).get("license")
-    return str(value) if value else None
+    return shown(value) if value else None
 
 
 def licence_warnings(licences: Mapping[str, str | None]) -> list[str]:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from chorus import cache as module
 from chorus.cache import CONVERTED, DEFAULT_LIMIT, Cache, cache_key, directory, limit_bytes
@@ -67,16 +69,76 @@ def test_keys_are_of_the_facts_and_of_the_format(monkeypatch):
     assert cache_key(a=1) != before
 
 
-@pytest.mark.parametrize("damage", [b"", b"half", None])
-def test_an_entry_that_cannot_be_read_is_a_miss_and_can_be_put_again(tmp_path, damage):
+def flipped(path):
+    """One bit of the last value."""
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+
+
+def rewritten(value):
+    """The same file with other numbers, whole by all that its header says."""
+
+    def change(path):
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata()
+        save_file({"s": torch.full((250,), value)}, path, metadata)
+
+    return change
+
+
+def replaced(make):
+    return lambda path: (path.unlink(), make(path))
+
+
+DAMAGES = {
+    "gone": lambda path: path.unlink(),
+    "empty": lambda path: path.write_bytes(b""),
+    "half": lambda path: os.truncate(path, path.stat().st_size // 2),
+    "one bit": flipped,
+    "zeros": rewritten(0.0),
+    "NaN": rewritten(float("nan")),
+    "no digest": lambda path: save_file(ENTRY, path),
+    "other shape": lambda path: save_file({"s": torch.ones(2, 5)}, path),
+    "other names": lambda path: save_file({"t": ENTRY["s"]}, path),
+    "a pipe": replaced(os.mkfifo),
+    "a folder": replaced(Path.mkdir),
+    "a device": replaced(lambda path: path.symlink_to("/dev/zero")),
+    "a terabyte": lambda path: os.truncate(path, 1 << 40),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_an_entry_that_is_not_as_it_was_written_is_a_miss_and_can_be_put_again(tmp_path, capsys, damage):
     store, (key,) = Cache(tmp_path, 10**6), keys(1)
     store.put(key, ENTRY)
-    path = store._path(key)
-    path.unlink() if damage is None else path.write_bytes(damage)
+    DAMAGES[damage](store._path(key))
     other = Cache(tmp_path, 10**6)
     assert other.get(key) is None
-    other.put(key, ENTRY)
-    assert torch.equal(Cache(tmp_path, 10**6).get(key)["s"], ENTRY["s"])
+    assert (other.misses, other.damaged) == (1, int(damage != "gone"))
+    assert (f"warning: {store._path(key)}: a damaged entry" in capsys.readouterr().err) == (damage != "gone")
+    other.put(key, ENTRY)  # but for a folder, which nobody is to lose
+    again = Cache(tmp_path, 10**6).get(key)
+    assert (again is None) if damage == "a folder" else torch.equal(again["s"], ENTRY["s"])
+    assert list(tmp_path.rglob("*.part")) == []
+
+
+def test_an_entry_under_another_s_name_is_a_miss(tmp_path):
+    store, (key, other) = Cache(tmp_path, 10**6), keys(2)
+    store.put(key, ENTRY)
+    store._path(other).parent.mkdir(exist_ok=True)
+    store._path(key).rename(store._path(other))
+    assert store.get(other) is None
+    assert store.damaged == 1
+
+
+def test_of_many_damaged_entries_one_line_is_told(tmp_path, capsys):
+    store, wanted = Cache(tmp_path, 10**6), keys(5)
+    for key in wanted:
+        store.put(key, ENTRY)
+        flipped(store._path(key))
+    assert [store.get(key) for key in wanted] == [None] * 5
+    assert capsys.readouterr().err.count("warning") == 1
 
 
 def test_what_was_not_used_for_longest_goes_first(tmp_path):

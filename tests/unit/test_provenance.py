@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 
 import pytest
 import yaml
 
 from chorus import provenance
+from chorus.errors import CheckpointError
 from chorus.provenance import Card, card_metadata, licence_of, licence_warnings, model_card, versions
 
 
@@ -52,6 +54,29 @@ def test_cards_without_front_matter_say_nothing(tmp_path, text):
 def test_a_card_in_another_encoding_is_read_as_far_as_it_goes(tmp_path):
     (tmp_path / "README.md").write_bytes(b"---\nlicense: mit\n---\n# \xe7\xe3o\n")
     assert licence_of(tmp_path) == "mit"
+
+
+LAUGH = "a: &a [mit, mit]\n" + "".join(
+    f"k{i}: &k{i} [*{p}, *{p}]\n" for i, p in enumerate(["a", *(f"k{j}" for j in range(30))])
+)
+
+
+@pytest.mark.parametrize("front", [LAUGH, f"license: mit\n{'x' * 2_000_000}: 1", "license: !!int abc", "[" * 5000])
+def test_a_card_that_unfolds_without_end_says_nothing(tmp_path, front):
+    assert card_metadata(card(tmp_path, f"---\n{front}\n---\n")) == {}
+
+
+def test_a_card_is_a_file(tmp_path):
+    os.mkfifo(tmp_path / "README.md")
+    with pytest.raises(CheckpointError, match=r"README\.md: a pipe"):
+        licence_of(tmp_path)
+
+
+def test_norwegian_is_a_language_and_a_date_a_text(tmp_path):
+    text = "---\nlanguage: [no, yes, 3]\ndate: 2024-13-45\nlicense: null\n---\n"
+    assert card_metadata(card(tmp_path, text)) == {
+        "language": ["no", "yes", "3"], "date": "2024-13-45", "license": None,
+    }  # fmt: skip
 
 
 def test_without_a_directory_or_a_card_nothing_is_known(tmp_path):

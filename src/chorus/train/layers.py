@@ -8,6 +8,7 @@ from pathlib import Path
 
 import yaml
 
+from chorus.documents import parse_yaml
 from chorus.errors import RecipeError, UsageError, nearest
 from chorus.settings import SPELLINGS, leaves, read_document, validated
 from chorus.train.config import VERSION, TrainConfig
@@ -114,8 +115,8 @@ def parse_override(text: str) -> dict[str, object]:
         hint = f'; here it is "{other}"' if other else nearest(key, known)
         raise UsageError(f'unknown key "{key}"{hint}')
     try:
-        value = yaml.safe_load(written)
-    except yaml.YAMLError:
+        (value,) = parse_yaml(written, key) or [None]
+    except (RecipeError, ValueError):
         value = written
     if isinstance(value, str):
         with suppress(ValueError):

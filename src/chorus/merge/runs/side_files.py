@@ -184,8 +184,8 @@ def _card(plan: Plan, variant: Variant, losses: list[str]) -> str:
     languages: list[str] = []
     for one in metadata:
         # a card has one language as a text, several as a list
-        value = one.get("language") or []
-        languages += [str(v) for v in ([value] if isinstance(value, str) else value)]
+        value = one.get("language")
+        languages += [v for v in (value if isinstance(value, list) else [value]) if isinstance(v, str)]
     kind = kind_of(donor.config)
     tag = card_metadata(donor.directory).get("pipeline_tag") or (kind.pipeline_tag if kind is not None else None)
     names: list[str] = []
