@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from chorus.architectures.families import FAMILIES, architecture
-from chorus.architectures.general import build_on_meta, general_layout
+from chorus.architectures.classes import architecture
+from chorus.architectures.families import FAMILIES
+from chorus.architectures.general import general_layout
 from chorus.architectures.layouts import layout_of
+from chorus.architectures.on_meta import build_on_meta
 from chorus.architectures.roles import COMPONENTS, KINDS, Layout, Stack, layer_index, relative_depth
 
 TEXT = {"vocab_size": 32, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 3, "num_attention_heads": 2,
@@ -188,7 +190,7 @@ def test_statistics_are_no_weights(made):
     ("config", "told"),
     [
         ({}, 'architecture "unnamed" is unknown to transformers'),
-        ({"model_type": "bert"}, 'architecture "bert" is unknown'),
+        ({"model_type": "no_such"}, 'architecture "no_such" is unknown'),
         ({"architectures": ["BertForMaskedLM"], "model_type": "no_such"}, "cannot build BertForMaskedLM"),
         ({"architectures": ["BertModel"], "model_type": "bert", "hidden_size": "x"}, "cannot build BertModel"),
         ({"architectures": ["BertModel"], "model_type": "bert", "hidden_size": 7}, "cannot build BertModel"),

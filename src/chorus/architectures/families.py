@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from chorus.architectures.classes import architecture
 from chorus.architectures.roles import Layout, Role, Stack, layer_index, relative_depth
 from chorus.plain import JsonMap
 
@@ -19,12 +20,6 @@ CAUSAL_LMS = {
 WHISPER = {"WhisperForConditionalGeneration", "WhisperModel"}
 
 
-def architecture(config: JsonMap) -> str:
-    """The class that the config names first."""
-    names = config.get("architectures") or [""]
-    return str(names[0])
-
-
 def is_whisper(config: JsonMap) -> bool:
     """Whether Whisper's rule holds."""
     return architecture(config) in WHISPER
@@ -35,9 +30,15 @@ def is_causal_lm(config: JsonMap) -> bool:
     return architecture(config) in CAUSAL_LMS
 
 
+def whisper_prefix(config: JsonMap) -> str:
+    """What stands before every name but the head's."""
+    return "" if architecture(config) == "WhisperModel" else "model."
+
+
 def whisper_layout(config: JsonMap, names: list[str]) -> Layout:
     """Whisper of any size: two stacks, cross-attention inside the decoder's, `proj_out` tied to the embedding."""
-    prefix = "" if architecture(config) == "WhisperModel" else "model."
+    # a file of the base model alone has its prefix or not, whatever class the config names
+    prefix = "model." if any(name.startswith("model.") for name in names) else ""
     stacks = (
         Stack("encoder", f"{prefix}encoder.layers.", int(config["encoder_layers"]), "encoder_layers"),
         Stack("decoder", f"{prefix}decoder.layers.", int(config["decoder_layers"]), "decoder_layers"),
@@ -45,7 +46,7 @@ def whisper_layout(config: JsonMap, names: list[str]) -> Layout:
     roles = {name: _whisper_role(name, prefix, stacks) for name in names}
     tied = {}
     # transformers' default for Whisper, which a saved config leaves out
-    if config.get("tie_word_embeddings", True):
+    if config.get("tie_word_embeddings", True) and whisper_prefix(config):
         tied = {"proj_out.weight": f"{prefix}decoder.embed_tokens.weight"}
     return Layout("whisper", roles, stacks, tied)
 
@@ -75,25 +76,22 @@ def _whisper_role(name: str, prefix: str, stacks: tuple[Stack, ...]) -> Role:
 
 def causal_lm_layout(config: JsonMap, names: list[str]) -> Layout:
     """Qwen2, Qwen3, Llama, Mistral: one stack, a final norm, a head that may be tied to the embedding."""
-    stack = Stack("default", "model.layers.", int(config["num_hidden_layers"]), "num_hidden_layers")
-    roles = {name: _causal_lm_role(name, stack) for name in names}
-    # where the config is silent its class's default holds, and the default differs
-    default_tied = architecture(config) not in ("LlamaForCausalLM", "MistralForCausalLM")
-    tied = {}
-    # a Qwen that stores no head has it from the embedding, whatever the default
-    if config.get("tie_word_embeddings", default_tied and "lm_head.weight" not in roles):
-        tied = {"lm_head.weight": "model.embed_tokens.weight"}
+    prefix = "model." if any(name.startswith("model.") for name in names) else ""
+    stack = Stack("default", f"{prefix}layers.", int(config["num_hidden_layers"]), "num_hidden_layers")
+    roles = {name: _causal_lm_role(name, prefix, stack) for name in names}
+    # where the config is silent its class's default holds: transformers ties none of these
+    tied = {"lm_head.weight": f"{prefix}embed_tokens.weight"} if config.get("tie_word_embeddings", False) else {}
     return Layout("causal_lm", roles, (stack,), tied)
 
 
-def _causal_lm_role(name: str, stack: Stack) -> Role:
+def _causal_lm_role(name: str, prefix: str, stack: Stack) -> Role:
     found = layer_index(name, stack.prefix)
     if found:
         layer, rest = found
         return Role("language_model", _kind(rest), "default", layer, relative_depth(layer, stack.count), "layer")
-    if name == "model.embed_tokens.weight":
+    if name == f"{prefix}embed_tokens.weight":
         return Role("embeddings", "embedding")
-    if name == "model.norm.weight":
+    if name == f"{prefix}norm.weight":
         return Role("language_model", "norm", place="after")
     if name.startswith("lm_head."):
         return Role("lm_head", "bias" if name.endswith(".bias") else "linear", place="after")

@@ -1,15 +1,13 @@
-"""The general rule: roles from the module tree that transformers builds on the meta device, no table of models.
-
-`transformers.conversion_mapping` and `core_model_loading` are semi-private: they are imported here and nowhere
-else. They tell which module a file's name belongs to where files keep older names than modules have.
-"""
+"""The general rule: roles from the module tree that transformers builds on the meta device, no table of models."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from chorus.architectures.conversion import Names
+from chorus.architectures.on_meta import build_on_meta
 from chorus.architectures.roles import Layout, Role, Stack, relative_depth
 from chorus.plain import JsonMap
 
@@ -28,7 +26,7 @@ STATISTICS = ("running_mean", "running_var", "num_batches_tracked", "global_mean
 
 def general_layout(config: JsonMap, names: list[str]) -> Layout:
     """The layout of any model that transformers can build. `ValueError` where it cannot."""
-    model = build_on_meta(config)
+    model = build_on_meta(config, names)
     tree = _Tree(model)
     roles: dict[str, Role] = {}
     for name in names:
@@ -39,28 +37,6 @@ def general_layout(config: JsonMap, names: list[str]) -> Layout:
         for k, v in (getattr(model, "all_tied_weights_keys", None) or {}).items()
     }
     return Layout(str(config.get("model_type", "unknown")), roles, stacks, tied)
-
-
-def build_on_meta(config: JsonMap) -> PreTrainedModel:
-    """The class named in `architectures`, on the meta device: shapes only."""
-    import torch
-    import transformers
-
-    from chorus.architectures.families import architecture
-
-    class_name, model_type = architecture(config), str(config.get("model_type", ""))
-    cls = getattr(transformers, class_name, None)
-    if not callable(cls):
-        raise ValueError(
-            f'architecture "{class_name or model_type or "unnamed"}" is unknown to transformers '
-            f"{transformers.__version__}"
-        )
-    try:
-        settings = transformers.AutoConfig.for_model(**dict(config)) if model_type else cls.config_class(**dict(config))
-        with torch.device("meta"):  # neither memory nor initialisation, whatever its size
-            return cls(settings)
-    except Exception as error:  # a config that its class refuses can raise anything
-        raise ValueError(f"transformers cannot build {class_name} from its config ({error})") from error
 
 
 class _Tree:
@@ -77,7 +53,7 @@ class _Tree:
         self.components = self._components()
         self.stacks = self._stacks()
         self.used_modules: set[str] = {s.module for s in self.stacks}
-        self._rename = _file_names(model)
+        self.names = Names(model)
 
     def _path(self, module: nn.Module | None) -> str | None:
         return next((path for path, m in self.modules.items() if module is not None and m is module and path), None)
@@ -135,18 +111,10 @@ class _Tree:
 
     def module_name(self, file_name: str) -> str:
         """The name that the module tree gives to a file's tensor."""
-        # as it stands first: files of the present version need no renaming, and transformers' tables could touch them
-        if file_name in self.parameters or file_name in self.buffers:
+        if file_name in self.buffers:  # also one that is computed, where an old file has it
             return file_name
-        renamed = self._rename(file_name)
-        if renamed in self.parameters or renamed in self.buffers:
-            return renamed
-        prefix = f"{self.model.base_model_prefix}."
-        # a base model's file (`WhisperModel`) in the class with a head, and the other way round
-        for candidate in (prefix + file_name, file_name.removeprefix(prefix)):
-            if candidate in self.parameters or candidate in self.buffers:
-                return candidate
-        return renamed
+        found = self.names.key(file_name)
+        return found[1] if found else file_name
 
     def role(self, name: str) -> Role:
         """The role of a tensor by its module-tree name."""
@@ -288,26 +256,6 @@ def _holds_layers(module_list: nn.ModuleList) -> bool:
     classes = {type(m).__name__ for m in module_list}
     attends = any("Attention" in type(m).__name__ for m in module_list[0].modules())
     return attends and not any(re.search("Conv|WeightNorm|TDNN|Merger", c) for c in classes)
-
-
-def _file_names(model: PreTrainedModel) -> Callable[[str], str]:
-    """A function from a file's name to the module tree's, by transformers' own conversion tables."""
-    try:
-        from transformers.conversion_mapping import get_model_conversion_mapping
-        from transformers.core_model_loading import WeightRenaming, rename_source_key
-
-        mapping = get_model_conversion_mapping(model)
-    except ImportError:  # transformers before 5 has no such tables: files and modules agree
-        return lambda name: name
-    renamings = [entry for entry in mapping if isinstance(entry, WeightRenaming)]
-    converters = [entry for entry in mapping if not isinstance(entry, WeightRenaming)]
-    state = model.state_dict()
-
-    def rename(name: str) -> str:
-        renamed, _ = rename_source_key(name, renamings, converters, model.base_model_prefix, state)
-        return str(renamed)
-
-    return rename
 
 
 def _as_in_file(name: str, names: list[str]) -> str:

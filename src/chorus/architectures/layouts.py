@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from chorus.architectures.families import FAMILIES
+from chorus.architectures.family_inventories import family_inventory
+from chorus.architectures.inventory import Inventory
 from chorus.architectures.roles import Layout
 from chorus.plain import JsonMap
 
@@ -21,3 +23,24 @@ def layout_of(config: JsonMap, names: Iterable[str]) -> Layout:
     from chorus.architectures.general import general_layout  # imports torch and transformers
 
     return general_layout(config, names)
+
+
+def inventory_of(config: JsonMap, names: Iterable[str]) -> Inventory:
+    """What a file of this config must hold, by its family's rule, else by transformers' module tree.
+
+    `names` decide among several classes where the config names none. Raises `ValueError` where nobody knows it.
+    """
+    found = family_inventory(config)
+    if found is not None:
+        return found
+    from chorus.architectures.conversion import inventory_on_meta
+    from chorus.architectures.on_meta import build_on_meta
+
+    return inventory_on_meta(build_on_meta(config, list(names)))
+
+
+def other_class(config: JsonMap, names: Iterable[str]) -> str | None:
+    """A class of the same model type that has all these tensors: another head than the one that the config names."""
+    from chorus.architectures.on_meta import class_with
+
+    return class_with(config, list(names))

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
+from chorus.architectures.classes import architecture
 from chorus.checkpoints.lazy_tensor import Checkpoint, FileTensor, MemoryTensor
 from chorus.checkpoints.safetensors_header import Header
 from chorus.errors import CheckpointError
@@ -27,11 +28,6 @@ TOKENIZER_FILES = (
     "chat_template.jinja",
     "chat_template.json",
     "sentencepiece.bpe.model",
-    "spiece.model",
-    "source.spm",
-    "target.spm",
-    "target_vocab.json",
-    "tekken.json",
 )
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json")
 SIDE_FILES = ("config.json", "generation_config.json", *TOKENIZER_FILES, *PROCESSOR_FILES)
@@ -56,8 +52,7 @@ class Model:
     `directory` is None where there are no side files (openai-whisper's `.pt`); `tokenizer_directory` is where the
     tokenizer is if that is elsewhere, `generation` holds generation settings in the place of the directory's.
     `revision` is the hub's commit. `files` maps each weight file's name to its header, for the identity of the inputs.
-    `identify` says by content what the weights are, where that is not told by `paths` and `adapter_paths`. `beside`
-    holds the files that go with the model by name, where they are not simply those of `directory`.
+    `identify` says by content what the weights are, where that is not told by `paths` and `adapter_paths`.
     """
 
     label: str
@@ -71,10 +66,11 @@ class Model:
     adapter_paths: dict[str, Path] = field(default_factory=dict)
     adapter_config: JsonObject = field(default_factory=dict)
     tokenizer_directory: Path | None = None
-    beside: dict[str, Path] | None = None
     generation: JsonObject | None = None
     method: str = ""  # of a planned merge: by which it is merged
     recipe: JsonObject = field(default_factory=dict)  # of a planned merge: what was written
+    known_as: str = ""  # the class that its tensors were found to be of; empty where nobody knows it
+    spelling: dict[str, str] = field(default_factory=dict, repr=False)  # the architecture's name -> the name here
     made_of: dict[str, str | None] = field(default_factory=dict)  # of a planned merge: the models' licences by name
     reads: tuple[Path, ...] = ()  # of a planned merge: the files and directories of what goes into it
     warnings: list[str] = field(default_factory=list)  # what its files give to think about
@@ -82,9 +78,16 @@ class Model:
 
     @property
     def as_stored(self) -> bool:
-        """Whether every tensor is what its own files hold: no adapter, no merge, none changed in memory."""
+        """Whether every tensor is what its own files hold: no adapter, no merge, none changed, none renamed."""
         own = set(self.paths.values())
-        return all(isinstance(t, FileTensor) and t.file.path in own for t in self.checkpoint.values())
+        return all(
+            isinstance(t, FileTensor) and t.file.path in own and t.name == name for name, t in self.checkpoint.items()
+        )
+
+    @property
+    def architecture(self) -> str:
+        """The class that it is of, whatever its config calls it."""
+        return self.known_as or architecture(self.config)
 
     @property
     def places(self) -> list[Path]:

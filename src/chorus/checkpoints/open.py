@@ -10,6 +10,7 @@ from chorus.checkpoints.adapter import CONFIG, WEIGHTS, apply_adapter, open_adap
 from chorus.checkpoints.directory import open_directory
 from chorus.checkpoints.formats import FORMATS, format_of
 from chorus.checkpoints.model import Model, OpenOptions, stacked_paths
+from chorus.checkpoints.names import named
 from chorus.checkpoints.reference import Reference, looks_local, parse_reference
 from chorus.checkpoints.task_vector import TASK_VECTOR, apply_task_vector
 from chorus.errors import CheckpointError, UsageError
@@ -76,7 +77,7 @@ def _opened(reference: Reference, options: OpenOptions) -> Model:
         model.adapter_paths = stacked_paths(base, directory, (CONFIG, WEIGHTS))  # for its identity in chorus.json
         return model
     if reference.given is not None:
-        return open_model(reference.given.source, options)
+        return named(open_model(reference.given.source, options))
     found = _in_a_form(reference, options)
     # forms first: `recipe.yml:output` is no path that exists, and would pass for a hub id
     if found is not None:
@@ -89,7 +90,7 @@ def _opened(reference: Reference, options: OpenOptions) -> Model:
         model = _open_local(expanded(reference.path), reference, options)
     if reference.override_architecture:
         model = replace(model, config={**model.config, "architectures": [reference.override_architecture]})
-    return model
+    return named(model)
 
 
 def locate(reference: Reference, options: OpenOptions, kind: str) -> tuple[Path, str | None]:

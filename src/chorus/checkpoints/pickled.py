@@ -60,7 +60,12 @@ def open_openai_whisper(path: Path, label: str, allow_pickle: bool) -> Model:
             f"{path}: not an openai-whisper checkpoint", "expected the keys dims and model_state_dict"
         )
     tensors = _tensors_of({transformers_name(k): v for k, v in state["model_state_dict"].items()}, path)
-    return Model(label, Checkpoint(tensors, label), transformers_config(state["dims"]), None, paths={path.name: path})
+    config = transformers_config(state["dims"])
+    for side in ("encoder", "decoder"):  # the inner width is no dimension of theirs: what is stored tells it
+        inner = tensors.get(f"model.{side}.layers.0.fc1.bias")
+        if inner is not None:
+            config[f"{side}_ffn_dim"] = inner.shape[0]
+    return Model(label, Checkpoint(tensors, label), config, None, paths={path.name: path})
 
 
 def _tensors_of(state: object, path: Path) -> dict[str, MemoryTensor]:

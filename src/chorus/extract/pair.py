@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from chorus._version import __version__
-from chorus.architectures.families import architecture
 from chorus.architectures.layouts import layout_of
 from chorus.architectures.roles import Layout, Role
 from chorus.checkpoints.adapted import low_rank_delta, same_tensor
 from chorus.checkpoints.dtypes import FLOATS
 from chorus.checkpoints.lazy_tensor import LazyTensor
 from chorus.checkpoints.model import Model, OpenOptions
+from chorus.checkpoints.names import respelled
 from chorus.checkpoints.open import Source, open_model
 from chorus.errors import CheckpointError, UsageError
 from chorus.lazy import lazy
@@ -100,11 +100,12 @@ class Pair:
 def open_pair(model: Source, base: Source, options: OpenOptions | None = None) -> Pair:
     """Open both; `CheckpointError` where they are not of one architecture and the same shapes."""
     opened, origin = open_model(model, options), open_model(base, options)
-    mine, theirs = architecture(opened.config), architecture(origin.config)
+    mine, theirs = opened.architecture, origin.architecture
     if mine != theirs:
         raise CheckpointError(
             f"{opened.label} is a {mine or '?'}, its base {origin.label} a {theirs or '?'}", "name the model's own base"
         )
+    opened = respelled(opened, origin)
     missing = sorted(set(origin.checkpoint) - set(opened.checkpoint))
     layout = layout_of(origin.config, origin.checkpoint)
     # one of the two may store the tied head and the other not: save_pretrained drops it, trainers' own files keep it

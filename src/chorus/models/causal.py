@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from chorus.architectures.families import architecture
+from chorus.architectures.classes import architecture
 from chorus.models.kind import TEXT, Kind
 from chorus.models.limits import Limits
 from chorus.plain import JsonMap

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from chorus.architectures.families import architecture
+from chorus.architectures.classes import architecture
 from chorus.cache import Cache
 from chorus.lazy import lazy
 from chorus.models.batches import as_taken

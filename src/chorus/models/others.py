@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from chorus.architectures.families import architecture
+from chorus.architectures.classes import architecture
 from chorus.models.kind import SPEECH_TO_TEXT, Kind
 from chorus.models.limits import Limits
 from chorus.plain import JsonMap

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import NotRequired, TypedDict
 
-from chorus.architectures.families import architecture
+from chorus.architectures.classes import architecture
 from chorus.merge.arithmetic.tensor_plan import Input, Step, TensorPlan
 from chorus.merge.method import Value
 from chorus.merge.plan import Plan
@@ -89,8 +89,6 @@ class PlanFacts(TypedDict):
     jobs: int
     cache_bytes: int
     memory_bytes: int
-    side_files: list[str]
-    not_carried: dict[str, list[str]]
     warnings: list[str]
     generation_differences: list[str]
 
@@ -136,8 +134,6 @@ def describe(plan: Plan) -> PlanFacts:
         "jobs": plan.jobs,
         "cache_bytes": plan.cache_bytes if plan.options.reuse else 0,
         "memory_bytes": plan.jobs * plan.bytes_per_job,
-        "side_files": sorted(plan.beside.carried),
-        "not_carried": plan.beside.left,
         "warnings": plan.warnings,
         "generation_differences": plan.generation_differences,
     }

@@ -6,11 +6,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from chorus.architectures.families import architecture, is_whisper
+from chorus.architectures.families import is_whisper
 from chorus.architectures.layouts import layout_of
 from chorus.architectures.roles import Layout
 from chorus.checkpoints.lazy_tensor import Checkpoint, FileTensor, MappedFile
 from chorus.checkpoints.model import Model, OpenOptions
+from chorus.checkpoints.names import respelled
 from chorus.checkpoints.open import open_model
 from chorus.checkpoints.reference import Reference, parse_reference
 from chorus.checkpoints.safetensors_header import read_header
@@ -95,7 +96,23 @@ def open_inputs(recipe: Recipe, options: Options, *, weights: bool) -> Inputs:
     opened = OpenOptions(options.allow_pickle, options.offline, options.cache_dir, weights, options.depth)
     for reference in inputs.references:
         _open(inputs, reference, opened)
+    if not inputs.problems:
+        _spell_alike(inputs)
     return inputs
+
+
+def _spell_alike(inputs: Inputs) -> None:
+    """Every model in the spelling of the one whose config the result has: from here on a name is one tensor in all."""
+    donor = inputs.models[inputs.donor]
+    for i, model in enumerate(inputs.models):
+        try:
+            like = respelled(model, donor) if model.architecture == donor.architecture else model
+        except ChorusError as error:
+            inputs.problems.append(f"{model.label}: {error}")
+            continue
+        if like is not model:
+            inputs.models[i] = like
+            inputs.layouts[i] = layout_of(like.config, like.checkpoint)
 
 
 def open_auxiliary(inputs: Inputs, recipe: Recipe, methods: Sequence[Method]) -> None:
@@ -164,7 +181,7 @@ def check_inputs(inputs: Inputs, options: Options, *, stacked: bool = False) -> 
     for model, other in zip(inputs.models, inputs.layouts, strict=True):
         if model is donor:
             continue
-        mine, theirs = architecture(donor.config), architecture(model.config)
+        mine, theirs = donor.architecture, model.architecture
         if mine != theirs:  # and no more of it: every name and shape would be a further problem
             inputs.problems.append(
                 f"{model.label} is a {theirs or '?'}, {donor.label} a {mine or '?'}: only like models merge"

@@ -34,7 +34,9 @@ def write_side_files(plan: Plan, directory: Path, done: Done) -> list[str]:
             write_json(out / "generation_config.json", variant.generation)
         if len(variant.shards) > 1:
             write_json(out / INDEX, _index(variant))
-        warnings += copy_side_files(plan.beside.carried, out)
+        if plan.options.copy_tokenizer:
+            tokenizer, donor = plan.models[plan.tokenizer], plan.models[plan.donor]
+            warnings += copy_side_files(tokenizer.tokenizer_directory or tokenizer.directory, donor.directory, out)
         losses = cast_losses(variant, done)
         shown = _loss_lines(losses)
         warnings += shown

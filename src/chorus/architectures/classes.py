@@ -1,0 +1,105 @@
+"""Which class of transformers a config means: by its own word, else by its model type."""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from chorus.plain import JsonMap
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedModel
+
+# what wraps a model while it is trained, and then stands in its config
+WRAPPERS = (
+    "OptimizedModule", "DistributedDataParallel", "DataParallel", "FullyShardedDataParallel", "DeepSpeedEngine",
+    "PeftModel", "PeftModelForCausalLM", "PeftModelForSeq2SeqLM", "PeftModelForFeatureExtraction", "PeftMixedModel",
+    "AutoModel", "AutoModelForCausalLM", "AutoModelForSpeechSeq2Seq", "AutoModelForCTC", "AutoModelForSeq2SeqLM",
+    "AutoModelForCausalLMWithValueHead",
+)  # fmt: skip
+FSDP = "FSDP"  # before the class's name, where torch's fully_shard has renamed it
+# the class of a model type whose family has a rule: no import of transformers for these
+USUAL = {
+    "whisper": "WhisperForConditionalGeneration",
+    "qwen2": "Qwen2ForCausalLM",
+    "qwen3": "Qwen3ForCausalLM",
+    "llama": "LlamaForCausalLM",
+    "mistral": "MistralForCausalLM",
+}
+# of classes that fit a file equally well the first is taken
+PREFERRED = (
+    "MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING", "MODEL_FOR_CTC_MAPPING", "MODEL_FOR_MULTIMODAL_LM_MAPPING",
+    "MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING", "MODEL_FOR_CAUSAL_LM_MAPPING", "MODEL_FOR_MASKED_LM_MAPPING",
+    "MODEL_FOR_TEXT_TO_WAVEFORM_MAPPING", "MODEL_MAPPING",
+)  # fmt: skip
+
+
+def architecture(config: JsonMap) -> str:
+    """The class that the config names first; its model type's usual one where it names none, or a wrapper."""
+    written = config.get("architectures")
+    first = written[0] if isinstance(written, list) and written else ""
+    name = str(first).removeprefix(FSDP)
+    if name and name not in WRAPPERS:
+        return name
+    return USUAL.get(str(config.get("model_type", "")), "")
+
+
+def read_config(config: JsonMap) -> PretrainedConfig:
+    """A config as transformers reads it from a directory, legacy values included; no code of the model's own runs."""
+    import transformers
+
+    plain = {key: value for key, value in config.items() if key != "auto_map"}
+    if not plain.get("model_type"):
+        cls = getattr(transformers, architecture(config), None)
+        kind = getattr(cls, "config_class", None)
+        if kind is None:
+            raise ValueError(unknown(config))
+        return kind.from_dict(plain)
+    with tempfile.TemporaryDirectory() as folder:  # AutoConfig mends older configs only as it reads a file
+        (Path(folder) / "config.json").write_text(json.dumps(plain), encoding="utf-8")
+        return transformers.AutoConfig.from_pretrained(folder)
+
+
+def named_class(config: JsonMap) -> type[PreTrainedModel] | None:
+    """The class that the config names, where transformers has it."""
+    import transformers
+
+    found = getattr(transformers, architecture(config), None)
+    return found if isinstance(found, type) and issubclass(found, transformers.PreTrainedModel) else None
+
+
+def classes_of(settings: PretrainedConfig) -> Iterator[type[PreTrainedModel]]:
+    """Every class that takes such a config, those of the usual tasks first."""
+    import transformers
+    from transformers.models.auto import modeling_auto
+
+    seen: set[str] = set()
+    for name in PREFERRED:
+        mapping = getattr(modeling_auto, name, {})
+        cls = mapping.get(type(settings), None)  # raises without the second argument
+        for one in cls if isinstance(cls, tuple) else (cls,):
+            if one is not None and one.__name__ not in seen:
+                seen.add(one.__name__)
+                yield one
+    if not seen:
+        return
+    module = sys.modules[one.__module__]
+    for name in getattr(module, "__all__", ()):  # heads that no Auto class offers
+        cls = getattr(module, name)
+        if name not in seen and issubclass(cls, transformers.PreTrainedModel) and cls.config_class is type(settings):
+            yield cls
+
+
+def unknown(config: JsonMap) -> str:
+    """What is said of a config that no class of transformers has."""
+    import transformers
+
+    called = architecture(config) or str(config.get("model_type") or "unnamed")
+    return (
+        f'architecture "{called}" is unknown to transformers {transformers.__version__}; where it is a known one under '
+        "another name, write the model as {model: ..., override_architecture: CLASS}"
+    )

@@ -1,0 +1,162 @@
+"""One list of names for each model, that of its architecture: wrappers taken off, what is ignored left out, the rest
+told; and a model in the spelling of another.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+
+from chorus.architectures.classes import FSDP, architecture
+from chorus.architectures.inventory import UNMERGED, Inventory, Review
+from chorus.architectures.layouts import inventory_of, other_class
+from chorus.checkpoints.lazy_tensor import Checkpoint, LazyTensor
+from chorus.checkpoints.model import Model
+from chorus.checkpoints.regrouped import regroup
+from chorus.errors import CheckpointError
+from chorus.plain import JsonObject
+
+# modules that wrap others while a model is trained, wherever they stand in a name
+WRAPPING = re.compile(r"\b(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|_fpw_module|_forward_module)\.")
+SHOWN = 3
+
+
+def named(model: Model) -> Model:
+    """The model under names that its architecture has; `CheckpointError` where they are not its.
+
+    What is left out is told in `warnings`. A model whose architecture nobody knows is returned as it is.
+    """
+    if model.spelling:
+        return model
+    try:
+        inventory = inventory_of(model.config, model.checkpoint)
+    except ValueError:  # whoever needs its layout tells why
+        return model
+    tensors = _unwrapped(model, inventory)
+    review = inventory.review({name: tensor.shape for name, tensor in tensors.items()})
+    warnings = [*model.warnings, *_wrapped(model, tensors)]
+    if review.foreign:
+        warnings.append(_left_out(model, inventory, review))
+    _refuse(model, inventory, review)
+    if review.ignored:
+        warnings.append(f"{model.label}: {_some(review.ignored)} left out, which transformers ignores")
+    own = set(review.names.values())
+    return replace(
+        model,
+        checkpoint=Checkpoint({name: tensor for name, tensor in tensors.items() if name in own}, model.label),
+        config=_with_class(model.config, inventory),
+        warnings=warnings,
+        known_as=inventory.architecture,
+        spelling=review.names,
+    )
+
+
+def _unwrapped(model: Model, inventory: Inventory) -> dict[str, LazyTensor]:
+    """The tensors without what wrapped their modules: known words anywhere, and what all names begin with."""
+    tensors = {WRAPPING.sub("", name): tensor for name, tensor in model.checkpoint.items()}
+    if len(tensors) < len(model.checkpoint):
+        raise CheckpointError(f"{model.label}: holds tensors with and without _orig_mod. before them", "save it again")
+
+    def foreign(names: Iterable[str]) -> bool:
+        return any(inventory.place(name) is None and not inventory.passes_over(name) for name in names)
+
+    stripped = tensors
+    while foreign(stripped):  # `module.`, `model.`, `base_model.model.`: whatever it is called, it stands before all
+        first = {name.partition(".")[0] for name in stripped}
+        if len(first) != 1 or not all("." in name for name in stripped):
+            return tensors
+        stripped = {name.partition(".")[2]: tensor for name, tensor in stripped.items()}
+    return stripped
+
+
+def _wrapped(model: Model, tensors: Mapping[str, LazyTensor]) -> list[str]:
+    changed = next(((a, b) for a, b in zip(model.checkpoint, tensors, strict=True) if a != b), None)
+    if changed is None:
+        return []
+    return [f"{model.label}: saved with its wrapper, which is taken off the names: {changed[0]} is {changed[1]}"]
+
+
+def _left_out(model: Model, inventory: Inventory, review: Review) -> str:
+    """What is said of tensors of another head of the same model; `CheckpointError` where they are nobody's."""
+    unmerged = [name for name in review.foreign if UNMERGED.search(name)]
+    if unmerged:
+        raise CheckpointError(
+            f"{model.label}: an unmerged adapter in the model file: {_some(unmerged)}",
+            "merge it with PEFT's merge_and_unload and save the model; or save the adapter and name it on its base",
+        )
+    other = other_class(model.config, review.foreign)
+    if other is None:
+        raise CheckpointError(
+            f"{model.label}: {_some(review.foreign)}: {inventory.architecture} has no tensor of that name",
+            "the file is of another model than its config.json, or of another class: then write the model as "
+            "{model: ..., override_architecture: CLASS}",
+        )
+    return f"{model.label}: {_some(review.foreign)} left out: of {other}, not of {inventory.architecture}"
+
+
+def _refuse(model: Model, inventory: Inventory, review: Review) -> None:
+    if review.twice:
+        first, second = review.twice[0]
+        raise CheckpointError(f"{model.label}: {first} and {second} are one tensor under two names", "save it again")
+    if review.missing:
+        raise CheckpointError(
+            f"{model.label}: lacks {_some(review.missing)}, which {inventory.architecture} has by its config.json",
+            "the file is not whole, or its config.json is another model's; save or download it again",
+        )
+    if review.misshapen:
+        name, shape, wanted = review.misshapen[0]
+        more = f", and {len(review.misshapen) - 1} more do not fit" if len(review.misshapen) > 1 else ""
+        raise CheckpointError(
+            f"{model.label}: {name} has the shape {list(shape)}, by its config.json it is {list(wanted)}{more}",
+            "the config.json is another model's, or was not changed with the weights (vocab_size after a resize)",
+        )
+
+
+def _with_class(config: JsonObject, inventory: Inventory) -> JsonObject:
+    """The config with a class, where it names none or what wrapped it; a hub's own name for a class stays."""
+    written = config.get("architectures")
+    if isinstance(written, list) and written and architecture({"architectures": written}):
+        own = str(written[0]).removeprefix(FSDP)
+        return config if own == written[0] else {**config, "architectures": [own]}
+    return {**config, "architectures": [inventory.architecture]}
+
+
+def respelled(model: Model, like: Model) -> Model:
+    """The model with its tensors under the names that another's file has for them."""
+    if not model.spelling or not like.spelling:  # of an architecture that nobody knows
+        return model
+    tensors = dict(model.checkpoint.items())
+    names = dict(model.spelling)
+    other_form = {own for own in names if own not in like.spelling}
+    if other_form:
+        inventory = inventory_of(model.config, model.checkpoint)
+        for group in inventory.groups:
+            regroup(group, names, tensors, set(like.spelling), inventory)
+    spelling = {own: like.spelling.get(own) or _by_analogy(own, like.spelling) for own in names}
+    if spelling == model.spelling:
+        return model
+    renamed = {spelling[own]: tensors.pop(name) for own, name in names.items()}
+    # what is left was put there by an adapter, under the name that it has in its base
+    return replace(model, checkpoint=Checkpoint(renamed | tensors, model.label), spelling=spelling)
+
+
+def _by_analogy(own: str, spelling: Mapping[str, str]) -> str:
+    """How a file would spell a tensor that it lacks (a further layer, a head): as it spells the nearest that it has."""
+    pattern = _numberless(own)
+    for known, name in spelling.items():
+        if _numberless(known) == pattern:
+            numbers = re.findall(r"\.(\d+)(?=\.)", own)
+            if len(re.findall(r"\.(\d+)(?=\.)", name)) == len(numbers):
+                left = iter(numbers)
+                return re.sub(r"\.(\d+)(?=\.)", lambda _: f".{next(left)}", name)
+    return own
+
+
+def _numberless(name: str) -> str:
+    return re.sub(r"\.\d+(?=\.)", ".#", name)
+
+
+def _some(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:SHOWN])
+    return shown + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
