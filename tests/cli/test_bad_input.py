@@ -204,6 +204,7 @@ def test_fails_with_a_truncated_file(fails, mine):
 def test_fails_with_an_index_that_points_outside(fails, mine, shard):
     index = {"metadata": {}, "weight_map": {"model.norm.weight": shard}}
     (mine.tuned[0] / "model.safetensors.index.json").write_text(json.dumps(index))
+    (mine.tuned[0] / "model.safetensors").unlink()  # which would go before the index
     fails(linear(mine.base, mine.tuned[0]), "lies outside the model's directory")
 
 

@@ -60,9 +60,7 @@ def test_whisper_loads_with_its_generation_settings(whisper, out):
     assert model.generation_config.lang_to_id == {"<|en|>": 50259, "<|pt|>": 50267}
     assert model.generation_config.alignment_heads == [[0, 0]]
     assert WhisperFeatureExtractor.from_pretrained(out).chunk_length == 1
-    assert {"preprocessor_config.json", "processor_config.json", "generation_config.json"} <= {
-        p.name for p in out.iterdir()
-    }
+    assert {"preprocessor_config.json", "generation_config.json"} <= {p.name for p in out.iterdir()}
     ids = model.generate(
         input_features=torch.zeros(1, 80, 100), language="pt", task="transcribe", max_new_tokens=3, do_sample=False
     )

@@ -77,8 +77,9 @@ def test_a_full_fine_tune_leaves_what_every_runtime_asks_for(settings, tmp_path)
     assert names >= {
         "config.json", "model.safetensors", "generation_config.json", "tokenizer.json", "tokenizer_config.json",
         "vocab.json", "merges.txt", "added_tokens.json", "special_tokens_map.json", "preprocessor_config.json",
-        "processor_config.json", "README.md", "chorus.json", "curve.png",
+        "README.md", "chorus.json", "curve.png",
     }  # fmt: skip
+    assert "processor_config.json" not in names  # transformers up to 4.55 cannot read it
     assert result.steps == 6
     facts = json.loads((out / "chorus.json").read_text())
     assert facts["data"]["train_rows"] == 24

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 
@@ -36,45 +37,36 @@ def read(place, name):
     return json.loads((place / name).read_text())
 
 
+def copied(source, out):
+    """What a directory holds, copied and completed."""
+    return copy_side_files({path.name: path for path in sorted(source.iterdir())}, out)
+
+
 # ---- what is copied ----
 
 
-def test_tokenizer_and_processor_may_come_from_two_models(places):
+def test_files_are_copied_under_their_names_folders_too(places):
     source, other, out = places
-    for place, mark in ((source, "source"), (other, "other")):
-        put(place, "tokenizer_config.json", {"from": mark})
-        put(place, "preprocessor_config.json", {"from": mark})
-    assert copy_side_files(source, other, out) == []
-    assert read(out, "tokenizer_config.json") == {"from": "source"}
-    assert read(out, "preprocessor_config.json") == {"from": "other"}
+    put(source, "a.json", "a")
+    (other / "sub").mkdir()
+    put(other, "sub/b.bin", "b")
+    assert copy_side_files({"a.json": source / "a.json", "sub/b.bin": other / "sub" / "b.bin"}, out) == []
+    assert (out / "a.json").read_text() + (out / "sub" / "b.bin").read_text() == "ab"
 
 
-def test_only_the_known_files_are_copied(places):
+def test_what_is_no_file_is_refused_and_not_waited_for(places):
     source, _, out = places
-    put(source, "tokenizer_config.json", {})
-    put(source, "training_args.bin", "secret")
-    (source / "vocab.json").mkdir()  # a folder of that name is no tokenizer file
-    copy_side_files(source, source, out)
-    assert {p.name for p in out.iterdir()} == {"tokenizer_config.json"}
-
-
-@pytest.mark.parametrize("missing", ["tokenizer", "processor", "both"])
-def test_without_a_source_nothing_is_copied(places, missing):
-    source, _, out = places
-    put(source, "tokenizer_config.json", {})
-    put(source, "preprocessor_config.json", EXTRACTOR)
-    tokenizer = None if missing in ("tokenizer", "both") else source
-    processor = None if missing in ("processor", "both") else source
-    copy_side_files(tokenizer, processor, out)
-    assert (out / "tokenizer_config.json").exists() == (tokenizer is not None)
-    assert (out / "preprocessor_config.json").exists() == (processor is not None)
+    os.mkfifo(source / "tokenizer.json")
+    with pytest.raises(CheckpointError, match="a pipe, not a file"):
+        copied(source, out)
 
 
 def test_a_folder_that_cannot_be_written_is_told(places, tmp_path):
     source, _, _ = places
     put(source, "tokenizer_config.json", {})
+    put(tmp_path, "a file", "")
     with pytest.raises(OutputError, match="tokenizer_config"):
-        copy_side_files(source, None, tmp_path / "nowhere")
+        copied(source, tmp_path / "a file")
 
 
 # ---- processors ----
@@ -83,24 +75,23 @@ def test_a_folder_that_cannot_be_written_is_told(places, tmp_path):
 def test_the_new_processor_file_gives_the_old_one(places):
     source, _, out = places
     put(source, "processor_config.json", {"processor_class": "WhisperProcessor", "feature_extractor": EXTRACTOR})
-    copy_side_files(None, source, out)
+    copied(source, out)
     assert read(out, "preprocessor_config.json") == {**EXTRACTOR, "processor_class": "WhisperProcessor"}
 
 
-@pytest.mark.parametrize("stated", [None, "MyProcessor"])
-def test_the_old_processor_file_gives_the_new_one(places, stated):
+def test_the_old_processor_file_is_enough(places):
+    """transformers up to 4.55 cannot read the new one; later ones read both."""
     source, _, out = places
-    put(source, "preprocessor_config.json", EXTRACTOR | ({"processor_class": stated} if stated else {}))
-    copy_side_files(None, source, out)
-    made = read(out, "processor_config.json")
-    assert made == {"feature_extractor": EXTRACTOR, "processor_class": stated or "WhisperProcessor"}
+    put(source, "preprocessor_config.json", {**EXTRACTOR, "processor_class": "WhisperProcessor"})
+    copied(source, out)
+    assert {p.name for p in out.iterdir()} == {"preprocessor_config.json"}
 
 
 def test_forms_that_are_there_are_left_alone(places):
     source, _, out = places
     put(source, "processor_config.json", {"feature_extractor": {**EXTRACTOR, "feature_size": 128}})
     put(source, "preprocessor_config.json", EXTRACTOR)
-    copy_side_files(None, source, out)
+    copied(source, out)
     assert read(out, "preprocessor_config.json") == EXTRACTOR
     assert read(out, "processor_config.json")["feature_extractor"]["feature_size"] == 128
 
@@ -109,15 +100,8 @@ def test_forms_that_are_there_are_left_alone(places):
 def test_a_processor_without_an_extractor_has_no_old_form(places, settings):
     source, _, out = places
     put(source, "processor_config.json", settings)
-    copy_side_files(None, source, out)
+    copied(source, out)
     assert not (out / "preprocessor_config.json").exists()
-
-
-def test_an_image_processor_has_no_new_form(places):
-    source, _, out = places
-    put(source, "preprocessor_config.json", {"image_processor_type": "CLIPImageProcessor"})
-    copy_side_files(None, source, out)
-    assert not (out / "processor_config.json").exists()
 
 
 def test_the_extractors_settings_are_read_from_either_form(tmp_path):
@@ -125,10 +109,22 @@ def test_the_extractors_settings_are_read_from_either_form(tmp_path):
     assert feature_extractor_of(tmp_path) == {}
     put(tmp_path, "processor_config.json", {"feature_extractor": EXTRACTOR})
     assert feature_extractor_of(tmp_path) == EXTRACTOR
+    put(tmp_path, "preprocessor_config.json", {**EXTRACTOR, "feature_size": 128})
+    assert feature_extractor_of(tmp_path)["feature_size"] == 80  # the new one wins, as in transformers
     put(tmp_path, "processor_config.json", {"feature_extractor": "a name"})
-    assert feature_extractor_of(tmp_path) == {}
-    put(tmp_path, "preprocessor_config.json", {**EXTRACTOR, "feature_size": 128})  # the old one wins
     assert feature_extractor_of(tmp_path)["feature_size"] == 128
+    put(tmp_path, "processor_config.json", {"audio_processor": {**EXTRACTOR, "feature_size": 40}})
+    assert feature_extractor_of(tmp_path)["feature_size"] == 40
+
+
+def test_transformers_prefers_the_same_settings(tmp_path):
+    from transformers import WhisperFeatureExtractor
+
+    put(tmp_path, "preprocessor_config.json", {**EXTRACTOR, "feature_size": 128})
+    for key in ("nothing", "feature_extractor", "audio_processor"):
+        put(tmp_path, "processor_config.json", {key: EXTRACTOR})
+        theirs = WhisperFeatureExtractor.get_feature_extractor_dict(tmp_path)[0]
+        assert theirs["feature_size"] == feature_extractor_of(tmp_path)["feature_size"]
 
 
 # ---- tokenizers ----
@@ -139,7 +135,7 @@ def test_the_old_tokenizer_files_are_made_of_the_new_one(places, merges):
     source, _, out = places
     put(source, "tokenizer.json", tokenizer_json(merges))
     put(source, "tokenizer_config.json", {"eos_token": "<|end|>", "pad_token": {"content": "<|end|>"}, "model_max": 9})
-    assert copy_side_files(source, None, out) == []
+    assert copied(source, out) == []
     assert read(out, "vocab.json") == VOCABULARY
     assert (out / "merges.txt").read_text() == "#version: 0.2\na b\n"
     assert read(out, "added_tokens.json") == {"<|end|>": 3}
@@ -149,7 +145,7 @@ def test_the_old_tokenizer_files_are_made_of_the_new_one(places, merges):
 def test_tokens_of_the_vocabulary_are_not_added_again(places):
     source, _, out = places
     put(source, "tokenizer.json", tokenizer_json([], added=[("ab", 2)]))
-    copy_side_files(source, None, out)
+    copied(source, out)
     assert not (out / "added_tokens.json").exists()
     assert not (out / "special_tokens_map.json").exists()
 
@@ -157,7 +153,7 @@ def test_tokens_of_the_vocabulary_are_not_added_again(places):
 def test_a_tokenizer_of_another_kind_has_no_old_files(places):
     source, _, out = places
     put(source, "tokenizer.json", tokenizer_json([], kind="Unigram"))
-    copy_side_files(source, None, out)
+    copied(source, out)
     assert {p.name for p in out.iterdir()} == {"tokenizer.json"}
 
 
@@ -166,7 +162,7 @@ def test_old_files_that_are_there_stay_as_they_are(places):
     put(source, "tokenizer.json", tokenizer_json(["a b"]))
     put(source, "vocab.json", {"z": 9})
     put(source, "merges.txt", "of old\n")
-    copy_side_files(source, None, out)
+    copied(source, out)
     assert read(out, "vocab.json") == {"z": 9}
     assert (out / "merges.txt").read_text() == "of old\n"
 
@@ -175,7 +171,7 @@ def test_a_damaged_tokenizer_is_told(places):
     source, _, out = places
     put(source, "tokenizer.json", "{")
     with pytest.raises(CheckpointError, match=r"tokenizer\.json: not readable as JSON"):
-        copy_side_files(source, None, out)
+        copied(source, out)
 
 
 def test_the_new_tokenizer_file_is_made_of_the_old_ones_and_cuts_alike(places):
@@ -186,11 +182,11 @@ def test_the_new_tokenizer_file_is_made_of_the_old_ones_and_cuts_alike(places):
     for name in ("tokenizer.json", "tokenizer_config.json"):
         put(source, name, (BASE / name).read_text())
     put(source, "config.json", {"model_type": "whisper"})
-    copy_side_files(source, None, other)
+    copied(source, other)
     (other / "tokenizer.json").unlink()
     put(other, "config.json", {"model_type": "whisper"})
     put(out, "config.json", {"model_type": "whisper"})
-    assert copy_side_files(other, None, out) == []
+    assert copied(other, out) == []
     assert (out / "tokenizer.json").exists()
     first, last = AutoTokenizer.from_pretrained(source), AutoTokenizer.from_pretrained(out)
     for text in ("one two", " seven, three!", "ação"):
@@ -201,7 +197,7 @@ def test_a_tokenizer_that_transformers_cannot_read_is_a_warning(places):
     source, _, out = places
     put(source, "vocab.json", "[]")
     put(source, "merges.txt", "")
-    (warning,) = copy_side_files(source, None, out)
+    (warning,) = copied(source, out)
     assert "tokenizer.json could not be made" in warning
 
 

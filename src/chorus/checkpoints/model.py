@@ -28,6 +28,11 @@ TOKENIZER_FILES = (
     "chat_template.jinja",
     "chat_template.json",
     "sentencepiece.bpe.model",
+    "spiece.model",
+    "source.spm",
+    "target.spm",
+    "target_vocab.json",
+    "tekken.json",
 )
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json")
 SIDE_FILES = ("config.json", "generation_config.json", *TOKENIZER_FILES, *PROCESSOR_FILES)
@@ -52,7 +57,8 @@ class Model:
     `directory` is None where there are no side files (openai-whisper's `.pt`); `tokenizer_directory` is where the
     tokenizer is if that is elsewhere, `generation` holds generation settings in the place of the directory's.
     `revision` is the hub's commit. `files` maps each weight file's name to its header, for the identity of the inputs.
-    `identify` says by content what the weights are, where that is not told by `paths` and `adapter_paths`.
+    `identify` says by content what the weights are, where that is not told by `paths` and `adapter_paths`. `beside`
+    holds the files that go with the model by name, where they are not simply those of `directory`.
     """
 
     label: str
@@ -66,6 +72,7 @@ class Model:
     adapter_paths: dict[str, Path] = field(default_factory=dict)
     adapter_config: JsonObject = field(default_factory=dict)
     tokenizer_directory: Path | None = None
+    beside: dict[str, Path] | None = None
     generation: JsonObject | None = None
     method: str = ""  # of a planned merge: by which it is merged
     recipe: JsonObject = field(default_factory=dict)  # of a planned merge: what was written

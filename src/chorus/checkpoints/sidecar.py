@@ -1,71 +1,74 @@
-"""The files beside the weights: tokenizer, processor, generation settings, in the old and the new form.
+"""The files beside the weights: copied, and the old forms made of the new where runtimes ask for them.
 
 transformers 5 writes only `tokenizer.json`, `tokenizer_config.json` and `processor_config.json`; faster-whisper and
-whisper.cpp's converter ask for `vocab.json`, `merges.txt`, `added_tokens.json` and `preprocessor_config.json`. The
-result has both, whichever the source had.
+whisper.cpp's converter ask for `vocab.json`, `merges.txt`, `added_tokens.json` and `preprocessor_config.json`. Not the
+other way round: every transformers reads the old processor form, those up to 4.55 stumble over the new one.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
-from chorus.checkpoints.model import PROCESSOR_FILES, TOKENIZER_FILES
 from chorus.checkpoints.writer import explained, write_text
 from chorus.files import MAX_TOKENIZER, present, read_json, regular
 from chorus.plain import JsonObject
 
 # One of these holds a tokenizer's vocabulary: transformers 5 makes an empty tokenizer of a directory without any.
-VOCABULARIES = ("tokenizer.json", "vocab.json", "tokenizer.model", "vocab.txt", "spiece.model")
+VOCABULARIES = (
+    "tokenizer.json",
+    "vocab.json",
+    "tokenizer.model",
+    "vocab.txt",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "source.spm",
+    "tekken.json",
+)
 
 
 def feature_extractor_of(directory: Path | None) -> JsonObject:
-    """The feature extractor's settings, from the old or the new file; empty where there are none."""
+    """The feature extractor's settings, from the file that transformers prefers; empty where there are none."""
     if directory is None:
         return {}
-    for name, key in (("preprocessor_config.json", None), ("processor_config.json", "feature_extractor")):
-        if present(directory / name):
-            settings = read_json(directory / name)
-            found = settings if key is None else settings.get(key) or {}
-            return found if isinstance(found, dict) else {}
-    return {}
+    new, old = directory / "processor_config.json", directory / "preprocessor_config.json"
+    nested = read_json(new) if present(new) else {}
+    for key in ("feature_extractor", "audio_processor"):
+        if isinstance(nested.get(key), dict):
+            return dict(nested[key])
+    return read_json(old) if present(old) else {}
 
 
-def copy_side_files(tokenizer: Path | None, processor: Path | None, out: Path) -> list[str]:
-    """Copy tokenizer and processor files, then write the forms that are missing; returns warnings."""
-    for source, names in ((tokenizer, TOKENIZER_FILES), (processor, PROCESSOR_FILES)):
-        for name in names:
-            if source is not None and present(source / name) and not (source / name).is_dir():
-                regular(source / name)  # a pipe would be waited for
-                with explained(out / name):
-                    shutil.copyfile(source / name, out / name)
+def chat_template_of(files: Mapping[str, Path]) -> bool:
+    """Whether there is a chat template among a tokenizer's files, or inside one of them."""
+    if any(name.startswith("chat_template.") for name in files):
+        return True
+    config = files.get("tokenizer_config.json")
+    return config is not None and bool(read_json(config).get("chat_template"))
+
+
+def copy_side_files(files: Mapping[str, Path], out: Path) -> list[str]:
+    """Copy files under their names, then write the old forms that are missing; returns warnings."""
+    for name, path in files.items():
+        regular(path)
+        with explained(out / name):
+            (out / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, out / name)
     _complete_processor(out)
     return _complete_tokenizer(out)
 
 
 def _complete_processor(out: Path) -> None:
     old, new = out / "preprocessor_config.json", out / "processor_config.json"
-    if not old.exists() and new.exists():
-        settings = read_json(new)
-        extractor = settings.get("feature_extractor")
-        if isinstance(extractor, dict):
-            # faster-whisper reads the number of mel bins here, and assumes 80 where there is no such file
-            write_json(old, {**extractor, "processor_class": settings.get("processor_class")})
-    elif old.exists() and not new.exists():
-        settings = read_json(old)
-        if settings.get("feature_extractor_type"):
-            # WhisperFeatureExtractor -> WhisperProcessor: transformers names them alike
-            name = settings.get("processor_class") or settings["feature_extractor_type"].replace(
-                "FeatureExtractor", "Processor"
-            )
-            write_json(
-                new,
-                {
-                    "feature_extractor": {k: v for k, v in settings.items() if k != "processor_class"},
-                    "processor_class": name,
-                },
-            )
+    if not present(new) or present(old):
+        return
+    settings = read_json(new)
+    extractor = settings.get("feature_extractor")
+    if isinstance(extractor, dict):
+        # faster-whisper reads the number of mel bins here, and assumes 80 where there is no such file
+        write_json(old, {**extractor, "processor_class": settings.get("processor_class")})
 
 
 def _complete_tokenizer(out: Path) -> list[str]:

@@ -59,6 +59,7 @@ def command(
     chorus merge recipe.yml -o merged
     chorus merge recipe.yml -o adapter --as adapter --max-rank 32
     """
+    from chorus.checkpoints.beside import told
     from chorus.merge.api import merge
     from chorus.merge.planning.planner import plan
 
@@ -76,6 +77,9 @@ def command(
     load_kernels()
     for warning in [*planned.warnings, *(f"generation: {d}" for d in planned.generation_differences)]:
         note(f"warning: {warning}", quiet=quiet)
+    left = told(planned.beside.left)
+    if left:
+        note(left, quiet=quiet)
     if ranks is not None:
         _adapter(planned, target, ranks, json_, quiet)
         return

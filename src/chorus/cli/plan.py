@@ -55,6 +55,7 @@ def command(recipe: str, tensors: bool, json_: bool, **flags: Any) -> None:
 
 
 def _print(facts: PlanFacts, every_tensor: bool) -> None:
+    from chorus.checkpoints.beside import told
     from chorus.merge.planning.describe import draw_together
 
     rows = [
@@ -105,6 +106,9 @@ def _print(facts: PlanFacts, every_tensor: bool) -> None:
             click.echo(
                 f"warning: the cache is limited to {size(limit_bytes())} (CHORUS_CACHE_LIMIT), so a part is kept"
             )
+    left = told(facts["not_carried"])
+    if left:
+        click.echo(left)
     for line in facts["warnings"]:
         click.echo(f"warning: {line}")
     for line in facts["generation_differences"]:

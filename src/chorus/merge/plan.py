@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from chorus.cache import Cache
+from chorus.checkpoints.beside import Beside
 from chorus.checkpoints.dtypes import itemsize
 from chorus.checkpoints.lazy_tensor import LazyTensor
 from chorus.checkpoints.model import Model
@@ -100,6 +101,7 @@ class Plan(Mapping[str, LazyTensor]):
     auxiliary: list[Model] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     generation_differences: list[str] = field(default_factory=list)
+    beside: Beside = field(default_factory=Beside)  # the files that go with the result, and those that do not
     duplicates: list[tuple[int, str, str]] = field(default_factory=list)  # (model, stored copy, what it is tied to)
 
     @property
@@ -148,7 +150,8 @@ class Plan(Mapping[str, LazyTensor]):
             checkpoint=merged_checkpoint(self.session, variant.tensors, label),
             config=variant.config,
             directory=donor.directory,
-            tokenizer_directory=tokenizer.directory,
+            tokenizer_directory=tokenizer.tokenizer_directory or tokenizer.directory,
+            beside=self.beside.carried,
             generation=variant.generation,
             method=variant.method,
             recipe=self.recipe.document,

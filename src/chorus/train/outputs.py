@@ -73,14 +73,12 @@ def _readable(directory: Path) -> None:
 
 
 def _side_files(backbone: Backbone, directory: Path) -> None:
-    """Tokenizer, processor and generation settings, in the old and the new form."""
-    # by way of another folder: save_pretrained writes one form, copy_side_files completes it to both
+    """Tokenizer, processor and generation settings, with the forms that other runtimes ask for."""
+    # by way of another folder: save_pretrained writes one form, copy_side_files adds the others
     with tempfile.TemporaryDirectory() as folder:
         backbone.save_side_files(Path(folder))
-        copy_side_files(Path(folder), Path(folder), directory)
-        generation = Path(folder) / "generation_config.json"
-        if generation.exists():
-            (directory / generation.name).write_bytes(generation.read_bytes())
+        files = sorted(path for path in Path(folder).rglob("*") if path.is_file())
+        copy_side_files({str(path.relative_to(folder)): path for path in files}, directory)
 
 
 def _paperwork(directory: Path, config: TrainConfig, facts: TrainingFacts, *, adapter: bool, pipeline_tag: str) -> None:

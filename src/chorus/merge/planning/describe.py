@@ -89,6 +89,8 @@ class PlanFacts(TypedDict):
     jobs: int
     cache_bytes: int
     memory_bytes: int
+    side_files: list[str]
+    not_carried: dict[str, list[str]]
     warnings: list[str]
     generation_differences: list[str]
 
@@ -134,6 +136,8 @@ def describe(plan: Plan) -> PlanFacts:
         "jobs": plan.jobs,
         "cache_bytes": plan.cache_bytes if plan.options.reuse else 0,
         "memory_bytes": plan.jobs * plan.bytes_per_job,
+        "side_files": sorted(plan.beside.carried),
+        "not_carried": plan.beside.left,
         "warnings": plan.warnings,
         "generation_differences": plan.generation_differences,
     }

@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from chorus.checkpoints.beside import Beside
 from chorus.errors import PlanError, RecipeError, UsageError
 from chorus.merge.method import METHODS, Method
 from chorus.merge.options import Options
 from chorus.merge.plan import Plan, Variant
+from chorus.merge.planning.beside import side_files
 from chorus.merge.planning.generation import settings as generation_settings
 from chorus.merge.planning.inputs import (
     Inputs,
@@ -57,6 +59,7 @@ def plan(
     check_inputs(inputs, options, stacked=stacked)
     _check_tokenizer(loaded, inputs)
     _check_gradients(loaded, inputs)
+    beside = side_files(inputs) if options.copy_tokenizer else Beside()
     if not inputs.problems:
         open_auxiliary(inputs, loaded.recipe, list({m.name: m for _, m in methods}.values()))
     generation, differences, problems = generation_settings(loaded.recipe.generation, inputs)
@@ -86,6 +89,7 @@ def plan(
         seed=seed or 0,
         warnings=list(dict.fromkeys(inputs.warnings)),
         generation_differences=differences,
+        beside=beside,
         duplicates=duplicates_of(inputs),
     )
     if planned.bytes_per_job > options.memory_budget_bytes:

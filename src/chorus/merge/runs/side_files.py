@@ -34,9 +34,7 @@ def write_side_files(plan: Plan, directory: Path, done: Done) -> list[str]:
             write_json(out / "generation_config.json", variant.generation)
         if len(variant.shards) > 1:
             write_json(out / INDEX, _index(variant))
-        if plan.options.copy_tokenizer:
-            tokenizer, donor = plan.models[plan.tokenizer], plan.models[plan.donor]
-            warnings += copy_side_files(tokenizer.tokenizer_directory or tokenizer.directory, donor.directory, out)
+        warnings += copy_side_files(plan.beside.carried, out)
         losses = cast_losses(variant, done)
         shown = _loss_lines(losses)
         warnings += shown

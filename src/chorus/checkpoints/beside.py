@@ -1,0 +1,205 @@
+"""What lies beside the weights, and which of it goes with the model: everything but what is listed here.
+
+Which files a model needs nobody can list: tokenizers, speakers, language models and code have names of their own. What
+must not be carried can be listed: weights in any form, what a training leaves, caches, what others made of the model.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path, PurePosixPath
+
+from chorus.checkpoints.model import PROCESSOR_FILES, TOKENIZER_FILES, Model
+from chorus.errors import CheckpointError
+from chorus.files import read_json, regular
+from chorus.plain import JsonObject
+
+WEIGHTS, TRAINING, EXPORTS, OTHER = "weights", "of a training", "other forms of the model", "no part of the model"
+
+# Left, by what they are: patterns of a file's own name, in lower case.
+FILES = {
+    WEIGHTS: (
+        "*.safetensors", "*.safetensors.index*.json", "pytorch_model*", "model*.bin", "model*.pt", "consolidated*",
+        "*.pth", "*.ckpt", "*.distcp", "weights.npz", "params.json", "adapter_model*", "adapter_config.json",
+    ),
+    TRAINING: (
+        "optimizer*", "scheduler.pt", "scheduler.bin", "scaler.pt", "rng_state*", "random_states*",
+        "trainer_state.json", "training_args*", "*_states.pt", "zero_to_fp32.py", "latest", "events.out.*", "*.log",
+        "*_results.json", "generated_predictions*", "curve.png", "*.parquet", "*.arrow",
+    ),
+    EXPORTS: (
+        "*.gguf", "*.ggml", "ggml-*", "*.onnx", "*.onnx[._]data*", "*.h5", "*.msgpack", "*.tflite", "*.mlmodel",
+        "openvino_*", "*.ot", "*.nemo", "*.engine", "*.pte", "*.pt2", "*.ptl", "*.llamafile", "imatrix*.dat",
+        "quantize_config.json", "quant_config.json", "quantization_config.json", "hf_quant_config.json",
+    ),
+    OTHER: ("mergekit*.yml", "mergekit*.yaml", "recipe.yaml", "*.zip", "*.tar", "*.tgz", "*.tar.gz"),
+}  # fmt: skip
+FOLDERS = {
+    TRAINING: (
+        "checkpoint-*", "checkpoint_*", "global_step*", "runs", "logs", "wandb", "mlruns", "lightning_logs",
+        "tensorboard", "eval", "evals", "eval_results", "results",
+    ),
+    EXPORTS: ("original", "onnx", "openvino", "coreml", "*.mlpackage", "tflite", "gguf", "ggml", "ctranslate2", "mlx"),
+    OTHER: ("data", "dataset", "datasets"),
+}  # fmt: skip
+# Left without a word: written anew, or nobody's wish.
+MADE = ("config.json", "generation_config.json", "chorus.json", "readme*", "model.safetensors.index.json")
+HIDDEN = (".*", "__pycache__", "*.pyc", "*.tmp", "*.lock", "*~", "thumbs.db")
+MOST = 1000  # files of a folder that is carried; more are a data set
+
+
+@dataclass
+class Beside:
+    """The files to carry, by name (`folder/file`) with their places; and what is left, by what it is."""
+
+    carried: dict[str, Path] = field(default_factory=dict)
+    left: dict[str, list[str]] = field(default_factory=dict)
+
+    def leave(self, kind: str, name: str) -> None:
+        self.left.setdefault(kind, []).append(name)
+
+
+def what_left(name: str) -> str | None:
+    """What a file (`folder/file`) is that is not carried; None where it is, "" where no word is lost on it.
+
+    >>> what_left("onnx/model.onnx"), what_left("tekken.json"), what_left(".gitattributes")
+    ('other forms of the model', None, '')
+    """
+    *folders, file = PurePosixPath(name.lower()).parts
+    if _matches(file, HIDDEN) or any(_matches(folder, HIDDEN) for folder in folders):
+        return ""
+    if not folders and _matches(file, MADE):
+        return ""
+    for table, parts in ((FOLDERS, folders), (FILES, [file])):
+        for kind, patterns in table.items():
+            if any(_matches(part, patterns) for part in parts):
+                return kind
+    return None
+
+
+def is_tokenizer(name: str) -> bool:
+    """Whether a file is of the tokenizer: these are carried together, from one model."""
+    return name in TOKENIZER_FILES or name.endswith((".tiktoken", ".spm")) or name.startswith("additional_chat_templ")
+
+
+def is_processor(name: str) -> bool:
+    return name in PROCESSOR_FILES
+
+
+def beside(model: Model) -> Beside:
+    """What lies beside a model's weights. Nothing is opened but small configs."""
+    if model.beside is not None:
+        return Beside(dict(model.beside))
+    if model.directory is None:
+        return Beside()
+    found = sort_out(list_files(model.directory), model.directory, model.config)
+    # the weights that are read are no other weights
+    unread = {kind: [name for name in names if name not in model.paths] for kind, names in found.left.items()}
+    return Beside(found.carried, {kind: names for kind, names in unread.items() if names})
+
+
+def list_files(directory: Path) -> list[str]:
+    """The names of all that might be carried, or missed, in order; folders that are left end with a slash."""
+    found: list[str] = []
+
+    def walk(folder: str, depth: int) -> None:
+        entries = sorted(os.scandir(directory / folder), key=lambda entry: entry.name)
+        for i, entry in enumerate(entries):
+            name = f"{folder}{entry.name}"
+            # links to folders may lead in circles, or out
+            if not entry.is_dir(follow_symlinks=False):
+                found.append(name)
+            elif what_left(f"{name}/x") is not None or depth > 4:
+                found.append(f"{name}/")
+            else:
+                walk(f"{name}/", depth + 1)
+            if folder and i > MOST:
+                break
+
+    walk("", 0)
+    return found
+
+
+def sort_out(names: Iterable[str], directory: Path, config: JsonObject) -> Beside:
+    """Which of these names go with the model; those of a folder go together or not at all."""
+    found = Beside()
+    folders: dict[str, list[str]] = {}
+    for name in names:
+        folder, slash, rest = name.partition("/")
+        if slash and rest:
+            folders.setdefault(folder, []).append(name)
+        else:
+            _sort(found, name, directory)
+    for folder, inside in sorted(folders.items()):
+        why = _whole_folder(folder, inside, directory, config)
+        if why is None:
+            for name in inside:
+                found.carried[name] = directory / name
+        elif why:
+            found.leave(why, f"{folder}/")
+        else:
+            for name in inside:
+                _sort(found, name, directory)
+    return found
+
+
+def _sort(found: Beside, name: str, directory: Path) -> None:
+    kind = what_left(f"{name}x" if name.endswith("/") else name)
+    if kind is None and not (is_tokenizer(name) or is_processor(name)):
+        kind = _irregular(directory / name, directory)
+    if kind is None:
+        found.carried[name] = directory / name
+    elif kind:
+        found.leave(kind, name)
+
+
+def _irregular(path: Path, directory: Path) -> str | None:
+    """Why a file of no known name is not carried: it is none, or a link that leads out of the model."""
+    try:
+        if not stat.S_ISREG(regular(path).st_mode):
+            return OTHER
+    except CheckpointError:
+        return "no files"
+    home, target = directory.resolve(), path.resolve()
+    # the hub's cache keeps a snapshot's files as links to blobs beside it
+    inside = target.is_relative_to(home) or target.parent == home.parent.parent / "blobs"
+    return None if inside else "links that lead out of the directory"
+
+
+def _whole_folder(folder: str, inside: list[str], directory: Path, config: JsonObject) -> str | None:
+    """Whether a folder is carried whole, weights and all (None), left whole (why), or looked at by file ("")."""
+    if len(inside) > MOST:
+        return f"folders of more than {MOST} files"
+    kinds = {what_left(name) for name in inside}
+    if WEIGHTS not in kinds:
+        return ""
+    # weights in a folder: a part with a config of another type (a vocoder), or the model once more
+    own = directory / folder / "config.json"
+    kind = read_json(own).get("model_type") if f"{folder}/config.json" in inside else None
+    part = isinstance(kind, str) and kind != config.get("model_type")
+    return None if part and kinds <= {None, WEIGHTS, ""} else WEIGHTS
+
+
+def _matches(name: str, patterns: Iterable[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def told(left: Mapping[str, Iterable[str]]) -> str:
+    """What is not carried, in a line; empty where it is nothing.
+
+    >>> told({"weights": ["model.bin"], "of a training": ["runs/", "optimizer.pt"]})
+    'not carried: model.bin (weights); runs/, optimizer.pt (of a training)'
+    """
+    parts = [f"{some(names)} ({kind})" for kind, names in left.items() if names]
+    return f"not carried: {'; '.join(parts)}" if parts else ""
+
+
+def some(names: Iterable[str], most: int = 6) -> str:
+    """The first names, and how many more there are."""
+    every = list(dict.fromkeys(names))
+    more = f" and {len(every) - most} more" if len(every) > most else ""
+    return ", ".join(every[:most]) + more
