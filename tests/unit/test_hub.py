@@ -264,3 +264,92 @@ def test_a_mistyped_local_path_is_not_asked_of_the_hub(hub, options):
     with pytest.raises(CheckpointError, match="no such file or directory"):
         open_model(parse_reference("./nowhere"), options)
     assert hub.requests == []
+
+
+LARGE = {  # as openai/whisper-large-v3 lies on the hub: three times the weights that are read
+    "model.fp32-00001-of-00002.safetensors", "model.safetensors.index.fp32.json", "pytorch_model.bin",
+    "pytorch_model.fp32-00001-of-00002.bin", "flax_model.msgpack", "onnx/model.onnx", "adapter_model.safetensors",
+    "8bit/model.safetensors", "8bit/config.json", "runs/one/events", ".gitattributes",
+}  # fmt: skip
+WITH_IT = {
+    "tekken.json": b"{}", "LICENSE": b"free", "language_model/5gram.bin": b"5", "odd[1].txt": b"odd",
+    "preprocessor_config.json": b"{}", "spk_dict.pt": b"speakers",
+}  # fmt: skip
+
+
+@pytest.fixture
+def large(hub):
+    """org/tuned with all that the hub has beside a model; returns what was asked for of it."""
+    files = hub.files["org/tuned"]
+    files |= dict.fromkeys(LARGE, b"x" * 100_000) | WITH_IT
+    files["8bit/config.json"] = files["config.json"]
+
+    def fetched():
+        places = {
+            r[1].removeprefix("/org/tuned/resolve/").partition("/")[2] for r in hub.requests if "/resolve/" in r[1]
+        }
+        # the folder's config tells whether it is a part of the model
+        return places - {"config.json", "generation_config.json", "README.md", "8bit/config.json"}
+
+    return fetched
+
+
+def test_no_more_is_downloaded_than_is_read(large, hub, options):
+    model = open_model(parse_reference("org/tuned"), options)
+    assert large() == {"model.safetensors", *WITH_IT}
+    read = {path.name for path in model.directory.iterdir()}
+    assert read >= {"model.safetensors", "LICENSE", "odd[1].txt", "language_model", "README.md"}
+    assert not read & LARGE
+
+
+def test_a_plan_fetches_what_it_compares_and_knows_the_rest(large, hub, options):
+    model = open_model(parse_reference("org/tuned"), OpenOptions(cache_dir=options.cache_dir, weights=False))
+    assert large() == {"model.safetensors", "tekken.json", "odd[1].txt", "preprocessor_config.json"}
+    assert set(model.beside) == set(WITH_IT)
+    assert hub.bytes_sent < 100_000
+
+
+def test_the_whole_file_goes_before_an_index_on_the_hub_too(hub, options):
+    stale = json.loads(hub.files["org/sharded"]["model.safetensors.index.json"])
+    hub.files["org/tuned"]["model.safetensors.index.json"] = json.dumps(stale).encode()
+    for weights in (False, True):
+        model = open_model(parse_reference("org/tuned"), OpenOptions(cache_dir=options.cache_dir, weights=weights))
+        assert list(model.files) == ["model.safetensors"]
+        (warning,) = model.warnings
+        assert "model.safetensors is read, as transformers does" in warning
+
+
+def test_pickles_are_downloaded_on_request_alone(hub, options):
+    files = hub.files["org/tuned"]
+    weights = files.pop("model.safetensors")
+    files["pytorch_model.bin"] = weights
+    for given, message in ((options, "a pickled checkpoint"), (OpenOptions(weights=False), "weights are pickled")):
+        with pytest.raises(CheckpointError, match=message):
+            open_model(parse_reference("org/tuned"), given)
+    assert not any("pytorch_model.bin" in r[1] for r in hub.requests)
+    allowed = OpenOptions(cache_dir=options.cache_dir, allow_pickle=True)
+    with pytest.raises(CheckpointError, match="cannot be loaded as plain tensors"):  # for it is none
+        open_model(parse_reference("org/tuned"), allowed)
+    assert any("pytorch_model.bin" in r[1] for r in hub.requests)
+
+
+def test_quantised_weights_are_refused_before_they_are_downloaded(hub, options):
+    hub.files["org/tuned"]["config.json"] = b'{"quantization_config": {"quant_method": "awq"}}'
+    with pytest.raises(CheckpointError, match="quantised"):
+        open_model(parse_reference("org/tuned"), options)
+    assert not any("model.safetensors" in r[1] for r in hub.requests)
+
+
+def test_without_an_answer_the_cache_serves(hub, options, monkeypatch):
+    first = open_model(parse_reference("org/tuned"), options)
+    from huggingface_hub import HfApi
+
+    def silent(*args, **keys):
+        raise ConnectionError("no route")
+
+    monkeypatch.setattr(HfApi, "list_repo_files", silent)
+    for weights in (True, False):
+        again = open_model(parse_reference("org/tuned"), OpenOptions(cache_dir=options.cache_dir, weights=weights))
+        assert again.directory == first.directory
+    with pytest.raises(CheckpointError, match="neither a local directory nor in the cache"):
+        open_model(parse_reference("org/unseen"), options)

@@ -7,16 +7,14 @@ must not be carried can be listed: weights in any form, what a training leaves, 
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 
 from chorus.checkpoints.model import PROCESSOR_FILES, TOKENIZER_FILES, Model
-from chorus.errors import CheckpointError
-from chorus.files import read_json, regular
-from chorus.plain import JsonObject
+from chorus.checkpoints.weights import Files, OnDisk
+from chorus.plain import JsonMap
 
 WEIGHTS, TRAINING, EXPORTS, OTHER = "weights", "of a training", "other forms of the model", "no part of the model"
 
@@ -69,7 +67,8 @@ def what_left(name: str) -> str | None:
     >>> what_left("onnx/model.onnx"), what_left("tekken.json"), what_left(".gitattributes")
     ('other forms of the model', None, '')
     """
-    *folders, file = PurePosixPath(name.lower()).parts
+    # a folder that was not looked into stands for what it holds
+    *folders, file = PurePosixPath(f"{name.lower()}*" if name.endswith("/") else name.lower()).parts
     if _matches(file, HIDDEN) or any(_matches(folder, HIDDEN) for folder in folders):
         return ""
     if not folders and _matches(file, MADE):
@@ -78,7 +77,7 @@ def what_left(name: str) -> str | None:
         for kind, patterns in table.items():
             if any(_matches(part, patterns) for part in parts):
                 return kind
-    return None
+    return OTHER if name.endswith("/") else None
 
 
 def is_tokenizer(name: str) -> bool:
@@ -96,7 +95,7 @@ def beside(model: Model) -> Beside:
         return Beside(dict(model.beside))
     if model.directory is None:
         return Beside()
-    found = sort_out(list_files(model.directory), model.directory, model.config)
+    found = sort_out(list_files(model.directory), OnDisk(model.directory), model.directory, model.config)
     # the weights that are read are no other weights
     unread = {kind: [name for name in names if name not in model.paths] for kind, names in found.left.items()}
     return Beside(found.carried, {kind: names for kind, names in unread.items() if names})
@@ -113,7 +112,7 @@ def list_files(directory: Path) -> list[str]:
             # links to folders may lead in circles, or out
             if not entry.is_dir(follow_symlinks=False):
                 found.append(name)
-            elif what_left(f"{name}/x") is not None or depth > 4:
+            elif what_left(f"{name}/*") is not None or depth > 4:  # of these the name says enough
                 found.append(f"{name}/")
             else:
                 walk(f"{name}/", depth + 1)
@@ -124,8 +123,8 @@ def list_files(directory: Path) -> list[str]:
     return found
 
 
-def sort_out(names: Iterable[str], directory: Path, config: JsonObject) -> Beside:
-    """Which of these names go with the model; those of a folder go together or not at all."""
+def sort_out(names: Iterable[str], files: Files, directory: Path, config: JsonMap) -> Beside:
+    """Which of these names go with the model, with the places that they have or will have in `directory`."""
     found = Beside()
     folders: dict[str, list[str]] = {}
     for name in names:
@@ -133,53 +132,43 @@ def sort_out(names: Iterable[str], directory: Path, config: JsonObject) -> Besid
         if slash and rest:
             folders.setdefault(folder, []).append(name)
         else:
-            _sort(found, name, directory)
+            _sort(found, name, files, directory)
     for folder, inside in sorted(folders.items()):
-        why = _whole_folder(folder, inside, directory, config)
+        why = _whole_folder(folder, inside, files, config)
         if why is None:
-            for name in inside:
-                found.carried[name] = directory / name
+            found.carried |= {name: directory / name for name in inside}
         elif why:
             found.leave(why, f"{folder}/")
         else:
             for name in inside:
-                _sort(found, name, directory)
+                _sort(found, name, files, directory)
     return found
 
 
-def _sort(found: Beside, name: str, directory: Path) -> None:
-    kind = what_left(f"{name}x" if name.endswith("/") else name)
+def _sort(found: Beside, name: str, files: Files, directory: Path) -> None:
+    kind = what_left(name)
+    # a tokenizer that is no file is refused where it is read: without it the result would not be what is expected
     if kind is None and not (is_tokenizer(name) or is_processor(name)):
-        kind = _irregular(directory / name, directory)
+        kind = files.odd(name) or None
     if kind is None:
         found.carried[name] = directory / name
     elif kind:
         found.leave(kind, name)
 
 
-def _irregular(path: Path, directory: Path) -> str | None:
-    """Why a file of no known name is not carried: it is none, or a link that leads out of the model."""
-    try:
-        if not stat.S_ISREG(regular(path).st_mode):
-            return OTHER
-    except CheckpointError:
-        return "no files"
-    home, target = directory.resolve(), path.resolve()
-    # the hub's cache keeps a snapshot's files as links to blobs beside it
-    inside = target.is_relative_to(home) or target.parent == home.parent.parent / "blobs"
-    return None if inside else "links that lead out of the directory"
-
-
-def _whole_folder(folder: str, inside: list[str], directory: Path, config: JsonObject) -> str | None:
+def _whole_folder(folder: str, inside: list[str], files: Files, config: JsonMap) -> str | None:
     """Whether a folder is carried whole, weights and all (None), left whole (why), or looked at by file ("")."""
+    whole = {what_left(f"{folder}/*")} - {None, ""}
+    if whole:
+        return whole.pop()
     if len(inside) > MOST:
         return f"folders of more than {MOST} files"
     kinds = {what_left(name) for name in inside}
     if WEIGHTS not in kinds:
         return ""
     # weights in a folder: a part with a config of another type (a vocoder), or the model once more
-    own = directory / folder / "config.json"
-    kind = read_json(own).get("model_type") if f"{folder}/config.json" in inside else None
+    own = f"{folder}/config.json"
+    kind = files.json(own).get("model_type") if own in inside else None
     part = isinstance(kind, str) and kind != config.get("model_type")
     return None if part and kinds <= {None, WEIGHTS, ""} else WEIGHTS
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf_hub_url, snapshot_download
+from huggingface_hub import HfApi, constants, get_hf_file_metadata, hf_hub_download, hf_hub_url, snapshot_download
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
@@ -16,37 +19,126 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils._headers import build_hf_headers
 from huggingface_hub.utils._http import get_session
 
+from chorus.checkpoints.beside import Beside, sort_out
 from chorus.checkpoints.directory import open_directory, refuse_quantised
 from chorus.checkpoints.lazy_tensor import Checkpoint, HeaderTensor, LazyTensor
-from chorus.checkpoints.model import INDEX, SINGLE, Model, OpenOptions, shard_names
+from chorus.checkpoints.model import Model, OpenOptions
 from chorus.checkpoints.reference import Reference
 from chorus.checkpoints.safetensors_header import Header, parse_header
+from chorus.checkpoints.weights import WeightFiles, refuse_pickle, weight_files
 from chorus.errors import CheckpointError
 from chorus.files import MAX_INDEX, read_json
+from chorus.plain import JsonObject
 
-SIDE_FILES = ["*.json", "*.txt", "*.jinja", "*.model", "*.md", "*.tiktoken"]
-WEIGHTS = ["*.safetensors"]
+# Besides what goes with a model: written anew for a merge, but read for one.
+READ = ("config.json", "generation_config.json", "README.md", "chorus.json")
+# What a plan fetches of a repository's top level, so that tokenizers and settings can be compared.
+PLANNED = (".json", ".txt", ".jinja", ".model", ".spm", ".tiktoken")
+
+
+@dataclass(frozen=True)
+class OnHub:
+    """The files of a repository, as the hub lists them; each is fetched when it is read."""
+
+    reference: Reference
+    options: OpenOptions
+    listing: frozenset[str]
+
+    def names(self) -> Collection[str]:
+        return sorted(name for name in self.listing if "/" not in name)
+
+    def has(self, name: str) -> bool:
+        return name in self.listing
+
+    def json(self, name: str) -> JsonObject:
+        return read_json(self.fetch(name), limit=MAX_INDEX)
+
+    def odd(self, name: str) -> str:
+        return ""  # a repository holds files alone
+
+    def fetch(self, name: str) -> Path:
+        return Path(
+            hf_hub_download(
+                self.reference.path, name, revision=self.reference.revision, cache_dir=self.options.cache_dir
+            )
+        )
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Of a repository: its config and where that lies, the files of weights, what goes with them."""
+
+    config: JsonObject
+    directory: Path
+    weights: WeightFiles
+    beside: Beside
 
 
 def open_hub_model(reference: Reference, options: OpenOptions) -> Model:
     """Open a hub model; without `options.weights`, from its cached or remotely read headers."""
-    if options.weights:
-        directory, revision = download(reference, options)
-        model = open_directory(directory, reference.name, allow_pickle=options.allow_pickle)
-        model.revision = revision
-        # the hub has hashed these files already: reading them for a hash of our own would cost more than the merge
-        model.hub_hashes = {name: blob_hash(path) for name, path in model.paths.items() if blob_hash(path)}
-        return model
-    cached = _cached(reference, options)
-    if cached is not None:
-        return cached
-    return _open_headers(reference, options)
+    if not options.weights:
+        cached = _cached(reference, options)
+        return cached if cached is not None else _open_headers(reference, options)
+    directory, revision = _download_model(reference, options)
+    model = open_directory(directory, reference.name, allow_pickle=options.allow_pickle)
+    model.revision = revision
+    # the hub has hashed these files already: reading them for a hash of our own would cost more than the merge
+    model.hub_hashes = {name: blob_hash(path) for name, path in model.paths.items() if blob_hash(path)}
+    return model
 
 
-def download(reference: Reference, options: OpenOptions, patterns: list[str] | None = None) -> tuple[Path, str | None]:
-    """Bring a repository into the cache; returns its directory and commit."""
-    # pickles only where they may be opened: nothing to run is lying about
-    patterns = patterns or [*SIDE_FILES, *WEIGHTS, *(["*.bin", "*.pt"] if options.allow_pickle else [])]
+def _download_model(reference: Reference, options: OpenOptions) -> tuple[Path, str | None]:
+    """Bring what is read of a model into the cache: the weights that transformers would take, and what goes with them.
+
+    Many repositories hold each weight three times and more: in float32, for other frameworks, as pickles.
+    """
+    try:
+        files = _listed(reference, options)
+    except Exception as error:  # the hub library raises many kinds; `explain` sorts them
+        raise explain(reference, error) from error
+    if files is None:
+        return download(reference, replace(options, offline=True), ["config.json"])
+    chosen = _choose(files)
+    if chosen.weights.pickled:
+        refuse_pickle(f"{reference}/{chosen.weights.names[0]}", options.allow_pickle)
+    return download(reference, options, _exactly([*chosen.weights.all_names, *chosen.beside.carried, *READ]))
+
+
+def _listed(reference: Reference, options: OpenOptions) -> OnHub | None:
+    """The repository's files; None where the hub is not to be asked, or does not answer."""
+    if options.offline or constants.HF_HUB_OFFLINE:
+        return None
+    try:
+        names = HfApi().list_repo_files(reference.path, revision=reference.revision)
+    except HfHubHTTPError:
+        raise  # it answers, and says no
+    except Exception:  # no connection, in the words of several libraries: what is in the cache may do
+        return None
+    return OnHub(reference, options, frozenset(names))
+
+
+def _choose(files: OnHub) -> Chosen:
+    """What would be read of a repository; its config and index are fetched for it."""
+    try:
+        path = files.fetch("config.json")
+        config = read_json(path)
+        refuse_quantised(config, files.reference.name)  # before gigabytes of it are here
+        weights = weight_files(files, config, str(files.reference))
+        beside = sort_out(sorted(files.listing), files, path.parent, config)
+    except CheckpointError:
+        raise
+    except Exception as error:  # the hub library raises many kinds; `explain` sorts them
+        raise explain(files.reference, error) from error
+    return Chosen(config, path.parent, weights, beside)
+
+
+def _exactly(names: Iterable[str]) -> list[str]:
+    """Patterns that match these names alone: the hub library takes shell patterns, and a name may look like one."""
+    return [re.sub(r"([*?[])", r"[\1]", name) for name in names]
+
+
+def download(reference: Reference, options: OpenOptions, patterns: list[str]) -> tuple[Path, str | None]:
+    """Bring a repository's files of these patterns into the cache; returns its directory and commit."""
     try:
         directory = Path(
             snapshot_download(
@@ -71,47 +163,30 @@ def blob_hash(path: Path) -> str:
 
 def _cached(reference: Reference, options: OpenOptions) -> Model | None:
     try:
-        directory = Path(
-            snapshot_download(
-                reference.path, revision=reference.revision, cache_dir=options.cache_dir, local_files_only=True
-            )
-        )
+        directory, revision = download(reference, replace(options, offline=True), ["config.json"])
         model = open_directory(directory, reference.name, allow_pickle=options.allow_pickle)
     # a snapshot of headers or configs alone opens as no model: then the headers are fetched
-    except (LocalEntryNotFoundError, CheckpointError):
+    except CheckpointError:
         return None
-    model.revision = directory.name
+    model.revision = revision
     return model
 
 
 def _open_headers(reference: Reference, options: OpenOptions) -> Model:
-    def fetch(name: str) -> Path:
-        return Path(
-            hf_hub_download(
-                reference.path,
-                name,
-                revision=reference.revision,
-                cache_dir=options.cache_dir,
-                local_files_only=options.offline or constants.HF_HUB_OFFLINE,
-            )
-        )
-
     try:
-        config_path = fetch("config.json")
-        config = read_json(config_path)
-        refuse_quantised(config, reference.name)
-        try:
-            # nothing is on disk yet: a shard that is missing shows when its header is asked for
-            names = shard_names(read_json(fetch(INDEX), limit=MAX_INDEX), f"{reference}/{INDEX}", lambda name: True)
-        except EntryNotFoundError:
-            # the hub says so by an error, and that is how a model in one file is told from one in shards
-            names = [SINGLE]
-        headers = {name: _remote_header(reference, name) for name in names}
-        for name in ("generation_config.json", "README.md", "preprocessor_config.json", "processor_config.json"):
-            try:
-                fetch(name)
-            except EntryNotFoundError:
-                continue
+        files = _listed(reference, options)
+        if files is None:
+            directory, _ = download(reference, replace(options, offline=True), ["config.json"])
+            return open_directory(directory, reference.name, allow_pickle=options.allow_pickle)
+        chosen = _choose(files)
+        if chosen.weights.pickled:
+            raise CheckpointError(
+                f"{reference}: its weights are pickled ({chosen.weights.names[0]}), whose shapes no header tells",
+                "convert them to safetensors, or download the model and name its directory, with --allow-pickle",
+            )
+        headers = {name: _remote_header(reference, name) for name in chosen.weights.names}
+        beside = [name for name in chosen.beside.carried if "/" not in name and name.endswith(PLANNED)]
+        download(reference, options, _exactly([*beside, *READ]))
     except CheckpointError:
         raise
     except Exception as error:  # the hub library raises many kinds; `explain` sorts them
@@ -120,8 +195,10 @@ def _open_headers(reference: Reference, options: OpenOptions) -> Model:
     for name, header in headers.items():
         for entry in header.entries.values():
             tensors[entry.name] = HeaderTensor(entry, f"{reference}/{name}")
-    label = reference.name
-    return Model(label, Checkpoint(tensors, label), config, config_path.parent, config_path.parent.name, headers)
+    label, revision = reference.name, chosen.directory.name
+    model = Model(label, Checkpoint(tensors, label), chosen.config, chosen.directory, revision, headers)
+    model.beside, model.warnings = chosen.beside.carried, list(chosen.weights.warnings)
+    return model
 
 
 def _remote_header(reference: Reference, name: str) -> Header:

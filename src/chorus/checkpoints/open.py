@@ -102,7 +102,7 @@ def locate(reference: Reference, options: OpenOptions, kind: str) -> tuple[Path,
         return path, None
     from chorus.checkpoints.hub import download
 
-    return download(reference, options, patterns=["adapter_*"] if kind == "adapter" else None)
+    return download(reference, options, ["adapter_*"])
 
 
 def _open_local(path: Path, reference: Reference, options: OpenOptions) -> Model:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from chorus.architectures.openai_whisper import transformers_config, transformers_name
 from chorus.checkpoints.lazy_tensor import Checkpoint, MemoryTensor
 from chorus.checkpoints.model import Model, OpenOptions
-from chorus.checkpoints.weights import WeightFiles
+from chorus.checkpoints.weights import WeightFiles, refuse_pickle
 from chorus.errors import CheckpointError
 from chorus.files import regular
 from chorus.lazy import lazy
@@ -22,11 +22,7 @@ else:
 
 def load_pickle(path: Path, allow_pickle: bool) -> object:
     """Unpickle tensors and plain containers, nothing that could run code; only with `--allow-pickle`."""
-    if not allow_pickle:
-        raise CheckpointError(
-            f"{path}: a pickled checkpoint, which is not opened by default",
-            "convert it to safetensors, or pass --allow-pickle (it is then loaded with weights_only=True)",
-        )
+    refuse_pickle(path, allow_pickle)
     regular(path, what="checkpoint")
     try:
         # weights_only is torch's default only since 2.6; mmap refuses files from before torch 1.6 (no zip archive)

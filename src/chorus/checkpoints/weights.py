@@ -14,7 +14,7 @@ from typing import Protocol
 
 from chorus.checkpoints.model import INDEX, SINGLE, shard_names
 from chorus.errors import CheckpointError
-from chorus.files import MAX_INDEX, present, read_json
+from chorus.files import MAX_INDEX, present, read_json, regular
 from chorus.plain import JsonMap, JsonObject
 
 PICKLE, PICKLE_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
@@ -33,6 +33,9 @@ class Files(Protocol):
     def json(self, name: str) -> JsonObject:
         """The content of one of them; `CheckpointError` where it is no JSON object."""
 
+    def odd(self, name: str) -> str:
+        """Why one of them is not to be passed on, whatever it is called; empty where it is."""
+
 
 @dataclass(frozen=True)
 class OnDisk:
@@ -48,6 +51,17 @@ class OnDisk:
 
     def json(self, name: str) -> JsonObject:
         return read_json(self.directory / name, limit=MAX_INDEX)
+
+    def odd(self, name: str) -> str:
+        path, home = self.directory / name, self.directory.resolve()
+        try:
+            regular(path)
+        except CheckpointError:
+            return "no files"
+        target = path.resolve()
+        # the hub's cache keeps a snapshot's files as links to blobs beside it
+        inside = target.is_relative_to(home) or target.parent == home.parent.parent / "blobs"
+        return "" if inside else "links that lead out of the directory"
 
 
 @dataclass(frozen=True)
@@ -82,6 +96,15 @@ def weight_files(files: Files, config: JsonMap, where: str) -> WeightFiles:
     if files.has("model.pt"):
         return WeightFiles(("model.pt",), pickled=True)
     raise _none(files, where)
+
+
+def refuse_pickle(where: Path | str, allowed: bool) -> None:
+    """Pickles are opened, and downloaded, on request alone."""
+    if not allowed:
+        raise CheckpointError(
+            f"{where}: a pickled checkpoint, which is not opened by default",
+            "convert it to safetensors, or pass --allow-pickle (it is then loaded with weights_only=True)",
+        )
 
 
 def _stated(files: Files, name: str, where: str) -> WeightFiles:
