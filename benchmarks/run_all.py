@@ -20,6 +20,7 @@ RUNS = [
     ["data_check.py"],
     ["train.py"],
     ["evaluate.py"],
+    ["calibration.py"],
     ["sweep.py"],
     ["sweep.py", "--shape", "whisper-small"],
     ["memory.py"],

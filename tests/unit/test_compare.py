@@ -50,18 +50,6 @@ def test_groups_averages_recovery_and_forgetting(five: list[Evaluation]) -> None
     assert lines["base"].forgetting is None
 
 
-def test_recovery_is_left_out_where_a_specialist_gained_nothing(tmp_path: Path) -> None:
-    made = compare([
-        made_up(tmp_path, "base", {"a": 4, "b": 4}, role="base"),
-        made_up(tmp_path, "a", {"a": 4, "b": 9}, role="specialist", home="a"),
-        made_up(tmp_path, "b", {"a": 9, "b": 6}, role="specialist", home="b"),
-        made_up(tmp_path, "m", {"a": 2, "b": 2}, role="merge"),
-    ])  # fmt: skip
-    merged = next(line for line in made.lines if line.label == "m")
-    assert set(merged.recovery) == {"b"}
-    assert any("worse in its own domain" in note for note in made.notes)
-
-
 def test_differences_carry_both_tests_and_holms_correction(five: list[Evaluation]) -> None:
     made = compare(five)
     merged = next(line for line in made.lines if line.label == "merged")
@@ -72,7 +60,7 @@ def test_differences_carry_both_tests_and_holms_correction(five: list[Evaluation
     assert against_base.p >= against_base.mapsswe.p
     assert against_base.stars
     assert {d.reference for d in merged.differences} == {"base", "joint"}
-    assert {d.group for d in merged.differences} == {"in-domain", "out-of-domain", "other-language"}
+    assert {d.group for d in merged.differences} == {"in-domain", "out-of-domain", "other-language", "all"}
     untested = compare(five, tests=False)
     assert not any(line.differences for line in untested.lines)
 
@@ -137,7 +125,7 @@ def test_tables_say_the_same_in_every_form(five: list[Evaluation]) -> None:
     assert "fewer than 20 speakers" in " ".join(table.notes)
     differences = differences_table(made)
     assert differences is not None
-    assert len(differences.rows) == 2 * 4 * 3
+    assert len(differences.rows) == 2 * 4 * 4
     assert differences_table(compare(five, tests=False)) is None
     written = json.dumps(plain(made), allow_nan=False)
     again = comparison_from(json.loads(written))
@@ -217,14 +205,14 @@ def test_translations_are_compared_by_bleu_where_more_is_better(tmp_path: Path) 
     difference = lines["m"].differences[0]
     assert difference.points > 0
     assert difference.mapsswe is None
-    assert difference.p == pytest.approx(2 * difference.p_bootstrap), "corrected over two systems"
+    assert 2 / 4000 <= difference.p < 0.05, "corrected over two systems"
     table = rates_table(made)
     assert table.title.startswith("BLEU [95 % interval]")
     assert {table.rows[i][0] for i, j in table.best if j == 1} == {"a (x)"}
     told = differences_table(made)
     assert told is not None
-    assert told.rows[0][5:8] == ["-", "-", "-"]
-    assert "paired bootstrap" in told.notes[0]
+    assert told.rows[0][5:9] == ["-"] * 4
+    assert "approximate randomisation" in told.notes[0]
     json.dumps(plain(made), allow_nan=False)
     assert [c.ok for c in gate(results[2], against=results[0], max_regression=0.0)] == [True, True]
     assert [c.ok for c in gate(results[0], against=results[2], max_regression=0.0)] == [True, False]

@@ -81,6 +81,7 @@ class Model:
     made_of: dict[str, str | None] = field(default_factory=dict)  # of a planned merge: the models' licences by name
     reads: tuple[Path, ...] = ()  # of a planned merge: the files and directories of what goes into it
     warnings: list[str] = field(default_factory=list)  # what its files give to think about
+    trained_on: dict[str, list[str]] = field(default_factory=dict)  # of a planned merge: see lineage.py
     identify: Callable[[], str] | None = field(default=None, compare=False, repr=False)
 
     @property

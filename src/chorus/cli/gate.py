@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import click
@@ -19,7 +20,7 @@ from chorus.errors import UsageError
 @click.option("--max-regression", type=float, metavar="POINTS", help="The most that --against may be better by.")
 @click.option("--max-domain-regression", type=float, metavar="POINTS", help="The same in the worst domain.")
 @click.option("--max-failed", type=click.IntRange(0), default=0, help="Failed decodes.  [default: 0]")
-@click.option("--significant", is_flag=True, help="A regression counts only where its 95 % interval lies above zero.")
+@click.option("--significant", is_flag=True, help="A regression counts only where test and interval agree on it.")
 @json_flag("Print the checks as JSON.")
 @click.pass_context
 def command(context: click.Context, /, result: str, json_: bool, **flags: Any) -> None:
@@ -35,6 +36,9 @@ def command(context: click.Context, /, result: str, json_: bool, **flags: Any) -
     # without --max-failed, which has a default and so is always checked: alone it would let any rate pass
     if all(flags[name] is None for name in bounds):
         raise UsageError("nothing to check", "give --max-wer, --max-cer or --max-regression with --against")
+    for name in bounds:
+        if flags[name] is not None and math.isnan(flags[name]):
+            raise UsageError(f"--{name.replace('_', '-')} nan: no bound", "give a number")
     regressions = flags["max_regression"] is not None or flags["max_domain_regression"] is not None
     # either without the other would check nothing and pass: a pipeline must not be green by a forgotten flag
     if regressions != bool(flags["against"]):

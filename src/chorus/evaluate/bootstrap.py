@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from chorus.lazy import lazy
 from chorus.tasks.scored import ERROR_RATE
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from scipy import stats
 
     from chorus.tasks.protocol import Metric
@@ -26,6 +27,8 @@ else:
     stats = lazy("scipy.stats")
 
 DRAWS = 2000
+SWAPS = 3999  # a score of sacrebleu costs as much as hundreds of a rate
+ROUNDING = 1e-9  # of points: draws that differ by less are ties
 LEVEL = 0.95
 BLOCK_VALUES = 20_000_000  # of a matrix of draws at a time
 NAN = float("nan")
@@ -114,25 +117,84 @@ def resamples(count: int, draws: int, seed: int) -> Iterator[Floats]:
         yield np.bincount(chosen.ravel(), minlength=size * count).reshape(size, count).astype(np.float64)
 
 
-def paired_bootstrap(
-    first: Floats, second: Floats, clusters: Clusters, metric: Metric = ERROR_RATE, *, draws: int = DRAWS,
-    seed: int = 0,
-) -> tuple[float, float, float]:  # fmt: skip
-    """(low, high, p) of the difference of two systems' metrics on the same utterances, in points.
+class Answered(NamedTuple):
+    """Two systems' statistics [answers, k] of the same utterances of one domain, and each answer's cluster."""
 
-    p is two-sided: twice the smaller share of draws on one side of zero (Bisani & Ney 2004), of which ties are on both.
+    first: Floats
+    second: Floats
+    clusters: Clusters
+
+
+@dataclass(frozen=True)
+class PairedInterval:
+    """How sure a difference is, in points: its 95 % interval, and a two-sided p value of resampling."""
+
+    low: float
+    high: float
+    p: float
+
+
+NOT_PAIRED = PairedInterval(NAN, NAN, NAN)  # too little to resample
+
+
+def paired_bootstrap(
+    pairs: Sequence[Answered], metric: Metric = ERROR_RATE, *, draws: int = DRAWS, seed: int = 0
+) -> PairedInterval:
+    """Of the difference of two systems' unweighted means over domains, each domain resampled within itself.
+
+    p is twice the smaller share of draws on one side of zero (Bisani & Ney 2004), of which ties are on both.
     """
-    sums_a, sums_b = _sums(first, clusters), _sums(second, clusters)
-    if len(sums_a) < 2 or np.isnan(_value(metric, sums_a)):
-        return NAN, NAN, NAN
-    drawn = resamples(len(sums_a), draws, seed)
-    # the same draws for both: what is hard for one is hard for the other, and cancels
-    difference = np.concatenate([metric.values(w @ sums_a) - metric.values(w @ sums_b) for w in drawn])
-    low, high = np.nanquantile(difference, tails(LEVEL, len(sums_a)))
+    summed = _summed(pairs)
+    if not summed or min(len(a) for a, _ in summed) < 2 or any(np.isnan(_value(metric, a)) for a, _ in summed):
+        return NOT_PAIRED
+    difference = np.zeros(draws)
+    for number, (sums_a, sums_b) in enumerate(summed):
+        # the same draws for both: what is hard for one is hard for the other, and cancels
+        drawn = resamples(len(sums_a), draws, seed + 7919 * number)
+        points = np.concatenate([metric.values(w @ sums_a) - metric.values(w @ sums_b) for w in drawn])
+        difference += points / len(summed)
+    low, high = np.nanquantile(difference, tails(LEVEL, min(len(a) for a, _ in summed)))
+    return PairedInterval(float(low), float(high), _two_sided(difference <= 0, difference >= 0))
+
+
+def swapped_p(pairs: Sequence[Answered], metric: Metric, *, draws: int = SWAPS, seed: int = 0) -> float:
+    """The two-sided p value of the same difference by approximate randomisation (Noreen 1989; Riezler & Maxwell 2005).
+
+    Were the systems equally good, a cluster's answers could as well have come from the other one: in each draw half the
+    clusters change sides. For metrics that are no sum of edits, whose exact test is MAPSSWE's.
+    """
+    summed = _summed(pairs)
+    if not summed or any(np.isnan(_value(metric, a)) for a, _ in summed):
+        return NAN
+    seen, found = 0.0, np.zeros(draws)
+    for number, (sums_a, sums_b) in enumerate(summed):
+        seen += (_value(metric, sums_a) - _value(metric, sums_b)) / len(summed)
+        drawn = np.concatenate([
+            metric.values(sums_a.sum(0) + w @ (sums_b - sums_a)) - metric.values(sums_b.sum(0) + w @ (sums_a - sums_b))
+            for w in _sides(len(sums_a), draws, seed + 7919 * number)
+        ])  # fmt: skip
+        found += drawn / len(summed)
     # plus one: the sample itself is one of the draws, so that p is never 0 (Davison & Hinkley 1997, chapter 4)
-    below = (np.sum(difference <= 0) + 1) / (draws + 1)
-    above = (np.sum(difference >= 0) + 1) / (draws + 1)
-    return float(low), float(high), float(min(1.0, 2 * min(below, above)))
+    return float((np.sum(np.abs(found) >= abs(seen) - ROUNDING) + 1) / (draws + 1))
+
+
+def _sides(count: int, draws: int, seed: int) -> Iterator[Floats]:
+    """Which of `count` clusters change sides in each draw, in blocks [some draws, count]."""
+    rng = np.random.default_rng(seed)
+    step = max(1, BLOCK_VALUES // count)
+    for first in range(0, draws, step):
+        yield rng.integers(2, size=(min(step, draws - first), count), dtype=np.int8).astype(np.float64)
+
+
+def _two_sided(below: NDArray[np.bool_], above: NDArray[np.bool_]) -> float:
+    # plus one, as above
+    least = min(np.sum(below), np.sum(above)) + 1
+    return float(min(1.0, 2 * least / (len(below) + 1)))
+
+
+def _summed(pairs: Sequence[Answered]) -> list[tuple[Floats, Floats]]:
+    """Both systems' sums by cluster, of each domain."""
+    return [(_sums(first, clusters), _sums(second, clusters)) for first, second, clusters in pairs]
 
 
 def _sums(values: Floats, clusters: Clusters) -> Floats:

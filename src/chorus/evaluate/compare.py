@@ -1,20 +1,22 @@
 """Systems side by side on the same recordings: averages, forgetting, recovery, overfitting, tests between them.
 
-A cell is one value of a column (a domain). In-domain cells are those that a specialist was trained on; other-language
-cells are spoken in languages that no in-domain cell has; the rest is out of domain.
+A cell is one value of a column (a domain). In-domain cells are those that a system, or what was merged into it, was
+trained on (the base excepted); other-language cells are spoken in languages that no in-domain cell has; the rest is out
+of domain.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence, Set
 
 import numpy as np
 
 from chorus.errors import DataError, nearest
 from chorus.evaluate.comparison import GROUPS, Cell, Comparison, Group, Line
 from chorus.evaluate.differences import add_differences
+from chorus.evaluate.relations import relate
 from chorus.evaluate.results import Evaluation
-from chorus.evaluate.roles import SystemRole, roles_of
+from chorus.evaluate.roles import SystemRole, learnt_cells, roles_of
 from chorus.evaluate.scores import by_column, interval_of, macro, unit_of, value_of
 from chorus.evaluate.shared_rows import shared_rows
 from chorus.models.languages import language_code
@@ -22,7 +24,6 @@ from chorus.tasks.protocol import Task
 from chorus.tasks.scored import Scored
 
 ORDER = ("base", "specialist", "joint", "", "merge")
-SMALL = 1e-8  # a specialist that changed less has nothing to recover
 
 
 def compare(
@@ -52,7 +53,7 @@ def compare(
         raise DataError(f"results under different normalisers: {', '.join(sorted(names))}", "give --normaliser NAME")
     chosen = condition or evaluations[0].summary["conditions"][0]
     rows, notes = shared_rows(evaluations, chosen, normaliser, common=common)
-    cells = _cells(rows[0], roles, column, groups or {})
+    cells = _cells(rows[0], _learnt(evaluations, roles, column, by_column(rows[0], column)), column, groups or {})
     lines = [_line(one, roles[one.label], own, cells, column) for one, own in zip(evaluations, rows, strict=True)]
     clusters, by = task.clusters(rows[0])
     metric = task.metrics[0]
@@ -60,9 +61,10 @@ def compare(
         cells, lines, _named(roles, "base"), _named(roles, "joint"), chosen, normaliser or evaluations[0].normaliser,
         by, len(np.unique(clusters)), notes, metric.name, metric.title, metric.best,
     )  # fmt: skip
-    _relate(comparison)
+    by_label = dict(zip([e.label for e in evaluations], rows, strict=True))
+    relate(comparison, by_label, column, task)
     if tests:
-        add_differences(comparison, dict(zip([e.label for e in evaluations], rows, strict=True)), column, task)
+        add_differences(comparison, by_label, column, task)
     # a stable sort: within a role systems stand as they were named
     comparison.lines.sort(key=lambda line: ORDER.index(line.role))
     return comparison
@@ -80,16 +82,25 @@ def _named(roles: Mapping[str, SystemRole], name: str) -> str:
     return next((label for label, role in roles.items() if role.name == name), "")
 
 
-def _cells(
-    rows: Sequence[Scored], roles: Mapping[str, SystemRole], column: str, given: Mapping[str, Group]
-) -> list[Cell]:
+def _learnt(
+    evaluations: Sequence[Evaluation], roles: Mapping[str, SystemRole], column: str, parts: Collection[str]
+) -> set[str]:
+    """The cells that some system learnt from, as specialists' homes and the provenance of all but the base tell."""
+    found = {role.home for role in roles.values() if role.name == "specialist" and role.home}
+    # a base may have been trained as well: it is what the others began with, and what they may forget
+    for one in evaluations:
+        if roles[one.label].name != "base":
+            found |= learnt_cells(one.summary["system"]["trained_on"], column, parts)
+    return found
+
+
+def _cells(rows: Sequence[Scored], learnt: Set[str], column: str, given: Mapping[str, Group]) -> list[Cell]:
     parts = by_column(rows, column)
-    homes = {role.home for role in roles.values() if role.name == "specialist" and role.home}
-    for name in (*given, *homes):
+    for name in (*given, *learnt):
         if name not in parts:
             raise DataError(f'no utterance has {column} "{name}"{nearest(name, parts)}', "check --by and the groups")
-    # without specialists every cell is what merging is for, unless --in-domain and the like say otherwise
-    inside = {n for n in parts if given.get(n, "in-domain" if n in homes or not homes else "") == "in-domain"}
+    # where nobody says what it was trained on every cell is what merging is for, unless --in-domain and the like do
+    inside = {n for n in parts if given.get(n, "in-domain" if n in learnt or not learnt else "") == "in-domain"}
     languages = {language_code(row.language) for name in inside for row in parts[name]}
     cells = []
     for name, part in parts.items():
@@ -114,36 +125,3 @@ def _line(one: Evaluation, role: SystemRole, rows: Sequence[Scored], cells: Sequ
         if chosen:
             line.averages[group], line.average_intervals[group] = macro(chosen, task, metric)
     return line
-
-
-def _relate(comparison: Comparison) -> None:
-    """Forgetting, recovery and overfitting, which need a base and specialists."""
-    base = next((line for line in comparison.lines if line.label == comparison.base), None)
-    if base is None:
-        comparison.notes.append("no result is the base: --base LABEL gives forgetting and recovery")
-        return
-    outside = [c.name for c in comparison.cells if c.group != "in-domain"]
-    changes = {
-        line.home: line.rates[line.home] - base.rates[line.home]
-        for line in comparison.lines
-        if line.role == "specialist" and line.home in base.rates
-    }
-    for line in comparison.lines:
-        if line is base:
-            continue
-        lost = {c.name: comparison.sign * (line.rates[c.name] - base.rates[c.name]) for c in comparison.cells}
-        if outside:
-            line.forgetting = float(np.mean([lost[name] for name in outside]))
-        line.recovery = {
-            home: (line.rates[home] - base.rates[home]) / change
-            for home, change in changes.items()
-            # a share of nothing would be a number without a meaning, and of whatever size
-            if abs(change) > SMALL
-        }
-        if line.role == "specialist" and line.home in changes:
-            away = [points for name, points in lost.items() if name != line.home]
-            # the mean: one domain that is lost a little is no overfitting yet
-            line.overfits = lost[line.home] < 0 and bool(away) and float(np.mean(away)) > 0
-    worse = [home for home, change in changes.items() if comparison.sign * change > 0]
-    if worse:
-        comparison.notes.append(f"the specialist of {', '.join(worse)} is worse in its own domain than the base")

@@ -13,6 +13,8 @@ from chorus.evaluate.mapsswe import Matched
 from chorus.plain import JsonMap, JsonObject
 
 Group = Literal["in-domain", "out-of-domain", "other-language"]
+LEVELS = (0.05, 0.01, 0.001)
+FULL = 100.0  # percent: who errs more has nothing left to lose
 GROUPS: tuple[Group, ...] = ("in-domain", "out-of-domain", "other-language")
 
 
@@ -28,9 +30,9 @@ class Cell:
 
 @dataclass(frozen=True)
 class Difference:
-    """A system less a reference over a group's utterances, pooled; p with Holm's correction over the table's systems.
+    """A system's average over a group's domains less a reference's; p with Holm's correction over the table's systems.
 
-    p is MAPSSWE's where edits are counted, else (`mapsswe` None) the paired bootstrap's.
+    p is MAPSSWE's where edits are counted, else (`mapsswe` None) that of approximate randomisation.
     """
 
     reference: str
@@ -40,12 +42,12 @@ class Difference:
     high: float
     p_bootstrap: float
     mapsswe: Matched | None
-    p: float = 1.0
+    p: float
 
     @property
     def stars(self) -> str:
-        """One for each of p below .05, .01, .001."""
-        return "*" * sum(self.p < limit for limit in (0.05, 0.01, 0.001))
+        """One for each of p below .05, .01, .001, where the interval has no zero in it either."""
+        return "*" * sum(self.p < limit for limit in LEVELS) if self.low > 0 or self.high < 0 else ""
 
 
 @dataclass
@@ -97,9 +99,18 @@ class Comparison:
         return [g for g in GROUPS if any(c.group == g for c in self.cells)]
 
     @property
+    def averaged(self) -> list[str]:
+        """What averages are over: each group that has cells, and all cells where there are several groups."""
+        return [*self.groups, *(["all"] if len(self.groups) > 1 else [])]
+
+    @property
     def sign(self) -> int:
         """What turns a difference into points lost."""
         return 1 if self.best == 0 else -1
+
+    def lost(self, line: Line, to: Line, cell: str) -> float:
+        """Points that a system loses to another in a cell; error rates above 100 % count as 100."""
+        return self.sign * (min(line.rates[cell], FULL) - min(to.rates[cell], FULL))
 
     def as_dict(self) -> JsonObject:
         """Plain values, for JSON."""

@@ -1,57 +1,78 @@
-"""Every system of a comparison against the base and the joint fine-tune: MAPSSWE, paired bootstrap, Holm."""
+"""Every system of a comparison against the base and the joint fine-tune: intervals, tests, Holm's correction.
+
+Everything is of the average that the table shows: the unweighted mean over a group's domains.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from chorus.evaluate.bootstrap import paired_bootstrap
+from chorus.evaluate.bootstrap import Answered, paired_bootstrap, swapped_p
 from chorus.evaluate.comparison import Comparison, Difference
-from chorus.evaluate.mapsswe import Matched, holm, mapsswe, matched
-from chorus.evaluate.scores import value_of
+from chorus.evaluate.flips import Weighted
+from chorus.evaluate.mapsswe import Matched, differences_of, holm, matched_parts
+from chorus.evaluate.scores import by_column, value_of
 from chorus.tasks.protocol import Metric, Task
 from chorus.tasks.scored import ERROR_RATE, Scored
 
-Pairs = Sequence[tuple[Scored, Scored]]
+Rows = Sequence[Scored]
+Domains = Sequence[tuple[Rows, Rows]]  # of each domain the rows of both systems, in one order
 
 
-def add_differences(comparison: Comparison, rows: Mapping[str, Sequence[Scored]], column: str, task: Task) -> None:
+def add_differences(comparison: Comparison, rows: Mapping[str, Rows], column: str, task: Task) -> None:
     """Group by group; p values are corrected over the systems that stand against one reference."""
+    parts = {label: by_column(own, column) for label, own in rows.items()}
     for reference in filter(None, (comparison.base, comparison.joint)):
         others = [line for line in comparison.lines if line.label != reference]
-        for group in comparison.groups:
-            names = {c.name for c in comparison.cells if c.group == group}
-            found = []
-            for line in others:
-                every = zip(rows[line.label], rows[reference], strict=True)
-                pairs = [(x, y) for x, y in every if getattr(x, column) in names]
-                found.append(difference(pairs, task, reference=reference, group=group))
+        for group in comparison.averaged:
+            names = [c.name for c in comparison.cells if group in (c.group, "all")]
+            found = [
+                difference(
+                    [(parts[line.label][n], parts[reference][n]) for n in names], task, reference=reference, group=group
+                )
+                for line in others
+            ]
             # a family is what one reader looks through: the systems against one reference in one group
-            adjusted = holm([one.mapsswe.p if one.mapsswe else one.p_bootstrap for one in found])
-            for line, one, p in zip(others, found, adjusted, strict=True):
+            for line, one, p in zip(others, found, holm([one.p for one in found]), strict=True):
                 line.differences.append(replace(one, p=p))
 
 
-def difference(pairs: Pairs, task: Task, *, reference: str, group: str) -> Difference:
-    """Two systems on the same utterances, by the first metric of their task."""
+def difference(domains: Domains, task: Task, *, reference: str, group: str) -> Difference:
+    """Two systems on the same utterances, by the unweighted mean over domains of the first metric of their task."""
     metric: Metric = task.metrics[0]
-    first, second = [x for x, _ in pairs], [y for _, y in pairs]
-    # of either: both answer the same recordings, so their speakers are the same
-    clusters, _ = task.clusters(first)
-    low, high, p = paired_bootstrap(metric.statistics(first), metric.statistics(second), clusters, metric)
-    points = value_of(first, metric) - value_of(second, metric)
-    edits_count = metric.name == ERROR_RATE.name
-    return Difference(reference, group, points, low, high, p, _matched(pairs) if edits_count else None)
+    # as an average leaves them out: domains in which nothing is said have no rate
+    known = [(x, y) for x, y in domains if not math.isnan(value_of(x, metric) + value_of(y, metric))]
+    points = sum(value_of(x, metric) - value_of(y, metric) for x, y in known) / len(known) if known else math.nan
+    pairs = pairs_of(known, task, metric)
+    told, edits_count = paired_bootstrap(pairs, metric), metric.name == ERROR_RATE.name
+    test = _matched(known) if edits_count and known else None
+    return Difference(
+        reference, group, points, told.low, told.high, told.p, test, test.p if test else swapped_p(pairs, metric)
+    )
 
 
-def _matched(pairs: Pairs) -> Matched:
-    """MAPSSWE; of several seeds an utterance's errors are summed over them, and each utterance is one segment."""
-    if len({x.utterance for x, _ in pairs}) == len(pairs):
-        return mapsswe((x.alignment, y.alignment) for x, y in pairs)
+def pairs_of(domains: Domains, task: Task, metric: Metric) -> list[Answered]:
+    """What is resampled: both systems' statistics, and the clusters of either, as both answer the same recordings."""
+    return [Answered(metric.statistics(x), metric.statistics(y), task.clusters(x)[0]) for x, y in domains]
+
+
+def _matched(domains: Domains) -> Matched:
+    """MAPSSWE over the domains: an error counts for its share of the domain's rate, and a domain for its share."""
+    return matched_parts([
+        Weighted(100 / sum(one.counts.length for one in x) / len(domains), _segments(x, y)) for x, y in domains
+    ])  # fmt: skip
+
+
+def _segments(first: Rows, second: Rows) -> list[int]:
+    """Differences by segment; of several seeds an utterance's errors are summed over them, and it is one segment."""
+    if len({x.utterance for x in first}) == len(first):
+        return differences_of((x.alignment, y.alignment) for x, y in zip(first, second, strict=True))
     # seeds err in the same places: as segments of their own they would be counted as independent, and p be too small
     sums: dict[str, list[int]] = {}
-    for x, y in pairs:
+    for x, y in zip(first, second, strict=True):
         both = sums.setdefault(x.utterance, [0, 0])
         both[0] += x.counts.errors
         both[1] += y.counts.errors
-    return matched([a - b for a, b in sums.values() if a or b])
+    return [a - b for a, b in sums.values() if a or b]

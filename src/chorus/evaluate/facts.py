@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal, TypedDict
 
 from chorus.tasks.counts import Unit
@@ -85,6 +85,7 @@ class SystemFacts(TypedDict):
     role: str
     home: Mapping[str, object]
     parameters: Mapping[str, object]
+    trained_on: Mapping[str, Sequence[str]]  # column -> values, of all that went into it
 
 
 class TestSetFacts(TypedDict):

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from chorus.errors import DataError
 from chorus.evaluate.compare import compare
-from chorus.evaluate.comparison import Comparison, Line
 from chorus.evaluate.results import Evaluation
-from chorus.evaluate.scores import value_of
-from chorus.evaluate.summary import main_rows
+from chorus.transcribe.conditions import CLEAN
 
 
 @dataclass(frozen=True)
@@ -38,8 +37,11 @@ def gate(
 ) -> list[Check]:
     """Every check, held or not. Rates in percent, regressions in points over `against`.
 
-    With `significant` a regression counts only where the paired bootstrap's interval lies above zero.
+    A regression is of the unweighted mean over domains; with `significant` it counts only where test and interval of
+    the difference agree that it is one (p < .05).
     """
+    if not result.rows:
+        raise DataError(f"{result.label}: no rows, of which nothing can be said", "evaluate again with --overwrite")
     every = result.summary["all"]
     checks = [Check("failed decodes", every["failed"], max_failed, every["failed"] <= max_failed)]
     for name, value, limit in (("WER", every["wer"], max_wer), ("CER", every["cer"], max_cer)):
@@ -47,19 +49,25 @@ def gate(
             checks.append(_bounded(name, value, limit))
     if against is None:
         return checks
+    condition = CLEAN if CLEAN in result.summary["conditions"] else result.summary["conditions"][0]
     # refused where the recordings differ: a lower rate on easier ones is no pass
-    comparison = compare([against, result], base=against.label)
+    comparison = compare([against, result], base=against.label, condition=condition)
     line, other = (next(x for x in comparison.lines if x.label == e.label) for e in (result, against))
     if max_regression is not None:
-        points = comparison.sign * (_pooled(result) - _pooled(against))
-        held = points <= max_regression or (significant and not _surely_worse(line, comparison))
-        checks.append(Check(f"regression against {against.label}, points", points, max_regression, held))
+        # of all cells, as `chorus compare` averages them
+        found = next(d for d in line.differences if d.group == comparison.averaged[-1])
+        points = comparison.sign * found.points
+        # a NaN holds no bound
+        held = points <= max_regression or (significant and points > 0 and not found.stars)
+        over = f" of the mean of {len(comparison.cells)} domains" if len(comparison.cells) > 1 else ""
+        checks.append(Check(f"regression against {against.label}, points{over}", points, max_regression, held))
     if max_domain_regression is not None:
+        # not forgiven by `significant`, whose tests are of averages and not of one domain
         worse = {c.name: comparison.sign * (line.rates[c.name] - other.rates[c.name]) for c in comparison.cells}
-        # not forgiven by `significant`, whose tests are of groups of domains and not of one
-        name = max(worse, key=lambda n: worse[n])
-        held = worse[name] <= max_domain_regression
-        checks.append(Check(f"worst domain ({name}), points", worse[name], max_domain_regression, held))
+        name = max((n for n in worse if not math.isnan(worse[n])), key=lambda n: worse[n], default="")
+        points = worse.get(name, math.nan)
+        checks.append(Check(f"worst domain ({name}), points", points, max_domain_regression,
+                            points <= max_domain_regression))  # fmt: skip
     return checks
 
 
@@ -67,15 +75,6 @@ def _bounded(name: str, value: float | None, limit: float) -> Check:
     if value is None:
         raise DataError(f"{name} is not defined: the references are empty")
     return Check(name, value, limit, value <= limit)
-
-
-def _pooled(one: Evaluation) -> float:
-    """The first metric of its task, over the rows that stand for the system."""
-    return value_of(main_rows(one.scored, one.summary["conditions"]), one.task.metrics[0])
-
-
-def _surely_worse(line: Line, comparison: Comparison) -> bool:
-    return any(d.low > 0 if comparison.best == 0 else d.high < 0 for d in line.differences)
 
 
 def as_dict(checks: list[Check]) -> dict[str, object]:

@@ -1,9 +1,11 @@
 """MAPSSWE: the matched-pairs test of Gillick & Cox (ICASSP 1989) on segments between words that both have right.
 
 A segment ends where both systems have at least two words in a row right, so that errors in different segments can be
-taken for independent. On the differences Z of the two systems' errors in each segment, W = mean(Z) / (sd(Z) /
-sqrt(n)) is compared with the normal distribution, as NIST's scoring tools do it; segments without an error of either
-system do not count. With Holm's correction (1979) over many tests.
+taken for independent; Z are the differences of the two systems' errors in each. The paper compares mean(Z) / (sd(Z) /
+sqrt(n)) with the normal distribution "for large enough n". Of few segments that differ this p is far too small (of two
+segments with one error each it is 0), so that here p is exact at any n: the share of all choices of signs of Z under
+which the sum is as far from zero (flips.py). An average over domains is tested as it is shown: each domain's sum
+counts by what one error weighs in the average. With Holm's correction (1979) over many tests.
 """
 
 from __future__ import annotations
@@ -11,25 +13,24 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from chorus.lazy import lazy
+from chorus.evaluate.flips import Weighted, sign_flip_p
 from chorus.tasks.counts import Alignment
-
-if TYPE_CHECKING:
-    from scipy import stats
-else:
-    stats = lazy("scipy.stats")
 
 GOOD_WORDS = 2  # right in both, between two segments
 
 
 @dataclass(frozen=True)
 class Matched:
-    """The test of two systems; a positive `mean` says that the first makes more errors."""
+    """The test of two systems; a positive `z` says that the first makes more errors.
+
+    segments: those with an error of either system; `differing` those in which one makes more.
+    z: the difference over its standard deviation under random signs. With one domain the paper's statistic is
+        z * sqrt((n - 1) / (n - z * z)).
+    """
 
     segments: int
-    mean: float
+    differing: int
     z: float
     p: float
 
@@ -68,24 +69,26 @@ def segment_errors(a: Alignment, b: Alignment) -> list[tuple[int, int]]:
     return found
 
 
-def mapsswe(pairs: Iterable[tuple[Alignment, Alignment]]) -> Matched:
-    """The test over utterances, each as the two systems' alignments with its reference."""
-    differences = [x - y for a, b in pairs for x, y in segment_errors(a, b)]
-    return matched(differences)
+def differences_of(pairs: Iterable[tuple[Alignment, Alignment]]) -> list[int]:
+    """The first system's errors less the second's in each segment, of utterances aligned with their references."""
+    return [x - y for a, b in pairs for x, y in segment_errors(a, b)]
 
 
 def matched(differences: Sequence[int]) -> Matched:
-    """The statistic of the segments' differences."""
-    n = len(differences)
-    if n < 2:
-        return Matched(n, float(sum(differences)), 0.0, 1.0)
-    mean = sum(differences) / n
-    variance = sum((d - mean) ** 2 for d in differences) / (n - 1)
-    # all segments differ alike: z is beyond every bound, or there is no difference at all
-    if variance == 0:
-        return Matched(n, mean, 0.0 if mean == 0 else math.copysign(math.inf, mean), 1.0 if mean == 0 else 0.0)
-    z = mean / math.sqrt(variance / n)
-    return Matched(n, mean, z, float(2 * stats.norm.sf(abs(z))))
+    """The test of one domain, or of pooled rates: every segment counts alike."""
+    return matched_parts([Weighted(1.0, differences)])
+
+
+def matched_parts(parts: Sequence[Weighted]) -> Matched:
+    """The test of an average over domains."""
+    differing = sum(bool(d) for _, differences in parts for d in differences)
+    far = sum(weight * sum(differences) for weight, differences in parts)
+    # under random signs each segment's variance is its square
+    spread = math.sqrt(sum(weight**2 * sum(d * d for d in differences) for weight, differences in parts))
+    return Matched(
+        sum(len(differences) for _, differences in parts), differing, far / spread if spread else 0.0,
+        sign_flip_p(parts),
+    )  # fmt: skip
 
 
 def holm(values: Sequence[float]) -> list[float]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from chorus.errors import DataError, UsageError, nearest
 from chorus.evaluate.results import Evaluation
+from chorus.models.languages import language_code
 
 
 class SystemRole(NamedTuple):
@@ -43,6 +44,20 @@ def roles_of(
         if len(plain) == 1:
             found[plain[0]] = SystemRole("base")
     return found
+
+
+def learnt_cells(trained_on: Mapping[str, Sequence[str]], column: str, cells: Collection[str]) -> set[str]:
+    """The cells among what a system was trained on: by the column, else by values that are names of cells.
+
+    >>> sorted(learnt_cells({"speaker": ["ana", "rui"], "language": ["pt"]}, "domain", ["ana", "rui", "eva"]))
+    ['ana', 'rui']
+    """
+    if column == "language":
+        codes = {language_code(value) for value in trained_on.get(column, ())}
+        return {cell for cell in cells if cell and language_code(cell) in codes}
+    # a language is no domain of its own, though it may be called like one
+    others = [value for key, values in trained_on.items() if key != "language" for value in values]
+    return set(trained_on.get(column, ())) & set(cells) or set(others) & set(cells)
 
 
 def _home(named: Mapping[str, object], column: str, values: set[str]) -> str:

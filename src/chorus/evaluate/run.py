@@ -150,7 +150,7 @@ def facts_of(request: Request, rows: Sequence[Answer], told: dict[str, str]) -> 
         "fingerprint": request.fingerprint,
         "system": {
             "label": system.label, "kind": system.kind, "identity": system.identity, "role": system.role,
-            "home": system.home, "parameters": system.parameters,
+            "home": system.home, "parameters": system.parameters, "trained_on": system.trained_on,
         },
         "backend": request.backend,
         # not its number, which says where and not what

@@ -16,11 +16,12 @@ NAMES = {"in-domain": "in-domain", "out-of-domain": "out-of-domain", "other-lang
 
 def rates_table(comparison: Comparison, *, domains: bool = True) -> Table:
     """A line a system, a column a domain and a group's average."""
-    groups = [*comparison.groups, *(["all"] if len(comparison.groups) > 1 else [])]
+    groups = comparison.averaged
     cells = [c.name for c in comparison.cells] if domains else []
     kinds = {"words": "", "characters": " (CER)", "mixed": " (mixed)"}
     marks = {c.name: kinds[c.unit] for c in comparison.cells}
-    many = any(len(line.recovery) for line in comparison.lines)
+    # a dash, and a note that says why, where no specialist has gained anything to recover
+    many = bool(comparison.base) and any(line.role == "specialist" and line.home for line in comparison.lines)
     outside = any(line.forgetting is not None for line in comparison.lines)
     columns = ["system", *(f"{name}{marks[name]}" for name in cells), *(f"{NAMES[g]} average" for g in groups)]
     columns += ["recovery mean", "worst"] if many else []
@@ -94,10 +95,13 @@ def notes_of(comparison: Comparison) -> list[str]:
         notes.append(f"Intervals resample {comparison.clusters} speakers.")
     if any(line.differences for line in comparison.lines):
         against = comparison.joint or comparison.base
-        test = "MAPSSWE" if comparison.metric == ERROR_RATE.name else "paired bootstrap"
-        notes.append(f"*, **, ***: differs from {against}, {test} with Holm's correction, p < .05, .01, .001.")
+        test = "exact MAPSSWE" if comparison.metric == ERROR_RATE.name else "approximate randomisation"
+        notes.append(
+            f"*, **, ***: the average differs from {against}'s, {test} with Holm's correction, p < .05, .01, .001, and "
+            "no zero in the interval of the difference."
+        )
     if any(line.recovery for line in comparison.lines):
-        notes.append("Recovery: (system - base) / (specialist - base), over the in-domain columns.")
+        notes.append("Recovery: (system - base) / (specialist - base), over domains where the specialist surely gains.")
     if any(line.forgetting is not None for line in comparison.lines):
         notes.append("Forgetting: points lost to the base outside the in-domain columns, in the mean.")
     if any(line.overfits for line in comparison.lines):
@@ -112,24 +116,34 @@ def differences_table(comparison: Comparison) -> Table | None:
         for d in line.differences:
             rows.append([
                 line.label, d.reference, NAMES[d.group], f"{d.points:+.2f}", f"[{d.low:+.1f}, {d.high:+.1f}]",
-                *_mapsswe(d), f"{_p(d.p)} {d.stars}".strip(),
-                _p(d.p_bootstrap),
+                *_mapsswe(d), f"{p_text(d.p)} {d.stars}".strip(), p_text(d.p_bootstrap),
             ])  # fmt: skip
     if not rows:
         return None
-    columns = ["system", "less", "over", "points", "95 %", "segments", "z", "p", "p (Holm)", "p (bootstrap)"]
-    test = "MAPSSWE" if comparison.metric == ERROR_RATE.name else "the paired bootstrap"
+    columns = ["system", "less", "over", "points", "95 %", "segments", "differ", "z", "p", "p (Holm)",
+               "p (bootstrap)"]  # fmt: skip
+    test = "MAPSSWE, exact" if comparison.metric == ERROR_RATE.name else "approximate randomisation"
     fewer = "fewer errors than" if comparison.best == 0 else "worse than"
-    notes = [f"Negative points: {fewer} the reference. p by {test}; Holm's over the systems of a reference."]
-    return Table(f"Differences between systems, pooled {comparison.title}", columns, rows, notes)
+    notes = [
+        f"Of the averages over domains. Negative points: {fewer} the reference. p by {test}; Holm's over the systems "
+        "of a reference; stars where the interval has no zero in it either."
+    ]
+    return Table(f"Differences between systems, {comparison.title}", columns, rows, notes)
 
 
 def _mapsswe(difference: Difference) -> list[str]:
     found = difference.mapsswe
-    return ["-", "-", "-"] if found is None else [f"{found.segments}", f"{found.z:.2f}", _p(found.p)]
+    if found is None:
+        return ["-"] * 4
+    return [f"{found.segments}", f"{found.differing}", f"{found.z:.2f}", p_text(found.p)]
 
 
-def _p(value: float) -> str:
+def p_text(value: float) -> str:
+    """A p value, which is never 0.
+
+    >>> p_text(0.125), p_text(1e-9)
+    ('0.125', '< .001')
+    """
     return "-" if math.isnan(value) else "< .001" if value < 0.001 else f"{value:.3f}"
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from chorus.evaluate.comparison import Comparison, Line
+from collections.abc import Sequence
+
+from chorus.evaluate.comparison import Comparison, Difference, Line
+from chorus.evaluate.tables import p_text
 
 
 def findings(compared: Comparison, best: str, seeds: int) -> list[str]:
@@ -19,16 +22,16 @@ def findings(compared: Comparison, best: str, seeds: int) -> list[str]:
         # the fairest rival: the best single model over all domains, not each in its own
         nearest = min(specialists, key=lambda line: abs(compared.best - line.averages[group]))
         # each at home, where it was trained
-        gains = [compared.sign * (base.rates[line.home] - line.rates[line.home]) for line in specialists]
+        gains = [-compared.lost(line, base, line.home) for line in specialists]
         told.append(
             f"Specialists gain {min(gains):.1f} to {max(gains):.1f} points in their own domains; the best of them "
-            f"over all domains, {nearest.label}, has {_rate(nearest, group, compared)}. Of what they gain the merge "
-            f"recovers {merge.recovery_mean or 0:.2f} in the mean, {merge.recovery_worst or 0:.2f} in the worst domain."
+            f"over all domains, {nearest.label}, has {_rate(nearest, group, compared)}. "
+            + _recovered(merge, specialists)
         )
     if compared.joint:
         joint = lines[compared.joint]
         difference = next((d for d in merge.differences if d.reference == compared.joint and d.group == group), None)
-        test = f" (the merge: {difference.points:+.1f} points, p {difference.p:.3g})" if difference else ""
+        test = f" (the merge: {_tested(difference)})" if difference else ""
         told.append(f"Joint fine-tuning, which needs all data at once, has {_rate(joint, group, compared)}{test}.")
     if merge.forgetting is not None:
         changes = [
@@ -43,6 +46,27 @@ def findings(compared: Comparison, best: str, seeds: int) -> list[str]:
     if seeds > 1:
         told.append(f"All numbers are over {seeds} seeds together.")
     return told
+
+
+def _recovered(merge: Line, specialists: Sequence[Line]) -> str:
+    """Recovery, of the domains in which there is something to recover."""
+    if merge.recovery_mean is None or merge.recovery_worst is None:
+        return "No specialist gains more than chance may give: there is nothing that a merge could recover."
+    left = len(specialists) - len(merge.recovery)
+    where = f" ({left} of {len(specialists)} domains left out, where the gain may be chance)" if left else ""
+    return (
+        f"Of what they gain the merge recovers {merge.recovery_mean:.2f} in the mean, {merge.recovery_worst:.2f} in "
+        f"the worst domain{where}."
+    )
+
+
+def _tested(difference: Difference) -> str:
+    """The difference of the two averages, its interval and its p value."""
+    p = p_text(difference.p)
+    return (
+        f"{difference.points:+.1f} points [{difference.low:+.1f}, {difference.high:+.1f}], "
+        f"p {p if p.startswith('<') else f'= {p}'}"
+    )
 
 
 def _rate(line: Line, group: str, compared: Comparison) -> str:

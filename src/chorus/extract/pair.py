@@ -14,6 +14,7 @@ from chorus.architectures.roles import Layout, Role
 from chorus.checkpoints.adapted import low_rank_delta, same_tensor
 from chorus.checkpoints.dtypes import FLOATS
 from chorus.checkpoints.lazy_tensor import LazyTensor
+from chorus.checkpoints.lineage import lineage_of
 from chorus.checkpoints.model import Model, OpenOptions
 from chorus.checkpoints.names import respelled
 from chorus.checkpoints.open import Source, open_model
@@ -92,6 +93,7 @@ class Pair:
                 }
                 for model, part in models
             },
+            "trained_on": lineage_of(self.model),
             **facts,
             "versions": versions(),
         }

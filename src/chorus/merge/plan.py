@@ -17,6 +17,7 @@ from chorus.cache import Cache
 from chorus.checkpoints.beside import Beside
 from chorus.checkpoints.dtypes import itemsize
 from chorus.checkpoints.lazy_tensor import LazyTensor
+from chorus.checkpoints.lineage import TRAINING, Lineage, facts_in, joined, lineage_of
 from chorus.checkpoints.model import Model
 from chorus.checkpoints.reference import Reference
 from chorus.checkpoints.safetensors_header import build_header
@@ -157,6 +158,7 @@ class Plan(Mapping[str, LazyTensor]):
             recipe=self.recipe.document,
             made_of=self.licences,
             reads=tuple(self.places),
+            trained_on=self.trained_on,
             # asked for late, as it needs the fingerprints of all inputs
             identify=lambda: self.fingerprint(variant.name),
         )
@@ -174,6 +176,15 @@ class Plan(Mapping[str, LazyTensor]):
         for reference, model in zip(self.references, self.models, strict=True):
             found |= model.made_of or {reference.name: licence_of(model.directory)}
         return found
+
+    @property
+    def trained_on(self) -> Lineage:
+        """What the sources learnt from; of the base only where it is a merge itself, else it is what all began with."""
+        every = [
+            {} if i == self.base and facts_in(model.directory).get("kind") == TRAINING else lineage_of(model)
+            for i, model in enumerate(self.sources)
+        ]
+        return joined(every)
 
     def fingerprint(self, variant: str | None = None) -> str:
         """What an output depends on, by content: its tensors' plans, the models that they read, whose side files."""

@@ -13,7 +13,7 @@ from chorus.transcribe.decoding import Decoding
 from chorus.transcribe.systems import System
 from chorus.transcribe.test_sets import TestSet
 
-FORMAT = 2  # of rows and summaries on disk
+FORMAT = 3  # of rows and summaries on disk
 Key = tuple[str, str]  # (name of an utterance, condition)
 
 

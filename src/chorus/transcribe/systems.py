@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from chorus.checkpoints.lazy_tensor import LazyTensor
+from chorus.checkpoints.lineage import TRAINING, facts_in, lineage_of, wheres_in
 from chorus.checkpoints.model import Model, OpenOptions
 from chorus.checkpoints.open import Source, open_model
 from chorus.checkpoints.reference import Reference, public_name
@@ -37,6 +38,7 @@ class System:
     tokenizer: Path | None = None  # where the tokenizer is, where not in `directory`
     config: dict[str, object] | None = field(default=None, compare=False, repr=False)  # in place of the directory's
     generation: dict[str, object] | None = field(default=None, compare=False, repr=False)
+    trained_on: Mapping[str, Sequence[str]] = field(default_factory=dict, compare=False)  # column -> values
 
 
 def open_system(source: Source, *, label: str = "", offline: bool = False) -> System:
@@ -60,15 +62,17 @@ def _of_model(model: Model, label: str) -> System:
         return System(
             label or re.sub(r"\.ya?ml(?=:|$)", "", model.label), "merge", model.directory, identity, model.checkpoint,
             "merge", parameters={"method": model.method}, tokenizer=model.tokenizer_directory, config=model.config,
-            generation=model.generation,
+            generation=model.generation, trained_on=model.trained_on,
         )  # fmt: skip
     adapter = next((path.parent for path in reversed(model.adapter_paths.values())), None)  # the last put on
     role, home = role_of(adapter or model.directory)
     name = label or public_name(model.label)
     if adapter is not None:
-        return System(name, "adapter", model.directory, identity, model.checkpoint, role, home)
+        return System(
+            name, "adapter", model.directory, identity, model.checkpoint, role, home, trained_on=lineage_of(model)
+        )
     tensors = None if model.as_stored else model.checkpoint
-    return System(name, "model", model.directory, identity, tensors, role, home)
+    return System(name, "model", model.directory, identity, tensors, role, home, trained_on=lineage_of(model))
 
 
 def _adapter_on_its_base(path: Path) -> Reference | None:
@@ -88,14 +92,10 @@ def _of_files(directory: Path) -> str:
 
 def role_of(directory: Path) -> tuple[str, dict[str, object]]:
     """What a model is to others, as its provenance tells it: a specialist of what, a joint fine-tune, a merge."""
-    path = directory / "chorus.json"
-    if not path.exists():
-        return "", {}
-    facts = read_json(path)
-    if facts.get("kind") != "train":
+    facts = facts_in(directory)
+    if facts.get("kind") != TRAINING:
         return ("merge", {}) if "recipe" in facts else ("", {})
-    wheres = [source.get("where") or {} for source in facts.get("config", {}).get("data", {}).get("train", [])]
-    narrowed = {column: value for where in wheres for column, value in where.items() if column != "split"}
+    narrowed = {column: value for where in wheres_in(facts) for column, value in where.items()}
     several = any(isinstance(value, list) and len(value) > 1 for value in narrowed.values())
     return ("specialist", narrowed) if narrowed and not several else ("joint", {})
 

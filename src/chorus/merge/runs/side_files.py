@@ -156,6 +156,7 @@ def provenance_of(
             "parameters": _resolved(plan, variant),
         },
         "inputs": identities,
+        "trained_on": plan.trained_on,
         "licenses": plan.licences,
         "versions": versions(),
         "cast_loss": losses,
