@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import chorus
+from chorus.architectures.layouts import inventory_of
 from chorus.merge.runs.engine import _TensorWriter
 from models import files_of, write_model
 
@@ -29,13 +30,14 @@ def wide(tmp_path_factory):
         "model_type": "qwen2",
         "num_hidden_layers": 2,
         "hidden_size": 256,
+        "intermediate_size": 1024,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 1,
         "vocab_size": 1500,
         "tie_word_embeddings": True,
     }
-    shapes = {"model.embed_tokens.weight": (1500, 256), "model.norm.weight": (256,)}
-    for i in range(2):
-        shapes |= {f"model.layers.{i}.mlp.{k}.weight": (1024, 256) for k in ("up_proj", "gate_proj")}
-        shapes |= {f"model.layers.{i}.self_attn.q_proj.bias": (256,)}
+    inventory = inventory_of(config, [])
+    shapes = {n: s for n, s in inventory.shapes.items() if n not in inventory.tied}
     paths = []
     numbers = torch.Generator().manual_seed(0)
     base = {n: torch.randn(s, generator=numbers) * 0.02 for n, s in shapes.items()}

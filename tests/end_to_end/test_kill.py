@@ -15,21 +15,22 @@ from pathlib import Path
 import pytest
 import torch
 
+from chorus.architectures.layouts import inventory_of
 from models import files_of, write_model, write_recipe
 
 CHORUS = Path(sysconfig.get_path("scripts")) / "chorus"
 KILLS = 20
-SHAPES = {"model.embed_tokens.weight": (10_000, 512), "model.norm.weight": (512,)}
-for _layer in range(36):
-    SHAPES |= {f"model.layers.{_layer}.mlp.{k}.weight": (2048, 512) for k in ("up_proj", "gate_proj", "down_proj")}
+CONFIG = {"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "num_hidden_layers": 32, "hidden_size": 512,
+          "intermediate_size": 2048, "num_attention_heads": 4, "num_key_value_heads": 1, "vocab_size": 10_000,
+          "tie_word_embeddings": True}  # fmt: skip
+INVENTORY = inventory_of(CONFIG, [])
+SHAPES = {n: s for n, s in INVENTORY.shapes.items() if n not in INVENTORY.tied}
 
 
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory):
     """TIES over three models of 118 million values each: five seconds of work and more."""
     place = tmp_path_factory.mktemp("kill")
-    config = {"architectures": ["Qwen2ForCausalLM"], "model_type": "qwen2", "num_hidden_layers": 36,
-              "hidden_size": 512, "vocab_size": 10_000, "tie_word_embeddings": True}  # fmt: skip
     numbers = torch.Generator().manual_seed(0)
     base = {n: torch.randn(s, generator=numbers) * 0.02 for n, s in SHAPES.items()}
     paths = []
@@ -37,7 +38,7 @@ def recipe(tmp_path_factory):
         tensors = {
             n: (t + torch.randn(t.shape, generator=numbers) * 3e-4 * (i > 0)).bfloat16() for n, t in base.items()
         }
-        paths.append(write_model(place / f"m{i}", tensors, config))
+        paths.append(write_model(place / f"m{i}", tensors, CONFIG))
     models = [{"model": str(p), "parameters": {"weight": 1.0, "density": 0.5}} for p in paths[1:]]
     made = {"merge_method": "ties", "base_model": str(paths[0]), "models": models, "parameters": {"rescale": True}}
     return write_recipe(place / "recipe.yml", made)
