@@ -10,6 +10,8 @@ import torch
 import chorus
 from chorus.architectures.layouts import inventory_of
 from chorus.merge.runs.engine import _TensorWriter
+from chorus.merge.runs.journal import NAME as JOURNAL
+from chorus.merge.runs.journal import Journal
 from models import files_of, write_model
 
 METHODS = {
@@ -138,6 +140,90 @@ def test_a_finished_tensor_that_was_damaged_is_made_again(wide, out, monkeypatch
         file.write(blank)
     chorus.merge(recipe, out, chorus.Options(resume=True))
     assert files_of(out) == files_of(out.parent / "straight")
+
+
+@pytest.fixture
+def half_made(wide, out, monkeypatch):
+    """A merge that was killed after some of its tensors, the same merge straight, and its recipe."""
+    recipe = recipe_of("linear", wide)
+    chorus.merge(recipe, out.parent / "straight")
+    calls = []
+
+    def dying(self, entry):
+        calls.append(entry)
+        if len(calls) == 6:
+            raise Killed
+        original(self, entry)
+
+    original = Journal.record
+    monkeypatch.setattr(Journal, "record", dying)
+    with pytest.raises(Killed):
+        chorus.merge(recipe, out, chorus.Options(jobs=1))
+    monkeypatch.undo()
+    return recipe, out.with_name("merged.partial"), files_of(out.parent / "straight")
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [('"loss":[', '"loss":[9'), ('"inputs":{', '"inputs":{"9:x":"f",'), ('"digest":"', '"digest":"0'),
+     ('"tensor":"', '"tensor":"no.'), ('"variant":""', '"variant":"other"'), ("{", ""), ("}", "}}"), ("\n", "")],
+)  # fmt: skip
+def test_a_journal_that_was_changed_is_not_believed(half_made, out, old, new):
+    recipe, partial, straight = half_made
+    journal = partial / JOURNAL
+    first, *lines = journal.read_text().splitlines(keepends=True)
+    assert len(lines) == 5
+    assert old in lines[0]
+    journal.write_text("".join([first, *(line.replace(old, new, 1) for line in lines)]))
+    result = chorus.merge(recipe, out, chorus.Options(resume=True))
+    assert result.resumed == 0
+    assert files_of(out) == straight
+
+
+@pytest.mark.parametrize("name", ["model.safetensors.index.json", "tokenizer.json", "notes.txt", "sub/config.json"])
+def test_what_the_plan_did_not_write_is_never_in_the_result(half_made, out, name):
+    recipe, partial, straight = half_made
+    (partial / name).parent.mkdir(exist_ok=True)
+    (partial / name).write_text("{}")
+    with pytest.raises(chorus.ChorusError, match=f"{name}: no file of this merge"):
+        chorus.merge(recipe, out, chorus.Options(resume=True))
+    assert (partial / name).read_text() == "{}"
+    (partial / name).unlink()
+    chorus.merge(recipe, out, chorus.Options(resume=True))
+    assert files_of(out) == straight
+
+
+def test_weights_that_are_a_link_to_an_input_are_not_written_to(half_made, out, wide):
+    recipe, partial, _ = half_made
+    weights = wide[1] / "model.safetensors"
+    before = weights.read_bytes()
+    for link in (os.symlink, os.link):
+        (partial / weights.name).unlink()
+        link(weights, partial / weights.name)
+        with pytest.raises(chorus.ChorusError, match="not as the merge wrote it"):
+            chorus.merge(recipe, out, chorus.Options(resume=True))
+    assert weights.read_bytes() == before
+
+
+@pytest.mark.parametrize("moved", [0, 1])
+def test_side_files_of_a_killed_run_are_its_own(half_made, out, monkeypatch, moved):
+    recipe, partial, straight = half_made
+    original, calls = os.replace, []
+
+    def dying(source, target):
+        if ".chorus-side-files" in str(source):
+            calls.append(target)
+            if len(calls) > moved:
+                raise Killed
+        original(source, target)
+
+    monkeypatch.setattr(os, "replace", dying)
+    with pytest.raises(Killed):
+        chorus.merge(recipe, out, chorus.Options(resume=True))
+    monkeypatch.undo()
+    assert (partial / ".chorus-side-files").exists()
+    chorus.merge(recipe, out, chorus.Options(resume=True))
+    assert files_of(out) == straight
 
 
 def test_resume_refuses_another_recipes_work(wide, out, monkeypatch):

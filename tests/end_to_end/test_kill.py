@@ -88,7 +88,9 @@ def test_a_killed_process_resumes_to_the_same_bytes(recipe, tmp_path):
             assert files_of(out) == expected
             continue
         journal = partial / ".chorus-journal.jsonl"
-        finished = [json.loads(line) for line in journal.read_text().splitlines()[1:]] if journal.exists() else []
+        finished = (
+            [json.loads(line)["entry"] for line in journal.read_text().splitlines()[1:]] if journal.exists() else []
+        )
         while_writing += journal.exists() and len(finished) < len(SHAPES)
         again = subprocess.run(command(recipe, out, "--resume"), capture_output=True, text=True)
         assert again.returncode == 0, again.stderr

@@ -9,7 +9,8 @@ import pytest
 
 import chorus
 from adapters import make_adapters
-from chorus.checkpoints.output_place import refuse_input
+from chorus.checkpoints.output_place import place_of, refuse_input
+from chorus.checkpoints.writer import PartialDirectory
 from chorus.errors import UsageError
 from models import Family, copy_model, files_of
 
@@ -51,6 +52,33 @@ def test_places_beside_and_below_an_input_are_free(tmp_path: Path) -> None:
     refuse_input(model / "merged", [model])
     refuse_input(tmp_path / "model-2", [model])
     refuse_input(tmp_path / "new", [tmp_path / "gone"])
+
+
+def test_where_no_result_can_be_is_told_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    for name, told in {
+        ".": "working directory", "/": "working directory", "..": "working directory", "~nul\0": "no name of",
+        str(Path.home()): "your home", "../file/below": "Not a directory", "../loop": "symbolic links",
+        "n" * 300: "too long", "n" * 250: "too long", "/".join(["n" * 200] * 30): "too long",
+    }.items():  # fmt: skip
+        with pytest.raises(UsageError, match=told):
+            place_of(Path(name))
+    for name in ("new", "../new/deep", "n" * 240, "../beside"):
+        assert place_of(Path(name)) == Path(name)
+
+
+def test_a_link_to_a_directory_is_that_directory(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "old").write_text("old")
+    (tmp_path / "link").symlink_to("real")
+    partial = PartialDirectory(tmp_path / "link", resume=False, overwrite=True)
+    (partial.path / "new").write_text("new")
+    partial.finish(())
+    assert os.listdir(tmp_path / "link") == ["new"]
+    assert sorted(os.listdir(tmp_path)) == ["link", "real"]
 
 
 def test_no_command_replaces_what_it_reads(tmp_path: Path) -> None:

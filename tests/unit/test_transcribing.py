@@ -124,7 +124,7 @@ def test_whole_lines_of_the_same_request_are_kept(tmp_path: Path) -> None:
     other = Partial(tmp_path, "g")
     other.close()
     assert other.rows == {}
-    assert json.loads((tmp_path / PARTIAL).read_text()) == {"fingerprint": "g"}
+    assert json.loads((tmp_path / PARTIAL).read_text()) == {"of": "g"}
 
 
 def test_a_partial_file_that_is_none_is_begun_anew(tmp_path: Path) -> None:

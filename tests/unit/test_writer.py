@@ -101,6 +101,35 @@ def test_an_unfinished_one_that_is_refused_is_not_locked(tmp_path):
     begin(final, resume=True).release()
 
 
+@pytest.mark.parametrize("make", [lambda p: p.write_text("x"), os.mkfifo, lambda p: p.symlink_to(p.parent)])
+def test_what_is_in_the_way_of_the_work_is_not_written_through(tmp_path, make):
+    make(tmp_path / "model.partial")
+    with pytest.raises(OutputError, match="in the way"):
+        begin(tmp_path / "model", overwrite=True)
+
+
+def test_what_is_no_file_of_the_work_is_refused_and_stays(tmp_path):
+    made = begin(tmp_path / "model")
+    (made.path / "sub").mkdir()
+    for name in ("a", "sub/b"):
+        (made.path / name).write_text(name)
+    made.refuse_others(["a", "sub/b", "not/there/yet"])
+    with pytest.raises(OutputError, match=r"model\.partial/sub/b: no file of this merge"):
+        made.refuse_others(["a"])
+    os.link(made.path / "a", tmp_path / "elsewhere")
+    with pytest.raises(OutputError, match=r"model\.partial/a: not as the merge wrote it"):
+        made.refuse_others(["a", "sub/b"])
+    (made.path / "a").unlink()
+    (made.path / "a").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(OutputError, match=r"model\.partial/a: not as"):
+        made.refuse_others(["a", "sub/b"])
+    (made.path / "a").unlink()
+    (made.path / "folder").symlink_to(tmp_path)
+    with pytest.raises(OutputError, match=r"model\.partial/folder: no file"):
+        made.refuse_others(["a", "sub/b"])
+    made.release()
+
+
 def test_one_at_a_time(tmp_path):
     first = begin(tmp_path / "model")
     for settings in ({}, {"resume": True}, {"overwrite": True}):

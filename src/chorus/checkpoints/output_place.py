@@ -1,13 +1,46 @@
-"""Where a result may not go: onto what it is made from, or around it."""
+"""Where a result may not go: onto what it is made from, around it, or where no directory can be made."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
 from chorus.errors import UsageError
+from chorus.files import shown
 
+ANOTHER = "choose another directory"
 BESIDE = (".partial", ".replaced")  # what the writer clears beside an output is as lost as what is in it
+
+
+def place_of(output: Path) -> Path:
+    """Where an output directory is to be, the last link resolved; `UsageError`, before any work, where none can be."""
+    place = _real(output)
+    if place in (Path.cwd(), *Path.cwd().parents, Path.home()):
+        raise UsageError(f"{output}: the working directory, one around it, or your home", ANOTHER)
+    try:
+        # those beside it have longer names
+        for path in (place, *(place.with_name(place.name + ending) for ending in BESIDE)):
+            _exists(path)
+    except OSError as error:
+        raise UsageError(f"{shown(output)}: {error.strerror}", ANOTHER) from None
+    plain = output.name not in ("", "..") and not output.is_symlink()
+    return output if plain else place
+
+
+def _real(output: Path) -> Path:
+    try:
+        return Path(os.path.realpath(output))  # not Path.resolve, which fails on a link to itself
+    except ValueError:
+        raise UsageError(f"{shown(output)}: no name of a directory", ANOTHER) from None
+
+
+def _exists(path: Path) -> bool:
+    try:
+        path.stat()
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def refuse_input(output: Path, inputs: Iterable[Path]) -> None:
@@ -15,12 +48,13 @@ def refuse_input(output: Path, inputs: Iterable[Path]) -> None:
 
     Inputs are files and directories, as they are named and as links resolve.
     """
-    places = [output, *(output.with_name(output.name + ending) for ending in BESIDE if output.name)]
+    place = _real(output)
+    places = [output, *(place.with_name(place.name + ending) for ending in BESIDE if place.name)]
     for found in dict.fromkeys(inputs):
         for place in places:
             if _holds(place, found):
                 what = "is one of the inputs" if _same(place, found) else f"holds an input, {found}"
-                raise UsageError(f"{place}: {what}, which the result would replace", "choose another directory")
+                raise UsageError(f"{place}: {what}, which the result would replace", ANOTHER)
 
 
 def _holds(place: Path, found: Path) -> bool:

@@ -6,12 +6,15 @@ import errno
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator
+import stat
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from chorus.checkpoints.output_place import place_of
 from chorus.errors import OutputError
+from chorus.files import present, shown
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,6 +39,8 @@ def explained(path: Path) -> Iterator[None]:
             raise OutputError(
                 f"{path}: cannot be written (no permission)", "choose another output directory"
             ) from error
+        if error.errno in (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP, errno.ENOENT):
+            raise OutputError(f"{shown(path)}: {error.strerror}", "choose another output directory") from error
         raise OutputError(f"{path}: {error.strerror or error}", "check the disk, then go on with --resume") from error
 
 
@@ -43,10 +48,16 @@ class PartialDirectory:
     """`DIR.partial`, locked while it is written, renamed to `DIR` at the end."""
 
     def __init__(self, final: Path, *, resume: bool, overwrite: bool) -> None:
+        final = place_of(final)
         self.final, self.overwrite = final, overwrite
         self.path = final.with_name(final.name + ".partial")
-        if final.exists() and (not final.is_dir() or any(final.iterdir())) and not overwrite:
+        if final.exists() and not final.is_dir():
+            raise OutputError(f"{final}: exists and is no directory", "choose another directory")
+        if final.exists() and any(final.iterdir()) and not overwrite:
             raise OutputError(f"{final}: exists and is not empty", "choose another directory, or pass --overwrite")
+        # a link would have another directory written to, and cleared
+        if present(self.path) and (self.path.is_symlink() or not self.path.is_dir()):
+            raise OutputError(f"{self.path}: is in the way, and is no unfinished merge", "take it away")
         existed = self.path.exists()
         with explained(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
@@ -72,7 +83,24 @@ class PartialDirectory:
     def _clear(self) -> None:
         with explained(self.path):
             for item in self.path.iterdir():
-                shutil.rmtree(item) if item.is_dir() else item.unlink()
+                shutil.rmtree(item) if item.is_dir() and not item.is_symlink() else item.unlink()
+
+    def refuse_others(self, known: Iterable[str]) -> None:
+        """`OutputError` where anything lies in the directory but these files: a result holds what the plan wrote.
+
+        Nobody's file is taken away for it. A link is none of ours: what is written to it lands elsewhere.
+        """
+        names = set(known)
+        for folder, folders, files in os.walk(self.path):
+            links = [name for name in folders if (Path(folder) / name).is_symlink()]
+            for path in (Path(folder) / name for name in [*links, *files]):
+                status = path.lstat()
+                ours = str(path.relative_to(self.path)) in names
+                if not ours or not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:
+                    raise OutputError(
+                        f"{path}: {'not as the merge wrote it' if ours else 'no file of this merge'}",
+                        "take it out of there, then go on with --resume; or start again with --overwrite",
+                    )
 
     def check_space(self, needed: int) -> None:
         """Refuse before the first byte where the disk has less room than the result needs."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+import os
+import shutil
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from chorus.checkpoints.dtypes import itemsize
 from chorus.checkpoints.output_place import refuse_input
-from chorus.checkpoints.writer import OutputFile, PartialDirectory
+from chorus.checkpoints.writer import OutputFile, PartialDirectory, explained
 from chorus.errors import CheckpointError
 from chorus.identity import Digest, digest
 from chorus.lazy import lazy
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 else:
     torch = lazy("torch")
 
+STAGED = ".chorus-side-files"  # where they are until they are whole
 Group = list[tuple[Variant, TensorPlan]]  # the tensors of one name, of all variants
 
 
@@ -61,6 +64,9 @@ def run(plan: Plan, output: Path, progress: Progress = lambda done, total: None)
         partial.check_space(plan.bytes_to_write)
         journal = Journal(partial.path, plan_fingerprint(plan), resume=plan.options.resume)
         try:
+            _take_back(partial, journal.side_files)
+            own = [JOURNAL, *(str(Path(v.name) / shard.file) for v in plan.variants for shard in v.shards)]
+            partial.refuse_others(own)
             work = _Writing(plan, partial.path, journal)
             try:
                 work.drop_damaged()
@@ -69,7 +75,8 @@ def run(plan: Plan, output: Path, progress: Progress = lambda done, total: None)
             finally:
                 work.close()
             # after the weights are synced: nothing says that here is a model before there is one
-            warnings = write_side_files(plan, partial.path, journal.done)
+            warnings = _add_side_files(plan, partial, journal)
+            partial.refuse_others([*own, *journal.side_files])
         finally:
             journal.close()
         partial.finish((JOURNAL,))
@@ -80,6 +87,30 @@ def run(plan: Plan, output: Path, progress: Progress = lambda done, total: None)
             partial.release()
     names = [v.name for v in plan.variants if v.name]
     return Result(output, names, len(journal.done), resumed, work.bytes_read, work.bytes_written, warnings)
+
+
+def _take_back(partial: PartialDirectory, side_files: Sequence[str]) -> None:
+    """Take away an earlier run's side files, which are written anew."""
+    with explained(partial.path):
+        shutil.rmtree(partial.path / STAGED, ignore_errors=True)
+        for name in side_files:
+            (partial.path / name).unlink(missing_ok=True)
+
+
+def _add_side_files(plan: Plan, partial: PartialDirectory, journal: Journal) -> list[str]:
+    """Put what belongs beside the weights there, noted in the journal before it comes; returns warnings."""
+    staged = partial.path / STAGED
+    with explained(staged):
+        for variant in plan.variants:
+            (staged / variant.name).mkdir(parents=True, exist_ok=True)
+    warnings = write_side_files(plan, staged, journal.done)
+    with explained(partial.path):
+        names = sorted(str(path.relative_to(staged)) for path in staged.rglob("*") if path.is_file())
+        journal.record_side_files(names)
+        for name in names:
+            os.replace(staged / name, partial.path / name)
+        shutil.rmtree(staged)
+    return warnings
 
 
 def check_duplicates(plan: Plan) -> None:

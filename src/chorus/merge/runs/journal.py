@@ -1,18 +1,19 @@
 """What has been written so far, so that a killed merge goes on where it stopped.
 
-One JSON line a finished tensor, appended after its last byte; the first line identifies the plan and the inputs.
+An entry a finished tensor, appended after its last byte, under what identifies the plan and the inputs; and one of the
+side files, before they are put into their places.
 """
 
 from __future__ import annotations
 
-import json
-import os
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TypedDict
+from typing import TypedDict, cast
 
+from chorus.checkpoints.writer import explained
 from chorus.errors import OutputError
 from chorus.identity import fingerprint
+from chorus.ledger import Ledger
 from chorus.merge.plan import Plan
 
 NAME = ".chorus-journal.jsonl"
@@ -47,49 +48,37 @@ class FinishedTensor(TypedDict):
 
 
 class Journal:
-    """The journal of one partial directory. `done` maps (variant, tensor) to its entry."""
+    """The journal of one partial directory. `done` maps (variant, tensor) to its entry.
+
+    `side_files` are those that an earlier run has put, or was about to put, beside the weights.
+    """
 
     def __init__(self, directory: Path, plan_id: str, *, resume: bool) -> None:
-        self.path = directory / NAME
         self.done: dict[tuple[str, str], FinishedTensor] = {}
-        known, entries, whole_bytes = self._read() if resume else (None, [], 0)
-        if known is not None and known != plan_id:
+        self.side_files: list[str] = []
+        self._ledger = Ledger(directory / NAME, plan_id, resume=resume)
+        if self._ledger.other is not None:
             raise OutputError(
                 f"{directory}: holds another merge's unfinished result (recipe, inputs or settings differ)",
                 "undo the change and use --resume, or start again with --overwrite",
             )
-        for entry in entries:
-            self.done[entry["variant"], entry["tensor"]] = entry
-        # appended to, so that what an earlier run noted stays; begun anew where no whole line is there
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | (os.O_TRUNC if known is None else 0)
-        self._file = os.open(self.path, flags, 0o644)
-        if known is None:
-            self._append({"plan": plan_id})
-        else:
-            os.ftruncate(self._file, whole_bytes)  # a line that was cut off by the kill
-
-    def _read(self) -> tuple[str | None, list[FinishedTensor], int]:
-        """(the plan's fingerprint, the finished tensors, bytes of whole lines); None where there is no journal."""
-        lines, whole_bytes = [], 0
-        for raw in self.path.read_bytes().splitlines(keepends=True) if self.path.exists() else []:
-            if not raw.endswith(b"\n"):
-                break
-            try:
-                lines.append(json.loads(raw))
-            except ValueError:  # only the last line can be cut off: after a broken one nothing is trusted
-                break
-            whole_bytes += len(raw)
-        return (str(lines[0].get("plan")), lines[1:], whole_bytes) if lines else (None, [], 0)
-
-    def _append(self, entry: Mapping[str, object]) -> None:
-        # one call: after a kill a line is whole, or is the last and has no line break. Not synced: a resume holds every
-        # entry against the disk
-        os.write(self._file, json.dumps(entry, separators=(",", ":")).encode() + b"\n")
+        for entry in self._ledger.entries:
+            if "side_files" in entry:
+                self.side_files += entry["side_files"]
+            else:
+                self.done[entry["variant"], entry["tensor"]] = cast("FinishedTensor", entry)
+        with explained(directory):
+            self._ledger.start()
 
     def record(self, entry: FinishedTensor) -> None:
         """Note that a tensor is written, in one append."""
         self.done[entry["variant"], entry["tensor"]] = entry
-        self._append(entry)
+        self._ledger.append(entry)
+
+    def record_side_files(self, names: Sequence[str]) -> None:
+        """Note what is about to be put beside the weights, so that another run knows it for its own."""
+        self.side_files = list(names)
+        self._ledger.append({"side_files": list(names)})
 
     def close(self) -> None:
-        os.close(self._file)
+        self._ledger.close()
