@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import chorus
+from chorus.errors import PlanError
 from models import Family, copy_model, files_of, load_all
 from sounds import BASE
 
@@ -75,3 +76,79 @@ def test_the_new_processor_form_is_written_where_the_source_had_it(tmp_path, out
     assert json.loads((tmp_path / "out-new" / "processor_config.json").read_text()) == nested
     made = json.loads((tmp_path / "out-new" / "preprocessor_config.json").read_text())
     assert made["feature_size"] == settings["feature_size"]
+
+
+def early(place, **config):
+    """A fine-tune as they were in early 2023: without generation_config.json, a language forced in config.json."""
+    shutil.copytree(BASE, place)
+    os.remove(place / "generation_config.json")
+    settings = json.loads((place / "config.json").read_text())
+    forced = [[1, 50259], [2, 50359], [3, 50363]]
+    settings |= {"forced_decoder_ids": forced, "suppress_tokens": [], "max_length": 448, **config}
+    (place / "config.json").write_text(json.dumps(settings))
+    return place
+
+
+@pytest.mark.reported("no-generation-config")
+def test_early_fine_tunes_get_generation_settings_as_training_makes_them(tmp_path, out):
+    from transformers import WhisperForConditionalGeneration, WhisperTokenizerFast
+
+    from chorus.models.whisper import complete_generation, languages_of
+
+    ta, te = early(tmp_path / "ta"), early(tmp_path / "te", suppress_tokens=[3])
+    plan = chorus.plan(linear(ta, te))
+    chorus.merge(plan, out)
+    (warning,) = [w for w in plan.warnings if "generation" in w]
+    assert warning == "ta has no generation_config.json: the result's is made of its config and tokenizer"
+    assert plan.generation_differences == [
+        "te (no generation_config.json) has suppress_tokens [3], not []; the result has ta's"
+    ]
+    assert "forced_decoder_ids" not in (out / "config.json").read_text() + (out / "generation_config.json").read_text()
+    made = json.loads((out / "generation_config.json").read_text())
+    trained, tokenizer = WhisperForConditionalGeneration.from_pretrained(ta), WhisperTokenizerFast.from_pretrained(ta)
+    complete_generation(trained, tokenizer, languages_of(tokenizer))
+    expected = trained.generation_config.to_diff_dict()
+    assert {key: expected[key] for key in made} == made
+    assert len(made["lang_to_id"]) == 99
+    model = WhisperForConditionalGeneration.from_pretrained(out, dtype=torch.float32)
+    for asked in ({"language": "pt"}, {"return_timestamps": True}):
+        assert len(model.generate(torch.zeros(1, 80, 3000), max_new_tokens=2, **asked))
+
+
+def test_a_base_with_settings_gives_them_and_each_model_is_one_line(tmp_path):
+    tuned = [early(tmp_path / name) for name in ("ta", "te")]
+    plan = chorus.plan(linear(*tuned, base_model=str(BASE), merge_method="task_arithmetic"))
+    assert [line.split()[0] for line in plan.generation_differences] == ["ta", "te"]
+    assert len(plan.variants[0].generation["lang_to_id"]) == 99
+    plan = chorus.plan(linear(tuned[0], BASE))
+    assert plan.variants[0].generation["alignment_heads"]
+    assert any("ta has no generation_config.json: the result takes base's" in w for w in plan.warnings)
+
+
+@pytest.mark.reported("other-tokenizer-of-equal-size")
+@pytest.mark.parametrize("change", ["two change places", "one is renamed", "one more"])
+def test_tokenizers_of_equal_size_are_compared_by_their_tokens(tmp_path, change):
+    a, b = (shutil.copytree(BASE, tmp_path / name) for name in "ab")
+    tokenizer = json.loads((b / "tokenizer.json").read_text())
+    words = tokenizer["model"]["vocab"]
+    first, second = list(words)[300], list(words)[400]
+    if change == "two change places":
+        words[first], words[second] = words[second], words[first]
+    for added in tokenizer["added_tokens"]:
+        if change == "one is renamed":
+            added["content"] = added["content"].replace("<|haw|>", "<|gsw|>")
+    (b / "tokenizer.json").write_text(json.dumps(tokenizer))
+    if change == "one more":
+        ours = json.loads((a / "tokenizer.json").read_text())
+        ours["added_tokens"] = [t for t in ours["added_tokens"] if t["content"] != "<|haw|>"]
+        (a / "tokenizer.json").write_text(json.dumps(ours))
+    if change == "two change places":
+        with pytest.raises(PlanError, match="2 token ids of b mean other tokens than in a: 300 is"):
+            chorus.plan(linear(a, b))
+        return
+    (warning,) = [w for w in chorus.plan(linear(a, b)).warnings if "token" in w]
+    told = (
+        "1 token ids have another name in b than in a" if change == "one is renamed" else "1 tokens that the result's"
+    )
+    assert told in warning
+    assert "<|haw|>" in warning

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from chorus.checkpoints.writer import explained, write_text
-from chorus.files import MAX_TOKENIZER, present, read_json, regular
+from chorus.files import MAX_CONFIG, MAX_TOKENIZER, present, read_bytes, read_json, regular
 from chorus.plain import JsonObject
 
 # One of these holds a tokenizer's vocabulary: transformers 5 makes an empty tokenizer of a directory without any.
@@ -46,7 +46,10 @@ def chat_template_of(files: Mapping[str, Path]) -> bool:
     if any(name.startswith("chat_template.") for name in files):
         return True
     config = files.get("tokenizer_config.json")
-    return config is not None and bool(read_json(config).get("chat_template"))
+    # looked for as bytes first: Whisper's describes 1,600 tokens, and a plan has ten of them
+    if config is None or b'"chat_template"' not in read_bytes(config, MAX_CONFIG):
+        return False
+    return bool(read_json(config).get("chat_template"))
 
 
 def copy_side_files(files: Mapping[str, Path], out: Path) -> list[str]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from chorus.plain import JsonMap
+from chorus.plain import JsonMap, JsonObject
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -36,6 +36,7 @@ class Kind:
     backbone        what trains it; empty: nothing does
     peft_task       PEFT's task type; None for speech, whose inputs PEFT's wrappers do not know
     elsewhere       another tool's name -> its tensors' names in transformers' words
+    generation      the generation settings completed, from the config, what there is of them, and the ids of tokens
     """
 
     name: str
@@ -52,6 +53,7 @@ class Kind:
     backbone: str = ""
     peft_task: str | None = None
     elsewhere: Mapping[str, Callable[[str], str]] = field(default_factory=dict)
+    generation: Callable[[JsonMap, JsonMap, Mapping[str, int]], JsonObject] | None = None
 
     @property
     def takes_audio(self) -> bool:

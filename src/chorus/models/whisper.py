@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TypedDict
 
@@ -14,7 +14,7 @@ from chorus.models.kind import SPEECH_TO_TEXT, Kind
 from chorus.models.languages import LANGUAGES
 from chorus.models.limits import Limits
 from chorus.models.parts import Parts
-from chorus.plain import JsonMap
+from chorus.plain import JsonMap, JsonObject
 
 if TYPE_CHECKING:
     import torch
@@ -26,6 +26,11 @@ TASK_TOKENS = {"asr": "transcribe", "st": "translate"}  # Whisper's words for ta
 PREFIX_TOKENS = 5  # start, language, task, a timestamp at each end or notimestamps, and the end
 MULTILINGUAL = 51_865  # tokens; English-only models have one less, and language tokens that they never use
 POSITIONS_PER_SECOND = 50  # of the encoder
+# generation settings that old checkpoints have in their config.json
+IN_CONFIG = (
+    "suppress_tokens", "begin_suppress_tokens", "bos_token_id", "eos_token_id", "pad_token_id",
+    "decoder_start_token_id", "max_length",
+)  # fmt: skip
 
 
 class GenerateSettings(TypedDict, total=False):
@@ -118,24 +123,47 @@ def complete_generation(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBa
     `languages` are the codes that the tokenizer knows; none means an English-only model.
     """
     settings = model.generation_config
-    ids = tokenizer.convert_tokens_to_ids
     vars(settings).pop("forced_decoder_ids", None)  # of old checkpoints: it would fix the language of every row
-    codes = sorted(languages)
-    known: dict[str, object] = {
-        "decoder_start_token_id": ids("<|startoftranscript|>"),
-        "no_timestamps_token_id": ids("<|notimestamps|>"),
-        "prev_sot_token_id": ids("<|startofprev|>"),
-        "is_multilingual": bool(codes),
-        "eos_token_id": tokenizer.eos_token_id,
-        "pad_token_id": tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id,
-    }
-    if codes:
-        known["lang_to_id"] = {f"<|{code}|>": ids(f"<|{code}|>") for code in codes}
-        known["task_to_id"] = {task: ids(f"<|{task}|>") for task in TASK_TOKENS.values()}
+    known = derived_generation(tokenizer.convert_tokens_to_ids, languages)
+    known["eos_token_id"] = tokenizer.eos_token_id
+    known["pad_token_id"] = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     # what the model brings goes first: fine-tunes of old models keep their own suppress lists and start tokens
     for key, value in known.items():
         if getattr(settings, key, None) is None:
             setattr(settings, key, value)
+
+
+def derived_generation(ids: Callable[[str], object], languages: Collection[str]) -> JsonObject:
+    """The generation settings that follow from a tokenizer's ids and the languages that it knows."""
+    codes = sorted(languages)
+    known: JsonObject = {
+        "decoder_start_token_id": ids("<|startoftranscript|>"),
+        "no_timestamps_token_id": ids("<|notimestamps|>"),
+        "prev_sot_token_id": ids("<|startofprev|>"),
+        "is_multilingual": bool(codes),
+    }
+    if codes:
+        known["lang_to_id"] = {f"<|{code}|>": ids(f"<|{code}|>") for code in codes}
+        known["task_to_id"] = {task: ids(f"<|{task}|>") for task in TASK_TOKENS.values()}
+    return known
+
+
+def whole_generation(config: JsonMap, settings: JsonMap, ids: Mapping[str, int]) -> JsonObject:
+    """Generation settings completed from a config and a vocabulary, as loading the model completes them.
+
+    Fine-tunes of early 2023 have no generation_config.json: what belongs there stands in their config.json, and no
+    language or timestamp can be asked of them.
+    """
+    own = {key: config[key] for key in IN_CONFIG if config.get(key) is not None}
+    found: JsonObject = {**(settings or own)}
+    end = ids.get("<|endoftext|>")
+    if end is None or "<|notimestamps|>" not in ids:  # of another tokenizer nothing follows
+        return found
+    found.pop("forced_decoder_ids", None)
+    multilingual = int(config.get("vocab_size") or 0) >= MULTILINGUAL
+    codes = {code for code in LANGUAGES if f"<|{code}|>" in ids} if multilingual else set[str]()
+    known = derived_generation(ids.get, codes) | {"eos_token_id": end, "pad_token_id": end}
+    return found | {key: value for key, value in known.items() if found.get(key) is None}
 
 
 KIND = Kind(
@@ -150,4 +178,5 @@ KIND = Kind(
     decoder="chorus.transcribe.backends.whisper:WhisperDecoder",
     backbone="chorus.train.backbones.whisper:WhisperBackbone",
     elsewhere={"openai-whisper": transformers_name},
+    generation=whole_generation,
 )

@@ -13,13 +13,18 @@ from chorus.merge.planning.inputs import Inputs
 CODE_CONFIGS = ("config.json", "tokenizer_config.json", "preprocessor_config.json", "processor_config.json")
 
 
-def side_files(inputs: Inputs) -> Beside:
-    """Choose the files; what comes from another than the donor is a warning, `inputs.tokenizer` is set."""
+def look_beside(inputs: Inputs) -> None:
+    """Find out what lies beside every model's weights."""
     try:
-        found = [beside(model) for model in inputs.models]
+        inputs.beside = [beside(model) for model in inputs.models]
     except CheckpointError as error:
         inputs.problems.append(str(error))
-        return Beside()
+        inputs.beside = [Beside() for _ in inputs.models]
+
+
+def side_files(inputs: Inputs) -> Beside:
+    """Choose the files; what comes from another than the donor is a warning, `inputs.tokenizer` is set."""
+    found = inputs.beside
     chosen = Beside()
     for name, kind in ((n, kind) for one in found for kind, names in one.left.items() for n in names):
         if name not in chosen.left.setdefault(kind, []):

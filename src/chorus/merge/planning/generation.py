@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from chorus.checkpoints.beside import some
 from chorus.checkpoints.model import Model
 from chorus.checkpoints.reference import parse_reference
+from chorus.checkpoints.vocabulary import vocabulary_of
 from chorus.errors import nearest
 from chorus.files import present, read_json
 from chorus.merge.planning.inputs import Inputs
+from chorus.models.registry import kind_of
 
 # By these a Whisper writes another language, task or text; beams and lengths are for whoever decodes to set.
 SHOWN = (
@@ -37,46 +40,83 @@ def generation_config(model: Model) -> dict[str, object]:
 def settings(request: object, inputs: Inputs) -> tuple[dict[str, object] | None, list[str], list[str]]:
     """(the result's generation settings, differences between the inputs, problems).
 
-    `request` is the recipe's `generation`: {source: MODEL, overrides: {...}}, both optional. The donor's settings
-    are taken otherwise. None where there are no settings at all.
+    `request` is the recipe's `generation`: {source: MODEL, overrides: {...}}, both optional. Otherwise the donor's
+    settings are taken, or those of the first model that has some. None where there are no settings at all.
     """
-    problems: list[str] = []
-    chosen = inputs.donor
-    overrides: dict[str, object] = {}
-    if request is not None:
-        if not isinstance(request, dict):
-            return None, [], ["generation: a map with source and overrides"]
-        for key in set(request) - {"source", "overrides"}:
-            problems.append(f"generation.{key}: unknown key{nearest(str(key), ('source', 'overrides'))}")
-        overrides = request.get("overrides") or {}
-        if not isinstance(overrides, dict):
-            problems.append("generation.overrides: a map of generation settings")
-            overrides = {}
-        if request.get("source") is not None:
-            try:
-                # both calls refuse by ValueError: what is no reference, and what is none of the recipe's
-                chosen = inputs.references.index(parse_reference(request["source"]))
-            except ValueError:
-                problems.append(f"generation.source: {request['source']} is not one of the models")
-    configs = [generation_config(m) for m in inputs.models]
+    source, overrides, problems = _requested(request, inputs)
+    written = [generation_config(model) for model in inputs.models]
+    chosen = inputs.donor if source is None else source
+    if source is None and not written[chosen]:
+        chosen = next((i for i, one in enumerate(written) if one), chosen)
+        if chosen != inputs.donor:
+            inputs.warnings.append(
+                f"{inputs.models[inputs.donor].label} has no generation_config.json: the result takes "
+                f"{inputs.models[chosen].label}'s"
+            )
+    configs = [_whole(inputs, i, one) if i == chosen or not one else one for i, one in enumerate(written)]
+    if configs[chosen] and not written[chosen]:
+        inputs.warnings.append(
+            f"{inputs.models[chosen].label} has no generation_config.json: the result's is made of its config and "
+            "tokenizer"
+        )
     result = {**configs[chosen], **overrides}
     result.pop("forced_decoder_ids", None) if result.get("lang_to_id") else None  # superseded; breaks newer runtimes
-    return result or None, _differences(inputs, configs, chosen), problems
+    told = [_difference(inputs, configs, i, chosen, bare=not written[i]) for i in range(len(configs)) if i != chosen]
+    return result or None, [line for line in told if line], problems
 
 
-def _differences(inputs: Inputs, configs: list[dict[str, object]], chosen: int) -> list[str]:
-    found = []
-    taken = inputs.models[chosen].label
-    for i, config in enumerate(configs):
-        if i == chosen:
-            continue
-        for key in SHOWN:
-            mine, theirs = configs[chosen].get(key), config.get(key)
-            if mine != theirs:
-                found.append(
-                    f"{key}: {inputs.models[i].label} has {_short(theirs)}, the result {_short(mine)} from {taken}"
-                )
-    return found
+def _requested(request: object, inputs: Inputs) -> tuple[int | None, dict[str, object], list[str]]:
+    """(the model that the recipe names, its overrides, problems)."""
+    if request is None:
+        return None, {}, []
+    if not isinstance(request, dict):
+        return None, {}, ["generation: a map with source and overrides"]
+    problems = []
+    for key in set(request) - {"source", "overrides"}:
+        problems.append(f"generation.{key}: unknown key{nearest(str(key), ('source', 'overrides'))}")
+    overrides = request.get("overrides") or {}
+    if not isinstance(overrides, dict):
+        problems.append("generation.overrides: a map of generation settings")
+        overrides = {}
+    source = None
+    if request.get("source") is not None:
+        try:
+            # both calls refuse by ValueError: what is no reference, and what is none of the recipe's
+            source = inputs.references.index(parse_reference(request["source"]))
+        except ValueError:
+            problems.append(f"generation.source: {request['source']} is not one of the models")
+    return source, overrides, problems
+
+
+def _whole(inputs: Inputs, i: int, written: dict[str, object]) -> dict[str, object]:
+    """A model's settings with what its kind derives from config and tokenizer, where they lack it."""
+    model, kind = inputs.models[i], kind_of(inputs.models[i].config)
+    # one that knows its languages is whole; the vocabulary of others is read, which takes longer than all else here
+    if kind is None or kind.generation is None or "lang_to_id" in written or written.get("is_multilingual") is False:
+        return written
+    tokenizer = inputs.donor if inputs.tokenizer is None else inputs.tokenizer
+    found = vocabulary_of(inputs.beside[i].carried) or vocabulary_of(inputs.beside[tokenizer].carried)
+    return kind.generation(model.config, written, found.ids if found else {})
+
+
+def _difference(inputs: Inputs, configs: list[dict[str, object]], i: int, chosen: int, *, bare: bool) -> str:
+    """What another model's settings say otherwise, in a line; empty where it is nothing."""
+    mine, theirs = configs[chosen], configs[i]
+    # of a model without settings what its config states: that it lacks the rest is told by a word
+    keys = [key for key in SHOWN if theirs.get(key) != mine.get(key) and not (bare and theirs.get(key) is None)]
+    parts = [f"{key} {_apart(theirs.get(key), mine.get(key))}" for key in keys]
+    if not parts:
+        return ""
+    own = " (no generation_config.json)" if bare else ""
+    return f"{inputs.models[i].label}{own} has {'; '.join(parts)}; the result has {inputs.models[chosen].label}'s"
+
+
+def _apart(theirs: object, mine: object) -> str:
+    """A value, and what the result has in its place; of two maps the keys that differ."""
+    if isinstance(theirs, dict) and isinstance(mine, dict):
+        keys = sorted(str(k) for k in {*theirs, *mine} if theirs.get(k) != mine.get(k))
+        return f"with other {some(keys, 4)}"
+    return f"{_short(theirs)}, not {_short(mine)}"
 
 
 def _short(value: object) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from chorus.architectures.families import is_whisper
 from chorus.architectures.layouts import layout_of
 from chorus.architectures.roles import Layout
+from chorus.checkpoints.beside import Beside
 from chorus.checkpoints.lazy_tensor import Checkpoint, FileTensor, MappedFile
 from chorus.checkpoints.model import Model, OpenOptions
 from chorus.checkpoints.names import respelled
@@ -32,6 +33,7 @@ class Inputs:
     base: int | None = None
     donor: int = 0
     tokenizer: int | None = None
+    beside: list[Beside] = field(default_factory=list)
     auxiliary: list[Model] = field(default_factory=list)
     auxiliary_places: dict[tuple[int, str], int] = field(default_factory=dict)  # (model, name) -> place in `sources`
     problems: list[str] = field(default_factory=list)

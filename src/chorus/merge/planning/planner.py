@@ -11,7 +11,7 @@ from chorus.errors import PlanError, RecipeError, UsageError
 from chorus.merge.method import METHODS, Method
 from chorus.merge.options import Options
 from chorus.merge.plan import Plan, Variant
-from chorus.merge.planning.beside import side_files
+from chorus.merge.planning.beside import look_beside, side_files
 from chorus.merge.planning.generation import settings as generation_settings
 from chorus.merge.planning.inputs import (
     Inputs,
@@ -25,6 +25,7 @@ from chorus.merge.planning.inputs import (
 from chorus.merge.planning.layouts import Builder, output_slices
 from chorus.merge.planning.memory import footprint
 from chorus.merge.planning.outputs import check_dtypes, output_config
+from chorus.merge.planning.vocabularies import check_vocabularies
 from chorus.merge.recipes.inner import inner_names
 from chorus.merge.recipes.loading import LoadedRecipe, load_recipe
 from chorus.merge.recipes.parameters import check_parameters, check_selector, is_gradient
@@ -59,6 +60,7 @@ def plan(
     check_inputs(inputs, options, stacked=stacked)
     _check_tokenizer(loaded, inputs)
     _check_gradients(loaded, inputs)
+    look_beside(inputs)
     beside = side_files(inputs) if options.copy_tokenizer else Beside()
     if not inputs.problems:
         open_auxiliary(inputs, loaded.recipe, list({m.name: m for _, m in methods}.values()))
@@ -67,11 +69,14 @@ def plan(
     variants = []
     if not inputs.problems:
         variants = [_variant(loaded, inputs, options, output, method) for output, method in methods]
+        check_vocabularies(inputs, [t for v in variants for t in v.tensors.values()])
     problems = list(dict.fromkeys(inputs.problems))
     if problems:
         raise PlanError(problems, source=loaded.source)
     for variant in variants:
         variant.generation = generation
+        if generation and generation.get("lang_to_id"):  # what transformers would go by where no language is asked for
+            variant.config.pop("forced_decoder_ids", None)
         variant.lay_out(options.max_shard_bytes)
     # without one it is 0, so that every recipe repeats; mergekit draws anew unless --random-seed is given
     seed = loaded.recipe.seed if options.seed is None else options.seed
