@@ -135,22 +135,6 @@ def test_half_a_pair_of_factors_is_an_error(tmp_path):
     assert "only one of its two factors" in refusal(base, adapter)
 
 
-@pytest.mark.parametrize(
-    ("config", "message"),
-    [
-        ({"peft_type": "IA3"}, "type IA3"),
-        ({"init_lora_weights": "pissa_niter_4"}, "changes the base's weights"),
-        ({"init_lora_weights": "loftq"}, "changes the base's weights"),
-        ({"layer_replication": [[0, 2]]}, "layer_replication"),
-        ({"trainable_token_indices": [1]}, "trainable_token_indices"),
-    ],
-)
-def test_kinds_that_are_not_base_plus_low_rank_are_refused(tmp_path, config, message):
-    base, adapter, _ = adapter_on_base(tmp_path, "qwen2", {"target_modules": ["q_proj"]})
-    change(adapter, **config)
-    assert message in refusal(base, adapter)
-
-
 def test_an_adapter_alone_says_how_to_name_it(tmp_path):
     _, adapter, _ = adapter_on_base(tmp_path, "qwen2", {"target_modules": ["q_proj"]})
     with pytest.raises(CheckpointError, match="an adapter, not a model"):

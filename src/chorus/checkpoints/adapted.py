@@ -1,6 +1,7 @@
 """Tensors with an adapter on them, and what it adds in factors: base plus delta, computed as it is read.
 
     LoRA    W' = W + s B A                          s = alpha / r, or alpha / sqrt(r) with rsLoRA
+    AdaLoRA W' = W + s B diag(E) A                  s = alpha / the rank that training began with
     DoRA    W' = m (W + s B A) / ||W + s B A||      norm of each output row
 
     PiSSA, OLoRA: trained on W - s B0 A0, with factors B0, A0 that W alone determines; W' = W + s (B A - B0 A0)
@@ -37,6 +38,7 @@ class Factors:
     scale: float = 1.0
     a: LazyTensor | None = None
     b: LazyTensor | None = None
+    e: LazyTensor | None = None  # AdaLoRA: delta = scale * B diag(E) A
     magnitude: LazyTensor | None = None
     bias: LazyTensor | None = None
     transposed: bool = False  # fan_in_fan_out: the weight is stored [in, out]
@@ -67,6 +69,8 @@ class AdaptedTensor:
             assert f.a is not None
             assert f.b is not None
             a, b = f.a.read().float().flatten(1), f.b.read().float().flatten(1)
+            if f.e is not None:
+                a = a * f.e.read().float().reshape(-1, 1)
             if f.start:
                 weight = self.base.read().float().flatten(1)
                 a0, b0 = starting_factors(f.start, weight.T if f.transposed else weight, a.shape[0], f.scale)

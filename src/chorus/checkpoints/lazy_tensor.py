@@ -134,10 +134,11 @@ class FileTensor:
 
 
 class MemoryTensor:
-    """A tensor that is already in memory; what pickled files give."""
+    """A tensor that is already in memory; what pickled files give. `path` is the file, where it is from one."""
 
-    def __init__(self, name: str, value: Tensor) -> None:
+    def __init__(self, name: str, value: Tensor, path: Path | None = None) -> None:
         self.name, self.value = name, value.detach().contiguous()  # ranges are cut from the flat values
+        self.path = path
         self.dtype = self.stored_dtype = str(value.dtype).removeprefix("torch.")
         self.shape = tuple(value.shape)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from chorus.architectures.classes import architecture
-from chorus.checkpoints.lazy_tensor import Checkpoint, FileTensor, MemoryTensor
+from chorus.checkpoints.lazy_tensor import Checkpoint, FileTensor, LazyTensor, MemoryTensor
 from chorus.checkpoints.safetensors_header import Header
 from chorus.errors import CheckpointError
 from chorus.identity import file_hash, fingerprint
@@ -102,6 +102,11 @@ class Model:
         """Every file and directory that it is read from."""
         directories = [d for d in (self.directory, self.tokenizer_directory) if d is not None]
         return [*directories, *self.paths.values(), *self.adapter_paths.values(), *self.reads]
+
+    def is_of_adapter(self, tensor: LazyTensor) -> bool:
+        """Whether a tensor is one that an adapter's file holds whole."""
+        file = tensor.file.path if isinstance(tensor, FileTensor) else getattr(tensor, "path", None)
+        return file in self.adapter_paths.values()
 
     def fingerprint(self) -> str:
         """What the model is, by the content of its weights, adapters, config and side files."""

@@ -6,7 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from chorus.checkpoints.adapter import CONFIG, WEIGHTS, apply_adapter, open_adapter
+from chorus.checkpoints.adapter import CONFIG, open_adapter
+from chorus.checkpoints.adapter_places import apply_adapter
 from chorus.checkpoints.directory import open_directory
 from chorus.checkpoints.formats import FORMATS, format_of
 from chorus.checkpoints.model import Model, OpenOptions, stacked_paths
@@ -71,10 +72,11 @@ def _opened(reference: Reference, options: OpenOptions) -> Model:
         # PEFT's config decides where both are there: task vectors have none
         if (directory / TASK_VECTOR).exists() and not (directory / CONFIG).exists():
             return apply_task_vector(base, directory, reference.name)
-        adapter = open_adapter(directory, reference.adapter.name)
+        adapter = open_adapter(directory, reference.adapter.name, allow_pickle=options.allow_pickle)
         model = apply_adapter(base, adapter, reference.name)
         model.adapter_config = adapter.config
-        model.adapter_paths = stacked_paths(base, directory, (CONFIG, WEIGHTS))  # for its identity in chorus.json
+        # for its identity in chorus.json
+        model.adapter_paths = stacked_paths(base, directory, (CONFIG, adapter.file.name))
         return model
     if reference.given is not None:
         return named(open_model(reference.given.source, options))

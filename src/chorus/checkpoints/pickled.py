@@ -48,6 +48,11 @@ def open_pickles(directory: Path, chosen: WeightFiles, config: JsonObject, label
     return Model(label, Checkpoint(tensors, label), config, directory, paths=paths, warnings=list(chosen.warnings))
 
 
+def open_pickled_tensors(path: Path, *, allow_pickle: bool) -> dict[str, MemoryTensor]:
+    """The tensors of one pickled file that holds nothing else."""
+    return _tensors_of(load_pickle(path, allow_pickle), path)
+
+
 def open_openai_whisper(path: Path, label: str, allow_pickle: bool) -> Model:
     """openai-whisper's `.pt`: ten dimensions and a state dict under its own names."""
     state = load_pickle(path, allow_pickle)
@@ -67,7 +72,7 @@ def open_openai_whisper(path: Path, label: str, allow_pickle: bool) -> Model:
 def _tensors_of(state: object, path: Path) -> dict[str, MemoryTensor]:
     if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
         raise CheckpointError(f"{path}: not a flat map of names to tensors", "save the model's state_dict alone")
-    return {name: MemoryTensor(name, value) for name, value in state.items()}
+    return {name: MemoryTensor(name, value, path) for name, value in state.items()}
 
 
 def _drop_shared(tensors: dict[str, MemoryTensor], config: JsonObject) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from chorus.architectures.layouts import layout_of
 from chorus.architectures.roles import Role
-from chorus.checkpoints.adapter import pattern_value
+from chorus.checkpoints.patterns import pattern_value
 from chorus.errors import CheckpointError, MissingExtraError, RecipeError, nearest
 from chorus.train.backbones.protocol import Backbone
 from chorus.train.config import AdapterSettings, TrainConfig

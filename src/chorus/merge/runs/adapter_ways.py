@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from chorus.checkpoints.adapted import AdaptedTensor, same_tensor
-from chorus.checkpoints.lazy_tensor import Checkpoint, FileTensor, LazyTensor
+from chorus.checkpoints.lazy_tensor import Checkpoint, LazyTensor
 from chorus.checkpoints.model import Model, OpenOptions
 from chorus.checkpoints.open import open_model
 from chorus.errors import PlanError
@@ -90,8 +90,7 @@ def row_form(tensor: LazyTensor, base: LazyTensor) -> bool:
 
 def _stands_on(tensor: AdaptedTensor, model: Model, stands: Checkpoint) -> bool:
     """Whether an adapter's tensor stands on this base, or on a copy of its own in the adapter's file."""
-    own = isinstance(tensor.base, FileTensor) and tensor.base.file.path in model.adapter_paths.values()
-    return own or (tensor.name in stands and same_tensor(tensor.base, stands[tensor.name]))
+    return model.is_of_adapter(tensor.base) or (tensor.name in stands and same_tensor(tensor.base, stands[tensor.name]))
 
 
 def _scales_base(plan: Plan, variant: Variant) -> bool:

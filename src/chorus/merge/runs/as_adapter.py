@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING
 from chorus.checkpoints.adapted import AdaptedTensor, row_norms, row_scaled_delta
 from chorus.checkpoints.adapter_report import AdapterResult, ModuleReport
 from chorus.checkpoints.adapter_writer import AdapterWriter, Layout
-from chorus.checkpoints.lazy_tensor import FileTensor
 from chorus.checkpoints.output_place import refuse_input
 from chorus.checkpoints.writer import appearing_whole
 from chorus.errors import UsageError
@@ -283,8 +282,7 @@ class _Run:
         """Whether an adapter holds this tensor whole; embeddings of full fine-tunes would make an adapter large."""
         for which in tensor.inputs:
             model = self.plan.models[which.model]
-            stored = model.checkpoint[which.tensor]
-            if isinstance(stored, FileTensor) and stored.file.path in model.adapter_paths.values():
+            if model.is_of_adapter(model.checkpoint[which.tensor]):
                 return True
         return False
 

@@ -1,0 +1,167 @@
+"""An adapter's tensors in their places in the base: a place for each, of the right shape, or no model at all."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+
+from chorus.architectures.layouts import layout_of
+from chorus.checkpoints.adapted import AdaptedTensor, Factors, ShiftedTensor
+from chorus.checkpoints.adapter import LoraAdapter
+from chorus.checkpoints.adapter_names import canonical
+from chorus.checkpoints.lazy_tensor import Checkpoint, LazyTensor
+from chorus.checkpoints.model import Model
+from chorus.errors import CheckpointError
+
+# GPT-2 and its like store linear maps [in, out], in modules of these names
+CONV1D_MODELS = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer", "clvp")
+CONV1D_MODULES = ("c_attn", "c_proj", "c_fc", "q_attn")
+
+
+def apply_adapter(base: Model, adapter: LoraAdapter, label: str) -> Model:
+    """The base with the adapter on it. Any adapter tensor that finds no place is an error."""
+    return _Placing(base, adapter, label).model()
+
+
+class _Placing:
+    def __init__(self, base: Model, adapter: LoraAdapter, label: str) -> None:
+        self.base, self.adapter, self.label = base, adapter, label
+        self.where = f"{adapter.label}/{adapter.file.name}"
+        self.places: dict[str, list[str]] = {}
+        for name in base.checkpoint:
+            self.places.setdefault(canonical(name), []).append(name)
+        self.tensors: dict[str, LazyTensor] = dict(base.checkpoint.items())
+        self.taken: dict[tuple[str, bool], str] = {}  # (place, whether of factors) -> what stands there
+        self.homeless: list[str] = []
+        self.heads: dict[str, str] | None = None
+        self.untied = False
+
+    def model(self) -> Model:
+        for name, tensor in self.adapter.replaced.items():
+            if target := self._place(name):
+                self._check_replacement(name, tensor, self.tensors[target])
+                self.tensors[target] = tensor
+        # on what the adapter has replaced, where it saved the layer too
+        for module, factors in self.adapter.low_rank.items():
+            if target := self._place(f"{module}.weight", factors=True):
+                factors.transposed = not factors.embedding and self._is_transposed(module)
+                self._check_factors(self.tensors[target], factors)
+                self.tensors[target] = AdaptedTensor(self.tensors[target], factors)
+            if factors.bias is not None and (target := self._place(f"{module}.bias", factors=True)):
+                self._check_replacement(f"{module}.lora_B.bias", factors.bias, self.tensors[target])
+                self.tensors[target] = ShiftedTensor(self.tensors[target], factors.bias, factors.scale)
+        self._refuse_homeless()
+        self._refuse_missing()
+        config = {**self.base.config, "tie_word_embeddings": False} if self.untied else self.base.config
+        return replace(self.base, label=self.label, config=config, checkpoint=Checkpoint(self.tensors, self.label))
+
+    def _place(self, name: str, *, factors: bool = False) -> str | None:
+        # as it stands first: what `canonical` leaves out may be all that tells two tensors apart
+        found = [name] if name in self.tensors else self.places.get(canonical(name), [])
+        if not found and (head := self._own_head(name)):
+            found = [head]
+        if len(found) != 1:  # two places are as bad as none
+            self.homeless.append(name)
+            return None
+        known = self.taken.setdefault((found[0], factors), name)
+        if known != name:
+            raise CheckpointError(
+                f"{self.where}: {name} and {known} are both for {found[0]}",
+                "save the adapter again, each module once",
+            )
+        return found[0]
+
+    def _own_head(self, name: str) -> str | None:
+        """A head that the base has from its embedding: with an adapter on it, it is a tensor of its own."""
+        if self.heads is None:
+            try:
+                self.heads = dict(layout_of(self.base.config, self.base.checkpoint).tied)
+            except ValueError:  # an architecture that nobody knows has no tied tensors either
+                self.heads = {}
+        for head, source in self.heads.items():
+            if canonical(head) == canonical(name) and source in self.base.checkpoint:
+                self.tensors[head] = self.base.checkpoint[source]
+                self.untied = True
+                return head
+        return None
+
+    def _is_transposed(self, module: str) -> bool:
+        """Whether a module's weight is stored [in, out], by its class: PEFT mends the config's word by that."""
+        if self.base.config.get("model_type") in CONV1D_MODELS:
+            return module.rpartition(".")[2] in CONV1D_MODULES
+        # only classes that come with the model are not known here
+        return self.adapter.settings.transposed and "auto_map" in self.base.config
+
+    def _check_factors(self, weight: LazyTensor, factors: Factors) -> None:
+        assert factors.a is not None
+        assert factors.b is not None
+        rows, columns = factors.b.shape[0], math.prod(factors.a.shape[1:])
+        outputs = rows
+        if factors.embedding or factors.transposed:
+            rows, columns = columns, rows
+        wanted = (weight.shape[0], math.prod(weight.shape[1:])) if len(weight.shape) > 1 else weight.shape
+        kernel = weight.shape[2:] if self.adapter.settings.adaptive else factors.a.shape[2:]
+        if (rows, columns) != wanted or kernel != weight.shape[2:]:
+            have = (rows, *factors.a.shape[1:]) if kernel else (rows, columns)
+            raise self._other_base(factors.module, have, weight.shape)
+        if factors.magnitude is not None and math.prod(factors.magnitude.shape) != outputs:
+            raise self._other_base(f"{factors.module}.lora_magnitude_vector", factors.magnitude.shape, (outputs,))
+
+    def _check_replacement(self, name: str, tensor: LazyTensor, old: LazyTensor) -> None:
+        if tensor.shape != old.shape:
+            raise self._other_base(name, tensor.shape, old.shape)
+        numbers = [t.stored_dtype.startswith(("float", "bfloat")) for t in (tensor, old)]
+        if numbers[0] != numbers[1]:
+            raise CheckpointError(
+                f"{self.where}: {name} holds {tensor.dtype}, the base {old.dtype}",
+                "save the adapter again",
+            )
+
+    def _other_base(self, name: str, have: tuple[int, ...], want: tuple[int, ...]) -> CheckpointError:
+        resized = len(have) == len(want) == 2 and have[0] != want[0] and have[1] == want[1]
+        if resized and name.endswith((".weight", "embed_tokens", "lm_head")):
+            remedy = f"it was trained after the vocabulary had {have[0]} entries: resize the base so, and name that"
+        else:
+            remedy = f"this adapter belongs to another base: {self._named()}"
+        return CheckpointError(
+            f"{self.where}: {name} is for a tensor of shape {list(have)}, the base {self.base.label} has {list(want)}",
+            remedy,
+        )
+
+    def _named(self) -> str:
+        return str(self.adapter.config.get("base_model_name_or_path") or "unnamed")[:200]
+
+    def _refuse_homeless(self) -> None:
+        # never left out with a warning: a model with half of an adapter on it looks like any other
+        if self.homeless:
+            shown = ", ".join(self.homeless[:5])
+            shown += f" and {len(self.homeless) - 5} more" if len(self.homeless) > 5 else ""
+            raise CheckpointError(
+                f"{self.where}: {len(self.homeless)} tensors have no place in the base: {shown}",
+                f"its config names the base {self._named()}, this is {self.base.label}",
+            )
+
+    def _refuse_missing(self) -> None:
+        """What `modules_to_save` names must be in the file: without it the base's untrained tensors would stay."""
+        replaced = {place for place, factors in self.taken if not factors}
+        for entry in self.adapter.settings.saved:
+            named = [name for name in self.base.checkpoint if any(m.endswith(entry) for m in _modules(name))]
+            if named and not replaced.intersection(named):
+                raise CheckpointError(
+                    f"{self.where}: no tensor of {entry}, which modules_to_save names",
+                    "save the adapter again",
+                )
+            halves = {m for n in named if n in replaced for m in _modules(n) if m.endswith(entry)}
+            for name in named:
+                if name not in replaced and any(m in halves for m in _modules(name)):
+                    raise CheckpointError(
+                        f"{self.where}: {name} is missing, though modules_to_save names {entry}",
+                        "save the adapter again",
+                    )
+
+
+def _modules(name: str) -> Iterator[str]:
+    """The modules in which a tensor stands, outermost first."""
+    parts = name.split(".")
+    return (".".join(parts[:i]) for i in range(1, len(parts)))

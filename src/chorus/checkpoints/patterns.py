@@ -1,0 +1,208 @@
+"""The patterns of an adapter's config (`rank_pattern`, `alpha_pattern`): PEFT's matches, but never for long.
+
+PEFT hands them to `re`, which a pattern from somebody's file can keep busy for ever: `(.*)*x`. Here a pattern is a map
+from the places in a name where it may begin to those where it may end, taken for all places at once; what that needs
+is bounded by the name's length. Look-arounds and back references have no such form and are refused.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+Places = frozenset[int]
+Part = Callable[[str, Places], Places]
+
+MAX_LENGTH, MAX_DEPTH, MAX_PATTERNS, MAX_WORK = 1_000, 20, 20_000, 200_000
+PLAIN = re.compile(r"[\w\-.]*")  # the names of modules, as most patterns are: of these `re` makes short work
+QUANTIFIER = re.compile(r"\*|\+|\?|\{(\d*)(,?)(\d*)\}")
+CLASS = re.compile(r"\[\^?\]?(?:[^\]\\]|\\.)*\]")
+
+
+class Patterns(Generic[T]):
+    """What a config gives by pattern. `ValueError` names the pattern that cannot be matched."""
+
+    def __init__(self, values: Mapping[str, T]) -> None:
+        if len(values) > MAX_PATTERNS:
+            raise ValueError(f"{len(values):,} patterns; at most {MAX_PATTERNS:,} are read")
+        # the ending that a plain pattern asks for: most names are told apart by it, without a match
+        self._known = [(_ending(p), matcher(p), value) for p, value in values.items()]
+
+    def value(self, module: str, default: T) -> T:
+        """The value of the first pattern that matches the end of the module's name."""
+        # in the order of the config: PEFT takes the first that matches
+        for ending, matches, value in self._known:
+            if module.endswith(ending) and matches(module):
+                return value
+        return default
+
+
+def _ending(pattern: str) -> str:
+    return pattern.rpartition(".")[2] if PLAIN.fullmatch(pattern) else ""
+
+
+def matcher(pattern: str) -> Callable[[str], bool]:
+    r"""Whether a module's name is one that PEFT's `(.*\.)?(pattern)$` matches.
+
+    >>> matcher("layers.[01].*_proj")("model.layers.1.q_proj"), matcher("(.*)*x")("a" * 99)
+    (True, False)
+    """
+    if len(pattern) > MAX_LENGTH:
+        raise ValueError(f"a pattern of {len(pattern):,} characters; at most {MAX_LENGTH:,} are read")
+    if PLAIN.fullmatch(pattern):
+        plain = re.compile(rf"(.*\.)?({pattern})$")
+        return lambda name: plain.match(name) is not None
+    parser = _Parser(pattern)
+    try:
+        part = parser.parsed()
+    except ValueError as error:
+        raise ValueError(f"the pattern {pattern[:80]!r} {error}") from None
+
+    def matches(name: str) -> bool:
+        parser.work = 0
+        begins = {i + 1 for i, letter in enumerate(name) if letter == "."}
+        return len(name) in part(name, frozenset({0, *begins}))
+
+    return matches
+
+
+class _Parser:
+    """Recursive descent over one pattern; each method takes what it names off the rest of the text."""
+
+    def __init__(self, text: str) -> None:
+        self.text, self.at, self.work = text, 0, 0
+
+    def parsed(self) -> Part:
+        part = self._alternatives(0)
+        if self.at < len(self.text):
+            raise ValueError("has a bracket that was not opened")
+        return part
+
+    def _alternatives(self, depth: int) -> Part:
+        if depth > MAX_DEPTH:
+            raise ValueError(f"is nested more than {MAX_DEPTH} deep")
+        found = [self._sequence(depth)]
+        while self._takes("|"):
+            found.append(self._sequence(depth))
+        if len(found) == 1:
+            return found[0]
+        return lambda name, places: frozenset().union(*(part(name, places) for part in found))
+
+    def _sequence(self, depth: int) -> Part:
+        parts: list[Part] = []
+        while self.at < len(self.text) and self.text[self.at] not in "|)":
+            parts.append(self._repeated(self._atom(depth)))
+
+        def one_after_the_other(name: str, places: Places) -> Places:
+            for part in parts:
+                if not places:
+                    break
+                places = part(name, places)
+            return places
+
+        return one_after_the_other
+
+    def _atom(self, depth: int) -> Part:
+        if self._takes("("):
+            if self.text.startswith("?", self.at) and not self._takes("?:"):
+                raise ValueError("uses (?...), which is not matched here: name the modules, or write it without")
+            inner = self._alternatives(depth + 1)
+            if not self._takes(")"):
+                raise ValueError("has a bracket that is not closed")
+            return inner
+        letter = self.text[self.at]
+        if letter in "*+?":
+            raise ValueError(f"has a {letter} with nothing to repeat")
+        if letter in "^$":
+            self.at += 1
+            return lambda name, places: places & {0 if letter == "^" else len(name)}
+        return self._character()
+
+    def _character(self) -> Part:
+        start = self.at
+        if self.text[start] == "[":
+            found = CLASS.match(self.text, start)
+            if found is None:
+                raise ValueError("has a class [...] that is not closed")
+            self.at = found.end()
+        elif self.text[start] == "\\":
+            self.at += 2
+            escaped = self.text[start + 1 : self.at]
+            if escaped == "b":
+                edge = re.compile(r"\b")
+                return lambda name, places: frozenset(p for p in places if edge.match(name, p))
+            if not escaped or (escaped.isalnum() and escaped not in "dDwWsS"):
+                raise ValueError(f"uses \\{escaped}, which is not matched here")
+        else:
+            self.at += 1
+        return _one_character(self.text[start : self.at])
+
+    def _repeated(self, part: Part) -> Part:
+        """The part as often as a quantifier behind it says; greedy or not, the places are the same."""
+        found = QUANTIFIER.match(self.text, self.at)
+        # to `re` a brace without a number is a letter
+        if found is None or found[0] in ("{}", "{,}"):
+            return part
+        self.at = found.end()
+        self._takes("?")
+        if QUANTIFIER.match(self.text, self.at):
+            raise ValueError("repeats a repetition")
+        low, high = {"*": (0, None), "+": (1, None), "?": (0, 1)}.get(found[0], (0, None))
+        if found[0][0] == "{":
+            low = int(found[1] or 0)
+            high = (int(found[3]) if found[3] else None) if found[2] else low
+        if high is not None and high < low:
+            raise ValueError(f"repeats {found[0]}")
+        return self._times(part, low, high)
+
+    def _times(self, part: Part, low: int, high: int | None) -> Part:
+        def repeated(name: str, places: Places) -> Places:
+            for _ in range(low):
+                self._count(places)
+                after = part(name, places)
+                # as often again would change nothing
+                if after == places:
+                    break
+                places = after
+            reached, new, left = places, places, high
+            while new and (left is None or left > low):
+                self._count(new)
+                new = part(name, new) - reached
+                reached |= new
+                left = None if left is None else left - 1
+            return reached
+
+        return repeated
+
+    def _count(self, places: Places) -> None:
+        """Nested repetitions may multiply: bounded, whatever the name."""
+        self.work += len(places) + 1
+        if self.work > MAX_WORK:
+            raise ValueError(f"the pattern {self.text[:80]!r} takes too long to match")
+
+    def _takes(self, text: str) -> bool:
+        if not self.text.startswith(text, self.at):
+            return False
+        self.at += len(text)
+        return True
+
+
+@cache
+def _single(token: str) -> re.Pattern[str]:
+    try:
+        return re.compile(token if token[0] in "[\\." else re.escape(token))
+    except re.error as error:
+        raise ValueError(f"is not a regular expression ({error})") from None
+
+
+def _one_character(token: str) -> Part:
+    test = _single(token)
+    return lambda name, places: frozenset(p + 1 for p in places if p < len(name) and test.fullmatch(name, p, p + 1))
+
+
+def pattern_value(patterns: Mapping[str, T], module: str, default: T) -> T:
+    """`Patterns(patterns).value(module, default)`, for who asks once."""
+    return Patterns(patterns).value(module, default)
