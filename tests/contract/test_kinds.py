@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 import chorus.testing
+from chorus.models.recogniser import Transcript
 from chorus.models.registry import KINDS
 from sounds import BASE, corpus, mms, tiny
 
@@ -40,7 +41,7 @@ def test_what_breaks_the_contract_is_told(tmp_path, monkeypatch):
         return str(error.value)
 
     def counting(self, model, inputs, **more):
-        return [f"{len(inputs['attention_mask'])} {text}" for text in texts(self, model, inputs)]
+        return [Transcript(f"{len(inputs['attention_mask'])} {one.text}") for one in texts(self, model, inputs)]
 
     texts = CtcRecogniser.texts
     same = broken(CtcBackbone, "transcribe", lambda self, model, rows, **more: ["x"] * len(rows))

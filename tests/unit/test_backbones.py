@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from chorus.data.utterance import Utterance
 from chorus.errors import CheckpointError, DataError, RecipeError
 from chorus.models.batches import as_taken
+from chorus.models.recogniser import Transcript
 from chorus.models.speech_llm import SpeechLlmRecogniser
 from chorus.tasks.asr import ASR
 from chorus.train.adapters import check_ranks, freeze, freeze_unlearned, places, roles_of, summary
@@ -229,7 +230,7 @@ def test_speech_llms_are_asked_for_each_rows_language(tmp_path, speech_rows, mon
     monkeypatch.setattr(
         SpeechLlmRecogniser, "inputs", lambda self, speech: asked.extend(one.prompt for one in speech) or {}
     )
-    monkeypatch.setattr(SpeechLlmRecogniser, "texts", lambda self, model, inputs, **more: [""] * len(rows))
+    monkeypatch.setattr(SpeechLlmRecogniser, "texts", lambda self, model, inputs, **more: [Transcript("")] * len(rows))
     backbone.transcribe(backbone.model, rows, max_new_tokens=3)
     sounds = [Sound(u.audio(), u.row) for u in rows]
     for settings in ({}, {"prompt": "Say it"}):

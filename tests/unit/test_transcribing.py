@@ -297,7 +297,7 @@ def test_a_worker_answers_call_by_call() -> None:
     )
     assert replies[0] == {"facts": {}, "longest_s": 5.0, "long_form": False}
     assert replies[1] == {"key": [1.0, -1.5]}
-    assert replies[2] == {"hypotheses": [["1.0", "en"]]}
+    assert replies[2] == {"hypotheses": [["1.0", "en", False]]}
     assert replies[3]["error"]["message"] == "RuntimeError: confused"
     assert replies[4]["error"] == {"kind": "DataError", "message": "no such language", "hint": "name another"}
     assert replies[5] == {}

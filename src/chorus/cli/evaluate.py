@@ -42,7 +42,7 @@ SHOWING = ("by", "worst", "json_", "quiet")  # flags that a finished evaluation 
 @click.option("--timestamps", is_flag=True, default=None, help="Decode with Whisper's timestamps.")
 @click.option("--segments", type=click.Choice(["auto", "vad", "native"]), help="How long audio is decoded.")
 @click.option("--batch-size", type=click.IntRange(1), help="Utterances at once.  [default: 16]")
-@click.option("--max-new-tokens", type=click.IntRange(1), help="Of one hypothesis.  [default: 200]")
+@click.option("--max-new-tokens", type=click.IntRange(1), help="Of one hypothesis.  [default: as many as fit]")
 @click.option(
     "--window", "--window-s", "window_s", type=click.IntRange(1, 30), multiple=True,
     help="Whisper: seconds that it is given of shorter utterances; may be repeated.  [default: 30]",
@@ -144,6 +144,10 @@ def _evaluate(models: tuple[str, ...], flags: dict[str, Any]) -> list[Evaluation
         if failed:
             # even with --quiet: a rate with failed decodes in it is not what it seems to be
             note(f"WARNING: {system.label}: {failed} decodes failed; they count as empty hypotheses")
+        cut = made[-1].summary["all"]["cut"]
+        if cut:
+            limit = f"--max-new-tokens {settings.max_new_tokens}" if settings.max_new_tokens else "the model's own"
+            note(f"WARNING: {system.label}: {cut} transcripts were cut at the limit of new tokens ({limit})")
     return made
 
 
@@ -189,6 +193,8 @@ def _print(evaluations: list[Evaluation], flags: dict[str, Any]) -> None:
     if every["empty_references"]:
         told = f"{every['empty_references']} references are empty after normalisation"
         note(f"{told}: what is decoded there counts as insertions", quiet=flags["quiet"])
+    for told in describe.unit_notes(evaluations[0]):
+        note(f"WARNING: {told}", quiet=flags["quiet"])
     for one in evaluations:
         note(f"results: {one.directory}", quiet=flags["quiet"])
     if len(evaluations) > 1:

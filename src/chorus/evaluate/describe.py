@@ -6,8 +6,12 @@ from collections.abc import Sequence
 
 from chorus.evaluate.facts import IntervalFacts, Macro, Measures
 from chorus.evaluate.results import Evaluation
+from chorus.models.languages import is_known
 from chorus.tables import Table
 from chorus.tasks.counts import shown
+from chorus.tasks.loops import without_spaces
+
+NAMED = 5  # languages in a note
 
 
 def number(value: float | None, digits: int = 2) -> str:
@@ -41,6 +45,19 @@ def clusters_note(measured: Macro) -> str:
     )
 
 
+def unit_notes(evaluation: Evaluation) -> list[str]:
+    """What may be counted in the wrong unit: a language that is not known or not told is never guessed."""
+    rows = [r for r in evaluation.scored if r.unit == "words"] if evaluation.summary["unit"] is None else []
+    unspaced = [r for r in rows if without_spaces(r.reference)]
+    unknown = sorted({r.language for r in rows if r.language and not is_known(r.language)})
+    found = []
+    if unspaced:
+        found.append(f"{len(unspaced)} references are written without spaces and counted in words")
+    if unknown:
+        found.append(f"counted in words, of languages that are not known: {', '.join(unknown[:NAMED])}")
+    return [f"{one} (--unit characters, or a column language)" for one in found]
+
+
 def main_table(evaluations: Sequence[Evaluation]) -> Table:
     """A line a system: everything that one number hides."""
     first = evaluations[0].summary
@@ -53,6 +70,9 @@ def main_table(evaluations: Sequence[Evaluation]) -> Table:
         "system", "error rate [95 %]", "as written", "CER", "MER", "WIL", "sub", "del", "ins", "loops %", "failed",
         "times real time",
     ]  # fmt: skip
+    # a column that is nearly always nought stands there only where it is not
+    cut = any(one.summary["all"]["cut"] for one in evaluations)
+    columns[-1:-1] = ["cut"] * cut
     rows = []
     for one in evaluations:
         told = one.summary
@@ -63,7 +83,7 @@ def main_table(evaluations: Sequence[Evaluation]) -> Table:
             one.label, with_interval(every), number(told["orthographic"]["error_rate"]), number(every["cer"]),
             number(every["mer"]), number(every["wil"]), str(edits["substitutions"]), str(edits["deletions"]),
             str(edits["insertions"]), number(every["hallucination"]["looping_percent"], 1), str(every["failed"]),
-            f"{1 / speed:.1f}" if speed else "-",
+            *[str(every["cut"])] * cut, f"{1 / speed:.1f}" if speed else "-",
         ])  # fmt: skip
     return Table(title, columns, rows)
 

@@ -58,6 +58,7 @@ class Measures(Macro, Orthographic):
     utterances: int
     seconds: float
     failed: int
+    cut: int  # at the limit of new tokens, before their end
     empty_references: int
     unit: Units
     mer: float | None

@@ -69,6 +69,7 @@ def measures(rows: Sequence[Scored], task: Task) -> Measures:
         "utterances": len(rows),
         "seconds": round(sum(r.seconds for r in rows), 3),
         "failed": sum(bool(r.failed) for r in rows),
+        "cut": sum(r.cut for r in rows),
         "empty_references": len(silent),
         "unit": unit_of(rows),
         "error_rate": known(value_of(rows)),

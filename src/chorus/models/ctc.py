@@ -13,7 +13,7 @@ from chorus.models.features import FRAMES_PER_SECOND, RATE
 from chorus.models.kind import SPEECH_TO_TEXT, Kind
 from chorus.models.limits import Limits
 from chorus.models.parts import Parts
-from chorus.models.recogniser import Speech
+from chorus.models.recogniser import Speech, Transcript
 from chorus.plain import JsonMap
 
 if TYPE_CHECKING:
@@ -99,16 +99,16 @@ class CtcRecogniser:
         return self.padded([self.values(one.audio()) for one in speech])
 
     def texts(
-        self, model: PreTrainedModel, inputs: Batch, *, beam: int = 1, max_new_tokens: int = 200,
+        self, model: PreTrainedModel, inputs: Batch, *, beam: int = 1, max_new_tokens: int | None = None,
         synced_gpus: bool = False,
-    ) -> list[str]:  # fmt: skip
+    ) -> list[Transcript]:  # fmt: skip
         """The best token of each frame, repeats and blanks taken out; frames of the padding say nothing."""
         # no beam: without a language model over letters the best path is all but the best text
         ids: Sequence[torch.Tensor] = model(**as_taken(inputs, model)).logits.argmax(-1).cpu()
         if self.masks:
             lengths = self.frames(inputs["attention_mask"].sum(-1)).tolist()
             ids = [row[:n] for row, n in zip(ids, lengths, strict=True)]
-        return [str(text).strip() for text in self.parts.tokenizer.batch_decode(ids)]
+        return [Transcript(str(text).strip()) for text in self.parts.tokenizer.batch_decode(ids)]
 
 
 KIND = Kind(

@@ -24,6 +24,14 @@ class Speech:
     prompt: str = ""
 
 
+@dataclass(frozen=True)
+class Transcript:
+    """What a model wrote; `cut` where it stopped at the limit of new tokens, before its end."""
+
+    text: str
+    cut: bool = False
+
+
 class Recogniser(Protocol):
     """A loaded model of one kind with what turns sounds into its inputs, and its outputs into texts."""
 
@@ -40,11 +48,12 @@ class Recogniser(Protocol):
         ...
 
     def texts(
-        self, model: PreTrainedModel, inputs: Batch, *, beam: int = 1, max_new_tokens: int = 200,
+        self, model: PreTrainedModel, inputs: Batch, *, beam: int = 1, max_new_tokens: int | None = None,
         synced_gpus: bool = False,
-    ) -> list[str]:  # fmt: skip
+    ) -> list[Transcript]:  # fmt: skip
         """Hypotheses. `model` is the loaded one, or a wrapper around it; its mode and gradients are the caller's.
 
+        `max_new_tokens`: None for as many as the model itself can write.
         `synced_gpus`: every process generates equally long, as sharded models need.
         """
         ...

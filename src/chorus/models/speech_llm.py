@@ -18,7 +18,7 @@ from chorus.models.features import FRAMES_PER_SECOND, MARGIN, LogMel
 from chorus.models.kind import AUDIO_TEXT_TO_TEXT, Kind
 from chorus.models.limits import Limits
 from chorus.models.parts import Parts
-from chorus.models.recogniser import Speech
+from chorus.models.recogniser import Speech, Transcript
 from chorus.plain import JsonMap
 
 if TYPE_CHECKING:
@@ -38,6 +38,8 @@ CLASSES = {  # model_type -> class
 SYSTEM_PROMPT = "You are a helpful assistant."
 AUDIO, BEGIN, END = "<|AUDIO|>", "<|audio_bos|>", "<|audio_eos|>"
 LONGEST_S = 30.0
+# of an answer: thirty seconds of Telugu, of which every letter takes three, and no endless answer to noise
+NEW_TOKENS = 1024
 LEAST_COLUMNS = 4  # of features: what the tower makes one frame of
 
 
@@ -109,16 +111,18 @@ class SpeechLlmRecogniser:
         }
 
     def texts(
-        self, model: PreTrainedModel, inputs: Batch, *, beam: int = 1, max_new_tokens: int = 200,
+        self, model: PreTrainedModel, inputs: Batch, *, beam: int = 1, max_new_tokens: int | None = None,
         synced_gpus: bool = False,
-    ) -> list[str]:  # fmt: skip
+    ) -> list[Transcript]:  # fmt: skip
         """The answers."""
         ids = model.generate(
             **as_taken(inputs, model), do_sample=False, num_beams=beam, eos_token_id=self.end,
-            pad_token_id=self.padding, max_new_tokens=max_new_tokens, synced_gpus=synced_gpus,
+            pad_token_id=self.padding, max_new_tokens=max_new_tokens or NEW_TOKENS, synced_gpus=synced_gpus,
         )  # fmt: skip
-        answers = self.tokenizer.batch_decode(ids[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-        return [str(text).strip() for text in answers]
+        answers = ids[:, inputs["input_ids"].shape[1] :]
+        cut = (answers != self.end).all(1).tolist()  # what has ended is filled up behind its end
+        texts = self.tokenizer.batch_decode(answers, skip_special_tokens=True)
+        return [Transcript(str(text).strip(), one) for text, one in zip(texts, cut, strict=True)]
 
 
 KIND = Kind(

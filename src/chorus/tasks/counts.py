@@ -108,16 +108,22 @@ class Alignment:
 
 
 def units(text: str, unit: Unit) -> Sequence[str]:
-    """A normalised text in words or characters."""
-    return text.split() if unit == "words" else text
+    """A normalised text in words, or in characters: spaces are none, as punctuation leaves them anywhere."""
+    return text.split() if unit == "words" else "".join(text.split())
 
 
-def align(references: Sequence[str], hypotheses: Sequence[str], unit: Unit) -> list[Alignment]:
+def align(references: Sequence[str], hypotheses: Sequence[str], unit: Unit, *, spaces: bool = False) -> list[Alignment]:
     """Align normalised texts, each with its hypothesis. Every unit for an empty reference is an insertion.
+
+    With `spaces` a space is a character too, as in the CER of languages that are counted in words.
 
     >>> align(["a b c"], ["a x"], "words")[0].counts
     Counts(hits=1, substitutions=1, deletions=1, insertions=0)
+    >>> [align(["ab c"], ["a bc"], "characters", spaces=s)[0].counts.errors for s in (False, True)]
+    [0, 2]
     """
+    if unit == "characters" and not spaces:
+        references, hypotheses = (["".join(units(text, unit)) for text in texts] for texts in (references, hypotheses))
     pairs = list(zip(references, hypotheses, strict=True))
     found = {i: _plain(a, b, unit) for i, (a, b) in enumerate(pairs) if a == b or not a}
     unlike = [i for i in range(len(pairs)) if i not in found]
@@ -128,7 +134,7 @@ def align(references: Sequence[str], hypotheses: Sequence[str], unit: Unit) -> l
 
 def _plain(reference: str, hypothesis: str, unit: Unit) -> Alignment:
     """What needs no search: equal texts, and texts without a reference."""
-    n = len(units(hypothesis, unit))
+    n = len(hypothesis.split() if unit == "words" else hypothesis)
     if not n:
         return Alignment(())
     return Alignment((Chunk("equal", 0, n, 0, n) if reference else Chunk("insert", 0, 0, 0, n),))

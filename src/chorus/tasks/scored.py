@@ -1,12 +1,12 @@
 """Texts normalised, aligned and counted once; what metrics, tests, and the printed alignments read.
 
 Rules: a failed decode counts as an empty hypothesis. A reference that is empty after normalisation has no units, and
-every unit of its hypothesis is an insertion. Characters are counted where a language puts no spaces between words.
+every unit of its hypothesis is an insertion. Characters are counted where a language puts no spaces between words, and
+the spaces that stand there all the same are none.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NotRequired, TypedDict
 from chorus.lazy import lazy
 from chorus.models.languages import unspaced
 from chorus.tasks.counts import Alignment, Counts, Unit, align
+from chorus.tasks.loops import is_loop
 from chorus.tasks.normalise import normaliser
 
 if TYPE_CHECKING:
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 else:
     np = lazy("numpy")
 
-LOOP = re.compile(r"\b(\S+(?:\s+\S+){0,7}?)(?:\s+\1){3,}\b")  # up to eight words, four times or more
 MIN_CLUSTERS = 20
 
 
@@ -44,6 +44,7 @@ class Answer(TypedDict):
     domain: NotRequired[str]
     speaker: NotRequired[str]
     failed: NotRequired[str]  # why
+    cut: NotRequired[bool]  # at the limit of new tokens, before its end
     utterance: NotRequired[str]  # what is asked about, where rows of several seeds stand together
     took_s: NotRequired[float]
     unit: NotRequired[Unit]
@@ -70,6 +71,7 @@ class Scored:
     characters: Counts
     alignment: Alignment
     failed: str = ""  # why, where the decode failed
+    cut: bool = False
     utterance: str = ""  # what is asked about, where rows of several seeds stand together
 
     @property
@@ -84,8 +86,8 @@ class Scored:
 
     @cached_property
     def loops(self) -> bool:
-        """Whether words repeat four times or more in a row that the reference does not repeat."""
-        return bool(LOOP.search(self.hypothesis)) and not LOOP.search(self.reference)
+        """Whether the hypothesis goes round and the reference does not."""
+        return is_loop(self.hypothesis) and not is_loop(self.reference)
 
 
 def counted_in(language: str) -> Unit:
@@ -96,24 +98,32 @@ def counted_in(language: str) -> Unit:
 def score_texts(rows: Sequence[Answer], normaliser_name: str, unit: Unit | None = None) -> list[Scored]:
     """Normalise, align in words and in characters, and count; `unit` for all rows, else by each row's language."""
     normalise = normaliser(normaliser_name)
+    chosen = [unit or counted_in(row.get("written", row.get("language", ""))) for row in rows]
     references, hypotheses = ([normalise(row[key]) for row in rows] for key in ("reference", "hypothesis"))
-    words, characters = (align(references, hypotheses, unit) for unit in ("words", "characters"))
+    words = align(references, hypotheses, "words")
+    characters: list[Alignment] = [Alignment(())] * len(rows)
+    # in the language's own unit no space counts; the CER beside a WER is every other tool's, in which they do
+    for own in ("words", "characters"):
+        places = [i for i, one in enumerate(chosen) if one == own]
+        found = align(
+            [references[i] for i in places], [hypotheses[i] for i in places], "characters", spaces=own == "words"
+        )
+        for i, one in zip(places, found, strict=True):
+            characters[i] = one
     return [
-        _scored(row, references[i], hypotheses[i], unit, words[i], characters[i]) for i, row in enumerate(rows)
+        _scored(row, references[i], hypotheses[i], chosen[i], words[i], characters[i]) for i, row in enumerate(rows)
     ]  # fmt: skip
 
 
 def _scored(
-    row: Answer, reference: str, hypothesis: str, unit: Unit | None, words: Alignment, characters: Alignment
+    row: Answer, reference: str, hypothesis: str, chosen: Unit, words: Alignment, characters: Alignment
 ) -> Scored:
-    language = row.get("language", "")
-    chosen = unit or counted_in(row.get("written", language))
     return Scored(
-        name=row["name"], condition=row["condition"], language=language, domain=row.get("domain", ""),
+        name=row["name"], condition=row["condition"], language=row.get("language", ""), domain=row.get("domain", ""),
         speaker=row.get("speaker", ""), seconds=row.get("seconds", 0.0), raw_reference=row["reference"],
         raw_hypothesis=row["hypothesis"], reference=reference, hypothesis=hypothesis, unit=chosen,
         words=words.counts, characters=characters.counts, alignment=words if chosen == "words" else characters,
-        failed=row.get("failed", ""), utterance=row.get("utterance", row["name"]),
+        failed=row.get("failed", ""), cut=row.get("cut", False), utterance=row.get("utterance", row["name"]),
     )  # fmt: skip
 
 

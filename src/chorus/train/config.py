@@ -170,7 +170,7 @@ class Dev(Strict):
     every_steps: int | None = Field(default=None, ge=1)  # else once an epoch
     batch_size: int | None = Field(default=None, ge=1)
     max_new_tokens: int | None = Field(default=None, ge=1)
-    limit: int | None = Field(default=None, ge=1)  # rows, the same ones every time
+    limit: int | None = Field(default=None, ge=1)  # rows, evenly taken, the same ones every time
     window_s: int | None = Field(default=None, ge=1, le=30)
 
     @field_validator("normaliser")

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from chorus.data.manifest import Row
 from chorus.data.utterance import Utterance
 from chorus.models.languages import unspaced
-from chorus.tasks.counts import align, total
+from chorus.tasks.counts import Alignment, align, total
 from chorus.tasks.normalise import Normalise
+from chorus.tasks.registry import TASKS, parse_task
 from chorus.train.backbones.protocol import Backbone
-from chorus.train.config import TrainConfig
+from chorus.train.config import LANGUAGE_MODELLING, TrainConfig
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -21,15 +23,41 @@ def with_metric(config: TrainConfig, dev: Sequence[Utterance]) -> TrainConfig:
     """The configuration with its measure named: characters where no dev language puts spaces between words."""
     if config.dev.metric is not None:
         return config
-    languages = {u.row.language for u in dev if u.row.language}
+    languages = {written(config, u.row) for u in dev} - {""}
     name = "cer" if config.metric == "wer" and languages and all(map(unspaced, languages)) else config.metric
     return config.model_copy(update={"dev": config.dev.model_copy(update={"metric": name})})
 
 
-def edits(references: Sequence[str], hypotheses: Sequence[str]) -> dict[str, int]:
-    """Summed edits and lengths, in words and in characters; for an empty reference every word is an edit."""
+def spread(dev: Sequence[Utterance], limit: int | None) -> list[Utterance]:
+    """At most so many rows, taken evenly: the first ones of a manifest may all be of one domain or speaker.
+
+    >>> spread(["a", "b", "c", "d", "e"], 2)
+    ['a', 'c']
+    """
+    count = min(limit or len(dev), len(dev))
+    return [dev[i * len(dev) // count] for i in range(count)]
+
+
+def written(config: TrainConfig, row: Row) -> str:
+    """The language that a row's text is written in: of a translation not the spoken one."""
+    task = row.get(config.data.task_column) or config.task
+    return row.language if task == LANGUAGE_MODELLING else TASKS.get(parse_task(task)).written(row)
+
+
+def edits(
+    references: Sequence[str], hypotheses: Sequence[str], letters: Sequence[bool] | None = None
+) -> dict[str, int]:
+    """Summed edits and lengths, in words and in characters; for an empty reference every word is an edit.
+
+    A space is a character, but not in texts that are written without spaces between words (`letters`).
+    """
     words = total(one.counts for one in align(references, hypotheses, "words"))
-    characters = total(one.counts for one in align(references, hypotheses, "characters"))
+    flags = letters or [False] * len(references)
+    alignments: list[Alignment] = []
+    for own in (False, True):
+        chosen = [(a, b) for a, b, flag in zip(references, hypotheses, flags, strict=True) if flag is own]
+        alignments += align([a for a, _ in chosen], [b for _, b in chosen], "characters", spaces=not own)
+    characters = total(one.counts for one in alignments)
     return {
         "word_edits": words.errors, "words": words.length, "char_edits": characters.errors, "chars": characters.length
     }  # fmt: skip
@@ -41,6 +69,7 @@ def error_rates(
     utterances: Sequence[Utterance],
     *,
     normalise: Normalise,
+    language: Callable[[Row], str] = lambda row: row.language,
     batch_size: int,
     share: tuple[int, int] = (0, 1),
     max_new_tokens: int | None = None,
@@ -49,7 +78,8 @@ def error_rates(
 ) -> dict[str, int]:
     """The edits of this process's share; every process decodes equally many batches, as sharded models need.
 
-    `share` is this process's rank, and how many there are; the others are as `Backbone.transcribe` has them.
+    `share` is this process's rank, and how many there are; `language` tells what a row is written in; the others are as
+    `Backbone.transcribe` has them.
     """
     rank, processes = share
     ordered = sorted(utterances, key=lambda u: -u.duration_s)  # like lengths share a batch; memory runs out at once
@@ -57,6 +87,7 @@ def error_rates(
     batches = math.ceil(math.ceil(len(ordered) / processes) / batch_size)
     references: list[str] = []
     hypotheses: list[str] = []
+    letters: list[bool] = []
     for i in range(batches):
         part = mine[i * batch_size : (i + 1) * batch_size]
         texts = backbone.transcribe(
@@ -64,7 +95,8 @@ def error_rates(
         )
         references += [normalise(u.row.text) for u in part]
         hypotheses += [normalise(t) for t in texts[: len(part)]]
-    return edits(references, hypotheses)
+        letters += [unspaced(language(u.row)) for u in part]
+    return edits(references, hypotheses, letters)
 
 
 def rates(sums: dict[str, int]) -> dict[str, float]:

@@ -47,7 +47,7 @@ def train(
     from chorus.checkpoints.output_place import refuse_input
     from chorus.train.backbones.choose import load_backbone, takes_audio
     from chorus.train.fitness import keep_what_fits
-    from chorus.train.measure import with_metric
+    from chorus.train.measure import spread, with_metric
     from chorus.train.outputs import merged_dir
     from chorus.train.processes import is_main
     from chorus.train.resume import finished, identity, training_fingerprint
@@ -80,6 +80,10 @@ def train(
         for text in backbone.warnings():
             note(f"WARNING: {text}")
         config = with_metric(config, rows.dev)
+        measured = spread(rows.dev, config.dev.limit)
+        if len(measured) < len(rows.dev):
+            note(f"dev.limit: {len(measured)} of {len(rows.dev)} dev rows are measured, evenly taken")
+            rows.dev = measured
         job = _Job(config, rows, backbone, device, {"fingerprint": fingerprint, "base": base}, note)
         return job.run(restart=restart, overwrite=overwrite or restart, quiet=quiet, label=label)
 
@@ -187,7 +191,7 @@ class _Job:
         streamed = rows.stream is not None
         if streamed and not config.train.steps:
             raise DataError("a streamed dataset has no length", "give train.steps")
-        dev = rows.dev[: config.dev.limit]
+        dev = rows.dev
         if not dev:
             self.note("WARNING: no dev rows: the last checkpoint is kept, not the best (data.dev, or a column split)")
         training = trainer.SpeechTrainer(

@@ -7,6 +7,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict, TypeVar, Unpack
 
@@ -28,7 +29,7 @@ from chorus.train.backbones.protocol import ROWS, Backbone, Example
 from chorus.train.config import TrainConfig
 from chorus.train.examples import EpochSampler, StreamedSet, TrainingSet
 from chorus.train.facts import Logged
-from chorus.train.measure import error_rates, rates
+from chorus.train.measure import error_rates, rates, written
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -126,6 +127,7 @@ class SpeechTrainer(Trainer):
                 model,
                 self.dev,
                 normalise=normaliser(settings.normaliser),
+                language=partial(written, self.config),
                 batch_size=settings.batch_size or 2 * self.config.train.batch_size,
                 share=(self.args.process_index, self.args.world_size),
                 max_new_tokens=settings.max_new_tokens,

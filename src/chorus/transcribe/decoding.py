@@ -38,7 +38,7 @@ class Decoding(Strict):
     timestamps: bool = False
     segments: Segments = "auto"
     batch_size: int = Field(default=16, ge=1)
-    max_new_tokens: int = Field(default=200, ge=1)
+    max_new_tokens: int | None = Field(default=None, ge=1)  # else as many as the model can write
     window_s: Windows | None = None
     dtype: Literal["float32", "float16", "bfloat16", "int8"] = "float32"
 

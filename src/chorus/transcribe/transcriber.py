@@ -99,6 +99,8 @@ class Transcriber:
             row["written"] = written
         if wrong:
             row["failed"] = wrong
+        if any(one.cut for one in found):
+            row["cut"] = True
         if self.request.decoding.language == DETECT and len(languages) == 1:
             row["detected_language"] = languages.pop()
         return row

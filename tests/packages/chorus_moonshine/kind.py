@@ -6,6 +6,7 @@ from chorus.models.batches import as_taken
 from chorus.models.features import RATE
 from chorus.models.kind import SPEECH_TO_TEXT, Kind
 from chorus.models.limits import Limits
+from chorus.models.recogniser import Transcript
 from chorus.models.registry import KINDS
 
 LONGEST_S = 64.0
@@ -26,13 +27,15 @@ class MoonshineRecogniser:
         batch = self.parts.extractor(sounds, sampling_rate=RATE, padding=True, return_tensors="pt")
         return {"input_values": batch["input_values"]}
 
-    def texts(self, model, inputs, *, beam=1, max_new_tokens=200, synced_gpus=False):
+    def texts(self, model, inputs, *, beam=1, max_new_tokens=None, synced_gpus=False):
         seconds = inputs["input_values"].shape[-1] / RATE
-        limit = min(max_new_tokens, max(1, int(seconds * TOKENS_PER_SECOND)))
+        limit = min(max_new_tokens or 448, max(1, int(seconds * TOKENS_PER_SECOND)))
         ids = model.generate(
             **as_taken(inputs, model), num_beams=beam, do_sample=False, max_new_tokens=limit, synced_gpus=synced_gpus
         )
-        return [text.strip() for text in self.parts.tokenizer.batch_decode(ids, skip_special_tokens=True)]
+        end = self.parts.tokenizer.eos_token_id
+        texts = self.parts.tokenizer.batch_decode(ids, skip_special_tokens=True)
+        return [Transcript(text.strip(), end not in one) for text, one in zip(texts, ids.tolist(), strict=True)]
 
 
 def limits(config, tokenizer):

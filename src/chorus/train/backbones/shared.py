@@ -20,8 +20,6 @@ from chorus.train.config import TrainConfig
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-NEW_TOKENS = 200  # of a hypothesis, at most
-
 
 def origin_of(config: TrainConfig) -> Origin:
     """Where the base is loaded from."""
@@ -75,9 +73,10 @@ def recognised(
     texts: list[str] = []
     with evaluating(model):
         for part in parts:
-            texts += recogniser.texts(
-                model, recogniser.inputs(part), max_new_tokens=max_new_tokens or NEW_TOKENS, synced_gpus=synced_gpus
+            found = recogniser.texts(
+                model, recogniser.inputs(part), max_new_tokens=max_new_tokens, synced_gpus=synced_gpus
             )
+            texts += [one.text for one in found]
     return texts
 
 

@@ -20,7 +20,6 @@ from chorus.models.whisper import PREFIX_TOKENS, GenerateSettings, LoadedWhisper
 from chorus.tasks.registry import parse_task
 from chorus.train.backbones.protocol import ROWS, Example
 from chorus.train.backbones.shared import (
-    NEW_TOKENS,
     cache_of,
     evaluating,
     load_dtype,
@@ -143,7 +142,7 @@ class WhisperBackbone:
         texts: dict[int, str] = {}
         window_s = min(window_s or self.windows[-1], self.windows[-1])
         room = int(self.model.config.max_target_positions) - PREFIX_TOKENS
-        settings = GenerateSettings(max_new_tokens=min(max_new_tokens or NEW_TOKENS, room), synced_gpus=synced_gpus)
+        settings = GenerateSettings(max_new_tokens=min(max_new_tokens or room, room), synced_gpus=synced_gpus)
         alike: dict[tuple[int, ...], list[int]] = {}
         for i, utterance in enumerate(utterances):
             alike.setdefault(tuple(self.prefix(utterance.row)), []).append(i)

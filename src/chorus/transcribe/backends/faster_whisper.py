@@ -27,6 +27,7 @@ from chorus.transcribe.systems import CONVERTED, System
 if TYPE_CHECKING:
     from chorus.checkpoints.lazy_tensor import LazyTensor
 
+POSITIONS = 448  # of every Whisper's decoder
 COPIED = ("tokenizer.json", "preprocessor_config.json")  # what faster-whisper reads beside the model
 
 
@@ -92,6 +93,9 @@ class FasterWhisper:
         self.model = faster_whisper.WhisperModel(
             directory, device=kind, device_index=number or 0, compute_type=self.decoding.dtype
         )
+        prompt = self.model.hf_tokenizer.encode(f" {self.decoding.prompt.strip()}").ids if self.decoding.prompt else []
+        # of the decoder's positions: start, language, task, timestamps or none; faster-whisper halves a long prompt
+        self.taken = 4 + min(len(prompt) + 1, POSITIONS // 2) * bool(prompt)
         self.facts = {"faster-whisper": faster_whisper.__version__, "ctranslate2": ctranslate2.__version__}
 
     def sort_key(self, seconds: float) -> tuple[float, float]:
@@ -115,13 +119,19 @@ class FasterWhisper:
 
     def _one(self, sound: Sound) -> Hypothesis:
         settings, language = self.decoding, self._language(sound.row)
+        limit = min(settings.max_new_tokens or POSITIONS, POSITIONS - self.taken)
         segments, told = self.model.transcribe(
             sound.audio, language=language, task=task_token(settings.task), beam_size=settings.beam,
             temperature=0.0, initial_prompt=settings.prompt or None,
             without_timestamps=not settings.timestamps and sound.seconds <= 30,
-            condition_on_previous_text=False, max_new_tokens=settings.max_new_tokens,
+            condition_on_previous_text=False, max_new_tokens=limit,
         )  # fmt: skip
-        return Hypothesis(" ".join(s.text.strip() for s in segments).strip(), told.language)
+        found = list(segments)
+        windows: dict[int, int] = {}  # where a window begins -> how many tokens it was given
+        for segment in found:
+            windows[segment.seek] = windows.get(segment.seek, 0) + len(segment.tokens)
+        cut = any(count >= limit for count in windows.values())
+        return Hypothesis(" ".join(s.text.strip() for s in found).strip(), told.language, cut)
 
     def replace(self, tensors: Mapping[str, LazyTensor]) -> None:
         """Refused: its weights are converted."""

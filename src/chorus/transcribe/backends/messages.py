@@ -70,7 +70,7 @@ class Reply(TypedDict, total=False):
     longest_s: float | None
     long_form: bool
     key: tuple[float, float]
-    hypotheses: list[tuple[str, str]]  # text, language
+    hypotheses: list[tuple[str, str, bool]]  # text, language, whether it was cut
 
 
 KINDS: dict[str, type[ChorusError]] = {
@@ -108,4 +108,4 @@ def error_of(message: ErrorMessage) -> ChorusError:
 
 def hypotheses_of(reply: Reply) -> list[Hypothesis]:
     """What a reply says that was said."""
-    return [Hypothesis(text, language) for text, language in reply["hypotheses"]]
+    return [Hypothesis(*told) for told in reply["hypotheses"]]

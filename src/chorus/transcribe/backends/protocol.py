@@ -33,10 +33,14 @@ Loaded = list[Sound] | str  # the pieces of an utterance, or why there are none
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """What a runtime made of a sound; `language` is the one that it decoded in, where the runtime tells."""
+    """What a runtime made of a sound; `language` is the one that it decoded in, where the runtime tells.
+
+    `cut`: it stopped at the limit of new tokens, before its end.
+    """
 
     text: str
     language: str = ""
+    cut: bool = False
 
 
 class Backend(Protocol):

@@ -54,11 +54,11 @@ class Recognising:
     def _together(self, sounds: Sequence[Sound]) -> list[Hypothesis]:
         speech = [self._asked(sound) for sound in sounds]
         with torch.inference_mode():  # the recogniser leaves gradients to its caller, as training measures with it too
-            texts = self.recogniser.texts(
+            found = self.recogniser.texts(
                 self.parts.model, self.recogniser.inputs(speech), beam=self.decoding.beam,
                 max_new_tokens=self.decoding.max_new_tokens,
             )  # fmt: skip
-        return [Hypothesis(text) for text in texts]
+        return [Hypothesis(one.text, cut=one.cut) for one in found]
 
     def _asked(self, sound: Sound) -> Speech:
         prompt = sound.row.get(PROMPT) or self.decoding.prompt or self.task.instruction(sound.row)

@@ -90,10 +90,22 @@ class WhisperDecoder:
             languages = self._languages(sounds, hidden)
             if self.decoding.beam == 1 and not self.decoding.timestamps:
                 ids = self._greedy(hidden, languages)
+                written = [len(one) for one in ids]
             else:
                 ids = self._generate(hidden, inputs, languages)
+                written = [self._written(one) for one in ids]
         texts = self.tokenizer.batch_decode(ids, skip_special_tokens=True)
-        return [Hypothesis(t.strip(), code) for t, code in zip(texts, languages, strict=True)]
+        limit = self._room(len(self.prompt) + len(self.whisper.spoken(languages[0], self.decoding.task)) + 2)
+        return [
+            Hypothesis(text.strip(), code, count >= limit)
+            for text, count, code in zip(texts, written, languages, strict=True)
+        ]
+
+    def _written(self, ids: Sequence[int]) -> int:
+        """How many tokens of text and timestamps a model has written: what has ended has one less than it might."""
+        settings = self.model.generation_config
+        end = settings.eos_token_id[0] if isinstance(settings.eos_token_id, list) else settings.eos_token_id
+        return sum(token < end or token > settings.no_timestamps_token_id for token in ids)
 
     def _features(self, sound: Sound) -> Features:
         return self.whisper.features.cached(sound.key, lambda: sound.audio)
@@ -140,7 +152,9 @@ class WhisperDecoder:
         )  # fmt: skip
 
     def _room(self, taken: int) -> int:
-        return max(1, min(self.decoding.max_new_tokens, int(self.model.config.max_target_positions) - taken - 1))
+        """How many tokens may follow so many that were given."""
+        room = int(self.model.config.max_target_positions) - taken - 1
+        return max(1, min(self.decoding.max_new_tokens or room, room))
 
     def _generate(self, hidden: torch.Tensor, inputs: torch.Tensor, languages: Sequence[str]) -> list[list[int]]:
         """transformers' beams, language by language."""
@@ -152,7 +166,7 @@ class WhisperDecoder:
             ids = self.model.generate(
                 input_features=inputs[members],
                 encoder_outputs=BaseModelOutput(last_hidden_state=hidden[members]),
-                max_new_tokens=self._room(len(self.prompt) + 4),
+                max_new_tokens=self._room(len(self.prompt) + len(self.whisper.spoken(code, self.decoding.task)) + 2),
                 **self._settings(code),
             )
             found |= dict(zip(members, ids.tolist(), strict=True))

@@ -54,7 +54,7 @@ class Worker:
             backend.check(rows)
             return {}
         sounds = [Sound(samples, row) for samples, row in zip(audio, rows, strict=True)]
-        return {"hypotheses": [(one.text, one.language) for one in backend.transcribe(sounds)]}
+        return {"hypotheses": [(one.text, one.language, one.cut) for one in backend.transcribe(sounds)]}
 
     def _samples(self, count: int) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
         return np.frombuffer(self.requests.read(count * SAMPLE_BYTES), np.float32)
