@@ -30,6 +30,8 @@ USUAL = {
     "llama": "LlamaForCausalLM",
     "mistral": "MistralForCausalLM",
 }
+# what a config says besides the structure: models that differ in these alone have one
+WITHOUT_STRUCTURE = ("dtype", "torch_dtype", "_name_or_path", "transformers_version", "use_cache", "auto_map")
 # of classes that fit a file equally well the first is taken
 PREFERRED = (
     "MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING", "MODEL_FOR_CTC_MAPPING", "MODEL_FOR_MULTIMODAL_LM_MAPPING",

@@ -21,6 +21,9 @@ MLP = re.compile(r"MLP|FeedForward|FFN|LayerFF|Experts", re.IGNORECASE)
 LINEAR_BY_ANOTHER_NAME = "Conv1D"  # GPT-2's linear maps; torch's own convolutions are Conv1d
 MLP_LEAVES = {"fc1", "fc2", "ff1", "ff2"}
 COMPONENT_OF_CONFIG = (("audio", "encoder"), ("vision", "vision"), ("text", "language_model"))
+# classes of module lists that are no layers; ConvBERT's layers attend
+NO_LAYER = re.compile(r"Conv(?!Bert|Next)|WeightNorm|TDNN|Merger")
+COUNTS_LAYERS = re.compile(r"layers?$|depth$|blocks$")
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked", "global_mean", "global_invstd")
 
 
@@ -84,7 +87,7 @@ class _Tree:
         return self.components[max(owners, key=len)] if owners else None  # the innermost: a projector inside a tower
 
     def _stacks(self) -> list[Stack]:
-        """Outermost module lists of attention layers; convolution and merger stacks are none."""
+        """Outermost module lists of like layers; convolution and merger stacks are none."""
         import torch
 
         lists = {p: m for p, m in self.modules.items() if isinstance(m, torch.nn.ModuleList) and _holds_layers(m)}
@@ -101,13 +104,32 @@ class _Tree:
         return stacks
 
     def _count_key(self, path: str, count: int) -> str | None:
-        """The config key that counts these layers."""
+        """The config's key that counts these layers, with the way to it: `text_config.num_hidden_layers`."""
         side = next((s for s in ("encoder", "decoder") if s in path), None)
-        keys = [f"{side}_layers"] if side else []
-        keys += ["num_hidden_layers", "num_layers", "n_layer"]
-        settings = self.model.config.to_dict()
-        # a key that counts something else must not be rewritten when layers are stacked
-        return next((key for key in keys if settings.get(key) == count), None)
+        keys = [f"{side}_layers", f"{side}_num_hidden_layers", f"num_{side}_layers"] if side else []
+        keys += ["num_hidden_layers", "num_layers", "n_layer", "n_layers", "depth", "num_blocks"]
+        for where, settings in self._configs_over(path):
+            counted = {k: v for k, v in settings.to_dict().items() if v == count and isinstance(v, int)}
+            # a key that counts something else must not be rewritten when layers are stacked
+            others = [k for k in counted if COUNTS_LAYERS.search(k)]
+            other_side = {"encoder": "decoder", "decoder": "encoder"}.get(side or "", "\0")
+            for key in (*keys, *(k for k in others if other_side not in k)):
+                if key in counted:
+                    return f"{where}{key}"
+        return None
+
+    def _configs_over(self, path: str) -> Iterator[tuple[str, PretrainedConfig]]:
+        """The configs that a module may be built from, the innermost first, each with the way to it."""
+        found = []
+        for where, sub in _sub_configs(self.model.config):
+            owners = [
+                p for p, m in self.modules.items() if p and getattr(m, "config", None) is sub and _inside(path, p)
+            ]
+            if owners:
+                found.append((len(max(owners, key=len)), where, sub))
+        for _, where, sub in sorted(found, key=lambda one: -one[0]):
+            yield f"{where}.", sub
+        yield "", self.model.config
 
     def module_name(self, file_name: str) -> str:
         """The name that the module tree gives to a file's tensor."""
@@ -233,12 +255,13 @@ def _call(model: PreTrainedModel, method: str, **arguments: str) -> nn.Module | 
     return None if result is model else result
 
 
-def _sub_configs(config: PretrainedConfig) -> Iterator[tuple[str, PretrainedConfig]]:
+def _sub_configs(config: PretrainedConfig, way: str = "") -> Iterator[tuple[str, PretrainedConfig]]:
+    """Every config within a config, with the dotted way to it."""
     for attribute in getattr(config, "sub_configs", {}):
         sub = getattr(config, attribute, None)
         if sub is not None:
-            yield attribute, sub
-            yield from _sub_configs(sub)
+            yield way + attribute, sub
+            yield from _sub_configs(sub, f"{way}{attribute}.")
 
 
 def _inside(path: str, ancestor: str) -> bool:
@@ -250,12 +273,19 @@ def _outermost(paths: list[str]) -> list[str]:
 
 
 def _holds_layers(module_list: nn.ModuleList) -> bool:
-    if not len(module_list):
+    """Whether the modules are layers: each norms, and maps by a matrix, or attends.
+
+    Convolution stacks, mergers, TDNNs and experts are lists of like modules too.
+    """
+    import torch
+
+    if not len(module_list) or any(NO_LAYER.search(type(m).__name__) for m in module_list):
         return False
-    # by the first layer's modules: convolution stacks, mergers and TDNNs are lists of like modules too
-    classes = {type(m).__name__ for m in module_list}
-    attends = any("Attention" in type(m).__name__ for m in module_list[0].modules())
-    return attends and not any(re.search("Conv|WeightNorm|TDNN|Merger", c) for c in classes)
+    names = [type(m).__name__ for m in module_list[0].modules()]
+    if any("Attention" in name for name in names):
+        return True
+    maps = any(isinstance(m, torch.nn.Linear) or type(m).__name__ == "Conv1D" for m in module_list[0].modules())
+    return maps and any("Norm" in name for name in names)
 
 
 def _as_in_file(name: str, names: list[str]) -> str:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import json
 from collections.abc import Iterable
 
+from chorus.architectures.classes import WITHOUT_STRUCTURE
 from chorus.architectures.families import FAMILIES
 from chorus.architectures.family_inventories import family_inventory
 from chorus.architectures.inventory import Inventory
@@ -16,13 +19,24 @@ def layout_of(config: JsonMap, names: Iterable[str]) -> Layout:
 
     Raises `ValueError` where neither knows the architecture.
     """
-    names = list(names)  # asked for more than once below
+    plain = json.dumps({key: config[key] for key in config if key not in WITHOUT_STRUCTURE}, default=str)
+    return _layout(plain, tuple(names))
+
+
+@functools.lru_cache(maxsize=32)  # ten fine-tunes of one model have one layout
+def _layout(plain: str, names: tuple[str, ...]) -> Layout:
+    config = json.loads(plain)
     for matches, rule in FAMILIES:
         if matches(config):
-            return rule(config, names)
+            return rule(config, list(names))
     from chorus.architectures.general import general_layout  # imports torch and transformers
 
-    return general_layout(config, names)
+    return general_layout(config, list(names))
+
+
+def has_rule(config: JsonMap) -> bool:
+    """Whether the family has a rule of its own, so that transformers need not be asked."""
+    return any(matches(config) for matches, _ in FAMILIES)
 
 
 def inventory_of(config: JsonMap, names: Iterable[str]) -> Inventory:

@@ -7,14 +7,11 @@ import json
 from collections.abc import Collection
 from typing import TYPE_CHECKING
 
-from chorus.architectures.classes import classes_of, named_class, read_config, unknown
+from chorus.architectures.classes import WITHOUT_STRUCTURE, classes_of, named_class, read_config, unknown
 from chorus.plain import JsonMap
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
-
-# what a config says besides the structure: inputs that differ in these alone share one model
-WITHOUT_STRUCTURE = ("dtype", "torch_dtype", "_name_or_path", "transformers_version", "use_cache", "auto_map")
 
 
 def build_on_meta(config: JsonMap, names: Collection[str] = ()) -> PreTrainedModel:

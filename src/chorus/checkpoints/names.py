@@ -54,6 +54,8 @@ def named(model: Model) -> Model:
 
 def _unwrapped(model: Model, inventory: Inventory) -> dict[str, LazyTensor]:
     """The tensors without what wrapped their modules: known words anywhere, and what all names begin with."""
+    if inventory.shapes.keys() >= model.checkpoint.keys():  # as nearly always
+        return dict(model.checkpoint.items())
     tensors = {WRAPPING.sub("", name): tensor for name, tensor in model.checkpoint.items()}
     if len(tensors) < len(model.checkpoint):
         raise CheckpointError(f"{model.label}: holds tensors with and without _orig_mod. before them", "save it again")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -142,6 +143,7 @@ class Builder:
         written = output.out_dtype or recipe.out_dtype or recipe.dtype
         self.dtype = parse_dtype(written) if written else None
         self.checked: set[tuple[str, int]] = set()
+        self.layers: dict[tuple[int, str], dict[int, list[tuple[str, Role]]]] = {}
 
     def build(self) -> dict[str, TensorPlan]:
         """Every output tensor, in the order of the names."""
@@ -183,13 +185,7 @@ class Builder:
 
     def _layer_slots(self, stack: Stack, part: OutputSlice, j: int, out: int, total: int) -> Iterator[Slot]:
         first = part.sources[0]
-        layout = self.inputs.layouts[first.model]
-        prefix = self._prefix(first.model, stack)
-        for name, role in layout.roles.items():
-            found = layer_index(name, prefix)
-            if not found or found[0] != first.first + j:
-                continue
-            rest = found[1]
+        for rest, role in self._layer(first.model, self._prefix(first.model, stack)).get(first.first + j, ()):
             # each source by its own prefix and number: only what follows the number is common to all
             names = {s.model: f"{self._prefix(s.model, stack)}{s.first + j}.{rest}" for s in part.sources}
             # the place in the result: `layers` in a recipe counts the layers as stacked
@@ -197,6 +193,20 @@ class Builder:
             # every slice runs from 0 to 1 by itself (mergekit); what lies outside the layers keeps the Site's t of 0
             target = f"{stack.prefix}{out}.{rest}"
             yield Slot(target, Site(target, own, gradient_position(j, part.count)), part, names)
+
+    def _layer(self, model: int, prefix: str) -> dict[int, list[tuple[str, Role]]]:
+        """The layers of a stack by number: what follows the number in the names of its tensors, and their roles."""
+        if (
+            model,
+            prefix,
+        ) not in self.layers:  # one pass for all layers: some models have hundreds, and of many tensors
+            found: dict[int, list[tuple[str, Role]]] = defaultdict(list)
+            for name, role in self.inputs.layouts[model].roles.items():
+                place = layer_index(name, prefix)
+                if place:
+                    found[place[0]].append((place[1], role))
+            self.layers[model, prefix] = dict(found)
+        return self.layers[model, prefix]
 
     def _prefix(self, model: int, stack: Stack) -> str:
         have = self.inputs.layouts[model].stack(stack.module)

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
 
+from chorus.architectures.roles import Stack
 from chorus.checkpoints.dtypes import parse_dtype
 from chorus.merge.arithmetic.tensor_plan import TensorPlan
 from chorus.merge.options import Options
 from chorus.merge.planning.inputs import Inputs, vocabulary_sizes
 from chorus.merge.planning.layouts import OutputSlice
+from chorus.merge.planning.stacked_config import Layer, follow_layers, section, settings_of
 from chorus.merge.recipes.schema import Output, Recipe
-
-# Lists that may by chance be as long as there are layers.
-NOT_LAYERED = ("architectures", "suppress_tokens", "begin_suppress_tokens", "eos_token_id", "id2label", "auto_map")
+from chorus.plain import JsonObject
 
 
 def check_dtypes(recipe: Recipe, outputs: list[Output]) -> list[str]:
@@ -40,7 +39,7 @@ def output_config(
     slices: dict[str, list[OutputSlice]],
     tensors: dict[str, TensorPlan],
     options: Options,
-) -> dict[str, Any]:
+) -> JsonObject:
     """The donor's config, made true: dtype as stored, layers as stacked, vocabulary as cut."""
     donor, layout = inputs.models[inputs.donor], inputs.layouts[inputs.donor]
     config = copy.deepcopy(donor.config)
@@ -51,30 +50,26 @@ def output_config(
         config.pop("torch_dtype", None)  # what transformers 4 calls it
         config["dtype"] = largest.dtype
     for stack in layout.stacks:
-        parts = slices.get(stack.module, [])
-        origin = [(p.sources[0].model, p.sources[0].first + j) for p in parts for j in range(p.count)]
-        if [layer for _, layer in origin] != list(range(stack.count)):
-            _follow_layers(config, inputs, stack.config_key, stack.count, origin)
-    if options.truncate_vocabulary and config.get("vocab_size"):
+        _follow_stack(config, inputs, stack, slices.get(stack.module, []))
+    if options.truncate_vocabulary:
         # mergekit's flag cuts the rows and leaves the donor's number
-        config["vocab_size"] = min(vocabulary_sizes(m) for m in inputs.models)
+        text = config if config.get("vocab_size") else section(config, "text_config")
+        if text.get("vocab_size"):
+            text["vocab_size"] = min(vocabulary_sizes(m) for m in inputs.models)
     return config
 
 
-def _follow_layers(
-    config: dict[str, Any], inputs: Inputs, key: str | None, count: int, origin: list[tuple[int, int]]
-) -> None:
-    """Set the layer count, and rebuild every list of the config that has one element a layer."""
-    if key:
-        config[key] = len(origin)
-        # Whisper's config says the encoder's count under this name as well
-        if key == "encoder_layers" and "num_hidden_layers" in config:
-            config["num_hidden_layers"] = len(origin)
-    for name, value in config.items():
-        # such as layer_types: with one of the old length transformers 5 refuses a stacked Qwen2 (mergekit leaves it so)
-        if isinstance(value, list) and len(value) == count and name not in NOT_LAYERED:
-            # each layer brings its own model's entry along
-            lists = [inputs.models[model].config.get(name, value) for model, _ in origin]
-            config[name] = [lists[i][layer] for i, (_, layer) in enumerate(origin)]
-    if "max_window_layers" in config and isinstance(config["max_window_layers"], int):
-        config["max_window_layers"] = min(config["max_window_layers"], len(origin)) if origin else 0
+def _follow_stack(config: JsonObject, inputs: Inputs, stack: Stack, parts: list[OutputSlice]) -> None:
+    """Tell the config of layers that are not where its model had them; what it cannot be told is a problem."""
+    origin = [(p.sources[0].model, p.sources[0].first + j) for p in parts for j in range(p.count)]
+    if [number for _, number in origin] == list(range(stack.count)):
+        return
+    settings, stacks = {}, {}
+    for model in {inputs.donor, *(model for model, _ in origin)}:
+        stacks[model] = inputs.layouts[model].stack(stack.module) or stack
+        settings[model] = settings_of(inputs.models[model].config, stacks[model])
+    layers = [Layer(number, settings[model], stacks[model].count) for model, number in origin]
+    try:
+        follow_layers(config, stack, settings[inputs.donor], layers)
+    except ValueError as error:
+        inputs.problems.append(f"slices: {inputs.models[inputs.donor].label}: {error}")

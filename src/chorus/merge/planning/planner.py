@@ -25,6 +25,7 @@ from chorus.merge.planning.inputs import (
 from chorus.merge.planning.layouts import Builder, output_slices
 from chorus.merge.planning.memory import footprint
 from chorus.merge.planning.outputs import check_dtypes, output_config
+from chorus.merge.planning.result import check_result
 from chorus.merge.planning.vocabularies import check_vocabularies
 from chorus.merge.recipes.inner import inner_names
 from chorus.merge.recipes.loading import LoadedRecipe, load_recipe
@@ -219,4 +220,6 @@ def _variant(loaded: LoadedRecipe, inputs: Inputs, options: Options, output: Out
     builder = Builder(loaded.recipe, inputs, options, output, method, slices)
     tensors = builder.build()
     config = {} if inputs.problems else output_config(loaded.recipe, inputs, output, slices, tensors, options)
+    if not inputs.problems:
+        inputs.problems += check_result(config, tensors, inputs.models[inputs.donor])
     return Variant(output.name, method.name, tensors, config)
