@@ -65,7 +65,7 @@ class OnHub:
 
 
 @dataclass(frozen=True)
-class Found:
+class Picked:
     """Of a repository: its config and where that lies, the files of weights, what goes with them."""
 
     config: JsonObject
@@ -117,7 +117,7 @@ def _listed(reference: Reference, options: OpenOptions) -> OnHub | None:
     return OnHub(reference, options, frozenset(names))
 
 
-def _choose(files: OnHub) -> Found:
+def _choose(files: OnHub) -> Picked:
     """What would be read of a repository; its config and index are fetched for it."""
     try:
         path = files.fetch("config.json")
@@ -129,7 +129,7 @@ def _choose(files: OnHub) -> Found:
         raise
     except Exception as error:  # the hub library raises many kinds; `explain` sorts them
         raise explain(files.reference, error) from error
-    return Found(config, path.parent, weights, beside)
+    return Picked(config, path.parent, weights, beside)
 
 
 def _exactly(names: Iterable[str]) -> list[str]:
