@@ -57,6 +57,11 @@ class Beside:
     carried: dict[str, Path] = field(default_factory=dict)
     left: dict[str, list[str]] = field(default_factory=dict)
 
+    @property
+    def nbytes(self) -> int:
+        """What the carried files take: a language model may be larger than the weights."""
+        return sum(path.stat().st_size for path in self.carried.values() if path.exists())
+
     def leave(self, kind: str, name: str) -> None:
         self.left.setdefault(kind, []).append(name)
 

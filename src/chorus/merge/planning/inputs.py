@@ -20,6 +20,7 @@ from chorus.errors import CheckpointError, ChorusError, nearest
 from chorus.files import expanded
 from chorus.merge.method import Method
 from chorus.merge.options import Options
+from chorus.merge.planning.configs import check_configs
 from chorus.merge.recipes.schema import ModelEntry, Module, Recipe, Slice
 
 
@@ -193,6 +194,9 @@ def check_inputs(inputs: Inputs, options: Options, *, stacked: bool = False) -> 
         _check_shapes(inputs, donor, model, options)
         _check_dtypes(inputs, donor, model)
         _check_front_end(inputs, donor, model)
+        problems, warnings = check_configs(donor, model, stacked=stacked)
+        inputs.problems += problems
+        inputs.warnings += warnings
 
 
 def _check_names(inputs: Inputs, donor: Model, layout: Layout, model: Model, other: Layout, stacked: bool) -> None:

@@ -61,7 +61,7 @@ def run(plan: Plan, output: Path, progress: Progress = lambda done, total: None)
     partial = PartialDirectory(output, resume=plan.options.resume, overwrite=plan.options.overwrite)
     finished = False
     try:
-        partial.check_space(plan.bytes_to_write)
+        partial.check_space(plan.bytes_to_write + plan.beside.nbytes * len(plan.variants))
         journal = Journal(partial.path, plan_fingerprint(plan), resume=plan.options.resume)
         try:
             _take_back(partial, journal.side_files)
@@ -108,6 +108,7 @@ def _add_side_files(plan: Plan, partial: PartialDirectory, journal: Journal) -> 
         names = sorted(str(path.relative_to(staged)) for path in staged.rglob("*") if path.is_file())
         journal.record_side_files(names)
         for name in names:
+            (partial.path / name).parent.mkdir(parents=True, exist_ok=True)
             os.replace(staged / name, partial.path / name)
         shutil.rmtree(staged)
     return warnings
