@@ -183,3 +183,31 @@ def test_a_merge_of_merges_carries_what_the_inner_one_would(pair, out):
     assert (out / "LICENSE").read_text() == "of b"
     assert set(load_all(out)) == set(load_all(pair[0]))
     assert CONFIGS["qwen2"]["vocab_size"] == json.loads((out / "config.json").read_text())["vocab_size"]
+
+
+def test_a_planned_merge_takes_its_features_from_whoever_has_a_processor(pair):
+    a, b = pair
+    put(b, "preprocessor_config.json", text="{}")
+    assert chorus.plan(recipe(pair)).model().directory == b
+    put(a, "preprocessor_config.json", text="{}")
+    assert chorus.plan(recipe(pair)).model().directory == a
+
+
+def test_a_config_that_names_its_weights_does_not_name_the_results(pair, out):
+    a, _ = pair
+    (a / "model.safetensors").rename(a / "own.safetensors")
+    settings = json.loads((a / "config.json").read_text())
+    (a / "config.json").write_text(json.dumps({**settings, "transformers_weights": "own.safetensors"}))
+    chorus.merge(recipe([a]), out)
+    assert "transformers_weights" not in json.loads((out / "config.json").read_text())
+
+
+def test_room_is_asked_for_what_is_carried_too(pair, out, monkeypatch):
+    from chorus.checkpoints import writer
+    from chorus.errors import OutputError
+
+    put(pair[0], "language_model/5gram.bin", text="x" * 3_000_000)
+    free = writer.shutil.disk_usage(out.parent)._replace(free=2_000_000)
+    monkeypatch.setattr(writer.shutil, "disk_usage", lambda path: free)
+    with pytest.raises(OutputError, match=r"needs 0\.0 GB"):
+        chorus.merge(recipe(pair), out)

@@ -30,7 +30,11 @@ if TYPE_CHECKING:
 @click.option("-o", "--out", "--out_dir", "--out-dir", "out_flag", metavar="DIR", help="The result's directory.")
 @click.option("--resume", is_flag=True, help="Go on with a merge that was killed.")
 @overwrite_flag()
-@click.option("--copy-tokenizer/--no-copy-tokenizer", default=True, help="Copy tokenizer and processor files.")
+@click.option(
+    "--copy-tokenizer/--no-copy-tokenizer",
+    default=True,
+    help="Carry tokenizer, processor and what else lies beside the weights.",
+)
 @click.option("--write-model-card/--no-write-model-card", "model_card", default=True, help="Write README.md.")
 @click.option("--sha256", is_flag=True, help="Note the inputs' SHA-256 as well (costs more than a merge).")
 @click.option("--as", "form", type=click.Choice(["model", "adapter"]), default="model", help="What to write.")

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 def command(recipe: str, tensors: bool, json_: bool, **flags: Any) -> None:
     """Show every output tensor of RECIPE with its method, parameters and role, sizes, memory, and every problem.
 
-    No weight is read; for models on the hub only headers are fetched. Exit code 2 where the merge could not run.
+    No weight is read; for models on the hub only headers, tokenizers and settings are fetched. Exit code 2 where the
+    merge could not run.
 
     \b
     chorus plan recipe.yml

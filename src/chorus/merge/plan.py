@@ -18,7 +18,7 @@ from chorus.checkpoints.beside import Beside
 from chorus.checkpoints.dtypes import itemsize
 from chorus.checkpoints.lazy_tensor import LazyTensor
 from chorus.checkpoints.lineage import TRAINING, Lineage, facts_in, joined, lineage_of
-from chorus.checkpoints.model import Model
+from chorus.checkpoints.model import PROCESSOR_FILES, Model
 from chorus.checkpoints.reference import Reference
 from chorus.checkpoints.safetensors_header import build_header
 from chorus.errors import UsageError
@@ -146,11 +146,13 @@ class Plan(Mapping[str, LazyTensor]):
     def _model(self, variant: Variant) -> Model:
         donor, tokenizer = self.models[self.donor], self.models[self.tokenizer]
         label = variant.name or self.label
+        # where features are looked for, whichever model gives them
+        processor = next((path.parent for name, path in self.beside.carried.items() if name in PROCESSOR_FILES), None)
         return Model(
             label=label,
             checkpoint=merged_checkpoint(self.session, variant.tensors, label),
             config=variant.config,
-            directory=donor.directory,
+            directory=processor or donor.directory,
             tokenizer_directory=tokenizer.tokenizer_directory or tokenizer.directory,
             beside=self.beside.carried,
             generation=variant.generation,

@@ -90,9 +90,11 @@ def _requested(request: object, inputs: Inputs) -> tuple[int | None, dict[str, o
 
 def _whole(inputs: Inputs, i: int, written: dict[str, object]) -> dict[str, object]:
     """A model's settings with what its kind derives from config and tokenizer, where they lack it."""
-    model, kind = inputs.models[i], kind_of(inputs.models[i].config)
     # one that knows its languages is whole; the vocabulary of others is read, which takes longer than all else here
-    if kind is None or kind.generation is None or "lang_to_id" in written or written.get("is_multilingual") is False:
+    if "lang_to_id" in written or written.get("is_multilingual") is False:
+        return written
+    model, kind = inputs.models[i], kind_of(inputs.models[i].config)
+    if kind is None or kind.generation is None:
         return written
     tokenizer = inputs.donor if inputs.tokenizer is None else inputs.tokenizer
     found = vocabulary_of(inputs.beside[i].carried) or vocabulary_of(inputs.beside[tokenizer].carried)

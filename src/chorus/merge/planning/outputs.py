@@ -44,6 +44,7 @@ def output_config(
     donor, layout = inputs.models[inputs.donor], inputs.layouts[inputs.donor]
     config = copy.deepcopy(donor.config)
     config.pop("_name_or_path", None)  # a path on the machine that saved the donor
+    config.pop("transformers_weights", None)  # the donor's files, which the result has not
     if tensors:
         # one word for a file that may hold several types: that of most of its bytes
         largest = max(tensors.values(), key=lambda t: (t.nbytes, t.name))
