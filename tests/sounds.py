@@ -209,3 +209,48 @@ def _wav2vec2(directory: Path, *, vocabulary: bool) -> Path:
         _letters(directory, letters)
     transformers.Wav2Vec2FeatureExtractor(return_attention_mask=True).save_pretrained(directory)
     return directory
+
+
+def whisper_tokenizer(directory: Path, kind: str) -> Path:
+    """The files of a tokenizer as `v2` has it (the digits example's), as `v3`, or as English-only Whispers (`en`).
+
+    large-v3 has Cantonese after the other languages; English-only models have a letter less. All tokens after that
+    have other numbers.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    document = json.loads((BASE / "tokenizer.json").read_text(encoding="utf-8"))
+    added, vocabulary = document["added_tokens"], document["model"]["vocab"]
+    place = next(t["id"] for t in added if t["content"] == "<|translate|>")
+    first, step = {"v2": (51865, 0), "v3": (place, 1), "en": (50257, -1)}[kind]
+    moved = {i: i + step for i in range(first, 51865)}
+    for token in added:
+        token["id"] = moved.get(token["id"], token["id"])
+    if kind == "v3":
+        added.append({**added[1], "content": "<|yue|>", "id": place})
+        added.sort(key=lambda token: token["id"])
+    if kind == "en":
+        (last,) = [name for name, i in vocabulary.items() if i == 50256]
+        document["model"]["merges"] = [m for m in document["model"]["merges"] if "".join(m) != last]
+        del vocabulary[last]
+    for name, i in vocabulary.items():
+        vocabulary[name] = moved.get(i, i)
+    (directory / "tokenizer.json").write_text(json.dumps(document, ensure_ascii=False), encoding="utf-8")
+    settings = json.loads((BASE / "tokenizer_config.json").read_text())
+    settings.pop("extra_special_tokens", None)
+    (directory / "tokenizer_config.json").write_text(json.dumps(settings))
+    return directory
+
+
+def never_written(tokenizer: Any) -> list[int]:
+    """The `suppress_tokens` of published Whispers, as openai-whisper finds them (tokenizer.py, non_speech_tokens)."""
+    several = "<< >> <<< >>> -- --- -( -[ (' (\" (( )) ((( ))) [[ ]] {{ }} ♪♪ ♪♪♪"
+    symbols = [*'"#()*+/:;<=>@[\\]^_`{|}~「」『』', *several.split()]
+    music = set("♩♪♫♬♭♮♯")
+    found = {tokenizer.encode(text, add_special_tokens=False)[0] for text in (" -", " '")}
+    for symbol in [*symbols, *music]:
+        for text in (symbol, f" {symbol}"):
+            ids = tokenizer.encode(text, add_special_tokens=False)
+            if len(ids) == 1 or symbol in music:
+                found.add(ids[0])
+    names = ("transcribe", "translate", "startoftranscript", "startofprev", "startoflm")
+    return sorted(found | set(tokenizer.convert_tokens_to_ids([f"<|{name}|>" for name in names])))

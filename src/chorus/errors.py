@@ -56,6 +56,16 @@ class MissingExtraError(ChorusError):
         super().__init__(f"{needed_for} needs packages that are not installed", install_hint(extra))
 
 
+class MissingPackageError(ChorusError):
+    """A package that a setting asks for is missing, and is part of no extra."""
+
+    exit_code = 3
+
+    def __init__(self, package: str, needed_for: str) -> None:
+        self.package = package
+        super().__init__(f"{needed_for} needs {package}, which is not installed", f"pip install {package}")
+
+
 class CheckpointError(ChorusError):
     """A model's files are missing, damaged, or not what they say they are."""
 

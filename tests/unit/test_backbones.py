@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -30,7 +31,8 @@ from chorus.transcribe.request import Request
 from chorus.transcribe.systems import open_system
 from chorus.transcribe.test_sets import TestSet
 from chorus.transcribe.transcriber import load_backend
-from sounds import BASE, corpus, mms, tiny
+from models import build
+from sounds import BASE, corpus, mms, tiny, whisper_tokenizer
 
 NONE = Augment()
 
@@ -163,13 +165,10 @@ def test_transcripts_of_rows_in_two_languages_keep_their_order(whisper, speech_r
 
 
 def test_english_only_models_have_no_language_in_their_targets(tmp_path, speech_rows):
-    import shutil
-
-    from models import build
-
-    build("whisper", vocab_size=51864).save_pretrained(tmp_path / "en")
-    for name in ("tokenizer.json", "tokenizer_config.json", "preprocessor_config.json"):
-        shutil.copy(BASE / name, tmp_path / "en" / name)
+    english = {"eos_token_id": 50256, "pad_token_id": 50256, "bos_token_id": 50256, "decoder_start_token_id": 50257}
+    build("whisper", vocab_size=51864, **english).save_pretrained(tmp_path / "en")
+    whisper_tokenizer(tmp_path / "en", "en")
+    shutil.copy(BASE / "preprocessor_config.json", tmp_path / "en")
     backbone, _ = loaded(tmp_path / "en", speech_rows[0])
     row = replace(speech_rows[1][0].row, language="")
     assert (

@@ -27,7 +27,7 @@ from chorus.models.loading import (
     read_config,
 )
 from chorus.models.registry import KINDS, covered, kind_of, peft_task
-from chorus.models.speech_llm import audio_question
+from chorus.models.speech_llm import before_question
 from chorus.models.whisper import task_token
 from chorus.tasks.registry import TASKS
 from chorus.train.resume import identity
@@ -131,7 +131,7 @@ def test_openai_whispers_names_are_the_kinds_to_tell():
 def test_the_place_of_the_audio_is_as_long_as_what_the_tower_makes():
     for columns in (4, 5, 99, 100, 3000):
         conv = (columns - 1) // 2 + 1  # kernel 3, stride 2, padding 1
-        assert audio_question("What?", columns).count("<|AUDIO|>") == (conv - 2) // 2 + 1  # pooled by two
+        assert before_question(columns).count("<|AUDIO|>") == (conv - 2) // 2 + 1  # pooled by two
 
 
 # ---- loading ----

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from chorus.errors import DataError, MissingExtraError
+from chorus.files import present, regular
 from chorus.lazy import lazy
 from chorus.models.features import RATE as RATE
 
@@ -23,11 +24,22 @@ else:
     np = lazy("numpy")
 
 SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".oga", ".aiff", ".au", ".w64")
+NOT_TOLD = 1 << 62  # frames: what libsndfile says of a FLAC without a sample count is more than this
+BLOCK = 1 << 20  # samples of all channels that are decoded at once
+LOWEST_HZ, HIGHEST_HZ = 1_000, 1_000_000  # sample rates; a header's 1 Hz would make hours of a kilobyte
+LONGEST_S = 7200.0  # seconds that are read as one recording
+FOREIGN = {  # what the containers begin with that libsndfile does not read, after some bytes -> their usual suffix
+    (4, b"ftyp"): "m4a", (0, b"\x1a\x45\xdf\xa3"): "webm", (0, b"\x30\x26\xb2\x75"): "wma", (0, b"#!AMR"): "amr",
+    (0, b"\xff\xf1"): "aac", (0, b"\xff\xf9"): "aac", (0, b".RMF"): "rm", (0, b"MAC "): "ape", (0, b"wvpk"): "wv",
+    (0, b"\x0b\x77"): "ac3", (0, b"FLV"): "flv", (0, b"TTA1"): "tta",
+}  # fmt: skip
+# what a decoder raises where a file is not what it says: libsndfile's errors are RuntimeErrors
+DECODING = (RuntimeError, OSError, ValueError, TypeError, OverflowError, MemoryError, AssertionError)
 
 
 @dataclass(frozen=True)
 class AudioInfo:
-    """What a file's header says."""
+    """What a file's header says; `frames` are counted where it does not."""
 
     rate: int
     channels: int
@@ -46,29 +58,91 @@ def opened(source: Path | bytes) -> Iterator[soundfile.SoundFile]:
     except (ImportError, OSError):  # OSError: the wheel of another platform, without libsndfile
         raise MissingExtraError("audio", "reading audio") from None
     name = "audio in a dataset" if isinstance(source, bytes) else str(source)
+    if isinstance(source, Path):
+        if not present(source):
+            raise DataError(f"{name}: no such audio file", "check the paths of the manifest")
+        regular(source, raises=DataError, what="recording")  # a pipe would be waited for, a device has no end
     try:
         file = soundfile.SoundFile(io.BytesIO(source) if isinstance(source, bytes) else source)
     # TypeError: a file without a header (.raw), of which soundfile would have to be told the rate
-    except (soundfile.LibsndfileError, OSError, TypeError) as error:
-        if isinstance(source, Path) and not source.exists():
-            raise DataError(f"{name}: no such audio file", "check the paths of the manifest") from None
-        hint = "convert it to WAV, FLAC, MP3 or Ogg" if name.endswith((".m4a", ".aac", ".wma")) else "replace it"
-        raise DataError(f"{name}: not readable as audio ({_reason(error)})", hint) from None
+    except DECODING as error:
+        raise DataError(f"{name}: not readable as audio ({_reason(error)})", _remedy(source)) from None
+    if not LOWEST_HZ <= file.samplerate <= HIGHEST_HZ:
+        file.close()
+        raise DataError(
+            f"{name}: a sample rate of {file.samplerate:,} Hz ({LOWEST_HZ:,} to {HIGHEST_HZ:,} are read)",
+            "write the file anew with the rate that it was recorded at",
+        )
     try:
         with file:
             yield file
-    except soundfile.LibsndfileError as error:
+    except DECODING as error:
         raise DataError(f"{name}: damaged audio ({_reason(error)})", "replace it") from None
 
 
 def _reason(error: Exception) -> str:
-    return str(getattr(error, "error_string", error)).rstrip(".")
+    told = str(getattr(error, "error_string", error)) or type(error).__name__
+    return told.splitlines()[0].rstrip(".")
 
 
-def info(path: Path | bytes) -> AudioInfo:
-    """Rate, channels and frames, without decoding."""
-    with opened(path) as file:
-        return AudioInfo(file.samplerate, file.channels, file.frames)
+def _remedy(source: Path | bytes) -> str:
+    """What to do about a file that libsndfile does not read: convert it, where it is of a form that ffmpeg knows."""
+    if isinstance(source, Path) and source.suffix == ".raw":
+        return f"say what it holds: ffmpeg -f s16le -ar RATE -ac 1 -i {source.name} {source.stem}.flac"
+    try:
+        head = source[:16] if isinstance(source, bytes) else _head(source)
+    except OSError:
+        return "replace it"
+    found = next((form for (place, magic), form in FOREIGN.items() if head[place:].startswith(magic)), "")
+    if isinstance(source, bytes):
+        return f"convert it to FLAC; it is {found}" if found else "replace it"
+    known = source.suffix.lower() in (".m4a", ".mp4", ".aac", ".wma", ".webm", ".mkv", ".amr", ".3gp")
+    return f"convert it: ffmpeg -i {source.name} {source.stem}.flac" if found or known else "replace it"
+
+
+def _head(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(16)
+
+
+def info(source: Path | bytes) -> AudioInfo:
+    """Rate, channels and frames, without decoding where the header tells them."""
+    with opened(source) as file:
+        frames = file.frames if file.frames < NOT_TOLD else sum(len(block) for block in blocks(file))
+        return AudioInfo(file.samplerate, file.channels, frames)
+
+
+def blocks(
+    file: soundfile.SoundFile, first: int = 0, last: int | None = None, dtype: str = "float32"
+) -> Iterator[NDArray[np.generic]]:
+    """The frames from `first` to `last`, or to the end, in pieces [frames, channels] that take little memory."""
+    if first:
+        file.seek(first)
+    # soundfile seeks after every read, which fails in a file whose length is not told
+    file.seekable = lambda: False
+    size, left = max(1, BLOCK // file.channels), NOT_TOLD if last is None else last - first
+    while left > 0:
+        block = file.read(min(size, left), dtype=dtype, always_2d=True)
+        if not len(block):
+            return
+        left -= len(block)
+        yield block
+
+
+def mono(block: NDArray[np.generic]) -> Audio:
+    """Channels averaged [frames]: what models hear, and so what is measured."""
+    if block.shape[1] == 1:
+        return block[:, 0].astype(np.float32, copy=False)
+    mixed: Audio = block.mean(axis=1, dtype=np.float32)
+    return mixed
+
+
+def span(file: soundfile.SoundFile, start_s: float | None, end_s: float | None) -> tuple[int, int | None]:
+    """The first frame and the one after the last, in frames of the file; None where only decoding tells."""
+    first = round((start_s or 0.0) * file.samplerate)
+    told = file.frames if file.frames < NOT_TOLD else None
+    last = told if end_s is None else min(told or NOT_TOLD, round(end_s * file.samplerate))
+    return first, last
 
 
 def read_audio(
@@ -76,19 +150,51 @@ def read_audio(
 ) -> Audio:
     """The audio [samples] between two times, channels averaged, at `rate`.
 
-    Raises `DataError` where the file is missing or damaged, or where `start_s` lies behind its end.
+    Raises `DataError` where the file is missing or damaged, where `start_s` lies behind its end, and for more than
+    `LONGEST_S` at once.
     """
     with opened(source) as file:
-        first = round((start_s or 0.0) * file.samplerate)  # in frames of the file, before any resampling
-        last = file.frames if end_s is None else min(file.frames, round(end_s * file.samplerate))
-        if first >= last:
-            raise DataError(f"{file.name}: no audio between {start_s or 0:g} and {end_s or 'its end'} s", "replace it")
-        if first:
-            file.seek(first)
-        samples = file.read(last - first, dtype="float32", always_2d=True)
-        given = file.samplerate
-    mono = samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1)  # before resampling: half the work
-    return resample(mono, given, rate)
+        name, given = str(file.name) if isinstance(source, Path) else "audio in a dataset", file.samplerate
+        first, last = span(file, start_s, end_s)
+        if last is not None and (last - first) / given > LONGEST_S:
+            raise _too_long(name)  # before hours of it are decoded
+        decoded = blocks(file, first, last) if last is None or last > first else ()
+        made = list(_resampled(_heard(name, decoded, given), given, rate))
+    if not sum(map(len, made)):
+        raise DataError(f"{name}: no audio between {start_s or 0:g} and {end_s or 'its end'} s", "replace it")
+    return made[0] if len(made) == 1 else np.concatenate(made)
+
+
+def _too_long(name: str) -> DataError:
+    return DataError(
+        f"{name}: more than {LONGEST_S / 3600:g} h at once", "cut it into rows by the columns start and end"
+    )
+
+
+def _heard(name: str, decoded: Iterable[NDArray[np.generic]], rate: int) -> Iterator[Audio]:
+    """The mix of each block, as long as there are not too many and all are numbers."""
+    seconds = 0.0
+    for block in decoded:
+        seconds += len(block) / rate
+        if seconds > LONGEST_S:
+            raise _too_long(name)
+        mixed = mono(block)
+        if not np.isfinite(mixed).all():
+            raise DataError(f"{name}: samples that are no finite numbers", "replace it")
+        yield mixed
+
+
+def _resampled(pieces: Iterable[Audio], given: int, wanted: int) -> Iterator[Audio]:
+    """Pieces at another rate: the same samples as `resample` makes of the whole."""
+    if given == wanted:
+        yield from map(np.ascontiguousarray, pieces)
+        return
+    import soxr
+
+    stream = soxr.ResampleStream(given, wanted, 1, dtype="float32")
+    for piece in pieces:
+        yield stream.resample_chunk(np.ascontiguousarray(piece))
+    yield stream.resample_chunk(np.zeros(0, np.float32), last=True)
 
 
 def resample(audio: Audio, given: float, wanted: float) -> Audio:

@@ -12,10 +12,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from chorus.data.audio import opened
+from chorus.data.audio import blocks, mono, opened, span
 from chorus.data.manifest import Row
 from chorus.data.parallel import in_order
 from chorus.errors import DataError
+from chorus.files import present
 from chorus.identity import digest
 from chorus.lazy import lazy
 from chorus.models.limits import Limits
@@ -31,10 +32,10 @@ if TYPE_CHECKING:
 else:
     np = lazy("numpy")
 
-BLOCK_FRAMES = 1 << 20
 FULL_SCALE = 32_767
 CLIPPED_RUN, CLIPPED_SHARE = 3, 0.001  # so many full samples in a row; so much of the samples
 SILENT_DBFS = -60.0
+PEAK_DB = 20.0  # how far peaks of a sound stand above its mean, about
 SHORTEST_S = 0.1
 OUTLIER, LEAST_SPREAD = 4.0, 0.25  # robust deviations on the logarithm; a spread below which nothing stands out
 LONGEST_SHOWN = 40  # characters of a text in a message
@@ -46,6 +47,7 @@ ERRORS = (
     "silent audio",
     "not finite",
     "empty text",
+    "special tokens in text",
     "unwritable text",
     "text too long",
     "audio too long",
@@ -59,6 +61,7 @@ WARNINGS = (
     "duration outlier",
     "speaking rate outlier",
     "duplicate audio",
+    "symbols that are not learnt",
     "repeated text",
     "same text in two splits",
     "speaker in two splits",
@@ -154,7 +157,8 @@ def check(
     _across_splits(rows, add)
     if limits is not None:
         for start in range(0, len(rows), 1000):  # tokenizers work in batches, memory is bounded
-            for row, kind, detail in limits.problems(rows[start : start + 1000]):
+            part = rows[start : start + 1000]
+            for row, kind, detail in (*limits.problems(part), *limits.notices(part)):
                 add(kind, row, detail)
     order = (*ERRORS, *WARNINGS)
     findings = [Finding(kind, found[kind]) for kind in order if kind in found]
@@ -172,42 +176,39 @@ def measure(row: Row) -> Measured:
         with opened(row.audio) as file:
             _measure_file(file, row, result)
     except DataError as error:
-        result.problem = "unreadable audio" if row.audio.exists() else "missing audio"
+        result.problem = "unreadable audio" if present(row.audio) else "missing audio"
         result.detail = "" if result.problem == "missing audio" else error.message.partition(": ")[2]
     return result
 
 
 def _measure_file(file: soundfile.SoundFile, row: Row, result: Measured) -> None:
     result.rate, result.channels = file.samplerate, file.channels
-    first = round((row.start or 0.0) * file.samplerate)
-    last = file.frames if row.end is None else min(file.frames, round(row.end * file.samplerate))
-    wanted = last - first
-    if wanted <= 0:
+    first, last = span(file, row.start, row.end)
+    if last is not None and last <= first:
         result.problem, result.detail = (
             "empty audio",
             "no samples" if row.start is None else "the cut lies behind the end",
         )
         return
-    if first:
-        file.seek(first)
-    found, power, clipped, count = digest(), 0.0, 0, 0
+    found, power, loudest, clipped, count = digest(), 0.0, 0.0, 0, 0
     floating = file.subtype in ("FLOAT", "DOUBLE")
-    while count < wanted:
-        # in the file's own kind: full scale must be the converter's, not a rounding of it
-        samples = file.read(min(BLOCK_FRAMES, wanted - count), dtype="float32" if floating else "int16", always_2d=True)
-        if not len(samples):
-            break
+    scale = 1.0 if floating else FULL_SCALE
+    # in the file's own kind: full scale must be the converter's, not a rounding of it
+    for samples in blocks(file, first, last, "float32" if floating else "int16"):
         count += len(samples)
         found.update(samples.tobytes())  # of the samples: the same sound under two containers is found too
         if floating and not np.isfinite(samples).all():
             result.problem = "not finite"
             return
-        scale = 1.0 if floating else FULL_SCALE
-        flat = samples.astype(np.float32).ravel()
-        power += float(np.dot(flat, flat)) / scale**2 / samples.shape[1]
-        clipped += _clipped(flat, scale)
-    if count < wanted - file.samplerate // 10:  # headers of MP3 overstate by a frame or two
-        result.problem, result.detail = "unreadable audio", f"{count} of {wanted} samples"
+        heard = mono(samples) / np.float32(scale)
+        power += float(np.dot(heard, heard))
+        loudest = max(loudest, abs(float(samples.max())), abs(float(samples.min())))
+        clipped += _clipped(samples.astype(np.float32).ravel(), scale)
+    if last is not None and count < last - first - file.samplerate // 10:  # headers of MP3 overstate by a frame or two
+        result.problem, result.detail = "unreadable audio", f"{count} of {last - first} samples"
+        return
+    if not count:
+        result.problem, result.detail = "empty audio", "no samples"
         return
     result.duration_s = count / file.samplerate
     result.rms_dbfs = 10 * math.log10(power / count) if power > 0 else -math.inf
@@ -215,7 +216,9 @@ def _measure_file(file: soundfile.SoundFile, row: Row, result: Measured) -> None
     result.digest = found.hexdigest()
     if result.rms_dbfs < SILENT_DBFS:
         level = "digital silence" if result.rms_dbfs == -math.inf else f"{result.rms_dbfs:.0f} dBFS"
-        result.problem, result.detail = "silent audio", level
+        cancelled = result.channels > 1 and 20 * math.log10(max(loudest / scale, 1e-9)) > SILENT_DBFS + PEAK_DB
+        result.problem = "silent audio"
+        result.detail = f"{level} when its {result.channels} channels are mixed" if cancelled else level
 
 
 def _clipped(samples: Audio, scale: float) -> int:

@@ -122,7 +122,13 @@ def run_request(
     finally:
         partial.close()
     rows = as_labelled([partial.rows[key] for key in request.keys], request.test)
-    made = count_answers(place, facts_of(request, rows, told), rows, scoring)
+    try:
+        made = count_answers(place, facts_of(request, rows, told), rows, scoring)
+    except (ArithmeticError, LookupError, ValueError) as error:  # of jiwer, sacrebleu, or another package's task
+        raise ChorusError(
+            f"{place}: all is decoded, and could not be counted ({type(error).__name__}: {error})",
+            f"what was decoded is kept ({PARTIAL}): the same command counts it again, and --debug shows where it fails",
+        ) from error
     # written all the same: the reasons stand in the rows
     if rows and all(row.get("failed") for row in rows):
         raise ChorusError(f"{request.system.label}: every decode failed: {rows[0]['failed']}", f"see {place}")

@@ -21,7 +21,7 @@ def recognises(config: JsonMap) -> bool:
 def limits(config: JsonMap, tokenizer: PreTrainedTokenizerBase) -> Limits:
     """The text part's positions."""
     text = config.get("text_config") or config
-    return Limits(tokenizer, max_tokens=text.get("max_position_embeddings"))
+    return Limits(tokenizer, max_tokens=text.get("max_position_embeddings"), asked=True)
 
 
 KIND = Kind(

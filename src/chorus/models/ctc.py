@@ -10,6 +10,7 @@ from chorus.cache import Cache
 from chorus.lazy import lazy
 from chorus.models.batches import as_taken
 from chorus.models.features import FRAMES_PER_SECOND, RATE
+from chorus.models.finite import need_finite
 from chorus.models.kind import SPEECH_TO_TEXT, Kind
 from chorus.models.limits import Limits
 from chorus.models.parts import Parts
@@ -104,7 +105,9 @@ class CtcRecogniser:
     ) -> list[Transcript]:  # fmt: skip
         """The best token of each frame, repeats and blanks taken out; frames of the padding say nothing."""
         # no beam: without a language model over letters the best path is all but the best text
-        ids: Sequence[torch.Tensor] = model(**as_taken(inputs, model)).logits.argmax(-1).cpu()
+        logits = model(**as_taken(inputs, model)).logits
+        need_finite(logits.amax(-1))
+        ids: Sequence[torch.Tensor] = logits.argmax(-1).cpu()
         if self.masks:
             lengths = self.frames(inputs["attention_mask"].sum(-1)).tolist()
             ids = [row[:n] for row, n in zip(ids, lengths, strict=True)]

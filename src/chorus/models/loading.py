@@ -17,6 +17,7 @@ from chorus.errors import CheckpointError
 from chorus.files import read_json
 from chorus.lazy import lazy
 from chorus.models.kind import Kind, named_class
+from chorus.models.limits import Limits, with_generation
 from chorus.models.parts import Parts
 from chorus.models.registry import covered, kind_of
 from chorus.plain import JsonObject
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
     import torch
     import transformers
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, SequenceFeatureExtractor
-
-    from chorus.models.limits import Limits
 else:
     torch, transformers = lazy("torch"), lazy("transformers")
 
@@ -202,4 +201,7 @@ def limits_of(model: str) -> Limits:
     kind = kind_of(config)
     if kind is None:
         raise CheckpointError(f"{model}: {architecture(config)} is of no known kind", f"known: {covered(bool)}")
+    settings = directory_of(origin)[0] / "generation_config.json"
+    if settings.exists():
+        config = with_generation(config, read_json(settings))
     return kind.limits(config, load_tokenizer(kind, origin))

@@ -15,10 +15,12 @@ from chorus.errors import CheckpointError
 from chorus.lazy import lazy
 from chorus.models.batches import as_taken, pad
 from chorus.models.features import FRAMES_PER_SECOND, MARGIN, LogMel
+from chorus.models.finite import finite_alone
 from chorus.models.kind import AUDIO_TEXT_TO_TEXT, Kind
 from chorus.models.limits import Limits
 from chorus.models.parts import Parts
 from chorus.models.recogniser import Speech, Transcript
+from chorus.models.texts import plain_ids
 from chorus.plain import JsonMap
 
 if TYPE_CHECKING:
@@ -37,6 +39,7 @@ CLASSES = {  # model_type -> class
 }
 SYSTEM_PROMPT = "You are a helpful assistant."
 AUDIO, BEGIN, END = "<|AUDIO|>", "<|audio_bos|>", "<|audio_eos|>"
+AFTER_QUESTION = "<|im_end|>\n<|im_start|>assistant\n"
 LONGEST_S = 30.0
 # of an answer: thirty seconds of Telugu, of which every letter takes three, and no endless answer to noise
 NEW_TOKENS = 1024
@@ -46,18 +49,14 @@ LEAST_COLUMNS = 4  # of features: what the tower makes one frame of
 def limits(config: JsonMap, tokenizer: PreTrainedTokenizerBase) -> Limits:
     """The language model's positions, and the tower's window."""
     inner = config.get("thinker_config") or config
-    return Limits(
-        tokenizer, max_tokens=inner["text_config"].get("max_position_embeddings"), max_audio_s=LONGEST_S
-    )  # fmt: skip
+    positions = inner["text_config"].get("max_position_embeddings")
+    return Limits(tokenizer, max_tokens=positions, max_audio_s=LONGEST_S, asked=True)
 
 
-def audio_question(question: str, columns: int) -> str:
-    """ChatML up to the answer; the audio's place is as long as the tower's output of so many columns of features."""
+def before_question(columns: int) -> str:
+    """ChatML up to the question; the audio's place is as long as the tower's output of so many columns of features."""
     frames = ((columns - 1) // 2 + 1 - 2) // 2 + 1
-    return (
-        f"<|im_start|>system\n{SYSTEM_PROMPT}<|im_end|>\n<|im_start|>user\n{BEGIN}{AUDIO * frames}{END}"
-        f"{question}<|im_end|>\n<|im_start|>assistant\n"
-    )
+    return f"<|im_start|>system\n{SYSTEM_PROMPT}<|im_end|>\n<|im_start|>user\n{BEGIN}{AUDIO * frames}{END}"
 
 
 class SpeechLlmRecogniser:
@@ -92,8 +91,10 @@ class SpeechLlmRecogniser:
 
     def question(self, text: str, columns: int) -> list[int]:
         """Everything before the answer."""
-        ids: list[int] = self.tokenizer.encode(audio_question(text, columns), add_special_tokens=False)
-        return ids
+        before, after = (
+            self.tokenizer.encode(part, add_special_tokens=False) for part in (before_question(columns), AFTER_QUESTION)
+        )
+        return [*before, *plain_ids(self.tokenizer, text), *after]  # a question opens no turn of its own
 
     def sounds(self, features: Sequence[Features], columns: Sequence[int]) -> Batch:
         """The audio's part of the inputs: features, and which of their columns hold speech."""
@@ -118,6 +119,7 @@ class SpeechLlmRecogniser:
         ids = model.generate(
             **as_taken(inputs, model), do_sample=False, num_beams=beam, eos_token_id=self.end,
             pad_token_id=self.padding, max_new_tokens=max_new_tokens or NEW_TOKENS, synced_gpus=synced_gpus,
+            logits_processor=finite_alone(),
         )  # fmt: skip
         answers = ids[:, inputs["input_ids"].shape[1] :]
         cut = (answers != self.end).all(1).tolist()  # what has ended is filled up behind its end

@@ -12,12 +12,15 @@ from chorus.lazy import lazy
 from chorus.models.features import FRAMES_PER_SECOND, LogMel
 from chorus.models.kind import SPEECH_TO_TEXT, Kind
 from chorus.models.languages import LANGUAGES
-from chorus.models.limits import Limits
+from chorus.models.limits import Limits, with_generation
 from chorus.models.parts import Parts
+from chorus.models.texts import Labels
+from chorus.models.whisper_tokens import check_tokens
 from chorus.plain import JsonMap, JsonObject
 
 if TYPE_CHECKING:
     import torch
+    import transformers
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 else:
     torch = lazy("torch")
@@ -44,10 +47,16 @@ class GenerateSettings(TypedDict, total=False):
     language: str
     task: str
     prompt_ids: torch.Tensor
+    logits_processor: transformers.LogitsProcessorList
 
 
 def limits(config: JsonMap, tokenizer: PreTrainedTokenizerBase) -> Limits:
-    """The decoder's positions, the encoder's window, and the languages that the tokenizer has tokens for."""
+    """The decoder's positions, the encoder's window, the languages that the tokenizer has tokens for, what is written.
+
+    `config` has the generation settings too, as old checkpoints keep them (`with_generation`). `CheckpointError` where
+    the tokenizer is another model's.
+    """
+    check_tokens(config, tokenizer)
     multilingual = int(config["vocab_size"]) >= MULTILINGUAL
     return Limits(
         tokenizer,
@@ -55,6 +64,7 @@ def limits(config: JsonMap, tokenizer: PreTrainedTokenizerBase) -> Limits:
         max_audio_s=int(config["max_source_positions"]) / POSITIONS_PER_SECOND,
         languages=languages_of(tokenizer) if multilingual else (),
         bare=lambda text: f" {text}",
+        labels=Labels(tokenizer, config.get("suppress_tokens") or (), config.get("begin_suppress_tokens") or ()),
     )
 
 
@@ -70,13 +80,19 @@ def languages_of(tokenizer: PreTrainedTokenizerBase) -> set[str]:
 
 
 class LoadedWhisper:
-    """A Whisper with its generation settings whole, its tokens by name, and its features."""
+    """A Whisper with its generation settings whole, its tokens by name, and its features.
+
+    `labels` are the tokens of a text that its decoding can write.
+    """
 
     def __init__(self, parts: Parts, cache: Cache | None = None) -> None:
         assert parts.extractor is not None
         self.model, self.tokenizer, self.extractor = parts.model, parts.tokenizer, parts.extractor
         self.features = LogMel(parts.extractor, cache)
-        self.limits = limits(self.model.config.to_dict(), self.tokenizer)
+        settings = with_generation(self.model.config.to_dict(), self.model.generation_config.to_dict())
+        self.limits = limits(settings, self.tokenizer)
+        assert self.limits.labels is not None
+        self.labels = self.limits.labels
         self.languages = self.limits.languages  # none: English only
         self.positions = int(self.model.config.max_source_positions)
         self.longest_s = self.positions * 2 / FRAMES_PER_SECOND

@@ -95,6 +95,7 @@ class DataSettings(Strict):
     max_duration_s: float | None = Field(default=None, gt=0)  # else what the model takes
     timestamps: float = Field(default=0.5, ge=0, le=1)  # share of Whisper's targets that have them
     features_cache: bool = True
+    special_tokens: Literal["refuse", "strip"] = "refuse"  # that stand in texts, such as <|endoftext|>
 
 
 class Runtime(Strict):

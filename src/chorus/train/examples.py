@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,7 @@ from chorus.data import effects
 from chorus.data.audio import RATE
 from chorus.data.hub import decode
 from chorus.data.utterance import Utterance
+from chorus.errors import DataError
 from chorus.lazy import lazy
 from chorus.train.backbones.protocol import Backbone, Example
 from chorus.train.config import Augment
@@ -39,26 +40,39 @@ def stream(seed: int, epoch: int, index: int) -> Generator:
 
 
 class TrainingSet(torch.utils.data.Dataset[Example]):
-    """Examples by (epoch, index)."""
+    """Examples by (epoch, index). With `skip_bad` a recording that cannot be decoded gives its place to the next."""
 
-    def __init__(self, utterances: Sequence[Utterance], backbone: Backbone, augment: Augment, seed: int) -> None:
+    def __init__(
+        self, utterances: Sequence[Utterance], backbone: Backbone, augment: Augment, seed: int, *,
+        skip_bad: Callable[[str], None] | None = None,
+    ) -> None:  # fmt: skip
         self.utterances, self.backbone, self.augment, self.seed = utterances, backbone, augment, seed
+        self.skip_bad = skip_bad  # is told what is passed over
 
     def __len__(self) -> int:
         return len(self.utterances)
 
     def __getitem__(self, draw: Draw) -> Example:
         epoch, index = draw
-        rng = stream(self.seed, epoch, index)
-        example = self.backbone.example(self.utterances[index], rng, self.augment)
-        return replace(example, row=index, draw=int(rng.integers(2**31)))
+        for place in (*range(index, len(self)), *range(index)):
+            rng = stream(self.seed, epoch, index)
+            try:
+                example = self.backbone.example(self.utterances[place], rng, self.augment)
+            except DataError as error:  # a header that reads and a body that does not
+                if self.skip_bad is None:
+                    hint = "replace it, or leave such recordings out with --skip-bad"
+                    raise DataError(f"{self.utterances[place].row}: {error.message}", hint) from None
+                self.skip_bad(error.message)
+                continue
+            return replace(example, row=place, draw=int(rng.integers(2**31)))
+        raise DataError("none of the recordings can be decoded", "chorus data check names what is wrong with each")
 
 
 class StreamedSet(torch.utils.data.IterableDataset[Example]):
     """Examples of a streamed dataset, mixed by its buffer; what cannot be learnt is passed over."""
 
-    def __init__(self, rows: Stream, backbone: Backbone, augment: Augment, seed: int) -> None:
-        self.rows, self.backbone, self.augment, self.seed = rows, backbone, augment, seed
+    def __init__(self, rows: Stream, backbone: Backbone, augment: Augment, seed: int, *, strip: bool = False) -> None:
+        self.rows, self.backbone, self.augment, self.seed, self.strip = rows, backbone, augment, seed, strip
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -67,10 +81,14 @@ class StreamedSet(torch.utils.data.IterableDataset[Example]):
 
     def __iter__(self) -> Iterator[Example]:
         longest = self.backbone.longest_s
-        for index, (row, value) in enumerate(self.rows):
+        for index, (read, value) in enumerate(self.rows):
+            row = replace(read, text=self.backbone.limits.markers.without(read.text)) if self.strip else read
             if not row.text.strip() or any(True for _ in self.backbone.limits.problems([row])):
                 continue
-            audio = decode(value)
+            try:
+                audio = decode(value)
+            except DataError:
+                continue
             if longest and len(audio) > longest * RATE:
                 continue
             cell = {"array": audio, "sampling_rate": RATE}

@@ -2,27 +2,57 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from chorus.data.utterance import Utterance
 from chorus.errors import DataError
 from chorus.train.backbones.protocol import Backbone
 from chorus.train.rows import TrainingRows, shown
 
+SPECIAL = "special tokens in text"  # a kind of problem, as `Limits` names it
 
-def keep_what_fits(rows: TrainingRows, backbone: Backbone, *, skip_bad: bool) -> None:
-    """Take out of the rows what is too long for the model; refuse (or take out) texts and languages it cannot write."""
+
+def keep_what_fits(rows: TrainingRows, backbone: Backbone, *, skip_bad: bool, strip: bool = False) -> None:
+    """Take out of the rows what is too long for the model; refuse (or take out) texts and languages it cannot write.
+
+    `strip` takes special tokens out of texts. What is not learnt of the texts that stay is told in `rows.notes`.
+    """
     for name in ("train", "dev"):
         utterances = getattr(rows, name)
+        if strip:
+            utterances = [without_markers(u, backbone) for u in utterances]
         unfit = _unfit(utterances, backbone)
         told = {kind: [f"{u.row}: {detail}" for u, detail in members] for kind, members in unfit.items()}
         if told and not skip_bad:
             text = "; ".join(f"{len(names)} {kind}: {shown(names)}" for kind, names in told.items())
-            raise DataError(text, "mend the texts, or leave these rows out with --skip-bad")
+            hint = "mend the texts, or leave these rows out with --skip-bad"
+            raise DataError(text, hint + "; data.special_tokens=strip takes the tokens out" * (SPECIAL in told))
         for kind, names in told.items():
             rows.left_out.setdefault(kind, []).extend(names)
         dropped = {id(u) for members in unfit.values() for u, _ in members}
         setattr(rows, name, _short_enough([u for u in utterances if id(u) not in dropped], backbone, rows))
+    rows.notes += _not_learnt([*rows.train, *rows.dev], backbone)
     if not rows.train and rows.stream is None:
         raise DataError("no training rows are left", "; ".join(f"{len(n)} {r}" for r, n in rows.left_out.items()))
+
+
+def without_markers(utterance: Utterance, backbone: Backbone) -> Utterance:
+    """The utterance with its text as it is without special tokens."""
+    text = backbone.limits.markers.without(utterance.row.text)
+    return replace(utterance, row=replace(utterance.row, text=text)) if text != utterance.row.text else utterance
+
+
+def _not_learnt(utterances: list[Utterance], backbone: Backbone) -> list[str]:
+    """A line for people where parts of texts stay out of the labels."""
+    found = list(backbone.limits.notices([u.row for u in utterances])) if utterances else []
+    if not found:
+        return []
+    symbols = sorted({symbol for _, _, detail in found for symbol in detail.split(" ")})
+    few = " ".join(symbols[:12]) + (" ..." if len(symbols) > 12 else "")
+    return [
+        f"{len(found)} texts hold what this model's decoding never writes (suppress_tokens: {few}): it is left out of "
+        "what is learnt"
+    ]
 
 
 def _unfit(utterances: list[Utterance], backbone: Backbone) -> dict[str, list[tuple[Utterance, str]]]:

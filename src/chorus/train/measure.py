@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from chorus.data.manifest import Row
 from chorus.data.utterance import Utterance
+from chorus.models.finite import NotFiniteError
 from chorus.models.languages import unspaced
 from chorus.tasks.counts import Alignment, align, total
 from chorus.tasks.normalise import Normalise
@@ -90,13 +91,26 @@ def error_rates(
     letters: list[bool] = []
     for i in range(batches):
         part = mine[i * batch_size : (i + 1) * batch_size]
-        texts = backbone.transcribe(
-            model, part or ordered[:1], max_new_tokens=max_new_tokens, window_s=window_s, synced_gpus=synced_gpus
-        )
+
+        def decode(rows: Sequence[Utterance]) -> list[str]:
+            return backbone.transcribe(
+                model, rows, max_new_tokens=max_new_tokens, window_s=window_s, synced_gpus=synced_gpus
+            )
+
+        # processes that wait for each other cannot try rows one by one
+        texts = decode(part or ordered[:1]) if synced_gpus else _heard(decode, part or ordered[:1])
         references += [normalise(u.row.text) for u in part]
         hypotheses += [normalise(t) for t in texts[: len(part)]]
         letters += [unspaced(language(u.row)) for u in part]
     return edits(references, hypotheses, letters)
+
+
+def _heard(decode: Callable[[Sequence[Utterance]], list[str]], rows: Sequence[Utterance]) -> list[str]:
+    """Hypotheses; a row of which the model makes no finite numbers has failed, and counts as an empty one."""
+    try:
+        return decode(rows)
+    except NotFiniteError:
+        return [""] if len(rows) == 1 else [text for row in rows for text in _heard(decode, [row])]
 
 
 def rates(sums: dict[str, int]) -> dict[str, float]:

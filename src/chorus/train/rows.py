@@ -14,6 +14,7 @@ from chorus.data.parallel import in_order
 from chorus.data.split import SPLIT_NAMES
 from chorus.data.utterance import Utterance
 from chorus.errors import DataError
+from chorus.files import present
 from chorus.identity import file_hash
 from chorus.train.config import RowSource, TrainConfig
 
@@ -54,6 +55,7 @@ class TrainingRows:
     dev: list[Utterance]
     test: list[Utterance]
     left_out: dict[str, list[str]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)  # what people should know of the rows that stay
     hashes: dict[str, str] = field(default_factory=dict)  # of the manifests
     stream: Stream | None = None  # the rows of a streamed dataset, in place of `train`
 
@@ -221,6 +223,25 @@ def _probe(utterances: list[Utterance], found: TrainingRows, needs_audio: bool, 
     return good
 
 
+def decodable(utterances: Sequence[Utterance], rows: TrainingRows, *, skip_bad: bool) -> list[Utterance]:
+    """Of the utterances that are measured those that can be decoded to their end: others would end every measuring."""
+
+    def why_not(utterance: Utterance) -> str:
+        try:
+            utterance.audio()
+        except DataError as error:
+            return f"{utterance.row}: {error.message.partition(': ')[2]}"
+        return ""
+
+    whys = list(in_order(why_not, utterances, 8))
+    bad = [why for why in whys if why]
+    if bad and not skip_bad:
+        raise DataError(f"{len(bad)} damaged audio files: {shown(bad)}", "mend them, or leave them out with --skip-bad")
+    if bad:
+        rows.left_out.setdefault("damaged audio files", []).extend(bad)
+    return [u for u, why in zip(utterances, whys, strict=True) if not why]
+
+
 def _length(utterance: Utterance) -> float | str:
     row = utterance.row
     if utterance.dataset is not None:
@@ -228,7 +249,7 @@ def _length(utterance: Utterance) -> float | str:
     try:
         whole = info(row.audio).duration_s
     except DataError as error:
-        missing = not row.audio.exists()
+        missing = not present(row.audio)
         return "missing audio files" if missing else f"unreadable audio files: {error.message.partition(': ')[2]}"
     last = min(whole, row.end) if row.end is not None else whole
     length = last - (row.start or 0.0)

@@ -51,7 +51,7 @@ def train(
     from chorus.train.outputs import merged_dir
     from chorus.train.processes import is_main
     from chorus.train.resume import finished, identity, training_fingerprint
-    from chorus.train.rows import gather
+    from chorus.train.rows import decodable, gather
 
     written = Path(config.output_dir)
     for place in (written, *([merged_dir(written)] if config.adapter and config.adapter.merge else [])):
@@ -74,18 +74,31 @@ def train(
             note(f"{config.output_dir} is there already, made with the same settings from the same data")
             return _trained(config, facts, reused=True)
         backbone = load_backbone(config, device, texts=[u.row.text for u in rows.train])
-        keep_what_fits(rows, backbone, skip_bad=skip_bad)
-        for reason, names in rows.left_out.items():
-            note(f"left out: {len(names)} {reason}")
-        for text in backbone.warnings():
-            note(f"WARNING: {text}")
-        config = with_metric(config, rows.dev)
+        keep_what_fits(rows, backbone, skip_bad=skip_bad, strip=config.data.special_tokens == "strip")
         measured = spread(rows.dev, config.dev.limit)
         if len(measured) < len(rows.dev):
             note(f"dev.limit: {len(measured)} of {len(rows.dev)} dev rows are measured, evenly taken")
-            rows.dev = measured
-        job = _Job(config, rows, backbone, device, {"fingerprint": fingerprint, "base": base}, note)
+        rows.dev = decodable(measured, rows, skip_bad=skip_bad) if needs_audio else measured
+        for reason, names in rows.left_out.items():
+            note(f"left out: {len(names)} {reason}")
+        for text in [*backbone.warnings(), *rows.notes]:
+            note(f"WARNING: {text}")
+        config = with_metric(config, rows.dev)
+        passed = _told_once(note) if skip_bad else None
+        job = _Job(config, rows, backbone, device, {"fingerprint": fingerprint, "base": base}, note, passed)
         return job.run(restart=restart, overwrite=overwrite or restart, quiet=quiet, label=label)
+
+
+def _told_once(note: Note) -> Note:
+    """A note for each recording that is passed over; every epoch meets it again."""
+    told: set[str] = set()
+
+    def tell(message: str) -> None:
+        if message not in told:
+            told.add(message)
+            note(f"left out: {message}")
+
+    return tell
 
 
 def _silent(text: str) -> None:
@@ -122,6 +135,7 @@ class _Job:
     device: str
     identity: Identity
     note: Note
+    passed: Note | None  # is told of recordings that cannot be decoded; None: they end the training
 
     def run(self, *, restart: bool, overwrite: bool, quiet: bool, label: str) -> Trained:
         from chorus.checkpoints.sidecar import write_json
@@ -198,8 +212,10 @@ class _Job:
             backbone, config, dev, [str(u.row) for u in rows.train],
             model=model,
             args=trainer.arguments(config, logs, self.device, measured=bool(dev), streamed=streamed),
-            train_dataset=TrainingSet(rows.train, backbone, config.augment, config.seed) if rows.stream is None
-            else StreamedSet(rows.stream, backbone, config.augment, config.seed),
+            train_dataset=TrainingSet(rows.train, backbone, config.augment, config.seed, skip_bad=self.passed)
+            if rows.stream is None else StreamedSet(
+                rows.stream, backbone, config.augment, config.seed, strip=config.data.special_tokens == "strip"
+            ),
             eval_dataset=dev or None,
             data_collator=backbone.collate,
             callbacks=trainer.callbacks(config, [bar], measured=bool(dev)),

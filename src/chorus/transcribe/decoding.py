@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, ConfigDict, Field
+from pydantic import BeforeValidator, ConfigDict, Field, field_validator
 
 from chorus.errors import UsageError, nearest
+from chorus.models.texts import SHAPE
 from chorus.settings import Strict, validated
 from chorus.tasks.registry import TaskName
 
@@ -30,6 +31,13 @@ class Decoding(Strict):
     """
 
     model_config = ConfigDict(frozen=True)
+
+    @field_validator("prompt")
+    @classmethod
+    def _words_alone(cls, value: str) -> str:
+        if found := SHAPE.search(value):
+            raise ValueError(f"{found[0]} is a special token, which a prompt cannot hold")
+        return value
 
     beam: int = Field(default=1, ge=1)
     language: str = BY_COLUMN  # a code, `column` (the manifest's), or `detect`

@@ -72,6 +72,8 @@ class Sounds:
             audio = under(utterance.audio(), condition, content)
         except DataError as error:  # a header that reads and a body that does not
             return error.message
+        except (ArithmeticError, MemoryError, OSError, RuntimeError, TypeError, ValueError) as error:
+            return f"{name}: {type(error).__name__}: {error}"  # one recording ends no evaluation, whatever it holds
         content = content if condition == CLEAN else f"{content}|{condition}"
         if self.request.decoding.segments == "vad" or (self._cuts and len(audio) > self._longest):
             cut = pieces(audio, self._longest / RATE)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from chorus.data.audio import info
+from chorus.data.audio import LONGEST_S, info
 from chorus.data.manifest import Row, groups, read_manifest, select
 from chorus.data.parallel import in_order
 from chorus.data.utterance import Utterance
@@ -106,8 +106,10 @@ def _readable(rows: Sequence[Row]) -> tuple[list[Utterance], list[str]]:
             return error.message
         if not told.frames or (row.start is not None and row.start >= told.duration_s):
             return f"{row}: no audio there"
-        whole = told.duration_s if row.end is None else min(row.end, told.duration_s)
-        return Utterance(row, whole - (row.start or 0.0))
+        length = (told.duration_s if row.end is None else min(row.end, told.duration_s)) - (row.start or 0.0)
+        if length > LONGEST_S:
+            return f"{row}: {length / 3600:.1f} h; at most {LONGEST_S / 3600:g} are read at once"
+        return Utterance(row, length)
 
     found: list[Utterance] = []
     bad: list[str] = []

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 from chorus.data.manifest import Row
 from chorus.data.utterance import Utterance
 from chorus.models.batches import as_taken, pad
+from chorus.models.finite import finite_alone
 from chorus.models.kind import Kind
 from chorus.models.loading import load_parts
+from chorus.models.texts import plain_ids
 from chorus.train.backbones.protocol import ROWS, Example
 from chorus.train.backbones.shared import after_prompts, evaluating, load_dtype, nothing, origin_of, row_numbers
 from chorus.train.config import Augment, TrainConfig
@@ -51,8 +53,7 @@ class CausalBackbone:
             messages = [{"role": "user", "content": asked}]
             ids: list[int] = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
             return ids
-        found: list[int] = self.tokenizer.encode(asked, add_special_tokens=False)
-        return found
+        return plain_ids(self.tokenizer, asked)
 
     def warnings(self) -> list[str]:
         return []
@@ -63,7 +64,7 @@ class CausalBackbone:
     def example(self, utterance: Utterance, rng: Generator | None, augment: Augment) -> Example:
         prompt = self.prompt(utterance.row)[:LONGEST_TOKENS]
         # the end is learnt too, so that answers stop
-        text = [*self.tokenizer.encode(utterance.row.text, add_special_tokens=False), self.end]
+        text = [*plain_ids(self.tokenizer, utterance.row.text), self.end]
         return Example(text[: LONGEST_TOKENS - len(prompt)], prompt)
 
     def collate(self, examples: Sequence[Example]) -> Batch:
@@ -85,7 +86,7 @@ class CausalBackbone:
         with evaluating(model):
             found = model.generate(
                 **as_taken(batch, model), do_sample=False, max_new_tokens=max_new_tokens or NEW_TOKENS,
-                pad_token_id=self.padding, synced_gpus=synced_gpus,
+                pad_token_id=self.padding, synced_gpus=synced_gpus, logits_processor=finite_alone(),
             )  # fmt: skip
         answers = found[:, batch["input_ids"].shape[1] :]
         return [str(text).strip() for text in self.tokenizer.batch_decode(answers, skip_special_tokens=True)]

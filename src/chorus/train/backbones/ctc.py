@@ -17,6 +17,7 @@ from chorus.errors import CheckpointError, nearest
 from chorus.models.ctc import CtcRecogniser, written_by
 from chorus.models.kind import Kind
 from chorus.models.loading import has_vocabulary, load_parts, load_tokenizer
+from chorus.models.texts import plain_ids
 from chorus.train.backbones.protocol import ROWS, Example
 from chorus.train.backbones.shared import load_dtype, nothing, origin_of, pad_labels, recognised, row_numbers
 from chorus.train.config import Augment, TrainConfig
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, Wav2Vec2CTCTokenizer
 
     from chorus.models.batches import Batch
+
+DELIMITER = "|"  # between words; in a text it would be a second space
 
 
 class CtcBackbone:
@@ -63,8 +66,7 @@ class CtcBackbone:
 
     def labels(self, text: str) -> list[int]:
         """The tokens of a text, in the case that the vocabulary has."""
-        ids: list[int] = self.tokenizer(self.written(text), add_special_tokens=False)["input_ids"]
-        return ids
+        return plain_ids(self.tokenizer, self.written(text))
 
     def misfit(self, utterance: Utterance) -> str:
         """A token needs a frame, and equal neighbours one more between them."""
@@ -115,11 +117,12 @@ def letters_of(texts: Sequence[str]) -> Wav2Vec2CTCTokenizer:
     from transformers import Wav2Vec2CTCTokenizer
 
     # sorted, so that the head is the same whatever the order of the rows
-    letters = sorted({c for text in texts for c in text} - {" "})
-    tokens = ["<pad>", "<unk>", "|", *letters]
+    letters = sorted({c for text in texts for c in text} - {" ", DELIMITER})
+    tokens = ["<pad>", "<unk>", DELIMITER, *letters]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "vocab.json"
         path.write_text(json.dumps({t: i for i, t in enumerate(tokens)}, ensure_ascii=False), encoding="utf-8")
         return Wav2Vec2CTCTokenizer(
-            str(path), pad_token="<pad>", unk_token="<unk>", word_delimiter_token="|", bos_token=None, eos_token=None  # noqa: S106
+            str(path), pad_token="<pad>", unk_token="<unk>", word_delimiter_token=DELIMITER,  # noqa: S106
+            bos_token=None, eos_token=None,
         )  # fmt: skip

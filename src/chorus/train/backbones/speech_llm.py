@@ -12,6 +12,7 @@ from chorus.data.utterance import Utterance
 from chorus.models.kind import Kind
 from chorus.models.loading import load_parts
 from chorus.models.speech_llm import SpeechLlmRecogniser
+from chorus.models.texts import plain_ids
 from chorus.tasks.registry import TASKS
 from chorus.train.backbones.protocol import ROWS, Example
 from chorus.train.backbones.shared import (
@@ -68,7 +69,7 @@ class SpeechLlmBackbone:
             audio = masked(audio, augment, rng)
         columns = self.recogniser.speech_columns(audio)
         question = self.recogniser.question(self.asked(utterance.row), columns)
-        answer = [*self.tokenizer.encode(utterance.row.text, add_special_tokens=False), self.recogniser.end]
+        answer = [*plain_ids(self.tokenizer, utterance.row.text), self.recogniser.end]
         return Example(answer, question, audio, columns)
 
     def collate(self, examples: Sequence[Example]) -> Batch:

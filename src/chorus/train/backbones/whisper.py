@@ -13,8 +13,9 @@ from chorus.data.utterance import Utterance
 from chorus.errors import DataError, UsageError
 from chorus.models.batches import as_taken
 from chorus.models.features import FRAMES_PER_SECOND, MARGIN, RATE
+from chorus.models.finite import finite_alone
 from chorus.models.kind import Kind
-from chorus.models.languages import known_language
+from chorus.models.languages import known_language, unspaced
 from chorus.models.loading import load_parts
 from chorus.models.whisper import PREFIX_TOKENS, GenerateSettings, LoadedWhisper, shorter_window, task_token
 from chorus.tasks.registry import parse_task
@@ -88,11 +89,11 @@ class WhisperBackbone:
 
     def targets(self, row: Row, end_s: float, *, timestamps: bool) -> list[int]:
         """The tokens after `<|startoftranscript|>`, which the model puts before them by itself."""
-        # with the space before it that Whisper was taught: "one" and " one" are other tokens
-        words = self.tokenizer.encode(f" {row.text}", add_special_tokens=False)
+        words = self.whisper.labels(row.text, spaced=not unspaced(row.language))
         if timestamps:
             first = self.token("<|notimestamps|>") + 1
-            last = first + round(min(end_s, 30.0) / SECONDS_PER_TIMESTAMP)
+            # a segment without length is never written: after a timestamp and text comes a later one
+            last = first + max(1, round(min(end_s, 30.0) / SECONDS_PER_TIMESTAMP))
             return [*self.prefix(row), first, *words, last, self.tokenizer.eos_token_id]
         return [*self.prefix(row), self.token("<|notimestamps|>"), *words, self.tokenizer.eos_token_id]
 
@@ -142,7 +143,9 @@ class WhisperBackbone:
         texts: dict[int, str] = {}
         window_s = min(window_s or self.windows[-1], self.windows[-1])
         room = int(self.model.config.max_target_positions) - PREFIX_TOKENS
-        settings = GenerateSettings(max_new_tokens=min(max_new_tokens or room, room), synced_gpus=synced_gpus)
+        settings = GenerateSettings(
+            max_new_tokens=min(max_new_tokens or room, room), synced_gpus=synced_gpus, logits_processor=finite_alone()
+        )  # fmt: skip
         alike: dict[tuple[int, ...], list[int]] = {}
         for i, utterance in enumerate(utterances):
             alike.setdefault(tuple(self.prefix(utterance.row)), []).append(i)

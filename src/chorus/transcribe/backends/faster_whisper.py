@@ -16,7 +16,7 @@ from chorus.errors import CheckpointError, ChorusError, MissingExtraError
 from chorus.models.languages import known_language
 from chorus.models.loading import load_parts, read_config
 from chorus.models.registry import kind_of
-from chorus.models.whisper import KIND, task_token
+from chorus.models.whisper import KIND, LoadedWhisper, task_token
 from chorus.runtime import device_parts, quiet_libraries
 from chorus.transcribe.backends.huggingface import origin_of
 from chorus.transcribe.backends.isolated import Isolated
@@ -55,7 +55,9 @@ def convert(system: System) -> Path:
     place.mkdir(parents=True, exist_ok=True)
     with quiet_libraries(), tempfile.TemporaryDirectory(dir=place) as folder:
         source = Path(folder) / "source"
-        load_parts(KIND, origin, "float32").save(source)
+        parts = load_parts(KIND, origin, "float32")
+        LoadedWhisper(parts)  # completes its generation settings, and refuses a tokenizer of another model
+        parts.save(source)
         try:
             TransformersConverter(str(source), copy_files=[n for n in COPIED if (source / n).exists()]).convert(
                 str(Path(folder) / "made")

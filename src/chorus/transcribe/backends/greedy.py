@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from chorus.lazy import lazy
+from chorus.models.finite import need_finite
 
 if TYPE_CHECKING:
     import torch
@@ -46,11 +47,12 @@ def greedy(
         )  # fmt: skip
         logits, past = out.logits[:, -1].float(), out.past_key_values
         for blocked in (suppress, suppress_first if step == 0 else ()):
-            if len(blocked):
-                logits[:, list(blocked)] = float("-inf")
+            if known := [token for token in blocked if 0 <= token < logits.shape[-1]]:  # as transformers has it
+                logits[:, known] = float("-inf")
         if observe is not None:
             observe(rows, logits)
         best = logits.argmax(-1)
+        need_finite(logits.gather(-1, best[:, None])[~ended.to(best.device)])  # a row that has ended says no more
         ids = best[:, None]
         for i, token in enumerate(best.tolist()):
             if not ended[i]:

@@ -7,12 +7,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from chorus.data.manifest import Row
+from chorus.models.limits import PROMPT as PROMPT
 
 if TYPE_CHECKING:
     from chorus.checkpoints.lazy_tensor import LazyTensor
     from chorus.data.audio import Audio
-
-PROMPT = "prompt"  # a manifest's column: what a speech language model is asked about this row
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,12 @@ from chorus.data.manifest import Row
 from chorus.lazy import lazy
 from chorus.models.batches import as_taken
 from chorus.models.features import FRAMES_PER_SECOND, RATE
+from chorus.models.finite import finite_alone
 from chorus.models.kind import Kind
 from chorus.models.languages import known_language
 from chorus.models.loading import put_weights
 from chorus.models.parts import Parts
+from chorus.models.texts import plain_ids
 from chorus.models.whisper import GenerateSettings, LoadedWhisper, shorter_window, task_token
 from chorus.transcribe.backends.greedy import greedy
 from chorus.transcribe.backends.protocol import Hypothesis, Sound
@@ -49,7 +51,7 @@ class WhisperDecoder:
     def _prompt(self, text: str) -> list[int]:
         if not text:
             return []
-        ids = self.tokenizer.encode(f" {text.strip()}", add_special_tokens=False)
+        ids = plain_ids(self.tokenizer, f" {text.strip()}")
         room = self.model.config.max_target_positions // PROMPT_SHARE - 1
         return [self.whisper.token("<|startofprev|>"), *ids[-room:]]
 
@@ -174,7 +176,8 @@ class WhisperDecoder:
 
     def _settings(self, code: str) -> GenerateSettings:
         settings = GenerateSettings(
-            num_beams=self.decoding.beam, do_sample=False, return_timestamps=self.decoding.timestamps
+            num_beams=self.decoding.beam, do_sample=False, return_timestamps=self.decoding.timestamps,
+            logits_processor=finite_alone(),
         )  # fmt: skip
         if self.languages:
             settings["task"] = self.task
