@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from chorus.checkpoints.beside import some
 from chorus.checkpoints.vocabulary import Misfits, Vocabulary, difference, same_files, vocabulary_of
 from chorus.merge.arithmetic.tensor_plan import TensorPlan
+from chorus.merge.planning.beside import has_vocabulary
 from chorus.merge.planning.inputs import Inputs, vocabulary_sizes
 
 ROWS = ("embeddings", "lm_head")  # the components that have a row for each token
@@ -23,7 +24,7 @@ def check_vocabularies(inputs: Inputs, tensors: Iterable[TensorPlan]) -> None:
     others = [
         i
         for i, one in enumerate(inputs.beside)
-        if i != chosen and not same_files(inputs.beside[chosen].carried, one.carried)
+        if i != chosen and has_vocabulary(one) and not same_files(inputs.beside[chosen].carried, one.carried)
     ]
     mine = vocabulary_of(inputs.beside[chosen].carried) if others else None
     if mine is None:
