@@ -145,8 +145,16 @@ def read_lines(
                 )
             try:
                 yield number, raw.decode("utf-8-sig" if number == 1 else "utf-8")
-            except UnicodeDecodeError:
-                raise raises(f"{shown(path)}: line {number:,} is not UTF-8 text", "save it as UTF-8") from None
+            except UnicodeDecodeError as error:
+                told = f"{shown(path)}: line {number:,} is not UTF-8 text ({_encoding(raw, error.start)})"
+                raise raises(told, "save it as UTF-8") from None
+
+
+def _encoding(raw: bytes, at: int) -> str:
+    """What bytes that are no UTF-8 seem to be."""
+    if raw.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in raw:
+        return "but UTF-16 or UTF-32"
+    return f"byte 0x{raw[at]:02x}; perhaps Latin-1 or Windows-1252"
 
 
 def read_json(
@@ -159,10 +167,13 @@ def read_json(
     return value
 
 
-def parse_json(text: str, where: Path | str, *, raises: Refusal = CheckpointError) -> Any:
-    """What a JSON text says; refused where it is none, or nested so deeply that whoever walks it fails."""
+def parse_json(text: str, where: Path | str, *, raises: Refusal = CheckpointError, unique: bool = False) -> Any:
+    """What a JSON text says; refused where it is none, or nested so deeply that whoever walks it fails.
+
+    `unique` refuses maps with the same key twice, of which JSON's readers take the last.
+    """
     try:
-        value = json.loads(text)
+        value = json.loads(text, object_pairs_hook=_once if unique else None)
         deep = _is_deep(value)
         _refuse_halves(text, value)
     except RecursionError:  # json's own limit, some hundreds deeper
@@ -172,6 +183,15 @@ def parse_json(text: str, where: Path | str, *, raises: Refusal = CheckpointErro
     if deep:
         raise raises(f"{shown(where)}: maps and lists nested more than {MAX_DEPTH} deep, the limit", "do not use it")
     return value
+
+
+def _once(pairs: list[tuple[str, Any]]) -> JsonObject:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"the key {shown(twice)} stands twice")
+    return found
 
 
 def _is_deep(value: object) -> bool:

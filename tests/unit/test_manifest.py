@@ -99,7 +99,7 @@ def test_many_broken_rows_are_one_message(tmp_path):
     ("name", "content", "message"),
     [
         ("m.txt", "x", "not a manifest"),
-        ("m.jsonl", "{", "not readable as JSON lines"),
+        ("m.jsonl", "{", "line 1: not readable as JSON"),
         ("m.jsonl", "[1]", "is not an object"),
         ("m.parquet", "not parquet", "cannot be read"),
         ("m.csv", b"\xff\xfe\x00", "not UTF-8"),
@@ -113,7 +113,7 @@ def test_files_that_are_no_manifests(tmp_path, name, content, message):
 
 
 def test_a_missing_manifest_is_named(tmp_path):
-    with pytest.raises(DataError, match=r"none\.csv: cannot be read \(No such file"):
+    with pytest.raises(DataError, match=r"none\.csv: no such file"):
         read_manifest(tmp_path / "none.csv")
 
 

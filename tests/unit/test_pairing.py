@@ -64,7 +64,7 @@ def test_kaldi_with_segments_and_never_a_command(tmp_path):
         ("audio/r1.wav", "hello there", "ana", 0.5, 1.5)
     ]
     assert {reason: len(names) for reason, names in found.skipped.items()} == {
-        "wav.scp holds a command (never run)": 1,
+        "wav.scp holds a command, which is never run (run it once, and name the file that it writes)": 1,
         "no entry in wav.scp": 1,
         "no transcript in text": 1,
     }
@@ -98,7 +98,7 @@ def test_tokens_in_names_in_every_documented_form(tmp_path):
 def test_transcripts_that_cannot_be_read(tmp_path):
     touch(tmp_path, "1/2/1-2-0.flac")
     (tmp_path / "1" / "2" / "1-2.trans.txt").write_bytes(b"1-2-0 \xff\xfe")
-    with pytest.raises(DataError, match=r"1-2\.trans\.txt: cannot be read \(not UTF-8 text\)"):
+    with pytest.raises(DataError, match=r"1-2\.trans\.txt: line 1 is not UTF-8 text"):
         pair(tmp_path)
     kaldi = tmp_path / "kaldi"
     kaldi.mkdir()

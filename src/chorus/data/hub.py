@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from chorus.data.audio import RATE, info, read_audio
-from chorus.data.manifest import COLUMNS, OTHER_NAMES, TEXTS, Row, row_of
-from chorus.errors import DataError, MissingExtraError, nearest
+from chorus.data.manifest import TEXTS, Row, column_names, row_of, text_of
+from chorus.errors import DataError, MissingExtraError
 from chorus.plain import JsonMap
 
 if TYPE_CHECKING:
@@ -47,16 +47,7 @@ class DatasetRows:
         self.dataset, self.source = dataset, source
         # streams may not know their columns
         header = list(getattr(dataset, "features", None) or next(iter(dataset)).keys())
-        self.names: dict[str, str] = dict(columns)
-        for ours, theirs in columns.items():
-            if ours not in COLUMNS:
-                raise DataError(f'columns: "{ours}" is no column of a manifest{nearest(ours, COLUMNS)}')
-            if theirs not in header:
-                raise DataError(f'dataset {source}: no column "{theirs}"{nearest(theirs, header)}')
-        for ours in COLUMNS:
-            options = [n for n in (ours, *OTHER_NAMES.get(ours, ())) if n in header]
-            if ours not in self.names and options:
-                self.names[ours] = options[0]
+        self.names = column_names(header, columns, f"dataset {source}")
         if "text" not in self.names:
             raise DataError(
                 f"dataset {source}: no column for the text; it has {', '.join(header)}", "map it: columns: {text: NAME}"
@@ -70,7 +61,10 @@ class DatasetRows:
     def _row(self, record: JsonMap, line: int) -> tuple[Row, object]:
         value = record.get(self.names.get("path", ""))
         name = (value.get("path") if isinstance(value, Mapping) else value) or f"{self.source}#{line}"
-        texts = {c: str(record.get(self.names[c]) or "") for c in TEXTS if c in self.names}
+        try:
+            texts = {c: text_of(record.get(self.names[c], ""), c) for c in TEXTS if c in self.names and c != "path"}
+        except ValueError as problem:
+            raise DataError(f"dataset {self.source}: row {line}: {problem}", "mend it, or map another column") from None
         used = set(self.names.values())
         extra = {k: v for k, v in record.items() if k not in used and isinstance(v, str | int | float | bool)}
         number = record.get(self.names.get("duration", ""))

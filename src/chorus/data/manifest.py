@@ -15,12 +15,15 @@ import io
 import json
 import math
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from chorus.data.audio import SUFFIXES as AUDIO
+from chorus.data.records import SUFFIXES, read_records
 from chorus.errors import DataError, UsageError, nearest
-from chorus.files import expanded
+from chorus.files import expanded, shown
 from chorus.models.languages import is_language
 from chorus.plain import JsonMap, JsonObject
 
@@ -36,7 +39,8 @@ OTHER_NAMES = {  # what other tools call a column, tried where the column itself
     "speaker": ("speaker_id", "client_id", "spk_id"),
     "start": ("offset",),
 }
-SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet")
+NUMBERED = ("speaker", "domain", "split")  # what may be called by a number, where a file has types
+NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?|nan|[+-]?inf(inity)?", re.IGNORECASE)
 SHOWN = 5  # problems of a kind that a message spells out
 
 
@@ -108,79 +112,42 @@ def read_manifest(
     ({"text": "sentence"}). `needs` must be there, under some name.
     """
     path = expanded(source)
-    records, header = _records(path)
-    names = _names(header, dict(columns or {}), path)
-    missing = [c for c in needs if c not in names and c not in header]
+    records = read_records(path)
+    names = column_names(records.header, columns or {}, path)
+    missing = [c for c in needs if c not in names and c not in records.header]
     if missing:
-        raise DataError(
-            f"{path}: no column {' and no column '.join(missing)}; it has {', '.join(header) or 'none'}",
-            f"name it: --columns {missing[0]}=NAME (or columns: in the configuration)",
-        )
+        raise _lacking(missing, records.header, path)
     root = expanded(audio_dir) if audio_dir else path.parent
     rows, problems = [], []
-    for line, record in records:
-        row, problem = _row(record, names, line, root)
-        if problem:
-            problems.append(f"line {line}: {problem}")
-        rows.append(row)
+    for place, record in records.rows:
+        try:
+            rows.append(_row(record, names, place, root))
+        except ValueError as problem:
+            problems.append(f"{records.place} {place}: {problem}")
     if problems:
         more = f" and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
-        raise DataError(f"{path}: " + "; ".join(problems[:SHOWN]) + more, "mend these rows, or take them out")
-    return Manifest(rows, path, tuple(header), {k: v for k, v in names.items() if k != v})
+        raise DataError(f"{shown(path)}: " + "; ".join(problems[:SHOWN]) + more, "mend these rows, or take them out")
+    return Manifest(rows, path, tuple(records.header), {k: v for k, v in names.items() if k != v})
 
 
-def _records(path: Path) -> tuple[Iterable[tuple[int, JsonMap]], list[str]]:
-    if path.suffix not in SUFFIXES:
-        raise DataError(f"{path}: not a manifest (known: {', '.join(SUFFIXES)})", "give a CSV, JSONL or Parquet file")
-    try:
-        if path.suffix == ".parquet":
-            import pyarrow.parquet as parquet
-
-            table = parquet.read_table(path)
-            return enumerate(table.to_pylist(), 1), list(table.column_names)
-        # Excel writes a byte order mark, which would be a part of the first column's name
-        text = path.read_text(encoding="utf-8-sig")
-    except ImportError:
-        from chorus.errors import MissingExtraError
-
-        raise MissingExtraError("audio", f"reading {path.name}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not UTF-8 text"
-        raise DataError(f"{path}: cannot be read ({reason})", "check the path of the manifest") from None
-    except ValueError as error:  # pyarrow's errors
-        raise DataError(f"{path}: cannot be read ({error})", "write the Parquet file again") from None
-    if path.suffix in (".jsonl", ".json"):
-        return _json_lines(text, path)
-    reader = csv.DictReader(io.StringIO(text), delimiter="\t" if path.suffix == ".tsv" else ",")
-    header = [name for name in reader.fieldnames or [] if name]
-    return ((reader.line_num, record) for record in reader), header  # the file's line, where a text spans several
+def _lacking(missing: Sequence[str], header: Sequence[str], path: Path) -> DataError:
+    """What is wrong with a header: another separator, none at all, other names."""
+    told = f"{shown(path)}: no column {' and no column '.join(missing)}; it has {shown(', '.join(header)) or 'none'}"
+    only = header[0] if len(header) == 1 else ""
+    if any(mark in only for mark in ";|\t"):
+        return DataError(told, "its fields stand behind another mark than the suffix says: .csv has commas, .tsv tabs")
+    if any(name.lower().endswith(AUDIO) for name in header):
+        return DataError(told, f"it begins with a row: give it a first line of names, such as {','.join(missing)}")
+    return DataError(told, f"name it: --columns {missing[0]}=NAME (or columns: in the configuration)")
 
 
-def _json_lines(text: str, path: Path) -> tuple[list[tuple[int, JsonMap]], list[str]]:
-    records: list[tuple[int, JsonMap]] = []
-    header: dict[str, None] = {}
-    try:
-        if text.lstrip().startswith("["):  # one array, as many tools write it, in place of lines
-            values = list(enumerate(json.loads(text), 1))
-        else:
-            values = [(n, json.loads(line)) for n, line in enumerate(text.splitlines(), 1) if line.strip()]
-    except ValueError as error:
-        raise DataError(f"{path}: not readable as JSON lines ({error})", "write one object a line") from None
-    for line, value in values:
-        if not isinstance(value, dict):
-            raise DataError(f"{path}: line {line} is not an object", "write one object a line")
-        records.append((line, value))
-        header.update(dict.fromkeys(map(str, value)))
-    return records, list(header)
-
-
-def _names(header: Sequence[str], given: dict[str, str], path: Path) -> dict[str, str]:
+def column_names(header: Sequence[str], given: Mapping[str, str], source: object) -> dict[str, str]:
     """Chorus's column -> the file's."""
     for ours, theirs in given.items():
         if ours not in COLUMNS:
             raise UsageError(f'columns: "{ours}" is no column of a manifest{nearest(ours, COLUMNS)}')
         if theirs not in header:
-            raise DataError(f'{path}: no column "{theirs}"{nearest(theirs, header)}', "check the column mapping")
+            raise DataError(f'{source}: no column "{theirs}"{nearest(theirs, header)}', "check the column mapping")
     names = dict(given)
     for column in COLUMNS:
         if column in names:
@@ -196,31 +163,53 @@ def _names(header: Sequence[str], given: dict[str, str], path: Path) -> dict[str
     return names
 
 
-def _row(record: JsonMap, names: Mapping[str, str], line: int, root: Path) -> tuple[Row, str]:
-    texts = {c: _text(record.get(names[c])) for c in TEXTS if c in names}
-    numbers: dict[str, float] = {}
-    for column in NUMBERS:
-        value = record.get(names.get(column, ""))
-        if value is None or value == "":
-            continue
-        try:
-            numbers[column] = float(value)
-        except (TypeError, ValueError):
-            return Row(line=line), f"{column} is {value!r}, not a number"
-        if not math.isfinite(numbers[column]) or numbers[column] < 0:
-            return Row(line=line), f"{column} is {value}"
+def _row(record: JsonMap | str, names: Mapping[str, str], line: int, root: Path) -> Row:
+    """The row of a record; `ValueError` says what is wrong with it."""
+    if isinstance(record, str):
+        raise ValueError(record)
+    texts = {c: text_of(record.get(names[c], ""), c) for c in TEXTS if c in names}
+    numbers = {c: n for c in NUMBERS if c in names and (n := _number(record.get(names[c]), c)) is not None}
     if "start" in names and names["start"] == "offset" and "start" in numbers and "duration" in numbers:
         # NeMo's way to cut: the duration counts from the offset
         numbers.setdefault("end", numbers["start"] + numbers["duration"])
     if numbers.get("end") is not None and numbers["end"] <= numbers.get("start", 0.0):
-        return Row(line=line), f"end {numbers['end']:g} is not after start {numbers.get('start', 0.0):g}"
+        raise ValueError(f"end {numbers['end']:g} is not after start {numbers.get('start', 0.0):g}")
     used = set(names.values())
     extra = {str(k): v for k, v in record.items() if k and k not in used and v not in (None, "")}
     if "path" in names and not texts["path"]:
-        return Row(line=line), "no path"
+        raise ValueError("no path")
     if "end" in numbers:
         numbers.setdefault("start", 0.0)
-    return row_of(texts, numbers, extra=extra, line=line, root=root), ""
+    return row_of(texts, numbers, extra=extra, line=line, root=root)
+
+
+def _number(value: object, column: str) -> float | None:
+    """Seconds; None where there are none. Python itself reads `1_0` and other scripts' digits as numbers too."""
+    if value is None or value == "":
+        return None
+    if isinstance(value, bool) or not (isinstance(value, int | float) or NUMBER.fullmatch(str(value).strip())):
+        raise ValueError(f"{column} is {shown(repr(value))}, not a number")
+    found = float(value) if isinstance(value, int | float | str) else math.nan
+    if not math.isfinite(found) or found < 0:
+        raise ValueError(f"{column} is {shown(value)}")
+    return found
+
+
+def text_of(value: object, column: str) -> str:
+    """A column of texts; `ValueError` where it holds something else. Speakers and the like may have numbers."""
+    if column == "path" and isinstance(value, Mapping):  # an audio column of Hugging Face datasets
+        if value.get("bytes") and not value.get("path"):
+            raise ValueError("the audio lies in the file itself: read it as dataset:, not as manifest:")
+        value = value.get("path")
+    if value is None:  # a text too: as an empty one it is told, and may be left out
+        return ""
+    if isinstance(value, int | float) and not isinstance(value, bool) and column in NUMBERED:
+        return str(int(value)) if float(value).is_integer() else str(value)
+    if not isinstance(value, str):
+        raise ValueError(f"{column} is {shown(repr(value))}, not a text in quotes")
+    if "\0" in value:
+        raise ValueError(f"{column} holds a NUL character")
+    return value.strip()
 
 
 def row_of(
@@ -230,12 +219,6 @@ def row_of(
     path, text, language, speaker, domain, split = (texts.get(c, "") for c in TEXTS)
     duration, start, end = (numbers.get(c) for c in NUMBERS)
     return Row(path, text, language, speaker, domain, split, duration, start, end, extra, line, root)
-
-
-def _text(value: object) -> str:
-    if isinstance(value, Mapping):  # an audio column of Hugging Face datasets
-        value = value.get("path")
-    return "" if value is None else str(value).strip()
 
 
 def write_manifest(rows: Sequence[Row], target: str | Path) -> Path:
@@ -255,7 +238,7 @@ def write_manifest(rows: Sequence[Row], target: str | Path) -> Path:
 
             parquet.write_table(arrow.table({c: [r.get(c) for r in records] for c in header}), path)
         elif path.suffix in (".jsonl", ".json"):
-            lines = [{c: r[c] for c in header if r.get(c) not in (None, "")} for r in records]
+            lines = [{c: r[c] for c in header if c == "text" or r.get(c) not in (None, "")} for r in records]
             path.write_text("".join(json.dumps(x, ensure_ascii=False) + "\n" for x in lines), encoding="utf-8")
         else:
             path.write_text(manifest_text(rows, path), encoding="utf-8", newline="")  # csv has ended the lines itself
@@ -263,14 +246,19 @@ def write_manifest(rows: Sequence[Row], target: str | Path) -> Path:
 
 
 def manifest_text(rows: Sequence[Row], target: Path) -> str:
-    """A CSV or TSV manifest's text, as it would be written to `target`."""
+    """A CSV or TSV manifest's text, as it would be written to `target`; every field in quotes where one needs them."""
     records = [_record(row, target.parent) for row in rows]
     header, out = _header(records), io.StringIO()
-    delimiter = "\t" if target.suffix == ".tsv" else ","
+    lines = [["" if r.get(c) is None else str(r[c]) for c in header] for r in records]
+    tabs = target.suffix == ".tsv"
+    # a quote in a TSV, or a text of several lines, can be read in one way only where all fields stand in quotes
+    doubtful = re.compile('["\t\r\n]' if tabs else "[\r\n]")
+    every = any(doubtful.search(one) for line in lines for one in line)
     # csv's own line break is Windows'
-    writer = csv.DictWriter(out, header, delimiter=delimiter, lineterminator="\n", restval="")
-    writer.writeheader()
-    writer.writerows({c: "" if r.get(c) is None else r[c] for c in header} for r in records)
+    writer = csv.writer(
+        out, delimiter="\t" if tabs else ",", lineterminator="\n", quoting=csv.QUOTE_ALL if every else csv.QUOTE_MINIMAL
+    )
+    writer.writerows([header, *lines])
     return out.getvalue()
 
 

@@ -9,17 +9,18 @@ token         a token of the file's name (f01) that names one of several texts (
 
 from __future__ import annotations
 
-import csv
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 from chorus.data.audio import SUFFIXES
-from chorus.data.manifest import Row
+from chorus.data.kaldi import kaldi_rows
+from chorus.data.manifest import Row, read_manifest
 from chorus.errors import DataError, UsageError
+from chorus.files import read_lines, shown
 
 Rule = Literal["auto", "table", "kaldi", "librispeech", "sidecar", "token"]
 # .lab: HTK and the Montreal Forced Aligner; .normalized.txt and .original.txt: LibriTTS
@@ -62,7 +63,9 @@ def pair(
     found = Pairing()
     wanted = {e.lower() if e.startswith(".") else f".{e.lower()}" for e in extensions}
     if rule in ("auto", "kaldi") and (audio_dir / "wav.scp").exists():
-        _kaldi(audio_dir, found)
+        found.rows = kaldi_rows(audio_dir, found.skip)
+        if found.rows:
+            found.matched["kaldi"] = len(found.rows)
     elif rule == "kaldi":
         raise DataError(f"{audio_dir}: no wav.scp", "name a Kaldi data folder, or another --rule")
     else:
@@ -149,8 +152,9 @@ class _Texts:
     def _librispeech(self, path: Path) -> Match | str:
         folder = path.parent
         if folder not in self._trans:
-            lines = [line.split(maxsplit=1) for file in sorted(folder.glob("*.trans.txt")) for line in _lines(file)]
-            self._trans[folder] = {parts[0]: parts[1] if len(parts) > 1 else "" for parts in lines if parts}
+            self._trans[folder] = {}
+            for file in sorted(folder.glob("*.trans.txt")):
+                self._trans[folder] |= {name: parts[0] for name, *parts in _named(file) if parts}
         texts = self._trans[folder]
         if path.stem in texts:
             return texts[path.stem], "librispeech", {"speaker": path.stem.split("-")[0]}
@@ -161,9 +165,9 @@ class _Texts:
             beside = path.with_name(path.stem + suffix)
             if beside.is_file():
                 try:
-                    return beside.read_text(encoding="utf-8-sig"), "sidecar", {}
-                except UnicodeDecodeError:
-                    return "the transcript is not UTF-8"
+                    return "".join(_lines(beside)), "sidecar", {}
+                except DataError as error:
+                    return f"the transcript cannot be read ({error.message.removeprefix(f'{beside}: ')})"
         return "no transcript beside it" if self.rule == "sidecar" else ""
 
     def _token(self, path: Path) -> Match | str:
@@ -181,83 +185,61 @@ class _Texts:
 
 
 def _lines(path: Path) -> list[str]:
-    """A transcript file's lines; `DataError` names it where it is no UTF-8 text."""
-    try:
-        return path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not UTF-8 text"
-        raise DataError(f"{path}: cannot be read ({reason})", "save it as UTF-8 text") from None
+    """A transcript file's lines, ends included; `DataError` names it where it is no UTF-8 text."""
+    return [line for _, line in read_lines(path, raises=DataError, what="transcript")]
+
+
+def _named(path: Path) -> Iterator[list[str]]:
+    """The fields of lines of `name text` or `name|text`; `DataError` where a name or a mark is too many."""
+    seen: set[str] = set()
+    strokes = False
+    for number, line in enumerate(_lines(path), 1):
+        line = line.strip(" \t\r\n")
+        if not line:
+            continue
+        strokes = strokes or (not seen and "|" in line)
+        # LJSpeech's quotation marks are text, not csv's; its third column is the normalised text
+        parts = line.split("|") if strokes else re.split("[ \t]+", line, maxsplit=1)
+        if strokes and len(parts) not in (2, 3):
+            raise DataError(
+                f"{shown(path)}: line {number:,} has {len(parts)} fields", "write NAME|TEXT, or NAME|TEXT|TEXT"
+            )
+        if parts[0] in seen:
+            raise DataError(f"{shown(path)}: line {number:,}: {shown(parts[0])} stands twice", "take one of them out")
+        seen.add(parts[0])
+        yield [part.strip() for part in parts]
 
 
 def read_table(path: Path) -> dict[str, dict[str, str]]:
     """Texts by file name, stem or path, from CSV, TSV, or lines of `name text` or `name|text`."""
-    lines = _lines(path)
-    if path.suffix in (".csv", ".tsv"):
-        from chorus.data.manifest import read_manifest
-
-        rows = read_manifest(path).rows
-        return {
-            row.path: {"text": row.text, "language": row.language, "speaker": row.speaker, "domain": row.domain}
-            for row in rows
-        }
-    table = {}
-    for line in lines:
-        if not line.strip():
-            continue
-        parts = (
-            # LJSpeech's quotation marks are text, not csv's
-            next(csv.reader([line], delimiter="|", quoting=csv.QUOTE_NONE)) if "|" in line else line.split(maxsplit=1)
-        )
-        if len(parts) >= 2:  # LJSpeech has a third column, the normalised text
-            table[parts[0].strip()] = {"text": parts[1].strip()}
+    first = next(iter(_lines(path)), "")
+    # LJSpeech calls its lines of name|text|text metadata.csv
+    if path.suffix in (".csv", ".tsv") and not ("|" in first and not re.search("[,\t]", first.partition("|")[0])):
+        return _by_name(path)
+    table = {name: {"text": texts[0]} for name, *texts in _named(path) if texts}
     if not table:
         raise DataError(f"{path}: no line of the form NAME TEXT", "give a table of names and texts")
     return table
 
 
+def _by_name(path: Path) -> dict[str, dict[str, str]]:
+    table: dict[str, dict[str, str]] = {}
+    for row in read_manifest(path).rows:
+        if row.path in table:
+            raise DataError(
+                f"{shown(path)}: line {row.line}: {shown(row.path)} stands twice",
+                "a table names a recording once; one of cuts is a manifest already",
+            )
+        table[row.path] = {"text": row.text, "language": row.language, "speaker": row.speaker, "domain": row.domain}
+    return table
+
+
 def read_token_texts(folder: Path) -> dict[str, str]:
     """The texts that tokens stand for: f01.txt holds what every recording with f01 in its name says."""
-    texts = {p.stem.lower(): "\n".join(_lines(p)).strip() for p in sorted(folder.glob("*.txt"))}
+    texts = {p.stem.lower(): "".join(_lines(p)).strip() for p in sorted(folder.glob("*.txt"))}
     if not texts:
         raise DataError(f"{folder}: no .txt files", "name the folder of the texts")
     empty = [name for name, text in texts.items() if not text]
     if empty:
         raise DataError(f"{folder}: empty text: {', '.join(f'{n}.txt' for n in empty)}", "write the text into it")
     return texts
-
-
-def _kaldi(folder: Path, found: Pairing) -> None:
-    """wav.scp, text, and where there: segments, utt2spk, utt2lang. Pipes in wav.scp are never run."""
-    wavs, texts = _kaldi_map(folder / "wav.scp"), _kaldi_map(folder / "text")
-    speakers, languages = _kaldi_map(folder / "utt2spk"), _kaldi_map(folder / "utt2lang")
-    segments = _kaldi_map(folder / "segments")
-    utterances: Mapping[str, str] = segments or {name: name for name in wavs}
-    for name, value in utterances.items():
-        recording, *times = value.split()
-        source = wavs.get(recording, "")
-        if not source:
-            found.skip("no entry in wav.scp", name)
-        elif source.endswith("|"):  # sph2pipe and the like
-            found.skip("wav.scp holds a command (never run)", name)
-        elif not texts.get(name, "").strip():
-            found.skip("no transcript in text", name)
-        else:
-            try:
-                start, end = (float(times[0]), float(times[1])) if len(times) >= 2 else (None, None)
-            except ValueError:
-                found.skip("times in segments are no numbers", name)
-                continue
-            found.matched["kaldi"] += 1
-            found.rows.append(
-                Row(source, texts[name], languages.get(name, ""), speakers.get(name, ""), start=start, end=end,
-                    root=folder)
-            )  # fmt: skip
-    if not wavs:
-        raise DataError(f"{folder}/wav.scp: empty", "name a Kaldi data folder")
-
-
-def _kaldi_map(path: Path) -> dict[str, str]:
-    if not path.exists():
-        return {}
-    lines: Iterable[list[str]] = (line.split(maxsplit=1) for line in _lines(path))
-    return {parts[0]: parts[1] if len(parts) > 1 else "" for parts in lines if parts}
