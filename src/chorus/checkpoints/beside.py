@@ -7,9 +7,10 @@ must not be carried can be listed: weights in any form, what a training leaves, 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from itertools import islice
 from pathlib import Path, PurePosixPath
 
 from chorus.checkpoints.model import PROCESSOR_FILES, TOKENIZER_FILES, Model
@@ -107,25 +108,32 @@ def beside(model: Model) -> Beside:
 
 
 def list_files(directory: Path) -> list[str]:
-    """The names of all that might be carried, or missed, in order; folders that are left end with a slash."""
+    """The names of all that might be carried, or missed, in order; folders that are left end with a slash.
+
+    Of a folder no more than shows that it is a data set.
+    """
     found: list[str] = []
-
-    def walk(folder: str, depth: int) -> None:
-        entries = sorted(os.scandir(directory / folder), key=lambda entry: entry.name)
-        for i, entry in enumerate(entries):
-            name = f"{folder}{entry.name}"
-            # links to folders may lead in circles, or out
-            if not entry.is_dir(follow_symlinks=False):
-                found.append(name)
-            elif what_left(f"{name}/*") is not None or depth > 4:  # of these the name says enough
-                found.append(f"{name}/")
-            else:
-                walk(f"{name}/", depth + 1)
-            if folder and i > MOST:
-                break
-
-    walk("", 0)
+    for name in _entries(directory, ""):
+        found += islice(_within(directory, name, 4), MOST + 1) if name.endswith("/") else [name]
     return found
+
+
+def _within(directory: Path, folder: str, depth: int) -> Iterator[str]:
+    """The files of a folder and of those in it; what is left, or lies too deep, by its folder's name."""
+    if what_left(f"{folder}*") is not None or depth == 0:
+        yield folder
+        return
+    for name in _entries(directory, folder):
+        if name.endswith("/"):
+            yield from _within(directory, name, depth - 1)
+        else:
+            yield name
+
+
+def _entries(directory: Path, folder: str) -> list[str]:
+    """Names in a folder, its own before them, folders with a slash; links to folders may lead in circles, or out."""
+    entries = os.scandir(directory / folder)
+    return sorted(f"{folder}{e.name}{'/' if e.is_dir(follow_symlinks=False) else ''}" for e in entries)
 
 
 def sort_out(names: Iterable[str], files: Files, directory: Path, config: JsonMap) -> Beside:
