@@ -15,9 +15,9 @@ from chorus.plain import JsonMap
 # Refused: the same numbers in the same places would be cut, or bent, another way.
 STRUCTURE = (
     "*attention_heads", "*kv_heads", "num_key_value_heads", "n_head", "n_heads", "num_heads", "head_dim", "*_head_dim",
-    "*activation_function", "*_act", "*act_fn", "hidden_activation", "feat_extract_activation", "conv_stride", "conv_kernel",
-    "do_stable_layer_norm", "feat_extract_norm", "position_embedding_type", "parallel_attn", "use_parallel_residual",
-    "scale_embedding", "multi_query", "alibi", "normalize_before", "encoder_layer_norm_type",
+    "*activation_function", "*_act", "*act_fn", "hidden_activation", "feat_extract_activation", "conv_stride",
+    "conv_kernel", "do_stable_layer_norm", "feat_extract_norm", "position_embedding_type", "parallel_attn",
+    "use_parallel_residual", "scale_embedding", "multi_query", "alibi", "normalize_before", "encoder_layer_norm_type",
 )  # fmt: skip
 # Not told: what a training, a saving or a decoding sets, what the shapes show, and what is compared elsewhere.
 HARMLESS = (
