@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from chorus.data.audio import blocks, mono, opened, span
+from chorus.data.audio import LONGEST_S, blocks, mono, opened, span
 from chorus.data.manifest import Row
 from chorus.data.parallel import in_order
 from chorus.errors import DataError
@@ -241,7 +241,10 @@ class Add(Protocol):
 def _audio_findings(good: Sequence[Measured], limits: Limits | None, add: Add) -> None:
     longest = limits.max_audio_s if limits else None
     for one in good:
-        if longest is not None and one.duration_s > longest + 0.05:  # cutters round up
+        if one.duration_s > LONGEST_S:
+            hours = one.duration_s / 3600
+            add("audio too long", one.row, f"{hours:.1f} h; at most {LONGEST_S / 3600:g} are read at once")
+        elif longest is not None and one.duration_s > longest + 0.05:  # cutters round up
             add("audio too long", one.row, f"{one.duration_s:.1f} s, the model takes {longest:g}")
         if one.clipped > CLIPPED_SHARE:
             add("clipped audio", one.row, f"{100 * one.clipped:.1f} % of samples")

@@ -6,10 +6,18 @@ from typing import TYPE_CHECKING
 
 from chorus.data.audio import RATE
 from chorus.errors import MissingExtraError
+from chorus.lazy import lazy
 
 if TYPE_CHECKING:
-    from chorus.data.audio import Audio
+    import numpy as np
 
+    from chorus.data.audio import Audio
+else:
+    np = lazy("numpy")
+
+STRETCH_S = 1800.0  # of audio that a long form is given at once: its features take ten times the room of the samples
+LOOK_BACK_S = 60.0  # before the end of a stretch a quiet place is looked for
+QUIET_S = 0.2  # how long such a place is
 MIN_SILENCE_MS = 500
 PAD_MS = 200
 
@@ -40,6 +48,18 @@ def joined(spans: list[tuple[int, int]], longest: int) -> list[tuple[int, int]]:
             start += longest
         found.append((start, end))
     return found
+
+
+def stretches(audio: Audio, longest_s: float = STRETCH_S) -> list[Audio]:
+    """The whole audio in parts of at most so many seconds, each cut where it is quietest in the last minute."""
+    longest, step, found = int(longest_s * RATE), int(QUIET_S * RATE), []
+    while len(audio) > longest:
+        first = max(step, longest - int(LOOK_BACK_S * RATE))
+        power = [float(np.square(audio[i : i + step]).sum()) for i in range(first, longest - step + 1, step)]
+        end = first + int(np.argmin(power)) * step + step // 2
+        found.append(audio[:end])
+        audio = audio[end:]
+    return [*found, audio]
 
 
 def pieces(audio: Audio, longest_s: float) -> list[Audio]:

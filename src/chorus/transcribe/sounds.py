@@ -10,7 +10,7 @@ from chorus.errors import DataError, UsageError
 from chorus.transcribe.backends.protocol import Backend, Loaded, Sound
 from chorus.transcribe.conditions import CLEAN, under
 from chorus.transcribe.request import Key, Request
-from chorus.transcribe.segments import pieces
+from chorus.transcribe.segments import pieces, stretches
 
 AHEAD_S = 600.0  # seconds of audio that are read ahead of the decoder
 LOADERS = 4
@@ -78,4 +78,7 @@ class Sounds:
         if self.request.decoding.segments == "vad" or (self._cuts and len(audio) > self._longest):
             cut = pieces(audio, self._longest / RATE)
             return [Sound(piece, utterance.row, f"{content}|vad{i}") for i, piece in enumerate(cut)]
-        return [Sound(audio, utterance.row, content)]
+        parts = stretches(audio)
+        if len(parts) == 1:
+            return [Sound(audio, utterance.row, content)]
+        return [Sound(part, utterance.row, f"{content}|long{i}") for i, part in enumerate(parts)]

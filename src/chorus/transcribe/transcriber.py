@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 
+from chorus.errors import ChorusError
 from chorus.progress import Progress
 from chorus.runtime import quiet_libraries
 from chorus.tasks.registry import TASKS
@@ -112,5 +113,5 @@ def carefully(backend: Backend, sounds: Sequence[Sound]) -> list[Hypothesis | st
         return list(backend.transcribe(sounds))
     except Exception as error:  # whatever a runtime raises is told, and counted
         if len(sounds) == 1:
-            return [f"{type(error).__name__}: {error}"]
+            return [error.message if isinstance(error, ChorusError) else f"{type(error).__name__}: {error}"]
     return [one for sound in sounds for one in carefully(backend, [sound])]
