@@ -138,7 +138,7 @@ def test_lines_that_make_no_sense(asked, capsys, line, told):
 @pytest.fixture
 def campaign(monkeypatch):
     """What a campaign is asked for; every job ends with a result."""
-    from chorus.train.campaign import Job
+    from chorus.train.jobs import Job
 
     seen = {}
 
@@ -152,7 +152,7 @@ def campaign(monkeypatch):
         results = [trained(directory=Path(f"out/{job.name}"), before=None).as_dict() for job in jobs]
         return [results[0], {**results[1], "before": 20.0}]
 
-    monkeypatch.setattr("chorus.train.campaign.plan_jobs", plan_jobs)
+    monkeypatch.setattr("chorus.train.jobs.plan_jobs", plan_jobs)
     monkeypatch.setattr("chorus.train.campaign.run_jobs", run_jobs)
     return seen
 

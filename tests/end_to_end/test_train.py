@@ -591,7 +591,7 @@ def test_values_that_would_share_a_folder(tmp_path):
     from dataclasses import replace
 
     from chorus.errors import UsageError
-    from chorus.train.campaign import plan_jobs
+    from chorus.train.jobs import plan_jobs
 
     _, rows = corpus(tmp_path)
     named = [replace(r, domain="a b" if i % 2 else "a/b") for i, r in enumerate(rows)]

@@ -14,10 +14,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from chorus.data.manifest import Row, write_manifest
 from chorus.errors import CheckpointError, ChorusError, DataError, OutputError, UsageError
 from chorus.train import campaign, processes, resume
-from chorus.train.campaign import Job, plan_jobs, run_jobs
+from chorus.train.campaign import run_jobs
+from chorus.train.jobs import Job, _part, plan_jobs
 from chorus.train.layers import lay_over, load_train_config
+from chorus.train.rows import TrainingRows, _load
 from sounds import corpus, tiny
 
 
@@ -269,6 +272,67 @@ def test_the_chosen_values_come_in_their_own_order_and_make_the_joint_one(config
     assert jobs[2].config.data.train[0].where == {"speaker": ["s2", "s0"]}
 
 
+def manifests(place, **rows):
+    """A manifest for each name, of rows (domain, language); the recordings are never opened."""
+    for name, members in rows.items():
+        made = [
+            Row(f"{name}{i}.wav", "x", language, domain=domain, root=place)
+            for i, (domain, language) in enumerate(members)
+        ]
+        write_manifest(made, place / f"{name}.csv")
+
+
+def planned(place, sources, column="domain", **more):
+    data = {"train": [{**s, "manifest": str(place / f"{s['manifest']}.csv")} for s in sources], **more}
+    if "dev" in data:
+        data["dev"] = [{**s, "manifest": str(place / f"{s['manifest']}.csv")} for s in data["dev"]]
+    jobs = plan_jobs(config_of(place, data=data), each=column, joint=True)
+    return {job.name: [(Path(s.manifest).stem, s.where) for s in job.config.data.train] for job in jobs}, jobs
+
+
+def rows_of(job):
+    return [
+        u.row.path for s in job.config.data.train for u in _load([s], "train", job.config, TrainingRows([], [], []), ())
+    ]
+
+
+def test_one_manifest_a_domain(tmp_path):
+    """Sources that have no row of a value are left out of its training, whatever tells the domain."""
+    manifests(tmp_path, a=[("red", "en")] * 2, b=[("blue", "en")], c=[("", "en"), ("red", "en")])
+    found, jobs = planned(tmp_path, [{"manifest": "a"}, {"manifest": "b"}, {"manifest": "c", "domain": "green"}])
+    assert found == {
+        "red": [("a", {"domain": "red"}), ("c", {"domain": "red"})], "blue": [("b", {"domain": "blue"})],
+        "green": [("c", {"domain": ""})], "joint": [("a", {}), ("b", {}), ("c", {})],
+    }  # fmt: skip
+    assert [len(rows_of(job)) for job in jobs] == [3, 1, 1, 5]
+
+
+def test_what_a_source_leaves_out_stays_out(tmp_path):
+    manifests(tmp_path, a=[("red", "pt-BR"), ("red", "pt-PT"), ("blue", "en"), ("green", "en")])
+    where = {"manifest": "a", "where": {"domain": ["red", "blue"], "language": ["pt-BR", "en"]}}
+    found, jobs = planned(tmp_path, [where])
+    assert {name: [w["domain"] for _, w in sources] for name, sources in found.items()} == {
+        "red": ["red"], "blue": ["blue"], "joint": [["red", "blue"]]
+    }  # fmt: skip
+    assert [len(rows_of(job)) for job in jobs] == [1, 1, 2]
+    found, jobs = planned(tmp_path, [where], "language")
+    assert list(found) == ["pt-BR", "en", "joint"]
+    assert [len(rows_of(job)) for job in jobs] == [1, 1, 2]
+
+
+def test_a_language_has_one_specialist_whatever_its_rows_call_it(tmp_path):
+    manifests(tmp_path, a=[("", "pt"), ("", "Portuguese"), ("", "pt-BR")], b=[("", "sv-SE"), ("", "")])
+    found, jobs = planned(tmp_path, [{"manifest": "a"}, {"manifest": "b"}], "language", language="de")
+    assert sorted(found) == ["de", "joint", "pt", "sv-SE"]
+    assert {job.name: len(rows_of(job)) for job in jobs} == {"pt": 3, "sv-SE": 1, "de": 1, "joint": 5}
+
+
+def test_dev_sources_are_divided_too(tmp_path):
+    manifests(tmp_path, a=[("red", "en")], b=[("blue", "en")], held=[("red", "en")])
+    _, jobs = planned(tmp_path, [{"manifest": "a"}, {"manifest": "b"}], dev=[{"manifest": "held"}])
+    assert [len(job.config.data.dev) for job in jobs] == [1, 0, 1]
+
+
 def test_one_domain_after_another_starts_from_what_the_last_one_left(config):
     jobs = plan_jobs(config, continual="domain")
     assert [(j.name, j.after) for j in jobs] == [("continual-1-d0", None), ("continual", "continual-1-d0")]
@@ -300,7 +364,7 @@ def test_plans_that_cannot_be(config, asked, kind, told):
     ("name", "safe"), [("a b/c", "a_b_c"), ("..", "_"), ("pt-BR_1.5", "pt-BR_1.5"), ("/etc", "_etc"), ("São", "São")]
 )
 def test_no_value_leads_out_of_the_folder(config, name, safe):
-    made = campaign._part(config, name, {})
+    made = _part(config, name, config.data)
     assert (made.output, made.logs) == (f"out/{safe}", f"logs/{safe}")
 
 

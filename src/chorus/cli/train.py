@@ -100,7 +100,8 @@ def _told(result: Trained) -> str:
 
 
 def _campaign(config: TrainConfig, flags: Mapping[str, Any], settings: Mapping[str, bool]) -> None:
-    from chorus.train.campaign import plan_jobs, run_jobs
+    from chorus.train.campaign import run_jobs
+    from chorus.train.jobs import plan_jobs
 
     jobs = plan_jobs(
         config,

@@ -14,8 +14,9 @@ from chorus.experiment.schema import DomainRows, Experiment
 from chorus.files import read_json
 from chorus.identity import file_hash, fingerprint
 from chorus.runtime import cores
-from chorus.train.campaign import Job, run_jobs
+from chorus.train.campaign import run_jobs
 from chorus.train.config import TrainConfig
+from chorus.train.jobs import Job
 from chorus.train.layers import as_yaml, lay_over, load_train_config
 
 Note = Callable[[str], None]

@@ -1,4 +1,4 @@
-"""Many trainings from one command: a specialist for each value of a column, one for all, one after the other.
+"""Many trainings at once: those that `jobs.py` plans, each GPU taking one at a time.
 
 Each is a process of its own (on the CPU a fork of one that has imported everything, see warm.py) with a configuration
 of its own under `logs`; what is finished is not trained again.
@@ -15,14 +15,14 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from queue import Queue
 
-from chorus.errors import ChorusError, DataError, UsageError, nearest
+from chorus.errors import ChorusError
 from chorus.runtime import cores, pick_device
-from chorus.train.config import RowSource, TrainConfig
+from chorus.train.config import TrainConfig
 from chorus.train.facts import TrainedJson
+from chorus.train.jobs import Job
 from chorus.train.layers import as_yaml
 from chorus.train.warm import Fork, WarmProcess
 
@@ -30,91 +30,6 @@ Note = Callable[[str], None]
 Child = subprocess.Popen[str] | Fork
 INTERRUPTED = 130  # the exit code of a command that Ctrl-C ended
 GRACE_S = 5.0  # that an interrupted training has to end by itself
-
-
-@dataclass(frozen=True)
-class Job:
-    """One training; `after` names the job that must be finished first."""
-
-    name: str
-    config: TrainConfig
-    after: str | None = None
-
-
-def plan_jobs(
-    config: TrainConfig, *, joint: bool = False, continual: str | None = None, each: str | None = None,
-    only: Sequence[str] = (),
-) -> list[Job]:  # fmt: skip
-    """The trainings that are asked for. `DataError` where the column has no values, `UsageError` for unknown ones."""
-    jobs = []
-    if each:
-        for value in _values(config, each, only):
-            jobs.append(Job(value, _part(config, value, {each: value})))
-    if joint:
-        where = {each or continual or "domain": list(only)} if only else {}
-        jobs.append(Job("joint", _part(config, "joint", where)))
-    if continual:
-        jobs += _one_after_another(config, continual, only)
-    places = [job.config.output for job in jobs]
-    twice = [job.name for job in jobs if places.count(job.config.output) > 1]
-    if twice:
-        raise UsageError(f"{', '.join(twice)} would be written to one folder", "rename the value in the manifest")
-    return jobs
-
-
-def _one_after_another(config: TrainConfig, column: str, only: Sequence[str]) -> list[Job]:
-    """Each value's training starts from what the last one left: its model, or its adapter."""
-    jobs: list[Job] = []
-    values = _values(config, column, only)
-    for number, value in enumerate(values, 1):
-        name = "continual" if number == len(values) else f"continual-{number}-{value}"
-        part = _part(config, name, {column: value})
-        if jobs:
-            last = jobs[-1].config
-            if config.adapter is not None or config.model.adapter:
-                part = part.model_copy(update={"model": part.model.model_copy(update={"adapter": last.output_dir})})
-            else:
-                part = part.model_copy(
-                    update={"model": part.model.model_copy(update={"base": last.output_dir, "revision": None})}
-                )
-        jobs.append(Job(name, part, after=jobs[-1].name if jobs else None))
-    return jobs
-
-
-def _values(config: TrainConfig, column: str, only: Sequence[str]) -> list[str]:
-    from chorus.data.manifest import groups
-    from chorus.train.backbones.choose import takes_audio
-    from chorus.train.rows import gather
-
-    rows = gather(config, needs_audio=takes_audio(config), skip_bad=True, allow_leakage=True)
-    found = [v for v in groups([u.row for u in rows.train], column) if v]
-    if not found:
-        known = {k for u in rows.train for k in ("speaker", "domain", "language", *u.row.extra) if u.row.get(k)}
-        raise DataError(f'no training row has the column "{column}"{nearest(column, known)}')
-    for value in only:
-        if value not in found:
-            raise UsageError(f'--only {value}: no training row has {column} "{value}"{nearest(value, found)}')
-    return list(only) or found
-
-
-def _part(config: TrainConfig, name: str, where: Mapping[str, object]) -> TrainConfig:
-    """The configuration of one job: rows of its value, results and logs in a folder of its own."""
-    safe = "".join(c if c.isalnum() or c in "-_." else "_" for c in name).lstrip(".") or "_"
-
-    def narrowed(sources: list[RowSource] | None) -> list[RowSource] | None:
-        return sources and [s.model_copy(update={"where": {**s.where, **where}}) for s in sources]
-
-    data = config.data.model_copy(
-        update={"train": narrowed(config.data.train), "dev": narrowed(config.data.dev), "test": config.data.test}
-    )
-    return config.model_copy(
-        update={
-            "data": data,
-            "output": f"{config.output_dir}/{safe}",
-            "logs": f"{config.logs_dir}/{safe}",
-            "device": config.device.split(":")[0],  # which one of several is the campaign's to say
-        }
-    )
 
 
 def run_jobs(

@@ -139,9 +139,34 @@ def _load(
     return [replace(u, row=replace(u.row, language=u.row.language or language)) for u in utterances]
 
 
+def columns_of(sources: Sequence[RowSource]) -> set[str]:
+    """The columns that a source's rows have values of, beside text and times."""
+    manifests = [read_manifest(s.manifest, columns=s.columns, needs=()) for s in sources if s.manifest]
+    return {k for m in manifests for row in m for k in ("speaker", "domain", "language", *row.extra) if row.get(k)}
+
+
+def spellings(config: TrainConfig, source: RowSource, role: str, column: str) -> dict[str, list[str]]:
+    """A column's values among a source's rows, and how the rows write each for its `where`: empty for a default."""
+    default = {"domain": source.domain, "language": source.language or config.data.language}.get(column, "")
+    if source.dataset:  # whose rows are chosen under the source's own domain and language
+        rows = [u.row for u in _dataset_rows(source, role)]
+    else:
+        rows = _chosen_rows(source, role, TrainingRows([], [], []), ("text",), given=True)[: source.limit]
+    found: dict[str, dict[str, None]] = {}
+    for row in rows:
+        written = row.get(column)
+        found.setdefault(written or default, {})[written] = None
+    return {value: list(ways) for value, ways in found.items() if value}
+
+
 def _manifest_rows(
     source: RowSource, role: str, found: TrainingRows, needs: Sequence[str], *, given: bool
 ) -> list[Row]:
+    rows = _chosen_rows(source, role, found, needs, given=given)
+    return [_named(row, source) for row in rows[: source.limit]]
+
+
+def _chosen_rows(source: RowSource, role: str, found: TrainingRows, needs: Sequence[str], *, given: bool) -> list[Row]:
     assert source.manifest
     manifest = read_manifest(source.manifest, columns=source.columns, needs=needs, audio_dir=source.audio_dir)
     found.know(manifest.source)
@@ -153,13 +178,13 @@ def _manifest_rows(
         rows = [row for row in rows if row.split in SPLIT_NAMES[role]]
     elif not given:
         return []  # a manifest without splits has no dev rows
-    rows = [_named(row, source) for row in select(rows, source.where)]
+    rows = select(rows, source.where)
     if not rows and role == "train":
         asked = f"split {source.split or 'train'}" + "".join(f", {k} {v}" for k, v in source.where.items())
         raise DataError(
             f"{source.manifest}: none of its {len(manifest)} rows is left ({asked})", "check split and where"
         )
-    return rows[: source.limit]
+    return rows
 
 
 def _named(row: Row, source: RowSource) -> Row:
