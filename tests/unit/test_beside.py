@@ -8,8 +8,9 @@ import os
 import pytest
 
 import chorus
-from chorus.checkpoints.beside import beside, what_left
+from chorus.checkpoints.beside import beside, sort_out, what_left
 from chorus.checkpoints.open import open_model
+from chorus.checkpoints.weights import weight_files
 from chorus.errors import ChorusError
 from chorus.merge.planning.planner import plan
 from models import CONFIGS, copy_model, load_all
@@ -31,6 +32,70 @@ LEFT = (
 )  # fmt: skip
 SILENT = (".gitattributes", ".cache/x", "README.md", "config.json", "generation_config.json", "chorus.json",
           "__pycache__/x.pyc", ".git/config", "model.safetensors.index.json")  # fmt: skip
+
+
+# as the hub lists them: what is read, what goes with it, what is left
+LISTINGS = {
+    "openai/whisper-large-v3": (
+        "model.safetensors",
+        "added_tokens.json merges.txt normalizer.json preprocessor_config.json special_tokens_map.json tokenizer.json "
+        "tokenizer_config.json vocab.json",
+        "flax_model.msgpack model.fp32-00001-of-00002.safetensors model.fp32-00002-of-00002.safetensors "
+        "model.safetensors.index.fp32.json pytorch_model.bin pytorch_model.bin.index.fp32.json "
+        "pytorch_model.fp32-00001-of-00002.bin pytorch_model.fp32-00002-of-00002.bin",
+    ),
+    "mistralai/Voxtral-Mini-3B-2507": (
+        "model-00001-of-00002.safetensors model-00002-of-00002.safetensors model.safetensors.index.json",
+        "preprocessor_config.json tekken.json",
+        "consolidated.safetensors params.json",
+    ),
+    "jonatasgrosman/wav2vec2-large-xlsr-53-english": (
+        "model.safetensors",
+        "alphabet.json language_model/attrs.json language_model/lm.binary language_model/unigrams.txt "
+        "preprocessor_config.json special_tokens_map.json vocab.json",
+        "eval.py flax_model.msgpack full_eval.sh log_mozilla-foundation_common_voice_6_0_en_test_predictions.txt "
+        "mozilla-foundation_common_voice_6_0_en_test_eval_results.txt pytorch_model.bin",
+    ),
+    "Qwen/Qwen2.5-Omni-3B": (
+        "model-00001-of-00002.safetensors model-00002-of-00002.safetensors model.safetensors.index.json",
+        "LICENSE added_tokens.json chat_template.json merges.txt preprocessor_config.json special_tokens_map.json "
+        "spk_dict.pt tokenizer.json tokenizer_config.json vocab.json",
+        "",
+    ),
+    "meta-llama/Llama-3.2-1B": (
+        "model.safetensors",
+        "LICENSE.txt USE_POLICY.md special_tokens_map.json tokenizer.json tokenizer_config.json",
+        "original/consolidated.00.pth original/params.json original/tokenizer.model",
+    ),
+    "facebook/seamless-m4t-v2-large": (
+        "model-00001-of-00002.safetensors model-00002-of-00002.safetensors model.safetensors.index.json",
+        "added_tokens.json preprocessor_config.json sentencepiece.bpe.model special_tokens_map.json "
+        "spm_char_lang38_tc.model tokenizer_config.json",
+        "seamlessM4T_v2_large.pt vocoder_v2.pt",
+    ),
+}
+
+
+class Listed:
+    """A repository of which the names alone are known."""
+
+    def __init__(self, read, others):
+        self.read, self.all = read.split(), [*read.split(), *others.split()]
+
+    def names(self):
+        return [name for name in self.all if "/" not in name]
+
+    def has(self, name):
+        return name in self.all
+
+    def json(self, name):
+        return {"weight_map": {name: name for name in self.read if not name.endswith("json")}}
+
+    def odd(self, name):
+        return ""
+
+    def size(self, name):
+        return 10**9 if name in ("seamlessM4T_v2_large.pt", "vocoder_v2.pt") else 300_000
 
 
 def put(place, *names, text="x"):
@@ -59,6 +124,17 @@ def test_what_is_left_is_told_by_its_name():
     assert [name for name in LEFT if not what_left(name)] == []
     assert {name: what_left(name) for name in SILENT} == dict.fromkeys(SILENT, "")
     assert (len(CARRIED), len(LEFT), len(SILENT)) == (20, 31, 9)
+
+
+@pytest.mark.parametrize("repository", LISTINGS)
+def test_repositories_as_the_hub_lists_them(repository, tmp_path):
+    read, carried, left = LISTINGS[repository]
+    files = Listed(read, f"{carried} {left} config.json generation_config.json README.md .gitattributes")
+    assert set(weight_files(files, {}, repository).all_names) == set(read.split())
+    found = sort_out(files.all, files, tmp_path, {})
+    assert set(found.carried) == set(carried.split())
+    named = {name for names in found.left.values() for name in names}
+    assert named >= {name if "/" not in name else f"{name.split('/')[0]}/" for name in left.split()}
 
 
 def test_of_a_directory_all_is_carried_left_and_told_or_nobodys_wish(pair):

@@ -347,7 +347,7 @@ def test_without_an_answer_the_cache_serves(hub, options, monkeypatch):
     def silent(*args, **keys):
         raise ConnectionError("no route")
 
-    monkeypatch.setattr(HfApi, "list_repo_files", silent)
+    monkeypatch.setattr(HfApi, "list_repo_tree", silent)
     for weights in (True, False):
         again = open_model(parse_reference("org/tuned"), OpenOptions(cache_dir=options.cache_dir, weights=weights))
         assert again.directory == first.directory

@@ -28,7 +28,8 @@ FILES = {
     TRAINING: (
         "optimizer*", "scheduler.pt", "scheduler.bin", "scaler.pt", "rng_state*", "random_states*",
         "trainer_state.json", "training_args*", "*_states.pt", "zero_to_fp32.py", "latest", "events.out.*", "*.log",
-        "*_results.json", "generated_predictions*", "curve.png", "*.parquet", "*.arrow",
+        "*results.json", "*results.txt", "log_*", "*_predictions*", "*.parquet", "*.arrow", "*.sh", "eval.py",
+        "train.py", "finetune.py", "run_*.py",
     ),
     EXPORTS: (
         "*.gguf", "*.ggml", "ggml-*", "*.onnx", "*.onnx[._]data*", "*.h5", "*.msgpack", "*.tflite", "*.mlmodel",
@@ -46,8 +47,9 @@ FOLDERS = {
     OTHER: ("data", "dataset", "datasets"),
 }  # fmt: skip
 # Left without a word: written anew, or nobody's wish.
-MADE = ("config.json", "generation_config.json", "chorus.json", "readme*", "model.safetensors.index.json")
+MADE = ("config.json", "generation_config.json", "chorus.json", "curve.png", "readme*", "model.safetensors.index.json")
 HIDDEN = (".*", "__pycache__", "*.pyc", "*.tmp", "*.lock", "*~", "thumbs.db")
+PICKLED, LARGE = (".pt", ".bin", ".pkl", ".npz"), 100_000_000  # bytes
 MOST = 1000  # files of a folder that is carried; more are a data set
 
 
@@ -162,11 +164,16 @@ def _sort(found: Beside, name: str, files: Files, directory: Path) -> None:
     kind = what_left(name)
     # a tokenizer that is no file is refused where it is read: without it the result would not be what is expected
     if kind is None and not (is_tokenizer(name) or is_processor(name)):
-        kind = files.odd(name) or None
+        kind = files.odd(name) or (WEIGHTS if _other_weights(name, files) else None)
     if kind is None:
         found.carried[name] = directory / name
     elif kind:
         found.leave(kind, name)
+
+
+def _other_weights(name: str, files: Files) -> bool:
+    """Whether a file is as large as weights are, in a form that holds them: speakers and the like are small."""
+    return "/" not in name and name.lower().endswith(PICKLED) and files.size(name) > LARGE
 
 
 def _whole_folder(folder: str, inside: list[str], files: Files, config: JsonMap) -> str | None:

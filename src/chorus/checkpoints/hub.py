@@ -16,6 +16,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils._headers import build_hf_headers
 from huggingface_hub.utils._http import get_session
 
@@ -42,7 +43,7 @@ class OnHub:
 
     reference: Reference
     options: OpenOptions
-    listing: frozenset[str]
+    listing: dict[str, int]  # bytes by name
 
     def names(self) -> Collection[str]:
         return sorted(name for name in self.listing if "/" not in name)
@@ -55,6 +56,9 @@ class OnHub:
 
     def odd(self, name: str) -> str:
         return ""  # a repository holds files alone
+
+    def size(self, name: str) -> int:
+        return self.listing[name]
 
     def fetch(self, name: str) -> Path:
         return Path(
@@ -109,12 +113,13 @@ def _listed(reference: Reference, options: OpenOptions) -> OnHub | None:
     if options.offline or constants.HF_HUB_OFFLINE:
         return None
     try:
-        names = HfApi().list_repo_files(reference.path, revision=reference.revision)
+        tree = HfApi().list_repo_tree(reference.path, revision=reference.revision, recursive=True)
+        listing = {entry.path: entry.size for entry in tree if isinstance(entry, RepoFile)}
     except HfHubHTTPError:
         raise  # it answers, and says no
     except Exception:  # no connection, in the words of several libraries: what is in the cache may do
         return None
-    return OnHub(reference, options, frozenset(names))
+    return OnHub(reference, options, listing)
 
 
 def _choose(files: OnHub) -> Picked:

@@ -36,6 +36,9 @@ class Files(Protocol):
     def odd(self, name: str) -> str:
         """Why one of them is not to be passed on, whatever it is called; empty where it is."""
 
+    def size(self, name: str) -> int:
+        """Its bytes."""
+
 
 @dataclass(frozen=True)
 class OnDisk:
@@ -62,6 +65,9 @@ class OnDisk:
         # the hub's cache keeps a snapshot's files as links to blobs beside it
         inside = target.is_relative_to(home) or target.parent == home.parent.parent / "blobs"
         return "" if inside else "links that lead out of the directory"
+
+    def size(self, name: str) -> int:
+        return (self.directory / name).stat().st_size
 
 
 @dataclass(frozen=True)
