@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal, TypedDict
+from typing import Annotated, Literal
+
+from pydantic import ConfigDict, Field, with_config
+from typing_extensions import TypedDict  # pydantic reads typing's own from Python 3.12 on
 
 from chorus.tasks.counts import Unit
 
 Units = Literal["words", "characters", "mixed"]
+Count = Annotated[int, Field(ge=0)]
+Amount = Annotated[float, Field(ge=0)]
+# of a file: each of these keys and no other; true is no number, "1" is none either, nor NaN
+STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 
 
 class IntervalFacts(TypedDict):
@@ -16,53 +23,53 @@ class IntervalFacts(TypedDict):
     low: float | None
     high: float | None
     by: str
-    clusters: int
+    clusters: Count
 
 
 class CountFacts(TypedDict):
     """Edits, summed."""
 
-    hits: int
-    substitutions: int
-    deletions: int
-    insertions: int
+    hits: Count
+    substitutions: Count
+    deletions: Count
+    insertions: Count
 
 
 class Hallucination(TypedDict):
     """What was written that was not said."""
 
-    looping_percent: float
-    words_in_silence: int
-    words_per_silent_minute: float | None
-    length_ratio: float | None
+    looping_percent: Amount
+    words_in_silence: Count
+    words_per_silent_minute: Amount | None
+    length_ratio: Amount | None
 
 
 class Macro(TypedDict):
     """The unweighted mean over groups."""
 
-    error_rate: float | None
+    error_rate: Amount | None
     interval: IntervalFacts
 
 
 class Orthographic(TypedDict):
     """Rates of the texts as written."""
 
-    error_rate: float | None
-    wer: float | None
-    cer: float | None
+    error_rate: Amount | None
+    wer: Amount | None
+    cer: Amount | None
 
 
 class Measures(Macro, Orthographic):
     """Everything that is told of a set of answers."""
 
-    utterances: int
-    seconds: float
-    failed: int
-    cut: int  # at the limit of new tokens, before their end
-    empty_references: int
+    utterances: Count
+    seconds: Amount
+    failed: Count
+    cut: Count  # at the limit of new tokens, before their end
+    empty_references: Count
     unit: Units
-    mer: float | None
-    wil: float | None
+    mer: Amount | None
+    wil: Amount | None
     words: CountFacts
     characters: CountFacts
     hallucination: Hallucination
@@ -93,24 +100,25 @@ class TestSetFacts(TypedDict):
     """On what."""
 
     fingerprint: str
-    utterances: int
-    hours: float
-    left_out: dict[str, int]
+    utterances: Count
+    hours: Amount
+    left_out: dict[str, Count]
 
 
 class Timing(TypedDict):
     """How long decoding took."""
 
-    decode_s: float
-    audio_s: float
-    real_time_factor: float | None
+    decode_s: Amount
+    audio_s: Amount
+    real_time_factor: Amount | None
 
 
+@with_config(ConfigDict(strict=True, extra="allow"))
 class DecodingFacts(TypedDict):
     """How it was decoded, as far as others read it; the rest stands beside it."""
 
     task: str
-    beam: int
+    beam: Annotated[int, Field(ge=1)]
 
 
 class Facts(TypedDict):
@@ -126,10 +134,11 @@ class Facts(TypedDict):
     decoding: DecodingFacts
     versions: dict[str, str]
     test: TestSetFacts
-    conditions: list[str]
+    conditions: Annotated[list[str], Field(min_length=1)]
     timing: Timing
 
 
+@with_config(STRICT)
 class Summary(Facts):
     """summary.json."""
 
@@ -141,3 +150,4 @@ class Summary(Facts):
     by: dict[str, dict[str, Measures]]  # column -> value -> measures
     macro: dict[str, Macro]  # column -> mean over its values
     metrics: dict[str, dict[str, MetricFacts]]  # condition -> the task's own metrics beside the error rate
+    digest: str  # of this and the rows; empty where another tool wrote them

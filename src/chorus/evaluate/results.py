@@ -12,13 +12,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from chorus.checkpoints.sidecar import write_json
 from chorus.checkpoints.writer import explained, write_text
-from chorus.errors import DataError, MissingExtraError
+from chorus.errors import DataError, MissingExtraError, UsageError
+from chorus.evaluate.checked import (
+    AGAIN,
+    check_counts,
+    check_rows,
+    digest_of,
+    document_of,
+    read_rows,
+    read_summary,
+    rows_of,
+)
 from chorus.evaluate.facts import Summary
-from chorus.files import expanded
+from chorus.files import expanded, opened, present
 from chorus.tasks.protocol import Task
 from chorus.tasks.registry import TASKS
 from chorus.tasks.scored import Answer, Scored
@@ -65,33 +75,48 @@ def read_evaluation(directory: str | Path) -> Evaluation:
     path = expanded(directory)
     # shells complete to the file as easily as to its folder
     path = path.parent if path.name == SUMMARY else path
-    if not (path / SUMMARY).exists():
+    if not present(path / SUMMARY):
         unfinished = (path / PARTIAL).exists()
         hint = "give the same `chorus evaluate` again: it goes on" if unfinished else "chorus evaluate MODEL --data ..."
         raise DataError(f"{path}: {'not finished' if unfinished else f'no evaluation (no {SUMMARY})'}", hint)
-    try:
-        summary = json.loads((path / SUMMARY).read_text(encoding="utf-8"))
-        rows = _read_rows(path)
-    except ValueError as error:
-        raise DataError(f"{path}: damaged ({error})", "evaluate again with --overwrite") from None
-    if not isinstance(summary, dict) or summary.get("kind") != "evaluation":
-        raise DataError(f"{path / SUMMARY}: not the summary of an evaluation", "name what `chorus evaluate` wrote")
+    summary = read_summary(path / SUMMARY)
     # never read as well as may be: a number that is counted in another way looks like any other
-    if summary.get("format") != FORMAT:
-        raise DataError(f"{path}: written by another version of Chorus", "evaluate again with --overwrite")
-    return Evaluation(path, cast(Summary, summary), rows)
+    if summary["format"] != FORMAT:
+        raise DataError(f"{path}: written by another version of Chorus", AGAIN)
+    place = path / (PARQUET if present(path / PARQUET) else ROWS)
+    found = Evaluation(path, summary, _parquet_rows(place) if place.suffix == ".parquet" else read_rows(place))
+    _check(found, place)
+    return found
 
 
-def _read_rows(path: Path) -> list[Answer]:
-    if (path / PARQUET).exists():
-        try:
-            import pyarrow.parquet as parquet
-        except ImportError:
-            raise MissingExtraError("audio", f"reading {PARQUET}") from None
-        rows = parquet.read_table(path / PARQUET).to_pylist()
-        # a Parquet column has all rows: what a row did not say comes back as null
-        return [cast(Answer, {k: v for k, v in row.items() if v is not None}) for row in rows]
-    return [json.loads(line) for line in (path / ROWS).read_text(encoding="utf-8").splitlines()]
+def _check(found: Evaluation, place: Path) -> None:
+    """`DataError` where rows and summary are not each other's, or not what was written."""
+    summary, told = found.summary, found.summary["digest"]
+    check_rows(summary, found.rows, place)
+    if told == digest_of(summary, found.rows):
+        return
+    try:
+        check_counts(summary, found.rows, found.scored, found.task, place)
+    except UsageError as error:  # a normaliser or a task that there is not
+        raise DataError(f"{place.parent / SUMMARY}: {error.message}", AGAIN) from None
+    # what is told there could be anything that is not counted again: an interval, a time
+    if told:
+        raise DataError(f"{place.parent}: changed since it was written: rows or summary", AGAIN)
+
+
+def _parquet_rows(path: Path) -> list[Answer]:
+    try:
+        import pyarrow
+        import pyarrow.parquet as parquet
+    except ImportError:
+        raise MissingExtraError("audio", f"reading {PARQUET}") from None
+    try:
+        with opened(path, raises=DataError, what="results of an evaluation") as file:
+            rows = parquet.read_table(file).to_pylist()
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: damaged ({str(error).splitlines()[0]})", AGAIN) from None
+    # a Parquet column has all rows: what a row did not say comes back as null
+    return rows_of([{k: v for k, v in row.items() if v is not None} for row in rows], path)
 
 
 def write_evaluation(
@@ -104,6 +129,9 @@ def write_evaluation(
     ]
     # before anything is deleted: without pyarrow the rows that are there must stay
     table = _table(told) if parquet else None
+    # as it is read back: a number that was whole is a number of seconds all the same
+    plain = document_of(json.loads(json.dumps(summary)), directory / SUMMARY)
+    summary = {**summary, "digest": digest_of(plain, rows_of(told, directory / ROWS))}
     with explained(directory):
         directory.mkdir(parents=True, exist_ok=True)
         # the summary goes first and comes last: a kill in between leaves no old numbers beside new rows

@@ -36,6 +36,7 @@ def summarise(
     conditions = by_column(scored, "condition")
     return {
         **facts,
+        "digest": "",  # put in as it is written
         "normaliser": normaliser,
         "unit": unit,
         "all": measures(clean, task),
