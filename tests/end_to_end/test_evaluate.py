@@ -415,7 +415,7 @@ def test_damaged_results_are_named(heard: Any, tmp_path: Path) -> None:
         read_evaluation(tmp_path)
     (tmp_path / SUMMARY).write_text("{broken")
     (tmp_path / ROWS).write_text("")
-    with pytest.raises(DataError, match="damaged"):
+    with pytest.raises(DataError, match="not readable as JSON"):
         read_evaluation(tmp_path)
     (tmp_path / SUMMARY).write_text('{"kind": "something"}')
     with pytest.raises(DataError, match="not the summary"):

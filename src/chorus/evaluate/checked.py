@@ -19,7 +19,7 @@ from typing_extensions import TypedDict
 
 from chorus.errors import DataError
 from chorus.evaluate.facts import STRICT, Measures, Summary
-from chorus.evaluate.scores import by_column, count_facts, known, unit_of, value_of
+from chorus.evaluate.scores import COLUMNS, by_column, count_facts, known, unit_of, value_of
 from chorus.evaluate.summary import main_rows
 from chorus.files import MAX_LINE, parse_json, read_json, read_lines, shown
 from chorus.identity import fingerprint
@@ -27,6 +27,7 @@ from chorus.settings import dotted
 from chorus.tasks.counts import total
 from chorus.tasks.protocol import Task
 from chorus.tasks.scored import Answer, Scored
+from chorus.transcribe.request import FORMAT
 
 AGAIN = "evaluate again with --overwrite"
 CLOSE = 1e-6  # of rates, which are written to the last digit
@@ -48,6 +49,9 @@ def read_summary(path: Path) -> Summary:
     document = read_json(path, raises=DataError, what="summary of an evaluation")
     if document.get("kind") != "evaluation":
         raise DataError(f"{path}: not the summary of an evaluation", "name what `chorus evaluate` wrote")
+    # never read as well as may be: a number that is counted in another way looks like any other
+    if document.get("format") != FORMAT:
+        raise DataError(f"{path}: written by another version of Chorus", AGAIN)
     return document_of(document, path)
 
 
@@ -63,7 +67,8 @@ def read_rows(path: Path) -> list[Answer]:
     """The lines of results.jsonl, of the right form."""
     found = []
     for number, line in read_lines(path, longest=MAX_ROW, raises=DataError, what="results of an evaluation"):
-        found.append(parse_json(line, f"{path}: line {number}", raises=DataError))
+        if line.strip():
+            found.append(parse_json(line, f"{path}: line {number}", raises=DataError))
     return rows_of(found, path)
 
 
@@ -130,6 +135,7 @@ def _measured(summary: Summary, scored: Sequence[Scored], task: Task) -> Iterato
         for metric in task.metrics[1:] if name in summary["metrics"] else ():
             written = summary["metrics"][name].get(metric.name)
             yield f"metrics.{name}.{metric.name}", known(value_of(part, metric)), written and written["value"]
+    yield "by", True, set(summary["by"]) <= set(COLUMNS)
     for column, groups in summary["by"].items():
         parts = {name or "(none)": part for name, part in by_column(main, column).items()}
         yield f"by.{column}", sorted(parts), sorted(groups)
@@ -140,7 +146,8 @@ def _measured(summary: Summary, scored: Sequence[Scored], task: Task) -> Iterato
 def _of_rows(key: str, rows: Sequence[Scored], told: Measures) -> Iterator[tuple[str, object, object]]:
     words, characters = total(row.words for row in rows), total(row.characters for row in rows)
     found = {
-        "utterances": len(rows), "failed": sum(bool(row.failed) for row in rows), "unit": unit_of(rows),
+        "utterances": len(rows), "failed": sum(bool(row.failed) for row in rows), "cut": sum(row.cut for row in rows),
+        "empty_references": sum(not row.reference for row in rows), "unit": unit_of(rows),
         "words": count_facts(words), "characters": count_facts(characters), "error_rate": known(value_of(rows)),
         "wer": known(words.error_rate), "cer": known(characters.error_rate),
     }  # fmt: skip

@@ -33,7 +33,6 @@ from chorus.tasks.protocol import Task
 from chorus.tasks.registry import TASKS
 from chorus.tasks.scored import Answer, Scored
 from chorus.transcribe.partial import PARTIAL
-from chorus.transcribe.request import FORMAT
 
 if TYPE_CHECKING:
     import pyarrow
@@ -80,9 +79,6 @@ def read_evaluation(directory: str | Path) -> Evaluation:
         hint = "give the same `chorus evaluate` again: it goes on" if unfinished else "chorus evaluate MODEL --data ..."
         raise DataError(f"{path}: {'not finished' if unfinished else f'no evaluation (no {SUMMARY})'}", hint)
     summary = read_summary(path / SUMMARY)
-    # never read as well as may be: a number that is counted in another way looks like any other
-    if summary["format"] != FORMAT:
-        raise DataError(f"{path}: written by another version of Chorus", AGAIN)
     place = path / (PARQUET if present(path / PARQUET) else ROWS)
     found = Evaluation(path, summary, _parquet_rows(place) if place.suffix == ".parquet" else read_rows(place))
     _check(found, place)
