@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +18,13 @@ from typing import Any, BinaryIO, NoReturn
 
 from chorus.checkpoints.dtypes import BY_CODE, itemsize
 from chorus.errors import CheckpointError
-from chorus.files import opened
+from chorus.files import opened, printable, shown
 from chorus.plain import JsonObject
 
 MAX_HEADER_BYTES = 100_000_000  # the limit of the reference implementation
+# without the padding; headers of the largest models stay below 1 MB and 10,000 tensors
+MAX_JSON_BYTES, MAX_TENSORS, MAX_DIMENSIONS, MAX_NAME = 25_000_000, 200_000, 64, 1000
+MAX_NUMBER = 2**63  # as in every other reader: what is larger is no place in a file
 REDOWNLOAD = "download or save the file again; nothing was read from it"
 
 
@@ -74,7 +78,9 @@ def parse_header(read: Callable[[int, int], bytes], file_size: int, where: str) 
         fail(f"the header says it has {length:,} bytes; the limit is {MAX_HEADER_BYTES:,}")
     if 8 + length > file_size:
         fail(f"the header says it has {length:,} bytes, but the file ends after {file_size:,}")
-    raw = read(8, 8 + length)
+    raw = read(8, 8 + length).rstrip(b" ")
+    if len(raw) > MAX_JSON_BYTES:
+        fail(f"the header holds {len(raw):,} bytes of names and numbers; the limit is {MAX_JSON_BYTES:,}")
     try:
         # json keeps the last of two equal keys without a word
         document = json.loads(raw, object_pairs_hook=lambda pairs: _without_duplicates(pairs, fail))
@@ -82,6 +88,8 @@ def parse_header(read: Callable[[int, int], bytes], file_size: int, where: str) 
         fail(f"the header is not JSON ({error})")
     if not isinstance(document, dict):
         fail("the header is not a JSON object")
+    if len(document) > MAX_TENSORS:
+        fail(f"the header names {len(document):,} tensors; the limit is {MAX_TENSORS:,}")
     metadata = document.pop("__metadata__", {})
     data_start = 8 + length
     entries = [_entry(name, fields, data_start, fail) for name, fields in document.items()]
@@ -104,22 +112,27 @@ def parse_header(read: Callable[[int, int], bytes], file_size: int, where: str) 
 def _without_duplicates(pairs: list[tuple[str, Any]], fail: Callable[[str], NoReturn]) -> JsonObject:
     result = dict(pairs)
     if len(result) != len(pairs):
-        names = [name for name, _ in pairs]
-        fail(f"the header names {next(n for n in names if names.count(n) > 1)} twice")
+        counts = Counter(name for name, _ in pairs)
+        fail(f"the header names {shown(next(n for n, count in counts.items() if count > 1))} twice")
     return result
 
 
 def _entry(name: str, fields: Any, data_start: int, fail: Callable[[str], NoReturn]) -> Entry:
+    # names stand in tables and messages, and are keys of the result's header
+    if not name or len(name) > MAX_NAME or printable(name) != name or "\n" in name or "\t" in name:
+        fail(f"{shown(repr(name))} is no name of a tensor (1 to {MAX_NAME} characters, none of them for control)")
     try:
         code, shape, (begin, end) = fields["dtype"], fields["shape"], fields["data_offsets"]
+        if len(shape) > MAX_DIMENSIONS:
+            fail(f"tensor {name} has {len(shape):,} dimensions; the limit is {MAX_DIMENSIONS}")
         # True is an int in Python
-        numbers_ok = all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in (*shape, begin, end))
+        numbers_ok = isinstance(code, str) and all(type(n) is int and 0 <= n < MAX_NUMBER for n in (*shape, begin, end))
     except (KeyError, TypeError, ValueError):
         numbers_ok = False
     if not numbers_ok:
         fail(f"the entry of tensor {name} lacks a proper dtype, shape or data_offsets")
     if code not in BY_CODE:
-        fail(f"tensor {name} has the unknown dtype {code}")
+        fail(f"tensor {name} has the unknown dtype {shown(code)}")
     dtype = BY_CODE[code]
     expected = math.prod(shape) * itemsize(dtype)  # Python's integers do not overflow; elsewhere this is an attack
     if end - begin != expected:
