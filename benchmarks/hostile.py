@@ -39,7 +39,10 @@ def main() -> int:
             slowest = sorted([*slowest, one], key=lambda o: -o.seconds)[:5]
             if one.verdict not in ("clear", "right"):
                 told = one.told.replace(str(place), "")[:600]
-                print(f"## {one.verdict}: {case.kind}, {case.name} ({one.code}, {one.seconds:.1f} s)\n{told}\n", flush=True)
+                print(
+                    f"## {one.verdict}: {case.kind}, {case.name} ({one.code}, {one.seconds:.1f} s)\n{told}\n",
+                    flush=True,
+                )
     print(f"| kind | {' | '.join(VERDICTS)} |\n|---|{'---:|' * len(VERDICTS)}")
     for kind, counts in sorted(found.items()):
         print(f"| {kind} | {' | '.join(str(counts[v] or '') for v in VERDICTS)} |")

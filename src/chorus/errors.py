@@ -6,6 +6,8 @@ import difflib
 from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
+SHOWN, LONGEST = 50, 600  # problems of a recipe in its message, and characters of one
+
 
 class ChorusError(Exception):
     """What happened, in which file, tensor or key; and, as a hint, what to do about it.
@@ -35,10 +37,12 @@ class RecipeError(UsageError):
 
     def __init__(self, problems: Sequence[str], hint: str = "", source: str = "recipe") -> None:
         self.problems = list(problems)
+        told = [p if len(p) <= LONGEST else f"{p[:LONGEST]}..." for p in self.problems[:SHOWN]]
         if len(self.problems) == 1:
-            text = f"{source}: {self.problems[0]}"
+            text = f"{source}: {told[0]}"
         else:
-            text = f"{source}: {len(self.problems)} problems\n" + "\n".join(f"  - {p}" for p in self.problems)
+            told += [f"and {len(self.problems) - SHOWN} more"] if len(self.problems) > SHOWN else []
+            text = f"{source}: {len(self.problems)} problems\n" + "\n".join(f"  - {p}" for p in told)
         super().__init__(text, hint)
 
 

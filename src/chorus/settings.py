@@ -14,6 +14,7 @@ from chorus.errors import RecipeError, nearest
 from chorus.files import expanded
 from chorus.plain import JsonMap, JsonObject
 
+MAX_PROBLEMS = 200  # that are told of one file: the nearest key of each is looked for
 SPELLINGS = {"normalizer": "normaliser"}  # what a key is called elsewhere -> here
 
 
@@ -66,7 +67,8 @@ def validated(model: type[Settings], document: JsonMap, *, source: str, hint: st
 def explain(error: ValidationError, model: type[BaseModel]) -> list[str]:
     """Each problem: where, what, and the nearest known key."""
     problems = []
-    for one in error.errors():
+    found = error.errors(include_input=False, include_url=False)
+    for one in found[:MAX_PROBLEMS]:
         where = dotted(one["loc"])
         if one["type"] == "extra_forbidden":
             known = sorted(keys_at(model, one["loc"][:-1]))
@@ -76,6 +78,8 @@ def explain(error: ValidationError, model: type[BaseModel]) -> list[str]:
         else:
             message = one["msg"].removeprefix("Value error, ")
             problems.append(f"{where}: {message[0].lower()}{message[1:]}")
+    if len(found) > MAX_PROBLEMS:
+        problems.append(f"and {len(found) - MAX_PROBLEMS:,} more")
     return list(dict.fromkeys(problems))  # each alternative of a union complains for itself
 
 

@@ -8,10 +8,12 @@ from hypothesis import strategies as st
 
 from chorus.architectures.roles import Role
 from chorus.merge.method import METHODS
+from chorus.merge.recipes.expressions import takes_long
 from chorus.merge.recipes.parameters import (
     MISSING,
     Site,
     check_parameters,
+    check_selector,
     check_setting,
     convert,
     gradient_position,
@@ -93,7 +95,7 @@ def test_refuses_settings_and_says_why(setting, message):
 def test_reads_values_as_leniently_as_mergekit():
     normalize = METHODS.get("ties").parameters["normalize"]
     assert [convert(normalize, v) for v in ("yes", 0, 1, True, "off")] == [True, False, True, True, False]
-    assert [convert(DENSITY, v) for v in ("0.5", "1e-3", True)] == [0.5, 0.001, 1.0]
+    assert [convert(DENSITY, v) for v in ("0.5", "1e-3", 1)] == [0.5, 0.001, 1.0]
     max_iter = METHODS.get("karcher").parameters["max_iter"]
     assert convert(max_iter, "7") == 7
     with pytest.raises(ValueError, match="whole number"):
@@ -102,6 +104,28 @@ def test_reads_values_as_leniently_as_mergekit():
     assert [convert(rescale, v) for v in (True, False, "expectation")] == ["l1", "none", "expectation"]
     with pytest.raises(ValueError, match="one of l1, expectation, none"):
         convert(rescale, "l2")
+
+
+@pytest.mark.parametrize("value", [True, 1e30, "1e7", "9" * 400, [], {}, "\x1b[2J", float("inf"), 10**400])
+def test_what_is_no_share_is_refused_shortly(value):
+    with pytest.raises(ValueError, match="must be") as caught:
+        convert(DENSITY, value)
+    assert len(str(caught.value)) < 250
+    assert "\x1b" not in str(caught.value)
+
+
+@pytest.mark.parametrize("pattern", ["(.*)*x", "(a+)+$", "((a)+b)*", "(?:a|b*){3,}", "x" * 2000, ".*.*.*.*.*.*x"])
+def test_an_expression_that_could_take_for_ever_is_refused(pattern):
+    assert takes_long(pattern)
+    assert "could take for ever" in check_selector({"name": pattern}, "exclude[0]")[0]
+
+
+@pytest.mark.parametrize(
+    "pattern", ["q_proj", r"layers\.\d+\.(mlp|self_attn)\..*weight$", "(a|b)+", r"[*+]{2}(x[)])*", "(?i)Q"]
+)
+def test_an_expression_that_is_soon_done_is_taken(pattern):
+    assert not takes_long(pattern)
+    assert check_selector({"name": pattern}, "exclude[0]") == []
 
 
 def test_unknown_and_misplaced_parameters_are_refused():

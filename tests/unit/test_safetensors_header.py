@@ -120,3 +120,37 @@ def test_misaligned_tensors_are_read(tmp_path):
     path = file_of(tmp_path, header, b"\x07" + struct.pack("<2f", 1.5, -2.0))
     entries = read_header(path).entries
     assert FileTensor(entries["b"], MappedFile(path)).read().tolist() == [1.5, -2.0]
+
+
+@pytest.mark.parametrize(
+    ("document", "told"),
+    [
+        ({"a": entry(shape=[1] * 3_000_000)}, "3,000,000 dimensions; the limit is 64"),
+        ({"a" * 2000: entry()}, "is no name of a tensor"),
+        ({"": entry()}, "is no name of a tensor"),
+        ({"a\x1b[2J": entry()}, "is no name of a tensor"),
+        ({"a\nb": entry()}, "is no name of a tensor"),
+        ({"a": entry(shape=[10**4000, 10**4000])}, "lacks a proper"),
+        ({"a": entry(dtype=["F32"])}, "lacks a proper"),
+        ({f"a{i}": entry(shape=[0], offsets=(0, 0)) for i in range(200_001)}, "200,001 tensors; the limit is 200,000"),
+    ],
+)
+def test_what_no_model_has_is_refused_with_its_number(tmp_path, document, told):
+    path = file_of(tmp_path, json.dumps(document).encode(), b"\0" * 8)
+    with pytest.raises(CheckpointError) as caught:
+        read_header(path)
+    assert told in caught.value.message
+    assert len(caught.value.message) < 600
+    assert "\x1b" not in caught.value.message
+
+
+def test_a_header_of_names_alone_is_refused_before_it_is_read(tmp_path):
+    raw = b'{"' + b"a" * 30_000_000 + b'": {}}'
+    with pytest.raises(CheckpointError, match="30,000,008 bytes of names and numbers; the limit is 25,000,000"):
+        read_header(file_of(tmp_path, raw, b""))
+
+
+def test_sixty_thousand_equal_names_are_found_at_once(tmp_path):
+    raw = "{" + ", ".join(f'"a{i}": {json.dumps(entry())}' for i in [*range(60_000), 59_999]) + "}"
+    with pytest.raises(CheckpointError, match="names a59999 twice"):
+        read_header(file_of(tmp_path, raw.encode(), b""))

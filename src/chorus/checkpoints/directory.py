@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from chorus.checkpoints.kinds import refuse_other_kinds, refuse_quantised
 from chorus.checkpoints.lazy_tensor import Checkpoint, FileTensor, LazyTensor, MappedFile
 from chorus.checkpoints.model import Model
 from chorus.checkpoints.safetensors_header import Header, read_header
 from chorus.checkpoints.weights import OnDisk, WeightFiles, weight_files
 from chorus.errors import CheckpointError
 from chorus.files import MAX_INDEX, present, read_json
-from chorus.plain import JsonObject
 
 
 def open_directory(directory: Path, label: str, *, allow_pickle: bool = False) -> Model:
@@ -46,7 +46,7 @@ def checkpoint_of(directory: Path, headers: dict[str, Header], label: str) -> Ch
             if entry.name in tensors:
                 raise CheckpointError(f"{directory}: tensor {entry.name} stands in two files", "save the model again")
             # before the tensor is taken: an int8 matrix without its scales would be merged as if it were weights
-            refuse_scaled(entry.name, entry.dtype, label)
+            refuse_other_kinds(entry.name, entry.dtype, entry.shape, label)
             tensors[entry.name] = FileTensor(entry, file)
     return Checkpoint(tensors, label)
 
@@ -60,24 +60,3 @@ def _unkept(directory: Path, chosen: WeightFiles, headers: dict[str, Header]) ->
     if not absent:
         return []
     return [f"{directory / chosen.index}: {len(absent)} tensors are in none of its shards ({min(absent)}, ...)"]
-
-
-def refuse_quantised(config: JsonObject, label: str) -> None:
-    """Quantised weights are not numbers that could be averaged."""
-    quantisation = config.get("quantization_config")
-    if quantisation:
-        kind = quantisation.get("quant_method", "unknown") if isinstance(quantisation, dict) else "unknown"
-        raise CheckpointError(
-            f"{label}: the weights are quantised ({kind})",
-            "merge the unquantised model; or load it with transformers, call dequantize(), and save that",
-        )
-
-
-def refuse_scaled(name: str, dtype: str, label: str) -> None:
-    """The tensor names of bitsandbytes, GPTQ, AWQ and fp8 give a quantised file away even without its config."""
-    suffixes = (".SCB", ".absmax", ".quant_map", ".qweight", ".qzeros", ".weight_scale", ".weight_scale_inv")
-    if name.endswith(suffixes) or ".quant_state." in name or dtype.startswith("float8"):
-        raise CheckpointError(
-            f"{label}: tensor {name} ({dtype}) belongs to a quantised model",
-            "merge the unquantised model; or load it with transformers, call dequantize(), and save that",
-        )

@@ -21,7 +21,8 @@ from huggingface_hub.utils._headers import build_hf_headers
 from huggingface_hub.utils._http import get_session
 
 from chorus.checkpoints.beside import Beside, sort_out
-from chorus.checkpoints.directory import open_directory, refuse_quantised
+from chorus.checkpoints.directory import open_directory
+from chorus.checkpoints.kinds import refuse_quantised
 from chorus.checkpoints.lazy_tensor import Checkpoint, HeaderTensor, LazyTensor
 from chorus.checkpoints.model import Model, OpenOptions
 from chorus.checkpoints.reference import Reference

@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from chorus.architectures.openai_whisper import transformers_config, transformers_name
+from chorus.checkpoints.dtypes import DTYPES
+from chorus.checkpoints.kinds import refuse_other_kinds
 from chorus.checkpoints.lazy_tensor import Checkpoint, MemoryTensor
 from chorus.checkpoints.model import Model, OpenOptions
 from chorus.checkpoints.weights import WeightFiles, refuse_pickle
 from chorus.errors import CheckpointError
-from chorus.files import regular
+from chorus.files import printable, regular, shown
 from chorus.lazy import lazy
 from chorus.plain import JsonObject
 
@@ -37,12 +39,16 @@ def load_pickle(path: Path, allow_pickle: bool) -> object:
 def open_pickles(directory: Path, chosen: WeightFiles, config: JsonObject, label: str, allow_pickle: bool) -> Model:
     """A model directory whose weights are `pytorch_model.bin`, whole or in shards."""
     files = [directory / name for name in chosen.names]
-    tensors = {}
+    tensors: dict[str, MemoryTensor] = {}
     for file in files:
         state = load_pickle(file, allow_pickle)
         # PyTorch Lightning puts the weights one level down, beside the optimiser's
         state = state.get("state_dict", state) if isinstance(state, dict) else state
-        tensors.update(_tensors_of(state, file))
+        for name, tensor in _tensors_of(state, file).items():
+            if name in tensors:
+                raise CheckpointError(f"{directory}: tensor {name} stands in two files", "save the model again")
+            refuse_other_kinds(name, tensor.dtype, tensor.shape, label)
+            tensors[name] = tensor
     _drop_shared(tensors, config)
     paths = {f.name: f for f in files}
     return Model(label, Checkpoint(tensors, label), config, directory, paths=paths, warnings=list(chosen.warnings))
@@ -60,8 +66,13 @@ def open_openai_whisper(path: Path, label: str, allow_pickle: bool) -> Model:
         raise CheckpointError(
             f"{path}: not an openai-whisper checkpoint", "expected the keys dims and model_state_dict"
         )
-    tensors = _tensors_of({transformers_name(k): v for k, v in state["model_state_dict"].items()}, path)
-    config = transformers_config(state["dims"])
+    found = _tensors_of(state["model_state_dict"], path)
+    tensors = {
+        new: MemoryTensor(new, t.value, path) for new, t in ((transformers_name(n), t) for n, t in found.items())
+    }
+    if len(tensors) < len(found):
+        raise CheckpointError(f"{path}: two of its tensors are one in transformers' names", "download it again")
+    config = transformers_config(_dims(state["dims"], path))
     for side in ("encoder", "decoder"):  # the inner width is no dimension of theirs: what is stored tells it
         inner = tensors.get(f"model.{side}.layers.0.fc1.bias")
         if inner is not None:
@@ -69,10 +80,32 @@ def open_openai_whisper(path: Path, label: str, allow_pickle: bool) -> Model:
     return Model(label, Checkpoint(tensors, label), config, None, paths={path.name: path})
 
 
+def _dims(dims: object, path: Path) -> dict[str, int]:
+    """openai-whisper's ten dimensions, each a number of layers, heads or values that there may be."""
+    if not isinstance(dims, dict) or not all(type(dims.get(k)) is int and 0 < dims[k] < 10**6 for k in DIMS):
+        raise CheckpointError(f"{path}: not the dimensions of openai-whisper ({', '.join(DIMS)})", "download it again")
+    return {name: dims[name] for name in DIMS}
+
+
 def _tensors_of(state: object, path: Path) -> dict[str, MemoryTensor]:
     if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
         raise CheckpointError(f"{path}: not a flat map of names to tensors", "save the model's state_dict alone")
+    for name, value in state.items():
+        if not isinstance(name, str) or printable(name) != name:
+            raise CheckpointError(f"{path}: {shown(repr(name))} is no name of a tensor", "save the model again")
+        if fault := _fault(value):
+            raise CheckpointError(f"{path}: tensor {name} is {fault}", "save the model again, with plain tensors")
     return {name: MemoryTensor(name, value, path) for name, value in state.items()}
+
+
+def _fault(value: torch.Tensor) -> str:
+    """What keeps a tensor from being values one after the other; empty where nothing does."""
+    if value.is_meta:
+        return "without values (on the meta device)"
+    if value.is_quantized or value.layout != torch.strided or value.is_nested:
+        return "quantised" if value.is_quantized else "not dense"
+    dtype = str(value.dtype).removeprefix("torch.")
+    return "" if dtype in DTYPES else f"of the type {dtype}, which no safetensors file of a model has"
 
 
 def _drop_shared(tensors: dict[str, MemoryTensor], config: JsonObject) -> None:
@@ -83,6 +116,10 @@ def _drop_shared(tensors: dict[str, MemoryTensor], config: JsonObject) -> None:
     for name in [n for n in tensors if n.endswith(("lm_head.weight", "proj_out.weight"))]:
         if tensors[name].value.data_ptr() in storages:
             del tensors[name]
+
+
+DIMS = ("n_mels", "n_audio_ctx", "n_audio_state", "n_audio_head", "n_audio_layer", "n_vocab", "n_text_ctx",
+        "n_text_state", "n_text_head", "n_text_layer")  # fmt: skip
 
 
 class OpenaiWhisper:

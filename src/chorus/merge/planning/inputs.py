@@ -10,6 +10,7 @@ from chorus.architectures.families import is_whisper
 from chorus.architectures.layouts import layout_of
 from chorus.architectures.roles import Layout
 from chorus.checkpoints.beside import Beside
+from chorus.checkpoints.dtypes import FLOATS
 from chorus.checkpoints.lazy_tensor import Checkpoint, FileTensor, MappedFile
 from chorus.checkpoints.model import Model, OpenOptions
 from chorus.checkpoints.names import respelled
@@ -234,6 +235,13 @@ def _check_shapes(inputs: Inputs, donor: Model, model: Model, options: Options) 
             inputs.problems.append(
                 f"{text}: if the first {min(rows)} tokens are the same, pass --truncate-vocabulary to keep those"
             )
+    kinds = [
+        n for n in donor.checkpoint if n in model.checkpoint
+        and (donor.checkpoint[n].dtype in FLOATS) != (model.checkpoint[n].dtype in FLOATS)
+    ]  # fmt: skip
+    for name in kinds[:5]:
+        mine, theirs = donor.checkpoint[name].dtype, model.checkpoint[name].dtype
+        inputs.problems.append(f"{name} holds {theirs} in {model.label}, {mine} in {donor.label}")
     # five tell what is wrong; another width would list hundreds
     for name in [n for n in different if n not in vocabulary][:5]:
         inputs.problems.append(

@@ -15,7 +15,9 @@ from typing import Final, cast
 
 from chorus.architectures.roles import COMPONENTS, KINDS, Role
 from chorus.errors import nearest
+from chorus.files import shown
 from chorus.merge.method import Method, Parameter, Value
+from chorus.merge.recipes.expressions import takes_long
 from chorus.merge.recipes.inner import inner_names, known_parameters, refused
 
 
@@ -24,6 +26,7 @@ class Missing:
 
 
 MISSING: Final = Missing()
+LARGEST = 1e6  # of any number: a weight of 1e30 is a slip, and a model of noughts or infinities
 ROLE_KEYS = ("component", "kind", "layers", "name")
 
 
@@ -89,12 +92,10 @@ def as_number(value: object) -> float | None:
     # an int to Python, but a gradient of truths steps from one to the next
     if isinstance(value, bool):
         return None
-    if isinstance(value, int | float):
-        return float(value)
-    if isinstance(value, str):
+    if isinstance(value, int | float | str):
         try:
             return float(value)
-        except ValueError:
+        except (ValueError, OverflowError):  # no number, or one of hundreds of digits
             return None
     return None
 
@@ -138,7 +139,7 @@ def layer_ranges(value: object) -> list[tuple[int, int]]:
     """
     listed = _listed(value)
     found = [tuple(_listed(one)) for one in (listed if listed and isinstance(listed[0], Sequence) else [listed])]
-    if not all(len(one) == 2 and all(isinstance(n, int) for n in one) for one in found):
+    if not all(len(one) == 2 and all(type(n) is int for n in one) for one in found):
         raise ValueError("[first, after the last) or a list of such")
     return cast(list[tuple[int, int]], found)
 
@@ -184,9 +185,9 @@ def check_selector(selector: object, where: str) -> list[str]:
     problems = [f"{where}.{k}: unknown key{nearest(str(k), ROLE_KEYS)}" for k in selector if k not in ROLE_KEYS]
     for key, known in (("component", COMPONENTS), ("kind", KINDS)):
         wanted = selector.get(key, [])
-        for value in [wanted] if isinstance(wanted, str) else wanted:
+        for value in _listed(wanted):
             if value not in known:
-                problems.append(f'{where}.{key}: unknown {key} "{value}"{nearest(str(value), known)}')
+                problems.append(f'{where}.{key}: unknown {key} "{shown(value)}"{nearest(shown(value), known)}')
     layers = selector.get("layers")
     if layers is not None:
         try:
@@ -195,8 +196,9 @@ def check_selector(selector: object, where: str) -> list[str]:
             problems.append(f"{where}.layers: {error}")
     if "name" in selector:
         try:
-            re.compile(str(selector["name"]))
-        except re.error as error:
+            if takes_long(str(selector["name"])):
+                problems.append(f"{where}.name: repetitions within repetitions, or too many: it could take for ever")
+        except (re.error, RecursionError, OverflowError) as error:
             problems.append(f"{where}.name: not a regular expression ({error})")
     return problems
 
@@ -218,11 +220,15 @@ def convert(parameter: Parameter, value: object) -> Value:
     if parameter.choices:
         return _as_choice(parameter, value)
     if parameter.type is str:
+        if not isinstance(value, str | int | float) or len(str(value)) > 1000:
+            raise ValueError(f"must be a text, got {shown(repr(value))}")
         return str(value)
-    # a truth is a number to pydantic, and "1e-3" a text to YAML 1.1
-    number = 1.0 if value is True else 0.0 if value is False else as_number(value)
+    # "1e-3" is a text to YAML 1.1; `density: true` is a slip, which pydantic would take for 1
+    number = as_number(value)
     if number is None or not math.isfinite(number):
-        raise ValueError(f"must be a {'whole ' if parameter.type is int else ''}number, got {value!r}")
+        raise ValueError(f"must be a {'whole ' if parameter.type is int else ''}number, got {shown(repr(value))}")
+    if abs(number) > LARGEST:
+        raise ValueError(f"must be at most {LARGEST:g}, got {shown(repr(value))}")
     if parameter.between and number not in parameter.between:
         raise ValueError(f"must lie in {parameter.between}, got {value!r}")
     if parameter.type is int:
@@ -239,14 +245,14 @@ def _as_bool(value: object) -> bool:
         return True
     if text in ("false", "no", "off", "0", "0.0", "n", "f"):
         return False
-    raise ValueError(f"must be true or false, got {value!r}")
+    raise ValueError(f"must be true or false, got {shown(repr(value))}")
 
 
 def _as_choice(parameter: Parameter, value: object) -> str:
     if isinstance(value, bool) and "l1" in parameter.choices:  # mergekit's rescale
         return "l1" if value else "none"
-    if value not in parameter.choices:
-        raise ValueError(f"must be one of {', '.join(parameter.choices)}, got {value!r}")
+    if not isinstance(value, str) or value not in parameter.choices:
+        raise ValueError(f"must be one of {', '.join(parameter.choices)}, got {shown(repr(value))}")
     return str(value)
 
 

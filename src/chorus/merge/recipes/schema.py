@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 
 from pydantic import Field
 
 from chorus.errors import RecipeError
+from chorus.files import printable, shown
 from chorus.settings import Strict, validated
 
+LIMITS = {"models": 1000, "outputs": 200, "modules": 100, "slices": 2000, "sources of slices": 10_000}
+MAX_NAME = 200  # bytes of an output's name
 LATER = {
     "chat_template": "chat templates are copied from the donor; building one comes with a later version",
     "tokenizer": "building a tokenizer comes with a later version; write tokenizer_source: base",
@@ -101,7 +105,9 @@ def _reserved(document: Mapping[str, object]) -> list[str]:
 
 
 def _structure(recipe: Recipe) -> list[str]:
-    problems = []
+    problems = _too_many(recipe)
+    if problems:
+        return problems
     forms = [name for name in ("models", "slices", "modules") if getattr(recipe, name)]
     if len(forms) != 1:
         found = " and ".join(forms) or "none"
@@ -122,9 +128,21 @@ def _structure(recipe: Recipe) -> list[str]:
             problems.append(f"slices[{i}]: all sources of a slice must have the same number of layers")
         if not part.sources:
             problems.append(f"slices[{i}]: no sources")
-    names = [o.name for o in recipe.outputs or []]
-    for name in names:
-        if names.count(name) > 1 or not name or name.startswith(".") or "/" in name or "\\" in name:
-            problems.append(f"outputs: {name!r} must be a directory's name of its own")
+    for name, count in Counter(o.name for o in recipe.outputs or []).items():
+        odd = not name or name.startswith(".") or "/" in name or "\\" in name or printable(name) != name
+        if count > 1 or odd or len(name.encode("utf-8", "replace")) > MAX_NAME:
+            problems.append(f"outputs: {shown(repr(name))} must be a directory's name of its own")
             break
     return problems
+
+
+def _too_many(recipe: Recipe) -> list[str]:
+    """Parts that are more than anybody means: each is planned, tensor by tensor."""
+    parts: list[Recipe | Module] = [recipe, *(recipe.modules or {}).values()]
+    models = sum(len(one.models or []) for one in parts)
+    slices = [part for one in parts for part in one.slices or []]
+    counts = {
+        "models": models, "outputs": len(recipe.outputs or []), "modules": len(recipe.modules or {}),
+        "slices": len(slices), "sources of slices": sum(len(one.sources) for one in slices),
+    }  # fmt: skip
+    return [f"{n:,} {what}; the limit is {LIMITS[what]:,}" for what, n in counts.items() if n > LIMITS[what]]
