@@ -126,5 +126,11 @@ def test_stacked_layers_count_otherwise(qwen):
 def test_heads_that_one_config_leaves_out_are_derived():
     a = {"hidden_size": 32, "num_attention_heads": 4}
     assert not apart({**a, "head_dim": 8, "num_key_value_heads": 4}, a, stacked=False).structure
+    assert not apart(
+        {**a, "head_dim": None, "num_key_value_heads": None}, {**a, "head_dim": 8}, stacked=False
+    ).structure
+    assert list(apart({**a, "head_dim": None}, {**a, "head_dim": 16}, stacked=False).structure) == ["head_dim"]
+    gemma = apart({"hidden_activation": None}, {"hidden_activation": "gelu_pytorch_tanh"}, stacked=False)
+    assert (gemma.structure, list(gemma.other)) == ({}, ["hidden_activation"])
     assert list(apart({**a, "head_dim": 16}, a, stacked=False).structure) == ["head_dim"]
     assert list(apart(a, {**a, "num_key_value_heads": 2}, stacked=False).structure) == ["num_key_value_heads"]

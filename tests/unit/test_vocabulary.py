@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chorus.checkpoints.vocabulary import Vocabulary, difference, same_files, vocabulary_of
+from chorus.checkpoints.vocabulary import RESERVED, Vocabulary, difference, same_files, vocabulary_of
 from sounds import BASE
 
 WORDS = {"a": 0, "b": 1, "ab": 2}
@@ -118,6 +118,22 @@ def test_ids_are_moved_renamed_or_lacking():
     assert difference(mine, theirs, 1).moved == [(0, "a", "b")]
     nothing = difference(mine, Vocabulary("tekken", theirs.tokens), 9)
     assert nothing.moved + nothing.renamed + nothing.lacking == []
+
+
+def test_reserved_rows_may_be_numbered_anew():
+    """Llama 3 and 3.1: two reserved tokens got a use, the others moved up."""
+    name = "<|reserved_special_token_{}|>".format
+    three = Vocabulary("pieces", {0: "a", **{i: name(i - 1) for i in range(1, 6)}})
+    newer = Vocabulary(
+        "pieces", {0: "a", 1: "<|finetune_right_pad_id|>", 2: "<|eom_id|>", **{i: name(i - 3) for i in (3, 4, 5)}}
+    )
+    found = difference(three, newer, 6)
+    assert found.moved == []
+    assert len(found.renamed) == 5
+    for text in ("<unused7>", "[control_8]", "<|placeholder1|>", "<extra_id_3>", "<|reserved_0|>"):
+        assert RESERVED.search(text)
+    assert not RESERVED.search("<|im_end|>")
+    assert not RESERVED.search("extra")
 
 
 def test_equal_files_are_not_parsed(tmp_path):

@@ -5,22 +5,30 @@ The result has the donor's config. Weights that were trained under another one f
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
+from fnmatch import translate
+from itertools import islice
 
 from chorus.checkpoints.model import Model
 from chorus.plain import JsonMap
 
+
+def _any_of(*patterns: str) -> re.Pattern[str]:
+    # one expression for all: somebody's config may have ten thousand keys
+    return re.compile("|".join(map(translate, patterns)))
+
+
 # Refused: the same numbers in the same places would be cut, or bent, another way.
-STRUCTURE = (
+STRUCTURE = _any_of(
     "*attention_heads", "*kv_heads", "num_key_value_heads", "n_head", "n_heads", "num_heads", "head_dim", "*_head_dim",
     "*activation_function", "*_act", "*act_fn", "hidden_activation", "feat_extract_activation", "conv_stride",
     "conv_kernel", "do_stable_layer_norm", "feat_extract_norm", "position_embedding_type", "parallel_attn",
     "use_parallel_residual", "scale_embedding", "multi_query", "alibi", "normalize_before", "encoder_layer_norm_type",
 )  # fmt: skip
 # Not told: what a training, a saving or a decoding sets, what the shapes show, and what is compared elsewhere.
-HARMLESS = (
+HARMLESS = _any_of(
     "_*", "architectures", "auto_map", "dtype", "torch_dtype", "model_type", "transformers_version", "*_version",
     "use_cache", "*drop*", "gradient_checkpointing", "*init_*", "*initializer*", "init_std", "*loss*", "mask_*",
     "apply_spec_augment", "output_*", "return_dict*", "use_return_dict", "torchscript", "pruned_heads", "problem_type",
@@ -37,6 +45,7 @@ SMOOTH = ("gelu", "gelu_new", "gelu_fast", "gelu_python", "gelu_pytorch_tanh", "
 ROPE, THETA = "rotary positions", 10_000.0  # what a config means that names no base
 MAPS = ("id2label", "label2id")
 WHOLE = (*MAPS, "rope_scaling", "rope_parameters", "quantization_config")  # no configs of a part
+SHOWN = 8  # differences of a model; more are another model
 DEPTH = 6  # of configs within configs; real ones have three
 
 
@@ -56,9 +65,10 @@ def check_configs(donor: Model, model: Model, *, stacked: bool) -> tuple[list[st
     problems = [
         f"{model.label} has {key} {_short(theirs)} in its config, {donor.label} {_short(mine)}: their weights are of "
         "the same shapes, but for different arithmetic"
-        for key, (theirs, mine) in found.structure.items()
+        for key, (theirs, mine) in islice(found.structure.items(), SHOWN)
     ]
     told = [f"{key} {_short(theirs)}, not {_short(mine)}" for key, (theirs, mine) in found.other.items()]
+    told = [*told[:SHOWN], f"{len(told) - SHOWN} more keys otherwise"] if len(told) > SHOWN else told
     if not told:
         return problems, []
     return problems, [f"the config of {model.label} has {'; '.join(told)} as in the result, from {donor.label}"]
@@ -70,11 +80,13 @@ def apart(theirs: JsonMap, mine: JsonMap, *, stacked: bool) -> Apart:
     for path, one, other in _sections(theirs, mine):
         for key in sorted({*one} & {*other}, key=str):
             values = one[key], other[key]
-            if values[0] == values[1] or (isinstance(values[0], dict) and key not in MAPS) or _matches(key, HARMLESS):
+            if values[0] == values[1] or (isinstance(values[0], dict) and key not in MAPS) or HARMLESS.match(key):
                 continue
             if stacked and any(isinstance(value, list) for value in values):  # one element a layer, it may be
                 continue
-            where = found.structure if _matches(key, STRUCTURE) and not _alike(*values) else found.other
+            if key in DERIVED:  # below, whether they are written or not
+                continue
+            where = found.structure if STRUCTURE.match(key) and not _alike(*values) else found.other
             where[f"{path}{key}"] = values
         _compare_rope(found, path, one, other)
         for key, values in _derived(one, other).items():
@@ -95,14 +107,9 @@ def _sections(theirs: JsonMap, mine: JsonMap, path: str = "") -> Iterator[tuple[
 
 
 def _derived(one: JsonMap, other: JsonMap) -> dict[str, tuple[object, object]]:
-    """Heads that one of two configs does not write, as transformers derives them."""
-    found: dict[str, tuple[object, object]] = {}
-    for key, derive in (("num_key_value_heads", _kv_heads), ("head_dim", _head_dim)):
-        if (key in one) != (key in other):
-            values = derive(one), derive(other)
-            if None not in values:
-                found[key] = values
-    return found
+    """Numbers of heads that a config may leave to transformers, where both have or imply one."""
+    found = {key: (derive(one), derive(other)) for key, derive in DERIVED.items() if key in one or key in other}
+    return {key: values for key, values in found.items() if None not in values}
 
 
 def _kv_heads(config: JsonMap) -> object:
@@ -113,6 +120,9 @@ def _head_dim(config: JsonMap) -> object:
     size, heads = config.get("hidden_size"), config.get("num_attention_heads")
     derived = size // heads if isinstance(size, int) and isinstance(heads, int) and heads > 0 else None
     return config.get("head_dim") or derived
+
+
+DERIVED = {"num_key_value_heads": _kv_heads, "head_dim": _head_dim}
 
 
 def _compare_rope(found: Apart, path: str, one: JsonMap, other: JsonMap) -> None:
@@ -145,12 +155,8 @@ def _rope(config: JsonMap) -> dict[str, object] | None:
 
 
 def _alike(one: object, other: object) -> bool:
-    """Two names of one activation, or of two that give all but the same values."""
-    return (one in SMOOTH and other in SMOOTH) or {str(one), str(other)} == {"silu", "swish"}
-
-
-def _matches(key: str, patterns: tuple[str, ...]) -> bool:
-    return any(fnmatchcase(str(key), pattern) for pattern in patterns)
+    """Two names of one activation, or of two that give all but the same values; None stands for an unknown default."""
+    return None in (one, other) or (one in SMOOTH and other in SMOOTH) or {str(one), str(other)} == {"silu", "swish"}
 
 
 def _short(value: object) -> str:

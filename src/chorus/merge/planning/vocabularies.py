@@ -56,7 +56,10 @@ def _compare(inputs: Inputs, chosen: int, i: int, both: tuple[Vocabulary, Vocabu
             f"{_shown(found.moved, model.label, donor.label)}"
         )
         if together:
-            inputs.problems.append(f"{text}; rows of different words would be merged: take models of one tokenizer")
+            inputs.problems.append(
+                f"{text}; rows of different words would be merged: "
+                "take models of one tokenizer, or exclude embeddings and lm_head"
+            )
         else:
             inputs.warnings.append(text)
     _tell_names(inputs, donor.label, model.label, found)
