@@ -385,7 +385,7 @@ def test_domains_without_dev_rows_are_named(tmp_path: Path) -> None:
     manifest = rows_for(tmp_path)
     rows = [r for r in read_manifest(manifest).rows if not (r.speaker == "nicolas" and r.split == "dev")]
     write_manifest(rows, manifest)
-    with pytest.raises(DataError, match="nicolas: no dev rows"):
+    with pytest.raises(RecipeError, match="nicolas: no dev rows"):
         experiment(settings(tmp_path, manifest))
 
 

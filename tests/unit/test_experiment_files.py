@@ -8,6 +8,7 @@ import pytest
 
 from chorus.data.manifest import Row, write_manifest
 from chorus.errors import DataError, RecipeError
+from chorus.experiment.inputs import check_inputs
 from chorus.experiment.load import load_experiment
 from chorus.experiment.places import base_of, recipe_path, reference_of, template
 from chorus.experiment.rows import dev_set, dev_sources, groups_of, held_out_set, rows_of, source_of, write_divided
@@ -18,7 +19,7 @@ from chorus.experiment.trainings import base_job, jobs_of
 from chorus.search.grids import Setting
 from chorus.search.recipes import recipe_of
 from chorus.search.selection import Chosen
-from sounds import corpus
+from sounds import BASE, corpus
 
 
 def told(**more: object) -> dict[str, object]:
@@ -221,3 +222,49 @@ def test_speech_is_spoken_once_for_a_recipe(tmp_path: Path, monkeypatch: pytest.
         speak(str(recipe), tmp_path / "synth", notes.append)
     assert spoken == [str(recipe)] * 2
     assert notes == [f"speaking {recipe}"] * 2
+
+
+# ---- the files and the base that it names ----
+
+
+def wrong(**given: object) -> list[str]:
+    try:
+        check_inputs(load_experiment(told(**given)))
+    except RecipeError as error:
+        return error.problems
+    return []
+
+
+def test_domains_base_and_languages_are_held_against_the_manifest(tmp_path: Path) -> None:
+    rows = [
+        Row(f"{domain}{split}.wav", "x", language, domain=domain, split=split)
+        for domain, language in (("red", "pt-BR"), ("blue", "Portuguese")) for split in ("train", "dev", "test")
+    ]  # fmt: skip
+    manifest = str(write_manifest([*rows, Row("g.wav", "x", "xx", domain="green", split="train")], tmp_path / "m.csv"))
+    here = {"data": {"manifest": manifest}, "base": str(BASE)}
+    assert wrong(**here, domains=["red", "blue"]) == []
+    assert wrong(**here, domains=["red", "bleu"]) == [
+        f'domains.bleu: no {split} rows (domain bleu; did you mean "blue"?)' for split in ("train", "dev", "test")
+    ]
+    assert wrong(**here, domains=["red", "green"]) == [
+        "domains.green: no dev rows", "domains.green: no test rows",
+        f"base.model: {BASE}: its tokenizer does not know the languages of rows: xx",
+    ]  # fmt: skip
+    assert wrong(**{**here, "base": f"{tmp_path}/none"}, domains=["red", "blue"]) == [
+        f"base.model: {tmp_path}/none: no such directory"
+    ]
+    assert wrong(**{**here, "base": "org/model"}, domains=["red", "blue"]) == []
+    (tmp_path / "bad.csv").write_text("path,text\na.wav,one,two\n")
+    assert wrong(**here, domains={"red": {"where": {"domain": "red"}}, "b": {"manifest": f"{tmp_path}/bad.csv"}}) == [
+        f"domains.b: {tmp_path}/bad.csv: line 2: 3 fields, the header has 2 (a text with a comma stands in quotes)"
+    ]
+
+
+def test_rows_without_a_language_are_told_before_a_training(tmp_path: Path) -> None:
+    rows = [Row(f"{d}{s}.wav", "x", domain=d, split=s) for d in "xy" for s in ("train", "dev", "test")]
+    manifest = str(write_manifest(rows, tmp_path / "m.csv"))
+    assert wrong(base=str(BASE), data={"manifest": manifest}) == [
+        "data.language: rows name no language, and the base needs one"
+    ]
+    assert wrong(base=str(BASE), data={"manifest": manifest, "language": "sv-SE"}) == []
+    assert wrong(base=str(BASE), data={"manifest": f"{tmp_path}/later.csv"}) == []

@@ -48,7 +48,9 @@ def command(
     experiment = experiment.model_copy(update={k: v for k, v in more.items() if v is not None})
     if dry_run:
         from chorus.experiment.cost import describe
+        from chorus.experiment.inputs import check_inputs
 
+        check_inputs(experiment)
         click.echo("\n".join(describe(experiment)))
         return
     if redraw:

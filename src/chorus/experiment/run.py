@@ -14,6 +14,7 @@ from chorus.checkpoints.sidecar import write_json
 from chorus.checkpoints.writer import explained, write_text
 from chorus.data.manifest import write_manifest
 from chorus.evaluate.results import Evaluation
+from chorus.experiment.inputs import check_inputs
 from chorus.experiment.load import load_experiment
 from chorus.experiment.places import BASE, JOINT, SELECTION, recipe_path, reference_of, template
 from chorus.experiment.progress import Steps
@@ -93,6 +94,7 @@ class _Runner:
             speak(experiment.data.synth, self.out / "synth", self.note)
         if experiment.data.split:
             write_divided(experiment)
+        check_inputs(experiment)
         refuse_overlap(experiment)
 
     def _train(self) -> None:

@@ -1,0 +1,100 @@
+"""What is wrong with an experiment's base and rows, as far as they are there: told before the first training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from chorus.checkpoints.reference import looks_local
+from chorus.data.manifest import Row, select
+from chorus.data.split import SPLIT_NAMES
+from chorus.errors import ChorusError, RecipeError, nearest
+from chorus.experiment.rows import manifest_of, read_rows, rows_of
+from chorus.experiment.schema import DomainRows, Experiment
+from chorus.files import expanded, present
+from chorus.models.languages import language_code
+
+SHOWN = 5  # languages in a message
+
+
+def check_inputs(experiment: Experiment) -> None:
+    """`RecipeError` with all that a training or a test would fail on; hub ids and later files pass."""
+    problems = [*_of_base(experiment), *_of_rows(experiment)]
+    if problems:
+        raise RecipeError(problems, "mend the file, or the manifests that it names", experiment.name)
+
+
+def _of_base(experiment: Experiment) -> Iterator[str]:
+    model = experiment.base.model
+    if looks_local(model) and not expanded(model).is_dir():
+        yield f"base.model: {model}: no such directory"
+
+
+def _of_rows(experiment: Experiment) -> Iterator[str]:
+    """Domains and test sets without rows, and languages that the base cannot write."""
+    groups: list[tuple[str, Mapping[str, DomainRows]]] = [
+        ("domains", experiment.domains), ("tests.out-of-domain", experiment.tests.out_of_domain),
+        ("tests.other-language", experiment.tests.other_language),
+    ]  # fmt: skip
+    found: list[Row] = []
+    for group, domains in groups:
+        for name, domain in domains.items():
+            splits = ("train", "dev", "test") if group == "domains" else ("test",)
+            for split in splits:
+                own = {"dev": domain.dev, "test": domain.test}.get(split)
+                if not _is_there(experiment, own or manifest_of(experiment, domain)):
+                    continue
+                try:
+                    rows = _rows(experiment, name, domain, split)
+                except ChorusError as error:
+                    yield f"{group}.{name}: {error.message}"
+                    break
+                found += rows
+                if not rows:
+                    yield f"{group}.{name}: no {split} rows{_instead(experiment, domain)}"
+    yield from _of_languages(experiment, found)
+
+
+def _is_there(experiment: Experiment, manifest: str) -> bool:
+    """Whether a manifest may be read now; what the run itself writes, or somebody will, is read later."""
+    made_later = experiment.data.split is not None and experiment.data.manifest is not None
+    return present(expanded(manifest)) or (made_later and present(expanded(experiment.data.manifest or "")))
+
+
+def _rows(experiment: Experiment, name: str, domain: DomainRows, split: str) -> list[Row]:
+    if split != "train":
+        return rows_of(experiment, name, domain, split)
+    every = read_rows(experiment, domain)
+    rows = select(every, domain.where)
+    return [r for r in rows if r.split in SPLIT_NAMES["train"]] if any(r.split for r in every) else rows
+
+
+def _instead(experiment: Experiment, domain: DomainRows) -> str:
+    """The values that a manifest has, where a domain is one value of one column."""
+    if len(domain.where) != 1:
+        return ""
+    ((column, value),) = domain.where.items()
+    known = {row.get(column) for row in read_rows(experiment, domain)} - {""}
+    return "" if str(value) in known else f" ({column} {value}{nearest(str(value), known)})"
+
+
+def _of_languages(experiment: Experiment, rows: list[Row]) -> Iterator[str]:
+    """Languages of rows that a base on disk has no token for."""
+    from chorus.models.loading import limits_of
+
+    base = experiment.base.model
+    if not Path(base).is_dir():
+        return
+    try:
+        known = limits_of(base).languages
+    except ChorusError as error:
+        yield f"base.model: {error.message}"
+        return
+    default = experiment.data.language
+    spoken = dict.fromkeys(row.language or default for row in rows) if known else {}
+    unknown = [language for language in spoken if language_code(language) not in known]
+    if "" in unknown:
+        yield "data.language: rows name no language, and the base needs one"
+    if any(unknown):
+        named = ", ".join([language for language in unknown if language][:SHOWN])
+        yield f"base.model: {base}: its tokenizer does not know the languages of rows: {named}"
