@@ -40,6 +40,10 @@ PREFERRED = (
 )  # fmt: skip
 
 
+class UnknownClassError(ValueError):
+    """No class of transformers is meant by a config."""
+
+
 def architecture(config: JsonMap) -> str:
     """The class that the config names first; its model type's usual one where it names none, or a wrapper."""
     written = config.get("architectures")
@@ -59,7 +63,7 @@ def read_config(config: JsonMap) -> PretrainedConfig:
         cls = getattr(transformers, architecture(config), None)
         kind = getattr(cls, "config_class", None)
         if kind is None:
-            raise ValueError(unknown(config))
+            raise UnknownClassError(unknown(config))
         return kind.from_dict(plain)
     with tempfile.TemporaryDirectory() as folder:  # AutoConfig mends older configs only as it reads a file
         (Path(folder) / "config.json").write_text(json.dumps(plain), encoding="utf-8")

@@ -6,7 +6,8 @@ import functools
 import json
 from collections.abc import Iterable
 
-from chorus.architectures.classes import WITHOUT_STRUCTURE
+from chorus.architectures.by_names import layout_by_names
+from chorus.architectures.classes import WITHOUT_STRUCTURE, UnknownClassError
 from chorus.architectures.families import FAMILIES
 from chorus.architectures.family_inventories import family_inventory
 from chorus.architectures.inventory import Inventory
@@ -32,6 +33,18 @@ def _layout(plain: str, names: tuple[str, ...]) -> Layout:
     from chorus.architectures.general import general_layout  # imports torch and transformers
 
     return general_layout(config, list(names))
+
+
+def layout_and_doubt(config: JsonMap, names: Iterable[str]) -> tuple[Layout, str]:
+    """The layout of a model, by its names alone where nobody knows its class; and then what that means, else ""."""
+    names = list(names)
+    try:
+        return layout_of(config, names), ""
+    except UnknownClassError as error:
+        return layout_by_names(names), (
+            f"{error}. Its tensors' names are compared with the other models' alone, and not with what it must have; "
+            "settings by component or kind hold for none of them"
+        )
 
 
 def has_rule(config: JsonMap) -> bool:

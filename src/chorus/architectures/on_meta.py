@@ -7,7 +7,14 @@ import json
 from collections.abc import Collection
 from typing import TYPE_CHECKING
 
-from chorus.architectures.classes import WITHOUT_STRUCTURE, classes_of, named_class, read_config, unknown
+from chorus.architectures.classes import (
+    WITHOUT_STRUCTURE,
+    UnknownClassError,
+    classes_of,
+    named_class,
+    read_config,
+    unknown,
+)
 from chorus.plain import JsonMap
 
 if TYPE_CHECKING:
@@ -33,7 +40,7 @@ def _built(plain: str, names: frozenset[str]) -> PreTrainedModel:
         settings = read_config(config)
     except Exception as error:  # a config that its class refuses can raise anything
         if cls is None:
-            raise ValueError(unknown(config)) from error
+            raise UnknownClassError(unknown(config)) from error
         raise ValueError(f"transformers cannot build {cls.__name__} from its config ({error})") from error
     if cls is not None:
         return _build(cls, settings)
@@ -89,5 +96,5 @@ def _best(settings: PretrainedConfig, names: frozenset[str], config: JsonMap) ->
         if not faults:
             break
     if best is None:
-        raise ValueError(unknown(config))
+        raise UnknownClassError(unknown(config))
     return best[1]

@@ -1,5 +1,5 @@
 """One list of names for each model, that of its architecture: wrappers taken off, what is ignored left out, the rest
-told; and a model in the spelling of another.
+told.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from chorus.architectures.inventory import UNMERGED, Inventory, Review
 from chorus.architectures.layouts import inventory_of, other_class
 from chorus.checkpoints.lazy_tensor import Checkpoint, LazyTensor
 from chorus.checkpoints.model import Model
-from chorus.checkpoints.regrouped import regroup
 from chorus.errors import CheckpointError
 from chorus.plain import JsonObject
 
@@ -40,7 +39,7 @@ def named(model: Model) -> Model:
         warnings.append(_left_out(model, inventory, review))
     _refuse(model, inventory, review)
     if review.ignored:
-        warnings.append(f"{model.label}: {_some(review.ignored)} left out, which transformers ignores")
+        warnings.append(f"{model.label}: {some(review.ignored)} left out, which transformers ignores")
     own = set(review.names.values())
     return replace(
         model,
@@ -63,8 +62,13 @@ def _unwrapped(model: Model, inventory: Inventory) -> dict[str, LazyTensor]:
     def foreign(names: Iterable[str]) -> bool:
         return any(inventory.place(name) is None and not inventory.passes_over(name) for name in names)
 
+    def doubled(names: Iterable[str]) -> bool:
+        return all(name.startswith(f"{name.partition('.')[0]}." * 2) for name in names)
+
     stripped = tensors
-    while foreign(stripped):  # `module.`, `model.`, `base_model.model.`: whatever it is called, it stands before all
+    # `module.`, `model.`, `base_model.model.`: whatever it is called, it stands before all. Lightning's `model.model.`
+    # loads as it is, but nobody else would know it
+    while foreign(stripped) or doubled(stripped):
         first = {name.partition(".")[0] for name in stripped}
         if len(first) != 1 or not all("." in name for name in stripped):
             return tensors
@@ -84,17 +88,18 @@ def _left_out(model: Model, inventory: Inventory, review: Review) -> str:
     unmerged = [name for name in review.foreign if UNMERGED.search(name)]
     if unmerged:
         raise CheckpointError(
-            f"{model.label}: an unmerged adapter in the model file: {_some(unmerged)}",
+            f"{model.label}: an unmerged adapter in the model file: {some(unmerged)}",
             "merge it with PEFT's merge_and_unload and save the model; or save the adapter and name it on its base",
         )
-    other = other_class(model.config, review.foreign)
+    every = [*review.names, *review.foreign]
+    other = other_class(model.config, every) or other_class(model.config, review.foreign)
     if other is None:
         raise CheckpointError(
-            f"{model.label}: {_some(review.foreign)}: {inventory.architecture} has no tensor of that name",
+            f"{model.label}: {some(review.foreign)}: {inventory.architecture} has no tensor of that name",
             "the file is of another model than its config.json, or of another class: then write the model as "
             "{model: ..., override_architecture: CLASS}",
         )
-    return f"{model.label}: {_some(review.foreign)} left out: of {other}, not of {inventory.architecture}"
+    return f"{model.label}: {some(review.foreign)} left out: of {other}, not of {inventory.architecture}"
 
 
 def _refuse(model: Model, inventory: Inventory, review: Review) -> None:
@@ -103,8 +108,13 @@ def _refuse(model: Model, inventory: Inventory, review: Review) -> None:
         raise CheckpointError(f"{model.label}: {first} and {second} are one tensor under two names", "save it again")
     if review.missing:
         raise CheckpointError(
-            f"{model.label}: lacks {_some(review.missing)}, which {inventory.architecture} has by its config.json",
-            "the file is not whole, or its config.json is another model's; save or download it again",
+            f"{model.label}: lacks {some(review.missing)}, which {inventory.architecture} has by its config.json",
+            "the file is not whole, or its config.json is another model's; save or download it again"
+            + (
+                "; where the head is the embedding, its config.json must say tie_word_embeddings: true"
+                if all(name.startswith(("lm_head.", "proj_out.")) for name in review.missing)
+                else ""
+            ),
         )
     if review.misshapen:
         name, shape, wanted = review.misshapen[0]
@@ -124,41 +134,7 @@ def _with_class(config: JsonObject, inventory: Inventory) -> JsonObject:
     return {**config, "architectures": [inventory.architecture]}
 
 
-def respelled(model: Model, like: Model) -> Model:
-    """The model with its tensors under the names that another's file has for them."""
-    if not model.spelling or not like.spelling:  # of an architecture that nobody knows
-        return model
-    tensors = dict(model.checkpoint.items())
-    names = dict(model.spelling)
-    other_form = {own for own in names if own not in like.spelling}
-    if other_form:
-        inventory = inventory_of(model.config, model.checkpoint)
-        for group in inventory.groups:
-            regroup(group, names, tensors, set(like.spelling), inventory)
-    spelling = {own: like.spelling.get(own) or _by_analogy(own, like.spelling) for own in names}
-    if spelling == model.spelling:
-        return model
-    renamed = {spelling[own]: tensors.pop(name) for own, name in names.items()}
-    # what is left was put there by an adapter, under the name that it has in its base
-    return replace(model, checkpoint=Checkpoint(renamed | tensors, model.label), spelling=spelling)
-
-
-def _by_analogy(own: str, spelling: Mapping[str, str]) -> str:
-    """How a file would spell a tensor that it lacks (a further layer, a head): as it spells the nearest that it has."""
-    pattern = _numberless(own)
-    for known, name in spelling.items():
-        if _numberless(known) == pattern:
-            numbers = re.findall(r"\.(\d+)(?=\.)", own)
-            if len(re.findall(r"\.(\d+)(?=\.)", name)) == len(numbers):
-                left = iter(numbers)
-                return re.sub(r"\.(\d+)(?=\.)", lambda _: f".{next(left)}", name)
-    return own
-
-
-def _numberless(name: str) -> str:
-    return re.sub(r"\.\d+(?=\.)", ".#", name)
-
-
-def _some(names: Sequence[str]) -> str:
+def some(names: Sequence[str]) -> str:
+    """The first of several names, and how many more there are."""
     shown = ", ".join(names[:SHOWN])
     return shown + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")

@@ -16,8 +16,8 @@ from chorus.checkpoints.dtypes import FLOATS
 from chorus.checkpoints.lazy_tensor import LazyTensor
 from chorus.checkpoints.lineage import lineage_of
 from chorus.checkpoints.model import Model, OpenOptions
-from chorus.checkpoints.names import respelled
 from chorus.checkpoints.open import Source, open_model
+from chorus.checkpoints.spelling import completed, respelled
 from chorus.errors import CheckpointError, UsageError
 from chorus.lazy import lazy
 from chorus.plain import JsonObject
@@ -107,7 +107,7 @@ def open_pair(model: Source, base: Source, options: OpenOptions | None = None) -
         raise CheckpointError(
             f"{opened.label} is a {mine or '?'}, its base {origin.label} a {theirs or '?'}", "name the model's own base"
         )
-    opened = respelled(opened, origin)
+    opened = completed(respelled(opened, origin), origin)
     missing = sorted(set(origin.checkpoint) - set(opened.checkpoint))
     layout = layout_of(origin.config, origin.checkpoint)
     # one of the two may store the tied head and the other not: save_pretrained drops it, trainers' own files keep it

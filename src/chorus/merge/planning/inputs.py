@@ -7,16 +7,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from chorus.architectures.families import is_whisper
-from chorus.architectures.layouts import layout_of
+from chorus.architectures.layouts import layout_and_doubt
 from chorus.architectures.roles import Layout
 from chorus.checkpoints.beside import Beside
 from chorus.checkpoints.dtypes import FLOATS
 from chorus.checkpoints.lazy_tensor import Checkpoint, FileTensor, MappedFile
 from chorus.checkpoints.model import Model, OpenOptions
-from chorus.checkpoints.names import respelled
 from chorus.checkpoints.open import open_model
 from chorus.checkpoints.reference import Reference, parse_reference
 from chorus.checkpoints.safetensors_header import read_header
+from chorus.checkpoints.spelling import completed, respelled
 from chorus.errors import CheckpointError, ChorusError, nearest
 from chorus.files import expanded
 from chorus.merge.method import Method
@@ -110,13 +110,14 @@ def _spell_alike(inputs: Inputs) -> None:
     donor = inputs.models[inputs.donor]
     for i, model in enumerate(inputs.models):
         try:
-            like = respelled(model, donor) if model.architecture == donor.architecture else model
+            like = completed(respelled(model, donor), donor) if model.architecture == donor.architecture else model
         except ChorusError as error:
             inputs.problems.append(f"{model.label}: {error}")
             continue
         if like is not model:
             inputs.models[i] = like
-            inputs.layouts[i] = layout_of(like.config, like.checkpoint)
+            inputs.layouts[i], _ = layout_and_doubt(like.config, like.checkpoint)
+            inputs.warnings += like.warnings[len(model.warnings) :]
 
 
 def open_auxiliary(inputs: Inputs, recipe: Recipe, methods: Sequence[Method]) -> None:
@@ -166,7 +167,7 @@ def _add_base(inputs: Inputs, value: object, where: str) -> None:
 def _open(inputs: Inputs, reference: Reference, options: OpenOptions) -> None:
     try:
         model = open_model(reference, options)
-        layout = layout_of(model.config, model.checkpoint)
+        layout, doubt = layout_and_doubt(model.config, model.checkpoint)
     except ChorusError as error:
         inputs.problems.append(str(error))
         return
@@ -176,7 +177,7 @@ def _open(inputs: Inputs, reference: Reference, options: OpenOptions) -> None:
         return
     inputs.models.append(model)
     inputs.layouts.append(layout)
-    inputs.warnings += model.warnings
+    inputs.warnings += [*model.warnings, *([f"{model.label}: {doubt}"] if doubt else [])]
 
 
 def check_inputs(inputs: Inputs, options: Options, *, stacked: bool = False) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from chorus.architectures.layouts import inventory_of
 from chorus.checkpoints.model import Model
+from chorus.checkpoints.names import some
 from chorus.merge.arithmetic.tensor_plan import TensorPlan
 from chorus.plain import JsonMap
 
@@ -23,18 +24,13 @@ def check_result(config: JsonMap, tensors: Mapping[str, TensorPlan], donor: Mode
     problems = []
     if review.missing:
         problems.append(
-            f"the result would lack {_some(review.missing)}, which its config.json calls for: layers of another kind "
+            f"the result would lack {some(review.missing)}, which its config.json calls for: layers of another kind "
             "stand where these belong, or a setting of the config does not follow the layers"
         )
     if review.foreign:
         problems.append(
-            f"the result's config.json would not call for {_some(review.foreign)}: whoever loads it drops them"
+            f"the result's config.json would not call for {some(review.foreign)}: whoever loads it drops them"
         )
     for name, shape, wanted in review.misshapen[:3]:
         problems.append(f"{name} would have the shape {list(shape)}, by the result's config.json it is {list(wanted)}")
     return problems
-
-
-def _some(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:3])
-    return shown + (f" and {len(names) - 3} more" if len(names) > 3 else "")

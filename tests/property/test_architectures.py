@@ -1,0 +1,103 @@
+"""What is merged or stacked, of whatever architecture, loads as its models do: no name missing, none too much."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import chorus
+from architectures import ARCHITECTURES, loading_faults, make_pair
+from chorus.architectures.layouts import inventory_of, layout_of
+from chorus.errors import PlanError
+from models import load_all, write_model
+
+# stages of a pyramid have their own widths: no further one fits behind the last
+NO_STACK = {"swin": "would not call for", "convnext": "no key that counts the layers"}
+PERIODS = {"jamba": 2, "granite_speech": 2}  # kinds of layers take turns, by their numbers
+
+
+@pytest.fixture
+def pair(kind: str, tmp_path: Path) -> tuple[Path, Path]:
+    return make_pair(kind, tmp_path)
+
+
+def halves(*places: Path) -> dict[str, Any]:
+    return {"merge_method": "linear", "models": [{"model": str(p), "parameters": {"weight": 0.5}} for p in places]}
+
+
+def config_of(place: Path) -> dict[str, Any]:
+    return dict(json.loads((place / "config.json").read_text()))
+
+
+def test_there_are_fifty_and_more():
+    assert len(ARCHITECTURES) >= 80
+    assert len({name for name, _ in ARCHITECTURES.values()}) == len(ARCHITECTURES)
+
+
+@pytest.mark.parametrize("kind", ARCHITECTURES)
+def test_a_merge_loads_as_its_models_do(kind, pair, tmp_path):
+    a, b = pair
+    assert loading_faults(kind, a) == {}
+    chorus.merge(halves(a, b), tmp_path / "out")
+    assert loading_faults(kind, tmp_path / "out") == {}
+    assert set(load_all(tmp_path / "out")) == set(load_all(a))
+
+
+@pytest.mark.parametrize("kind", ARCHITECTURES)
+def test_the_module_trees_names_are_the_files(kind, pair, tmp_path):
+    a, b = pair
+    expected = chorus.plan(halves(a, b)).model().checkpoint
+    found = chorus.plan(halves(a, tmp_path / "tree")).model().checkpoint
+    assert set(found) == set(expected)
+    assert all(torch.equal(found[name].read(), expected[name].read()) for name in expected)
+    turned = chorus.plan(halves(tmp_path / "tree", a))  # the first model's spelling is the one that is written
+    assert set(turned) == set(load_all(tmp_path / "tree"))
+
+
+@pytest.mark.parametrize("kind", ARCHITECTURES)
+def test_each_stack_takes_a_further_layer(kind, pair, tmp_path):
+    a, b = pair
+    layout = layout_of(config_of(a), list(load_all(a)))
+    assert layout.stacks
+    for number, stack in enumerate(layout.stacks):
+        more = PERIODS.get(kind, 1)
+        slices = [(a, [0, stack.count]), (b, [max(0, stack.count - more), stack.count])]
+        stacked = {"slices": [{"sources": [{"model": str(m), "layer_range": r}]} for m, r in slices]}
+        whole = {s.module: {"models": [{"model": str(a)}]} for s in layout.stacks}
+        recipe = stacked if len(layout.stacks) == 1 else {"modules": {**whole, stack.module: stacked}}
+        if kind in NO_STACK:
+            with pytest.raises(PlanError, match=NO_STACK[kind]):
+                chorus.plan({"merge_method": "passthrough", **recipe})
+            continue
+        out = tmp_path / f"out-{number}"
+        chorus.merge({"merge_method": "passthrough", **recipe}, out)
+        assert loading_faults(kind, out) == {}
+        tensors, theirs = load_all(out), load_all(b)
+        last = f"{stack.prefix}{stack.count - 1}."
+        added = f"{stack.prefix}{stack.count + min(more, stack.count) - 1}."
+        copied = [name for name in theirs if name.startswith(last)]
+        assert copied
+        assert all(torch.equal(tensors[name.replace(last, added)], theirs[name]) for name in copied)
+
+
+@pytest.mark.parametrize("kind", ARCHITECTURES)
+def test_a_tensor_that_is_dropped_prefixed_or_renamed(kind, pair, tmp_path):
+    a, b = pair
+    tensors, config = load_all(b), config_of(b)
+    inventory = inventory_of(config, tensors)
+    assert set(tensors) <= set(inventory.shapes)
+    assert {n: tuple(t.shape) for n, t in tensors.items()} == {n: inventory.shapes[n] for n in tensors}
+    name = next(n for n in sorted(tensors) if not inventory.may_lack(n))
+    wrapped = write_model(tmp_path / "wrapped", {f"_orig_mod.{n}": t for n, t in tensors.items()}, config)
+    assert set(chorus.plan(halves(a, wrapped))) == set(load_all(a))
+    without = {n: t for n, t in tensors.items() if n != name}
+    bad = write_model(tmp_path / "dropped", without, config)
+    with pytest.raises(PlanError, match=f"dropped: lacks {name}"):
+        chorus.plan(halves(bad))
+    bad = write_model(tmp_path / "renamed", {**without, "nobody.weight": tensors[name]}, config)
+    with pytest.raises(PlanError, match=r"renamed: nobody\.weight"):
+        chorus.plan(halves(bad))
