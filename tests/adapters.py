@@ -52,8 +52,18 @@ def recipe_of(method: str, base: Path, adapters: list[Path], *, weight: bool = T
     }
 
 
+def untie(model: Any) -> Any:
+    """A model whose tied tensors are copies: PEFT merges what two modules have into the one tensor that they share."""
+    for name, source in model.all_tied_weights_keys.items():
+        module, _, last = name.rpartition(".")
+        setattr(model.get_submodule(module), last, torch.nn.Parameter(model.get_parameter(source).detach().clone()))
+    model.all_tied_weights_keys = {}
+    model.config.tie_word_embeddings = False
+    return model
+
+
 def loaded_by_peft(kind: str, base: Path, adapter: Path) -> dict[str, torch.Tensor]:
-    """The base with an adapter on it, loaded and merged by PEFT."""
+    """The base with an adapter on it, loaded and merged by PEFT; under a head of its own where the base ties it."""
     import transformers
     from peft import PeftModel
 
@@ -63,7 +73,7 @@ def loaded_by_peft(kind: str, base: Path, adapter: Path) -> dict[str, torch.Tens
         for word in ("missing", "unexpected", "mismatch"):  # of keys, of which PEFT only warns
             warnings.filterwarnings("error", message=f"(?s).*{word}")
         model = getattr(transformers, CLASSES[kind]).from_pretrained(base, dtype=torch.float32)
-        return PeftModel.from_pretrained(model, adapter).merge_and_unload().state_dict()
+        return PeftModel.from_pretrained(untie(model), adapter).merge_and_unload().state_dict()
 
 
 def worst_error(
@@ -71,6 +81,7 @@ def worst_error(
 ) -> float:
     """The largest relative error of a tensor's delta; tensors that do not change must not change."""
     worst, changed = 0.0, 0
+    base = {"lm_head.weight": base.get("model.embed_tokens.weight"), **base}  # where an adapter unties it
     for name, value in wanted.items():
         size = float((value - base[name]).norm())
         error = float((found[name].float() - value).norm())

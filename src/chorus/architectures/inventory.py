@@ -72,6 +72,8 @@ class Inventory:
             for here, there in ((group.wholes, group.parts), (group.parts, group.wholes)):
                 if present.issuperset(here):
                     present.update(there)
+        # the copy alone holds the values too: transformers ties its source to it
+        present.update(source for copy, source in self.tied.items() if copy in present)
         found.missing = [n for n in self.shapes if n not in present and not self.may_lack(n)]
         for own, name in found.names.items():
             wanted = self.shapes.get(own, self.others.get(own))

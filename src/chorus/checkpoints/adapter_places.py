@@ -6,12 +6,12 @@ import math
 from collections.abc import Iterator
 from dataclasses import replace
 
-from chorus.architectures.layouts import layout_of
 from chorus.checkpoints.adapted import AdaptedTensor, Factors, ShiftedTensor
 from chorus.checkpoints.adapter import LoraAdapter
 from chorus.checkpoints.adapter_names import canonical
 from chorus.checkpoints.lazy_tensor import Checkpoint, LazyTensor
 from chorus.checkpoints.model import Model
+from chorus.checkpoints.ties import tied_again, untied_for
 from chorus.errors import CheckpointError
 
 # GPT-2 and its like store linear maps [in, out], in modules of these names
@@ -20,8 +20,28 @@ CONV1D_MODULES = ("c_attn", "c_proj", "c_fc", "q_attn")
 
 
 def apply_adapter(base: Model, adapter: LoraAdapter, label: str) -> Model:
-    """The base with the adapter on it. Any adapter tensor that finds no place is an error."""
-    return _Placing(base, adapter, label).model()
+    """The base with the adapter on it. Any adapter tensor that finds no place is an error.
+
+    An embedding or a head that the adapter changes is untied from the other, as PEFT's forward has it.
+    """
+    changed = {canonical(name) for name in _targets(adapter)}
+    # tied tensors stand outside the numbered layers: for most adapters nothing need be known of them
+    if all(any(part.isdigit() for part in name.split(".")) for name in changed):
+        return _Placing(base, adapter, label).model()
+    untied, copies = untied_for(base, lambda name: canonical(name) in changed)
+    model = _Placing(untied, adapter, label).model()
+    if adapter.config.get("ensure_weight_tying"):  # PEFT's word that both have the adapter, though one may be saved
+        tensors = dict(model.checkpoint.items())
+        for name, source in copies.items():
+            tensors[name] = tensors[source] = tensors[source if canonical(source) in changed else name]
+        model = replace(model, checkpoint=Checkpoint(tensors, label))
+    return tied_again(model, base, copies)
+
+
+def _targets(adapter: LoraAdapter) -> list[str]:
+    """The tensors that an adapter changes or replaces, by its own names."""
+    biases = [f"{module}.bias" for module, factors in adapter.low_rank.items() if factors.bias is not None]
+    return [*adapter.replaced, *(f"{module}.weight" for module in adapter.low_rank), *biases]
 
 
 class _Placing:
@@ -34,8 +54,6 @@ class _Placing:
         self.tensors: dict[str, LazyTensor] = dict(base.checkpoint.items())
         self.taken: dict[tuple[str, bool], str] = {}  # (place, whether of factors) -> what stands there
         self.homeless: list[str] = []
-        self.heads: dict[str, str] | None = None
-        self.untied = False
 
     def model(self) -> Model:
         for name, tensor in self.adapter.replaced.items():
@@ -53,14 +71,11 @@ class _Placing:
                 self.tensors[target] = ShiftedTensor(self.tensors[target], factors.bias, factors.scale)
         self._refuse_homeless()
         self._refuse_missing()
-        config = {**self.base.config, "tie_word_embeddings": False} if self.untied else self.base.config
-        return replace(self.base, label=self.label, config=config, checkpoint=Checkpoint(self.tensors, self.label))
+        return replace(self.base, label=self.label, checkpoint=Checkpoint(self.tensors, self.label))
 
     def _place(self, name: str, *, factors: bool = False) -> str | None:
         # as it stands first: what `canonical` leaves out may be all that tells two tensors apart
         found = [name] if name in self.tensors else self.places.get(canonical(name), [])
-        if not found and (head := self._own_head(name)):
-            found = [head]
         if len(found) != 1:  # two places are as bad as none
             self.homeless.append(name)
             return None
@@ -71,20 +86,6 @@ class _Placing:
                 "save the adapter again, each module once",
             )
         return found[0]
-
-    def _own_head(self, name: str) -> str | None:
-        """A head that the base has from its embedding: with an adapter on it, it is a tensor of its own."""
-        if self.heads is None:
-            try:
-                self.heads = dict(layout_of(self.base.config, self.base.checkpoint).tied)
-            except ValueError:  # an architecture that nobody knows has no tied tensors either
-                self.heads = {}
-        for head, source in self.heads.items():
-            if canonical(head) == canonical(name) and source in self.base.checkpoint:
-                self.tensors[head] = self.base.checkpoint[source]
-                self.untied = True
-                return head
-        return None
 
     def _is_transposed(self, module: str) -> bool:
         """Whether a module's weight is stored [in, out], by its class: PEFT mends the config's word by that."""

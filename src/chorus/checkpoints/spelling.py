@@ -28,7 +28,7 @@ def respelled(model: Model, like: Model) -> Model:
         inventory = inventory_of(model.config, model.checkpoint)
         for group in inventory.groups:
             regroup(group, names, tensors, set(like.spelling), inventory)
-    spelling = {own: like.spelling.get(own) or _by_analogy(own, like.spelling) for own in names}
+    spelling = {own: spelled(own, like.spelling) for own in names}
     if spelling == model.spelling:
         return model
     renamed = {spelling[own]: tensors.pop(name) for own, name in names.items()}
@@ -64,8 +64,10 @@ def completed(model: Model, like: Model) -> Model:
     )
 
 
-def _by_analogy(own: str, spelling: Mapping[str, str]) -> str:
-    """How a file would spell a tensor that it lacks (a further layer, a head): as it spells the nearest that it has."""
+def spelled(own: str, spelling: Mapping[str, str]) -> str:
+    """How a file spells a tensor, or would if it had it (a further layer, a head): as the nearest that it has."""
+    if own in spelling:
+        return spelling[own]
     pattern = _numberless(own)
     for known, name in spelling.items():
         if _numberless(known) == pattern:

@@ -1,7 +1,7 @@
 """A task vector on disk: a fine-tune's differences to its base, and a model with them added.
 
 DIR/task_vector.safetensors   one float tensor a parameter, theta - theta_0
-DIR/chorus.json               what it was taken from
+DIR/chorus.json               what it was taken from; `tied`: the copies that have another tensor's difference
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from chorus.checkpoints.adapter_names import canonical
 from chorus.checkpoints.lazy_tensor import Checkpoint, FileTensor, LazyTensor, MappedFile
 from chorus.checkpoints.model import Model, stacked_paths
 from chorus.checkpoints.safetensors_header import read_header
+from chorus.checkpoints.ties import untied_for
 from chorus.errors import CheckpointError
+from chorus.files import read_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,9 +34,11 @@ def open_task_vector(directory: Path) -> dict[str, LazyTensor]:
 
 def apply_task_vector(base: Model, directory: Path, label: str) -> Model:
     """The base with a task vector added. Every difference must find its tensor, of the same shape."""
+    differences = open_task_vector(directory)
+    base = _tied_as(base, directory, differences)
     places = {canonical(name): name for name in base.checkpoint}  # another version of transformers may have named them
     tensors: dict[str, LazyTensor] = dict(base.checkpoint.items())
-    for name, difference in open_task_vector(directory).items():
+    for name, difference in differences.items():
         target = name if name in base.checkpoint else places.get(canonical(name))
         if target is None:
             raise CheckpointError(f"{label}: {base.label} has no tensor {name}", "apply it to a model like its base")
@@ -48,6 +52,19 @@ def apply_task_vector(base: Model, directory: Path, label: str) -> Model:
     model = replace(base, label=label, checkpoint=Checkpoint(tensors, label))
     model.adapter_paths = stacked_paths(base, directory, (TASK_VECTOR,))
     return model
+
+
+def _tied_as(base: Model, directory: Path, differences: dict[str, LazyTensor]) -> Model:
+    """The base with tied copies of its own where the differences are; copies that it has get their sources' ones."""
+    facts = directory / "chorus.json"
+    tied = read_json(facts).get("tied") if facts.exists() else None
+    for name, source in tied.items() if isinstance(tied, dict) else ():
+        if name in base.checkpoint and source in differences:
+            differences.setdefault(name, differences[source])
+    # a source unties its copies as well, unless the vector says that they go with it, or says nothing
+    alone = {name for name in differences if isinstance(tied, dict) and name not in tied.values()}
+    changed = {canonical(name) for name in {*alone, *(set(differences) - set(base.checkpoint))}}
+    return untied_for(base, lambda name: canonical(name) in changed)[0] if changed else base
 
 
 class ShiftedByFile:

@@ -7,17 +7,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from chorus.architectures.roles import Role
 from chorus.checkpoints.adapter_report import AdapterResult, ModuleReport, notes
 from chorus.checkpoints.adapter_writer import AdapterWriter, Layout, matrix_modules
-from chorus.checkpoints.lazy_tensor import LazyTensor
 from chorus.checkpoints.model import OpenOptions
 from chorus.checkpoints.open import Source
 from chorus.checkpoints.output_place import refuse_input
 from chorus.checkpoints.sidecar import write_json
 from chorus.checkpoints.writer import appearing_whole, write_text
 from chorus.errors import CheckpointError
-from chorus.extract.pair import Pair, Selection, change, difference, open_pair
+from chorus.extract.pair import Counterparts, Pair, Selection, change, difference, open_pair
 from chorus.lazy import lazy
 from chorus.linalg.lapack import one_blas_thread
 from chorus.linalg.low_rank import LowRank, norm
@@ -35,7 +33,6 @@ if TYPE_CHECKING:
 else:
     torch = lazy("torch")
 
-Job = tuple[LazyTensor, LazyTensor, Role]
 DEFAULT_RANK = 32
 NOT_DECOMPOSED = ("norm", "bias", "position", "statistics")
 TRANSPOSED = ("gpt2", "gpt_bigcode", "imagegpt", "decision_transformer")  # their linear weights are [in, out]
@@ -100,16 +97,17 @@ class _Extraction:
         jobs: int | None,
         progress: Progress,
     ) -> AdapterResult:
-        matrices: list[Job] = []
-        vectors: list[Job] = []
+        matrices: list[Counterparts] = []
+        vectors: list[Counterparts] = []
         for job in self.pair.tensors(selection):
-            shape, role = job[1].shape, job[2]
+            shape, role = job.shape, job.role
             # a depthwise convolution [channels, 1, k] is no matrix between channels: factors would save nothing
             dense = len(shape) > 1 and min(shape[:2]) > 1 and role.kind not in NOT_DECOMPOSED
             embedding = role.component in ("embeddings", "lm_head") or role.kind == "embedding"
             (matrices if dense and (embeddings or not embedding) else vectors).append(job)
+        matrices += self.pair.copies(matrices)
         # the largest first, or one thread is left alone with it at the end
-        matrices.sort(key=lambda job: -job[1].shape[0] * job[1].shape[1])
+        matrices.sort(key=lambda job: -job.shape[0] * job.shape[1])
         modules = self._decompose(matrices, threads(jobs), progress)
         for job in vectors:
             self._vector(job, save_vectors)
@@ -118,12 +116,13 @@ class _Extraction:
         base_name = self.pair.base.label
         self.writer.finish(base=base_name, task_type=peft_task(self.pair.base.config), every_module=every)
         result = AdapterResult(directory, [], modules, sorted(self.writer.saved), sorted(self.dropped))
-        result.parameters = sum(m.rank * sum(_matrix(self.pair.base.checkpoint[m.tensor].shape)) for m in modules)
+        shapes = {job.name: job.shape for job in matrices}
+        result.parameters = sum(m.rank * sum(_matrix(shapes[m.tensor])) for m in modules)
         result.warnings = notes(result)
         self._write_side_files(result, selection)
         return result
 
-    def _decompose(self, matrices: list[Job], jobs: int, progress: Progress) -> list[ModuleReport]:
+    def _decompose(self, matrices: list[Counterparts], jobs: int, progress: Progress) -> list[ModuleReport]:
         total, done = sum(_bytes(job) for job in matrices), 0
         before = torch.get_num_threads()
         torch.set_num_threads(1)
@@ -135,8 +134,8 @@ class _Extraction:
                 # a budget needs all spectra before the first rank: every matrix is decomposed twice, as vectors would
                 # not fit memory
                 if self.rule.budget is not None:
-                    spectra = dict(zip((j[1].name for j in matrices), pool.map(self._spectrum, matrices), strict=True))
-                    self.ranks = self.rule.ranks(spectra, {j[1].name: _matrix(j[1].shape) for j in matrices})
+                    spectra = dict(zip((j.name for j in matrices), pool.map(self._spectrum, matrices), strict=True))
+                    self.ranks = self.rule.ranks(spectra, {j.name: _matrix(j.shape) for j in matrices})
                 for job, report in zip(matrices, pool.map(self._module, matrices), strict=True):
                     done += _bytes(job)
                     progress(done, total)
@@ -145,42 +144,41 @@ class _Extraction:
             torch.set_num_threads(before)
         return sorted(reports, key=lambda r: r.tensor)  # the order must not tell which was largest
 
-    def _spectrum(self, job: Job) -> list[float]:
+    def _spectrum(self, job: Counterparts) -> list[float]:
         """All singular values of one difference, for the budget."""
         with torch.inference_mode():
             found = singular_triplets(self._difference(job), lambda values: 0)
             assert found.spectrum is not None
             return [float(v) for v in found.spectrum]
 
-    def _difference(self, job: Job) -> Delta:
-        delta = difference(job[0], job[1], self.pair.model.label)
+    def _difference(self, job: Counterparts) -> Delta:
+        delta = difference(job, self.pair.model.label)
         return delta.matrix() if isinstance(delta, LowRank) else delta.reshape(_matrix(delta.shape))
 
-    def _module(self, job: Job) -> ModuleReport:
-        tensor, role = job[1], job[2]
+    def _module(self, job: Counterparts) -> ModuleReport:
         # in every thread anew: the mode belongs to the thread that enters it
         with torch.inference_mode():
             torch.set_num_threads(1)
             delta = self._difference(job)
             squares = norm(delta) ** 2 if isinstance(delta, LowRank) else float(delta.double().square().sum())
-            found = self._cut(delta, tensor.name)
+            found = self._cut(delta, job.name)
             if not found.rank:
-                return ModuleReport(tensor.name, 0, 1.0 if not squares else 0.0, "svd")
+                return ModuleReport(job.name, 0, 1.0 if not squares else 0.0, "svd")
             # even factors keep float16 out of trouble: all of S in one of them may over- or underflow
             root = found.values.sqrt() if self.distribute else torch.ones_like(found.values)
-            layout: Layout = "embedding" if role.kind == "embedding" else "linear"
-            if len(tensor.shape) > 2:
+            layout: Layout = "embedding" if job.role.kind == "embedding" else "linear"
+            if len(job.shape) > 2:
                 layout = "convolution"
             self.writer.add(
-                tensor.name.removesuffix(".weight"),
+                job.name.removesuffix(".weight"),
                 found.left * root,
                 (found.right * (found.values / root)).T,
                 layout=layout,
-                kernel=tensor.shape[2:],
+                kernel=job.shape[2:],
             )
             energy = float(found.values.double().square().sum()) / squares
         # above one by rounding only: the values come from another sum than the norm
-        return ModuleReport(tensor.name, found.rank, min(1.0, energy), "svd")
+        return ModuleReport(job.name, found.rank, min(1.0, energy), "svd")
 
     def _cut(self, delta: Delta, name: str) -> Triplets:
         """The triplets that the rule keeps."""
@@ -191,16 +189,16 @@ class _Extraction:
             found = singular_triplets(delta, limit, whole=False, projection=True)
         return found.first(int((found.values > self.smallest).sum())) if self.smallest else found
 
-    def _vector(self, job: Job, save: bool) -> None:
+    def _vector(self, job: Counterparts, save: bool) -> None:
         """A tensor that is not decomposed: kept whole, or dropped with the size of its change."""
-        size = change(job[0], job[1], self.pair.model.label)
+        size = change(job, self.pair.model.label)
         if not size:
             return
-        name = job[1].name
+        name = job.name
         weight = self.pair.base.checkpoint.get(f"{name.rpartition('.')[0]}.weight")
         matrix = weight is not None and len(weight.shape) > 1
-        vector = job[2].kind != "embedding" and len(job[1].shape) < 2
-        if save and vector and self.writer.add_whole(name, job[0].read().float(), matrix=matrix):
+        vector = job.role.kind != "embedding" and len(job.shape) < 2
+        if save and vector and self.writer.add_whole(name, job.tensor.read().float(), matrix=matrix):
             return
         self.dropped.append((name, size))
 
@@ -235,5 +233,5 @@ def _matrix(shape: tuple[int, ...]) -> tuple[int, int]:
     return shape[0], math.prod(shape[1:])
 
 
-def _bytes(job: Job) -> int:
-    return 4 * math.prod(job[1].shape)
+def _bytes(job: Counterparts) -> int:
+    return 4 * math.prod(job.shape)

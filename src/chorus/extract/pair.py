@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from chorus._version import __version__
 from chorus.architectures.layouts import layout_of
@@ -18,6 +18,7 @@ from chorus.checkpoints.lineage import lineage_of
 from chorus.checkpoints.model import Model, OpenOptions
 from chorus.checkpoints.open import Source, open_model
 from chorus.checkpoints.spelling import completed, respelled
+from chorus.checkpoints.ties import settled, tied_in, untied_alike
 from chorus.errors import CheckpointError, UsageError
 from chorus.lazy import lazy
 from chorus.plain import JsonObject
@@ -61,22 +62,40 @@ class Selection:
         return not any(re.search(p, name) for p in self.exclude)
 
 
+class Counterparts(NamedTuple):
+    """A tensor that training can have changed: its name, the fine-tune's, the base's, and its role."""
+
+    name: str  # not the tensors' own: a head that is tied in one of the two is the embedding there
+    tensor: LazyTensor
+    origin: LazyTensor
+    role: Role
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.origin.shape
+
+
 @dataclass(frozen=True)
 class Pair:
-    """A fine-tune and its base, which fit each other."""
+    """A fine-tune and its base, which fit each other: tied alike, in the one way in which neither loses anything."""
 
     model: Model
     base: Model
     layout: Layout
 
-    def tensors(self, selection: Selection) -> Iterator[tuple[LazyTensor, LazyTensor, Role]]:
-        """The tensors that training can have changed: of the fine-tune, of the base, and their role."""
+    def tensors(self, selection: Selection) -> Iterator[Counterparts]:
+        """The tensors that training can have changed."""
         for name, role in self.layout.roles.items():
-            # a head that is stored though it is tied: its difference is the embedding's, and would be added twice
-            copy = self.layout.tied.get(name) in self.layout.roles
             origin = self.base.checkpoint[name]
-            if role.learned and not copy and origin.dtype in FLOATS and selection.takes(name, role):
-                yield self.model.checkpoint[name], origin, role
+            if role.learned and origin.dtype in FLOATS and selection.takes(name, role):
+                yield Counterparts(name, self.model.checkpoint[name], origin, role)
+
+    def copies(self, jobs: Sequence[Counterparts]) -> list[Counterparts]:
+        """The tied copies of these tensors, which an adapter must change by themselves: PEFT's modules are not tied."""
+        by_name = {job.name: job for job in jobs}
+        pairs = {name: source for name, source in tied_in(self.base).items() if source in by_name}
+        roles = layout_of(self.base.config, [*self.base.checkpoint, *pairs]).roles if pairs else {}
+        return [by_name[source]._replace(name=name, role=roles[name]) for name, source in pairs.items()]
 
     def provenance(self, kind: str, **facts: object) -> JsonObject:
         """`chorus.json` of what was taken."""
@@ -108,10 +127,8 @@ def open_pair(model: Source, base: Source, options: OpenOptions | None = None) -
             f"{opened.label} is a {mine or '?'}, its base {origin.label} a {theirs or '?'}", "name the model's own base"
         )
     opened = completed(respelled(opened, origin), origin)
+    opened, origin = untied_alike([settled(opened), settled(origin)], donor=1)
     missing = sorted(set(origin.checkpoint) - set(opened.checkpoint))
-    layout = layout_of(origin.config, origin.checkpoint)
-    # one of the two may store the tied head and the other not: save_pretrained drops it, trainers' own files keep it
-    missing = [n for n in missing if n not in layout.tied]
     if missing:
         raise CheckpointError(f"{opened.label} has no tensor {missing[0]}, its base has", "name the model's own base")
     for name, tensor in origin.checkpoint.items():
@@ -121,39 +138,38 @@ def open_pair(model: Source, base: Source, options: OpenOptions | None = None) -
                 f"{name}: {opened.label} has the shape {list(other.shape)}, {origin.label} {list(tensor.shape)}",
                 "both must have the same shapes; a vocabulary that was extended has to be cut first",
             )
-    return Pair(opened, origin, layout)
+    return Pair(opened, origin, layout_of(origin.config, origin.checkpoint))
 
 
-def difference(tensor: LazyTensor, base: LazyTensor, label: str) -> Delta:
+def difference(job: Counterparts, label: str) -> Delta:
     """tensor - base: a LowRank where the one is the other with an adapter on it, else float32 in the shape of both."""
-    factors = low_rank_delta(tensor, base)
+    factors = low_rank_delta(job.tensor, job.origin)
     if factors is not None:
         if not bool(torch.isfinite(factors.left).all() and torch.isfinite(factors.right).all()):
-            raise _not_finite(label, tensor.name)
+            raise _not_finite(label, job.name)
         return factors
-    numel = math.prod(base.shape)
-    out = torch.empty(numel)
-    for start, values in blocks(tensor, base, label):
+    out = torch.empty(math.prod(job.shape))
+    for start, values in blocks(job, label):
         out[start : start + values.numel()] = values
-    return out.reshape(base.shape)
+    return out.reshape(job.shape)
 
 
-def change(tensor: LazyTensor, base: LazyTensor, label: str) -> float:
+def change(job: Counterparts, label: str) -> float:
     """The norm of the difference, a block at a time."""
-    if same_tensor(tensor, base):
+    if same_tensor(job.tensor, job.origin):
         return 0.0
-    return math.sqrt(sum(float(values.double().square().sum()) for _, values in blocks(tensor, base, label)))
+    return math.sqrt(sum(float(values.double().square().sum()) for _, values in blocks(job, label)))
 
 
-def blocks(tensor: LazyTensor, base: LazyTensor, label: str) -> Iterator[tuple[int, torch.Tensor]]:
+def blocks(job: Counterparts, label: str) -> Iterator[tuple[int, torch.Tensor]]:
     """The difference a block at a time, in float32; `CheckpointError` where a value is not finite."""
-    numel = math.prod(base.shape)
+    numel = math.prod(job.shape)
     for start in range(0, numel, BLOCK):
         stop = min(start + BLOCK, numel)
-        values = tensor.flat(start, stop).float() - base.flat(start, stop).float()
+        values = job.tensor.flat(start, stop).float() - job.origin.flat(start, stop).float()
         # the sum first: one pass without a mask. A sum of finite values may overflow, so it is not the last word
         if not bool(torch.isfinite(values.sum())) and not bool(torch.isfinite(values).all()):
-            raise _not_finite(label, tensor.name)
+            raise _not_finite(label, job.name)
         yield start, values
 
 

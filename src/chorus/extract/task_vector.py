@@ -14,6 +14,7 @@ from chorus.checkpoints.output_place import refuse_input
 from chorus.checkpoints.safetensors_header import build_header
 from chorus.checkpoints.sidecar import write_json
 from chorus.checkpoints.task_vector import TASK_VECTOR
+from chorus.checkpoints.ties import tied_in
 from chorus.checkpoints.writer import OutputFile, appearing_whole
 from chorus.errors import UsageError
 from chorus.extract.pair import Selection, blocks, open_pair
@@ -61,12 +62,12 @@ def extract_task_vector(
     refuse_input(Path(output), [*pair.model.places, *pair.base.places])
     chosen = selection or Selection()
     # by name: the same difference is the same bytes, whichever order the base's file has
-    jobs = sorted(pair.tensors(chosen), key=lambda job: job[1].name)
+    jobs = sorted(pair.tensors(chosen), key=lambda job: job.name)
     if not jobs:
         raise UsageError("no tensor is selected", "widen --include, or drop --encoder-only and the like")
-    header, starts = build_header([(job[1].name, dtype, job[1].shape) for job in jobs])
+    header, starts = build_header([(job.name, dtype, job.shape) for job in jobs])
     size = itemsize(dtype)
-    total = len(header) + sum(math.prod(job[1].shape) * size for job in jobs)
+    total = len(header) + sum(math.prod(job.shape) * size for job in jobs)
     directory = Path(output)
     squares, done = 0.0, 0
     wanted = torch_dtype(dtype)
@@ -74,15 +75,16 @@ def extract_task_vector(
         partial.check_space(total)
         file = OutputFile(partial.path / TASK_VECTOR, header, total)
         with torch.inference_mode():
-            for tensor, origin, _ in jobs:
-                for start, values in blocks(tensor, origin, pair.model.label):
+            for job in jobs:
+                for start, values in blocks(job, pair.model.label):
                     # of the difference itself, not of what `dtype` leaves of it
                     squares += float(values.double().square().sum())
                     raw = values.to(wanted).contiguous().view(torch.uint8).numpy()
-                    file.write(raw, starts[origin.name] + start * size)
+                    file.write(raw, starts[job.name] + start * size)
                     done += raw.nbytes
                     progress(done, total)
         file.close()
         facts = {"dtype": dtype, "norm": squares**0.5, "tensors": len(jobs), "selection": vars(chosen)}
+        facts["tied"] = tied_in(pair.base)  # which copies have their sources' differences
         write_json(partial.path / "chorus.json", pair.provenance("task_vector", **facts))
     return TaskVectorResult(directory, len(jobs), total, squares**0.5)

@@ -103,7 +103,6 @@ class Plan(Mapping[str, LazyTensor]):
     warnings: list[str] = field(default_factory=list)
     generation_differences: list[str] = field(default_factory=list)
     beside: Beside = field(default_factory=Beside)  # the files that go with the result, and those that do not
-    duplicates: list[tuple[int, str, str]] = field(default_factory=list)  # (model, stored copy, what it is tied to)
 
     @property
     def label(self) -> str:
@@ -219,8 +218,9 @@ class Plan(Mapping[str, LazyTensor]):
     @property
     def bytes_to_read(self) -> int:
         """Bytes of all input tensors that are used, each counted once."""
-        used = {i for t in self.tensors() for i in t.all_inputs}
-        return sum(stored_bytes(self.sources[i.model].checkpoint[i.tensor]) for i in used)
+        used = [self.sources[i.model].checkpoint[i.tensor] for t in self.tensors() for i in t.all_inputs]
+        # by identity: a tied copy that the result has by itself is the same tensor as its source
+        return sum(map(stored_bytes, {id(tensor): tensor for tensor in used}.values()))
 
     def bytes_of(self, model: int) -> int:
         """Bytes of all tensors of a model, as stored."""

@@ -202,9 +202,7 @@ def check_inputs(inputs: Inputs, options: Options, *, stacked: bool = False) -> 
 
 
 def _check_names(inputs: Inputs, donor: Model, layout: Layout, model: Model, other: Layout, stacked: bool) -> None:
-    # some savers write tied copies (proj_out, lm_head), others leave them out
-    optional = set(layout.tied) | set(other.tied)
-    mine, theirs = set(donor.checkpoint) - optional, set(model.checkpoint) - optional
+    mine, theirs = set(donor.checkpoint), set(model.checkpoint)
     if stacked:  # models of other depths may be stacked: their layers are checked where they are used
         mine = {n for n in mine if layout.roles[n].layer is None}
         theirs = {n for n in theirs if other.roles[n].layer is None}
@@ -264,16 +262,6 @@ def _check_dtypes(inputs: Inputs, donor: Model, model: Model) -> None:
         inputs.warnings.append(
             f"{model.label} is stored in {', '.join(sorted(theirs))}, {donor.label} in {', '.join(sorted(mine))}"
         )
-
-
-def duplicates_of(inputs: Inputs) -> list[tuple[int, str, str]]:
-    """Tied tensors that a file stores as well as their source: (model, copy, source)."""
-    return [
-        (i, copy, source)
-        for i, (model, layout) in enumerate(zip(inputs.models, inputs.layouts, strict=True))
-        for copy, source in sorted(layout.tied.items())
-        if copy in model.checkpoint and source in model.checkpoint
-    ]
 
 
 # Another number of mels fails by its shape; another window or scaling would only make the result worse, in silence.

@@ -171,14 +171,7 @@ class Builder:
                     out += 1
 
     def _names_outside_layers(self) -> list[str]:
-        names = [n for n in self.layout.roles if self._role(n).layer is None]
-        return [n for n in names if not self._is_duplicate(n)]
-
-    def _is_duplicate(self, name: str) -> bool:
-        """A tied tensor that some inputs store as well: its source holds the values."""
-        # a file may hold the copy alone: it then keeps its own name
-        source = self.layout.tied.get(name)
-        return source is not None and source in self.layout.roles
+        return [n for n in self.layout.roles if self._role(n).layer is None]
 
     def _role(self, name: str) -> Role:
         return self.layout.roles[name]

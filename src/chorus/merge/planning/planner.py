@@ -16,7 +16,6 @@ from chorus.merge.planning.generation import settings as generation_settings
 from chorus.merge.planning.inputs import (
     Inputs,
     check_inputs,
-    duplicates_of,
     open_auxiliary,
     open_inputs,
     sources_of,
@@ -26,6 +25,7 @@ from chorus.merge.planning.layouts import Builder, output_slices
 from chorus.merge.planning.memory import footprint
 from chorus.merge.planning.outputs import check_dtypes, output_config
 from chorus.merge.planning.result import check_result
+from chorus.merge.planning.ties import tie_inputs
 from chorus.merge.planning.vocabularies import check_vocabularies
 from chorus.merge.recipes.inner import inner_names
 from chorus.merge.recipes.loading import LoadedRecipe, load_recipe
@@ -58,8 +58,9 @@ def plan(
     if inputs.problems or not inputs.models:
         raise PlanError(inputs.problems or ["the recipe names no model"], source=loaded.source)
     stacked = bool(loaded.recipe.slices) or any(m.slices for m in (loaded.recipe.modules or {}).values())
+    _check_tokenizer(loaded, inputs)  # first: it may choose whose config the result has
+    tie_inputs(inputs)
     check_inputs(inputs, options, stacked=stacked)
-    _check_tokenizer(loaded, inputs)
     _check_gradients(loaded, inputs)
     look_beside(inputs)
     beside = side_files(inputs) if options.copy_tokenizer else Beside()
@@ -96,7 +97,6 @@ def plan(
         warnings=list(dict.fromkeys(inputs.warnings)),
         generation_differences=differences,
         beside=beside,
-        duplicates=duplicates_of(inputs),
     )
     if planned.bytes_per_job > options.memory_budget_bytes:
         planned.warnings.append(

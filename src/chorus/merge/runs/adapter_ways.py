@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from dataclasses import replace
 from typing import Literal
 
+from chorus.architectures.layouts import layout_of
 from chorus.checkpoints.adapted import AdaptedTensor, same_tensor
 from chorus.checkpoints.lazy_tensor import Checkpoint, LazyTensor
 from chorus.checkpoints.model import Model, OpenOptions
 from chorus.checkpoints.open import open_model
+from chorus.checkpoints.ties import tied_in
 from chorus.errors import PlanError
 from chorus.linalg.ranks import RankRule
 from chorus.merge.arithmetic.tensor_plan import TensorPlan
@@ -50,13 +54,27 @@ def check_adapter_plan(plan: Plan, rule: RankRule) -> None:
 def base_of(plan: Plan) -> Model:
     """The model that the result stands on: the recipe's base, or the one base of all its adapters."""
     if plan.base is not None:
-        return plan.models[plan.base]
+        return _with_copies(plan.models[plan.base])
     # the recipe names base+adapter each time, so the base by itself is none of the plan's models
     bases = {r.without_adapter for r in plan.references}
     if len(bases) != 1 or any(r.adapter is None for r in plan.references):
         raise PlanError(["an adapter stands on a base: the recipe needs a base_model"], source=plan.recipe.source)
     options = plan.options
-    return open_model(bases.pop(), OpenOptions(options.allow_pickle, options.offline, options.cache_dir))
+    return _with_copies(open_model(bases.pop(), OpenOptions(options.allow_pickle, options.offline, options.cache_dir)))
+
+
+def _with_copies(model: Model) -> Model:
+    """A base that has its tied copies too: to PEFT they are modules by themselves."""
+    copies = {name: model.checkpoint[source] for name, source in tied_in(model).items()}
+    return replace(model, checkpoint=Checkpoint({**copies, **model.checkpoint}, model.label))
+
+
+def tied_copies(plan: Plan, variant: Variant, changed: Collection[str]) -> list[tuple[str, TensorPlan]]:
+    """(source, copy) of what stays tied to tensors that change: PEFT changes modules, so that the copy is one too."""
+    # the donor ties what the result does
+    pairs = {name: source for name, source in tied_in(plan.models[plan.donor]).items() if source in changed}
+    roles = layout_of(variant.config, [*variant.tensors, *pairs]).roles if pairs else {}
+    return [(source, replace(variant.tensors[source], name=name, role=roles[name])) for name, source in pairs.items()]
 
 
 def way_of(plan: Plan, tensor: TensorPlan, stands: Checkpoint) -> Way:

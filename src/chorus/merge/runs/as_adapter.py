@@ -32,7 +32,7 @@ from chorus.merge.arithmetic.tensor_plan import TensorPlan
 from chorus.merge.arithmetic.treatment import matrix_shape
 from chorus.merge.plan import Plan, Variant
 from chorus.merge.runs.adapter_files import write_adapter_files
-from chorus.merge.runs.adapter_ways import Way, base_of, check_adapter_plan, way_of
+from chorus.merge.runs.adapter_ways import Way, base_of, check_adapter_plan, tied_copies, way_of
 from chorus.merge.runs.local import spread
 from chorus.progress import Progress
 from chorus.runtime import pick_device
@@ -93,6 +93,8 @@ class _Run:
         self.ranks: dict[str, int] = {}
         self.done = 0
         self.tensors = [(t, way_of(plan, t, self.base)) for t in variant.tensors.values()]
+        ways = {t.name: way for t, way in self.tensors if way != "none" and (way != "whole" or self._saved(t))}
+        self.tensors += [(copy, ways[source]) for source, copy in tied_copies(plan, variant, ways)]
 
     def run(self, progress: Progress) -> AdapterResult:
         work = [(t, way) for t, way in self.tensors if way != "none"]
@@ -274,11 +276,14 @@ class _Run:
         # GPT-2's Conv1D, to PEFT fan_in_fan_out
         if any(t.factors.transposed for t in adapted):
             return "transposed"
-        if tensor.role.kind == "embedding" or any(t.factors.embedding for t in adapted):
+        # a head that is tied to an embedding has the embedding's factors, and is linear
+        if tensor.role.kind == "embedding" or (
+            tensor.role.kind != "linear" and any(t.factors.embedding for t in adapted)
+        ):
             return "embedding"
         return "convolution" if len(tensor.shape) > 2 else "linear"
 
-    def _saved_by_adapter(self, tensor: TensorPlan) -> bool:
+    def _saved(self, tensor: TensorPlan) -> bool:
         """Whether an adapter holds this tensor whole; embeddings of full fine-tunes would make an adapter large."""
         for which in tensor.inputs:
             model = self.plan.models[which.model]
@@ -296,7 +301,7 @@ class _Run:
         size = math.sqrt(sum(float(v.double().square().sum()) for _, _, v in self._blocks(tensor, work)))
         if not size:
             return
-        if len(tensor.shape) < 2 or self._saved_by_adapter(tensor):
+        if len(tensor.shape) < 2 or self._saved(tensor):
             # a second time, and whole: most tensors that come here have no change or no place
             merged = self.base[tensor.name].read().float() + self._dense(tensor, work).reshape(tensor.shape)
             if self.writer.add_whole(tensor.name, merged, matrix=self._in_matrix_module(tensor.name)):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -15,7 +14,6 @@ from typing import TYPE_CHECKING
 from chorus.checkpoints.dtypes import itemsize
 from chorus.checkpoints.output_place import refuse_input
 from chorus.checkpoints.writer import OutputFile, PartialDirectory, explained
-from chorus.errors import CheckpointError
 from chorus.identity import Digest, digest
 from chorus.lazy import lazy
 from chorus.merge.arithmetic.encoded import Work
@@ -57,7 +55,6 @@ def run(plan: Plan, output: Path, progress: Progress = lambda done, total: None)
     """Carry out a plan. `progress(bytes done, bytes in all)` is called from the calling thread only."""
     pick_device(plan.options.device)
     refuse_input(output, plan.places)
-    check_duplicates(plan)
     partial = PartialDirectory(output, resume=plan.options.resume, overwrite=plan.options.overwrite)
     finished = False
     try:
@@ -112,21 +109,6 @@ def _add_side_files(plan: Plan, partial: PartialDirectory, journal: Journal) -> 
             os.replace(staged / name, partial.path / name)
         shutil.rmtree(staged)
     return warnings
-
-
-def check_duplicates(plan: Plan) -> None:
-    """A copy of a tied tensor is left out of the result, so it must hold the same values as what it is tied to."""
-    for model, copy, source in plan.duplicates:
-        first, second = (plan.models[model].checkpoint[name] for name in (copy, source))
-        # in pieces, as the embedding under both its names need not be in memory twice
-        step = 1 << 22
-        numel = math.prod(first.shape)
-        ranges = [(start, min(start + step, numel)) for start in range(0, numel, step)]
-        if first.shape != second.shape or not all(torch.equal(first.flat(a, b), second.flat(a, b)) for a, b in ranges):
-            raise CheckpointError(
-                f"{plan.models[model].label}: {copy} is tied to {source}, but the two hold different values",
-                'if they are meant to differ, set "tie_word_embeddings": false in its config.json',
-            )
 
 
 @dataclass

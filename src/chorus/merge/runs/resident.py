@@ -18,7 +18,6 @@ from chorus.lazy import lazy
 from chorus.merge.arithmetic.reader import Reader
 from chorus.merge.arithmetic.tensor_plan import Input, TensorPlan
 from chorus.merge.plan import Plan
-from chorus.merge.runs.engine import check_duplicates
 from chorus.merge.runs.local import spread
 
 if TYPE_CHECKING:
@@ -119,16 +118,10 @@ class Resident:
 
     def __init__(self, budget_bytes: int = DEFAULT_BUDGET_BYTES) -> None:
         self.store = Store(budget_bytes)
-        self._checked: set[tuple[str, ...]] = set()
 
     def merge(self, plan: Plan, variant: str | None = None) -> dict[str, MemoryTensor]:
         """All tensors of a plan, computed, in the type that the plan writes."""
         chosen = plan.variant(variant)
-        names = tuple(model.fingerprint() for model in plan.models)
-        # tied copies are read and compared once for all settings
-        if names not in self._checked:
-            check_duplicates(plan)
-            self._checked.add(names)
         threads, session = _ResidentThread(), plan.session
 
         def one(tensor: TensorPlan) -> tuple[str, MemoryTensor]:
