@@ -24,7 +24,7 @@ SANE = (
     r".*\.(q|v)_proj", "(q|k|v)_proj", r"model\.layers\.(0|1[0-9]?|[2-9])\.self_attn\.[qkv]_proj", "self_attn.*",
     r"^.*layers\.(?:1|11)\.(self_attn|mlp)\..+$", "[^q]_proj", r".*layers.{1,2}1.*", "layers.1{2}.*", r"\w+",
     r".*\bq_proj", "(a|b)*q_proj", "mlp.gate-up", ".*?q_proj", "x*", "(layers.)?1.self_attn.v_proj", r"[\w.]+",
-    "[]a]*q_proj", "a{,2}q_proj",
+    "[]a]*q_proj", "a{,2}q_proj", r"(?!.*k_proj).*_proj", r".*(?=proj)\w+",
 )  # fmt: skip
 HOSTILE = (
     "(.*)*x", "(a+)+$", "(a|a)*b", "(.*.*.*.*.*)*x", "((((.?)*)*)*)*x", "(((.|..){99}){99}){99}x", "(a?){1000}a{1000}",
@@ -67,7 +67,7 @@ def test_no_pattern_keeps_the_reader_busy(pattern):
 @pytest.mark.parametrize(
     ("pattern", "message"),
     [
-        ("(?=a)b", "uses"), (r"(a)\1", "uses"), ("(?P<x>a)", "uses"), ("(?i)a", "uses"), ("(a", "not closed"),
+        ("(?<=a)b", "uses"), (r"(a)\1", "uses"), ("(?P<x>a)", "uses"), ("(?i)a", "uses"), ("(a", "not closed"),
         ("a)", "not opened"), ("*a", "nothing to repeat"), ("a**", "repeats a repetition"), ("[a", "not closed"),
         ("a{3,1}", "repeats"), ("\\", "uses"), ("[z-a]", "not a regular expression"), ("(" * 30 + ")" * 30, "nested"),
         ("a" * 2000, "2,000 characters"),

@@ -196,7 +196,7 @@ WRONG_CONFIGS = {
     "r": (0, -1, True, 4.5, "4", None, [4]),
     "lora_alpha": (float("nan"), float("inf"), "16", True, None, [1]),
     "rank_pattern": ([1], {"q_proj": 0}, {"q_proj": "4"}, {"q_proj": True}),
-    "alpha_pattern": ({"q_proj": float("nan")}, {"q_proj": "x"}, {"(?=q)": 1}, {"(" * 99: 1}, {"q{3,1}": 1}),
+    "alpha_pattern": ({"q_proj": float("nan")}, {"q_proj": "x"}, {"(?<=q)": 1}, {"(" * 99: 1}, {"q{3,1}": 1}),
     "use_rslora": ("false", 1, {}),
     "use_dora": ("no", True),
     "lora_bias": (True,),

@@ -2,7 +2,7 @@
 
 PEFT hands them to `re`, which a pattern from somebody's file can keep busy for ever: `(.*)*x`. Here a pattern is a map
 from the places in a name where it may begin to those where it may end, taken for all places at once; what that needs
-is bounded by the name's length. Look-arounds and back references have no such form and are refused.
+is bounded by the name's length. Look-behinds, back references and flags have no such form and are refused.
 """
 
 from __future__ import annotations
@@ -55,18 +55,27 @@ def matcher(pattern: str) -> Callable[[str], bool]:
     if PLAIN.fullmatch(pattern):
         plain = re.compile(rf"(.*\.)?({pattern})$")
         return lambda name: plain.match(name) is not None
+    part = _part(pattern)
+
+    def matches(name: str) -> bool:
+        begins = {i + 1 for i, letter in enumerate(name) if letter == "."}
+        return len(name) in part(name, frozenset({0, *begins}))
+
+    return matches
+
+
+def _part(pattern: str) -> Part:
     parser = _Parser(pattern)
     try:
         part = parser.parsed()
     except ValueError as error:
         raise ValueError(f"the pattern {pattern[:80]!r} {error}") from None
 
-    def matches(name: str) -> bool:
+    def whole(name: str, places: Places) -> Places:
         parser.work = 0
-        begins = {i + 1 for i, letter in enumerate(name) if letter == "."}
-        return len(name) in part(name, frozenset({0, *begins}))
+        return part(name, places)
 
-    return matches
+    return whole
 
 
 class _Parser:
@@ -107,12 +116,13 @@ class _Parser:
 
     def _atom(self, depth: int) -> Part:
         if self._takes("("):
+            ahead = next((sign for sign in ("?=", "?!") if self._takes(sign)), "")
             if self.text.startswith("?", self.at) and not self._takes("?:"):
-                raise ValueError("uses (?...), which is not matched here: name the modules, or write it without")
+                raise ValueError("uses (?...), which is not matched here: write it without")
             inner = self._alternatives(depth + 1)
             if not self._takes(")"):
                 raise ValueError("has a bracket that is not closed")
-            return inner
+            return _looking(inner, wanted=ahead == "?=") if ahead else inner
         letter = self.text[self.at]
         if letter in "*+?":
             raise ValueError(f"has a {letter} with nothing to repeat")
@@ -188,6 +198,11 @@ class _Parser:
             return False
         self.at += len(text)
         return True
+
+
+def _looking(inner: Part, *, wanted: bool) -> Part:
+    """The places from where a pattern matches, or does not; none is left."""
+    return lambda name, places: frozenset(p for p in places if bool(inner(name, frozenset({p}))) == wanted)
 
 
 @cache

@@ -40,7 +40,7 @@ def check(parameters: Mapping[str, Resolved], models: int) -> None:
             raise ValueError("needs t, or a weight for every model")
         shares(weight)
     elif weight:
-        raise ValueError("takes t, or weights, not both")
+        raise ValueError("takes t, or weights, not both; mergekit goes by t: remove the weights to do as it does")
     elif models > 2:
         raise ValueError(f"t interpolates between two models, and there are {models}; give each a weight instead")
 

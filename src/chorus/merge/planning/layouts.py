@@ -239,7 +239,9 @@ class Builder:
         if method.base == "first" and base in models:
             models = [base, *(s for s in models if s is not base)]
         separate = base if method.base in ("required", "optional") else None
-        if method.base == "required" and separate is None:
+        # a base that is named and not there leaves open which of the two is t = 0; mergekit refuses it too
+        lost = method.base == "first" and base is None and self.recipe.base_model is not None
+        if lost or (method.base == "required" and separate is None):
             self.inputs.problems.append(
                 f"{method.name} needs a base_model"
                 + (" among the sources of every slice" if self.slices and not self.recipe.models else "")

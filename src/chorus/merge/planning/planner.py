@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,8 +30,11 @@ from chorus.merge.planning.vocabularies import check_vocabularies
 from chorus.merge.recipes.inner import inner_names
 from chorus.merge.recipes.loading import LoadedRecipe, load_recipe
 from chorus.merge.recipes.parameters import check_parameters, check_selector, is_gradient
+from chorus.merge.recipes.published import NOT_HERE, unknown_method
 from chorus.merge.recipes.schema import Output
 from chorus.runtime import pick_device
+
+UNION = "tokenizer_source: union: the vocabularies differ, and a union of such comes with a later version: write base"
 
 
 def plan(
@@ -71,7 +74,7 @@ def plan(
     variants = []
     if not inputs.problems:
         variants = [_variant(loaded, inputs, options, output, method) for output, method in methods]
-        check_vocabularies(inputs, [t for v in variants for t in v.tensors.values()])
+        _check_vocabularies(loaded, inputs, variants)
     problems = list(dict.fromkeys(inputs.problems))
     if problems:
         raise PlanError(problems, source=loaded.source)
@@ -112,10 +115,11 @@ def _check_recipe(loaded: LoadedRecipe) -> list[tuple[Output, Method]]:
     outputs = recipe.outputs or [Output(name="")]
     pairs: list[tuple[Output, Method]] = []
     for output in outputs:
+        name = output.merge_method or recipe.merge_method
         try:
-            pairs.append((output, METHODS.get(output.merge_method or recipe.merge_method)))
+            pairs.append((output, METHODS.get(name)))
         except UsageError as error:
-            problems.append(f"merge_method: {error.message}")
+            problems.append(f"merge_method: {unknown_method(name) if name in NOT_HERE else error.message}")
     if not pairs:
         raise RecipeError(list(dict.fromkeys(problems)), source=loaded.source)
     methods = list({m.name: m for _, m in pairs}.values())
@@ -191,7 +195,8 @@ def _check_exclude(exclude: object, where: str) -> list[str]:
 def _check_tokenizer(loaded: LoadedRecipe, inputs: Inputs) -> None:
     """`tokenizer_source` may name the base or an input whose vocabulary is as large as all others'."""
     source = loaded.recipe.tokenizer_source
-    if source is None:
+    # the union of equal vocabularies is that vocabulary: whether they are equal shows later
+    if source is None or source == "union":
         return
     if source == "base":
         if inputs.base is None:
@@ -212,6 +217,17 @@ def _check_tokenizer(loaded: LoadedRecipe, inputs: Inputs) -> None:
     elif index != inputs.donor:
         inputs.warnings.append(f"tokenizer_source: the tokenizer files are taken from {inputs.models[index].label}")
         inputs.tokenizer = index
+
+
+def _check_vocabularies(loaded: LoadedRecipe, inputs: Inputs, variants: Sequence[Variant]) -> None:
+    """Compare the tokenizers; a union of equal vocabularies is that vocabulary, any other is not made yet."""
+    if loaded.recipe.chat_template == "auto":
+        giver = inputs.models[inputs.donor if inputs.tokenizer is None else inputs.tokenizer]
+        inputs.warnings.append(f"chat_template: auto is the template of {giver.label}, not the commonest of all models")
+    told = len(inputs.warnings)
+    check_vocabularies(inputs, [t for v in variants for t in v.tensors.values()])
+    if loaded.recipe.tokenizer_source == "union" and len(inputs.warnings) > told:
+        inputs.problems += [UNION, *inputs.warnings[told:]]
 
 
 def _variant(loaded: LoadedRecipe, inputs: Inputs, options: Options, output: Output, method: Method) -> Variant:

@@ -43,6 +43,10 @@ def translated(documents: Sequence[Document], source: str) -> tuple[dict[str, ob
                 raise RecipeError([f"{name}: {error}"], source=source) from None
     if len(documents) != 1:
         raise RecipeError(
-            [f"{len(documents)} documents; several stages in one file come with a later version"], source=source
+            [
+                f"{len(documents)} documents; several stages in one file come with a later version: write each into a "
+                "file of its own, and name it as a model (model: stage.yml)"
+            ],
+            source=source,
         )
     return dict(documents[0]), ""

@@ -19,6 +19,7 @@ from chorus.files import shown
 from chorus.merge.method import Method, Parameter, Value
 from chorus.merge.recipes.expressions import takes_long
 from chorus.merge.recipes.inner import inner_names, known_parameters, refused
+from chorus.merge.recipes.published import unknown_parameter
 
 
 class Missing:
@@ -27,6 +28,7 @@ class Missing:
 
 MISSING: Final = Missing()
 LARGEST = 1e6  # of any number: a weight of 1e30 is a slip, and a model of noughts or infinities
+MAX_VALUES = 1_000  # more than a model has layers, or conditions
 ROLE_KEYS = ("component", "kind", "layers", "name")
 
 
@@ -151,6 +153,8 @@ def check_setting(parameter: Parameter, setting: object, where: str) -> list[str
     if isinstance(setting, Mapping):
         return _check_entry(parameter, setting, where)
     if isinstance(setting, Sequence) and not isinstance(setting, str):
+        if len(setting) > MAX_VALUES:
+            return [f"{where}: a list of {len(setting):,} values; at most {MAX_VALUES:,} are taken"]
         maps = [isinstance(v, Mapping) for v in setting]
         if any(maps) and not all(maps):
             return [f"{where}: a list holds either values (a gradient) or maps with conditions, not both"]
@@ -273,10 +277,10 @@ def check_parameters(
         parameter = known.get(name)
         place = f"{where}.{name}"
         if parameter is None:
-            remedy = nearest(name, known)
+            told = unknown_parameter(method.name, name, known)
             if name == "weight" and method.models == (1, 1):
-                remedy = "; a single model has no share, scale multiplies it"
-            problems.append(f"{place}: {method.name} has no such parameter{remedy}")
+                told = f"{method.name} has no such parameter; a single model has no share, scale multiplies it"
+            problems.append(f"{place}: {told}")
         # mergekit ignores a lambda under a model without a word
         elif under_model and not parameter.per_model:
             problems.append(f"{place}: holds for the whole merge; move it to the global parameters")

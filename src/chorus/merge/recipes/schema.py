@@ -4,19 +4,34 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from typing import Annotated
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from chorus.errors import RecipeError
 from chorus.files import printable, shown
+from chorus.merge.recipes.published import in_our_words
 from chorus.settings import Strict, validated
 
 LIMITS = {"models": 1000, "outputs": 200, "modules": 100, "slices": 2000, "sources of slices": 10_000}
 MAX_NAME = 200  # bytes of an output's name
-LATER = {
-    "chat_template": "chat templates are copied from the donor; building one comes with a later version",
-    "tokenizer": "building a tokenizer comes with a later version; write tokenizer_source: base",
-}
+MAX_SEED = 2**63
+TEMPLATE = (
+    "chat_template: the result takes the template of the model that gives its tokenizer (tokenizer_source): remove the "
+    "key; building another comes with a later version"
+)
+
+
+def _no_truth(value: object) -> object:
+    # an int to Python, and so to pydantic
+    if isinstance(value, bool):
+        raise ValueError("must be a whole number, not a truth")
+    return value
+
+
+Whole = Annotated[int, BeforeValidator(_no_truth)]
+# an empty `parameters:` is no parameters, as mergekit reads it
+Parameters = Annotated[dict[str, object], BeforeValidator(lambda value: {} if value is None else value)]
 
 
 class ModelEntry(Strict):
@@ -24,14 +39,14 @@ class ModelEntry(Strict):
 
     model: object
     lora: object = None
-    parameters: dict[str, object] = Field(default_factory=dict)
+    parameters: Parameters = Field(default_factory=dict)
     auxiliary: dict[str, str] = Field(default_factory=dict)  # name -> safetensors file of tensors named as the model's
 
 
 class Source(ModelEntry):
     """One model of a slice, and which of its layers: [first, after the last)."""
 
-    layer_range: tuple[int, int]
+    layer_range: tuple[Whole, Whole]
 
 
 class Slice(Strict):
@@ -40,7 +55,7 @@ class Slice(Strict):
     sources: list[Source]
     base_model: object = None
     residual_weight: float | None = None  # in mergekit's schema, used by none of its methods
-    parameters: dict[str, object] = Field(default_factory=dict)
+    parameters: Parameters = Field(default_factory=dict)
 
 
 class Module(Strict):
@@ -48,7 +63,7 @@ class Module(Strict):
 
     models: list[ModelEntry] | None = None
     slices: list[Slice] | None = None
-    parameters: dict[str, object] = Field(default_factory=dict)
+    parameters: Parameters = Field(default_factory=dict)
 
 
 class Output(Strict):
@@ -56,14 +71,15 @@ class Output(Strict):
 
     name: str
     merge_method: str | None = None
-    parameters: dict[str, object] = Field(default_factory=dict)
+    parameters: Parameters = Field(default_factory=dict)
     out_dtype: str | None = None
     exclude: object = None
 
 
 class Recipe(Strict):
-    """A whole recipe, as written."""
+    """A whole recipe, in the words of this schema."""
 
+    name: str | None = None  # a label, which the card has for its title
     merge_method: str
     models: list[ModelEntry] | None = None
     slices: list[Slice] | None = None
@@ -71,11 +87,10 @@ class Recipe(Strict):
     base_model: object = None
     dtype: str | None = None
     out_dtype: str | None = None
-    tokenizer: object = None
     tokenizer_source: object = None
     chat_template: str | None = None
-    parameters: dict[str, object] = Field(default_factory=dict)
-    seed: int | None = None
+    parameters: Parameters = Field(default_factory=dict)
+    seed: Annotated[Whole, Field(gt=-MAX_SEED, lt=MAX_SEED)] | None = None
     exclude: object = None
     lambda_: object = Field(default=None, alias="lambda")
     outputs: list[Output] | None = None
@@ -84,24 +99,19 @@ class Recipe(Strict):
 
 def checked_recipe(document: Mapping[str, object], source: str) -> Recipe:
     """A document as a recipe; `RecipeError` with every problem found."""
-    problems = _reserved(document)
+    ours, problems = in_our_words(document)
+    problems += [TEMPLATE] if ours.get("chat_template") not in (None, "auto") else []
     try:
-        recipe = validated(Recipe, dict(document), source=source)
+        recipe = validated(Recipe, ours, source=source)
     except RecipeError as error:
-        raise RecipeError([*problems, *error.problems], source=source) from None
+        # told already, with the place where it belongs
+        told = {problem.partition(": ")[0] for problem in problems}
+        rest = [problem for problem in error.problems if problem.partition(": ")[0] not in told]
+        raise RecipeError([*problems, *rest], source=source) from None
     problems += _structure(recipe)
     if problems:
         raise RecipeError(problems, source=source)
     return recipe
-
-
-def _reserved(document: Mapping[str, object]) -> list[str]:
-    problems = [f"{key}: {why}" for key, why in LATER.items() if document.get(key) is not None]
-    if document.get("tokenizer_source") == "union":
-        problems.append("tokenizer_source: union vocabularies come with a later version; write base")
-    if document.get("tokenizer") is not None and document.get("tokenizer_source") is not None:
-        problems.append("tokenizer and tokenizer_source cannot both be given")
-    return problems
 
 
 def _structure(recipe: Recipe) -> list[str]:

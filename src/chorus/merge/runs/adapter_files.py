@@ -36,7 +36,7 @@ def write_adapter_files(
     merged = f"{count} adapters" if count else f"{len(plan.references) - 1} models"
     if plan.options.model_card:
         card = model_card(
-            title=variant.name or f"{variant.method} of {merged}",
+            title=variant.name or plan.recipe.recipe.name or f"{variant.method} of {merged}",
             method=variant.method,
             base_models=[str(config["base_model_name_or_path"])],
             licences=plan.licences,

@@ -192,7 +192,7 @@ def _card(plan: Plan, variant: Variant, losses: list[str]) -> str:
         names += merged.made_of or [reference.name]  # a merge that went in is no model of a hub: its own models are
     names = list(dict.fromkeys(names))
     return model_card(
-        title=variant.name or f"{variant.method} of {len(plan.references)} models",
+        title=variant.name or plan.recipe.recipe.name or f"{variant.method} of {len(plan.references)} models",
         method=variant.method,
         base_models=names,
         licences=plan.licences,
