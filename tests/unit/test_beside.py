@@ -186,6 +186,13 @@ def test_a_tokenizer_that_is_no_file_is_refused(pair):
         plan(recipe(pair))
 
 
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer_config.json", "processor_config.json"])
+def test_files_that_others_are_made_of_are_read_before_the_merge(pair, name):
+    put(pair[0], name, text="{ cut")
+    with pytest.raises(ChorusError, match=f"{name}: not readable as JSON"):
+        plan(recipe(pair))
+
+
 # ---- from which model ----
 
 

@@ -167,6 +167,17 @@ def test_old_files_that_are_there_stay_as_they_are(places):
     assert (out / "merges.txt").read_text() == "of old\n"
 
 
+@pytest.mark.parametrize("change", [{"merges": 3}, {"merges": [3]}, {"added_tokens": [{}]}, {"added_tokens": [1]}])
+def test_a_tokenizer_of_an_unknown_form_is_carried_and_told(places, change):
+    source, _, out = places
+    document = tokenizer_json(change.get("merges", []))
+    put(source, "tokenizer.json", {**document, **{k: v for k, v in change.items() if k != "merges"}})
+    (warning,) = copied(source, out)
+    assert "of an unknown form" in warning
+    put(source, "tokenizer.json", {"model": [1], "added_tokens": 7})
+    assert copied(source, out) == []
+
+
 def test_a_damaged_tokenizer_is_told(places):
     source, _, out = places
     put(source, "tokenizer.json", "{")

@@ -80,18 +80,21 @@ def _complete_tokenizer(out: Path) -> list[str]:
     if not path.exists():
         return _convert_slow(out)
     tokenizer = read_json(path, limit=MAX_TOKENIZER)
-    model = tokenizer.get("model") or {}
+    model = tokenizer.get("model")
     # Unigram and WordPiece (SentencePiece, CTC letters) have no merges that could be written
-    if model.get("type") != "BPE" or not isinstance(model.get("vocab"), dict):
+    if not isinstance(model, dict) or model.get("type") != "BPE" or not isinstance(model.get("vocab"), dict):
         return []
+    try:
+        # tokenizers 0.20 writes pairs, older ones a text with a space between
+        merges = [m if isinstance(m, str) else " ".join(m) for m in model.get("merges", [])]
+        added = {t["content"]: t["id"] for t in tokenizer.get("added_tokens", []) if t["content"] not in model["vocab"]}
+    except (KeyError, TypeError):  # somebody's file: no tokenizer of transformers', but carried as it is
+        return ["tokenizer.json is of an unknown form: no vocab.json and merges.txt are made of it"]
     if not (out / "vocab.json").exists():
         write_json(out / "vocab.json", model["vocab"], indent=None)
     if not (out / "merges.txt").exists():
-        # tokenizers 0.20 writes pairs, older ones a text with a space between
-        merges = [m if isinstance(m, str) else " ".join(m) for m in model.get("merges", [])]
         write_text(out / "merges.txt", "#version: 0.2\n" + "".join(f"{m}\n" for m in merges))
     # whisper.cpp's converter opens the file though it uses nothing of it
-    added = {t["content"]: t["id"] for t in tokenizer.get("added_tokens", []) if t["content"] not in model["vocab"]}
     if added and not (out / "added_tokens.json").exists():
         write_json(out / "added_tokens.json", added)
     if not (out / "special_tokens_map.json").exists():

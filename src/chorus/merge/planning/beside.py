@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterator
 from chorus.checkpoints.beside import Beside, beside, is_processor, is_tokenizer, some
 from chorus.checkpoints.sidecar import VOCABULARIES, chat_template_of
 from chorus.errors import CheckpointError
-from chorus.files import present, read_json, regular
+from chorus.files import MAX_TOKENIZER, present, read_json, regular
 from chorus.merge.planning.inputs import Inputs
 
+COMPLETED = ("tokenizer.json", "tokenizer_config.json", "processor_config.json")  # of which older forms are made
 CODE_CONFIGS = ("config.json", "tokenizer_config.json", "preprocessor_config.json", "processor_config.json")
 
 
@@ -34,9 +35,12 @@ def side_files(inputs: Inputs) -> Beside:
     _processor(inputs, found, order, chosen)
     _others(inputs, found, order, chosen)
     _code(inputs, chosen)
-    for path in filter(present, chosen.carried.values()):  # of the hub large ones may not be here yet
+    for name, path in chosen.carried.items():
         try:
-            regular(path)
+            if name in COMPLETED and present(path):  # else it would be read, and refused, after the merge
+                read_json(path, limit=MAX_TOKENIZER)
+            elif present(path):  # of the hub large ones may not be here yet
+                regular(path)
         except CheckpointError as error:
             inputs.problems.append(str(error))
     return chosen
