@@ -191,16 +191,16 @@ def test_a_matrix_without_rows_or_columns_has_no_triplets():
 def inputs(*configs, donor=0):
     from chorus.checkpoints.reference import parse_reference
 
-    models = [SimpleNamespace(generation=c, directory=None, label=f"m{i}") for i, c in enumerate(configs)]
+    models = [SimpleNamespace(generation=c, directory=None, config={}, label=f"m{i}") for i, c in enumerate(configs)]
     return SimpleNamespace(
-        models=models, references=[parse_reference(f"m{i}") for i in range(len(configs))], donor=donor
+        models=models, references=[parse_reference(f"m{i}") for i in range(len(configs))], donor=donor, warnings=[]
     )
 
 
 def test_the_donors_settings_are_taken_and_differences_told():
     found, differences, problems = settings(None, inputs({"task": "a", "x": 1}, {"task": "b", "x": 2}, donor=1))
     assert (found, problems) == ({"task": "b", "x": 2}, [])
-    assert differences == ["task: m0 has 'a', the result 'b' from m1"]  # x is none of those that matter
+    assert differences == ["m0 has task 'a', not 'b'; the result has m1's"]  # x is none of those that matter
 
 
 def test_another_source_and_changes():
@@ -217,8 +217,9 @@ def test_forced_ids_go_where_languages_are_known():
 
 
 def test_long_values_are_told_by_their_length():
-    _, differences, _ = settings(None, inputs({"suppress_tokens": list(range(9))}, {}))
-    assert differences == ["suppress_tokens: m1 has none, the result 9 entries from m0"]
+    longer = {"task": "a", "suppress_tokens": list(range(9))}
+    _, differences, _ = settings(None, inputs(longer, {"task": "a"}))
+    assert differences == ["m1 has suppress_tokens none, not 9 entries; the result has m0's"]
 
 
 @pytest.mark.parametrize(

@@ -153,8 +153,8 @@ def _plain(text: str) -> str:
 def names_of(codes: Iterable[str]) -> list[str]:
     """What a user may call these languages, for messages: their codes and English names.
 
-    >>> names_of({"pt"})
-    ['pt', 'portuguese']
+    >>> names_of({"it"})
+    ['it', 'italian']
     """
     known = set(codes)
     return sorted(known) + sorted(name for name, code in NAMES.items() if code in known)
