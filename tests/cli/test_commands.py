@@ -14,7 +14,7 @@ import yaml
 
 from chorus.cli.main import COMMANDS, SECTIONS, run
 from chorus.merge.method import METHODS
-from models import load_all, write_recipe
+from models import copy_model, load_all, write_recipe
 
 CHORUS = Path(sysconfig.get_path("scripts")) / "chorus"
 
@@ -51,6 +51,23 @@ def test_merge_prints_the_directory_and_notes_on_stderr(recipe, out, capsys):
     assert "tensors" in shown.err
     assert "licences differ" in shown.err
     assert (out / "model.safetensors").exists()
+
+
+def test_plan_and_merge_name_what_is_not_carried(qwen, tmp_path, out, capsys):
+    place = copy_model(qwen.base, tmp_path / "m")
+    for name in ("optimizer.pt", "pytorch_model.bin", "LICENSE"):
+        (place / name).write_text("x")
+    models = [{"model": str(place), "parameters": {"weight": 1.0}}]
+    path = str(write_recipe(tmp_path / "r.yml", {"merge_method": "linear", "models": models}))
+    line = "not carried: pytorch_model.bin (weights); optimizer.pt (of a training)"
+    assert run(["plan", path]) == 0
+    assert line in capsys.readouterr().out
+    assert run(["plan", path, "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["side_files"] == ["LICENSE"]
+    assert facts["not_carried"] == {"of a training": ["optimizer.pt"], "weights": ["pytorch_model.bin"]}
+    assert run(["merge", path, "-o", str(out)]) == 0
+    assert line in capsys.readouterr().err
 
 
 def test_merge_takes_mergekits_line_and_flags(recipe, out, capsys):
