@@ -78,6 +78,12 @@ class DataError(ChorusError):
     """A manifest, a recording or a text is missing, damaged, or not fit for what was asked."""
 
 
+class MisfitError(DataError):
+    """What was asked for is not in the data, or two that were named do not fit each other: nothing is damaged."""
+
+    exit_code = 2
+
+
 class OutputError(ChorusError):
     """The result cannot be written: no room, no permission, or something is in the way."""
 

@@ -63,7 +63,7 @@ def test_evaluate_a_recipe_under_a_name_of_ones_own(few, tmp_path, capsys):
     ("arguments", "code", "told"),
     [
         (["MODEL"], 2, "no recordings"),
-        (["MODEL", "--data", "nowhere.csv"], 4, "cannot be read"),
+        (["MODEL", "--data", "nowhere.csv"], 4, "no such file"),
         (["MODEL", "--data", "FEW", "--condition", "nois:3db"], 2, 'did you mean "noise"'),
         (["MODEL", "--data", "FEW", "--normaliser", "englisch"], 2, 'did you mean "english"'),
         (["MODEL", "--data", "FEW", "--normalizer", "englisch"], 2, 'did you mean "english"'),
@@ -73,7 +73,10 @@ def test_evaluate_a_recipe_under_a_name_of_ones_own(few, tmp_path, capsys):
         (["MODEL", "--data", "FEW", "--preset", "papr"], 2, 'did you mean "paper"'),
         (["MODEL", "--data", "FEW", "--backend", "whispercpp"], 2, "unknown backend"),
         (["MODEL", "--data", "FEW", "--where", "speaker"], 2, "COLUMN=VALUE"),
-        (["MODEL", "--data", "FEW", "--where", "speaker=nobody"], 4, "none of its"),
+        (["MODEL", "--data", "FEW", "--where", "speaker=nobody"], 2, "asked for: speaker = nobody"),
+        (["MODEL", "--data", "FEW", "--split", "nonsense"], 2, "asked for: split = nonsense"),
+        (["MODEL", "--data", "FEW", "--normaliser", "raw", "--normalizer", "basic"], 2, "given twice: raw, basic"),
+        (["MODEL", "--data", "FEW", "--task", "transcrbe"], 2, 'did you mean "transcribe"'),
         (["MODEL", "MODEL", "--data", "FEW"], 2, 'two models are called "base"'),
         (["MODEL", "--data", "FEW", "--only-conditions"], 2, "name one"),
         (["missing-model", "--data", "FEW"], 4, "missing-model"),
@@ -111,12 +114,18 @@ def test_compare_prints_one_table_and_writes_every_form(tmp_path, capsys):
 
 def test_compare_refuses_what_cannot_be_compared(tmp_path, capsys):
     results = [str(made_up(tmp_path, n, {"x": 1}, each=c).directory) for n, c in (("a", 20), ("b", 19))]
-    assert run(["compare", *results]) == 4
+    assert run(["compare", *results]) == 2
     assert "b lacks x/19" in capsys.readouterr().err
     assert run(["compare", *results, "--common"]) == 0
     assert run(["compare", *results, "--specialist", "a"]) == 2
     assert run(["compare", *results, "--out", "table.pdf"]) == 2
-    assert run(["compare", str(tmp_path)]) == 4
+    assert run(["compare", str(tmp_path)]) == 2
+    assert run(["compare", results[0], results[0]]) == 2
+    capsys.readouterr()
+    for more in (["--in-domain", "y"], ["--condition", "telephone"], ["--joint", "c"]):
+        assert run(["compare", results[0], *more]) == 2, more
+    assert run(["compare", results[0], "--normaliser", "raw", "--normalizer", "basic"]) == 2
+    assert "--normaliser is given twice: raw, basic" in capsys.readouterr().err
 
 
 def test_gate_leaves_with_1_where_something_does_not_hold(tmp_path, capsys):
@@ -131,6 +140,15 @@ def test_gate_leaves_with_1_where_something_does_not_hold(tmp_path, capsys):
     assert run(["gate", str(base.directory)]) == 2
     assert run(["gate", str(base.directory), "--max-regression", "1"]) == 2
     assert "go together" in capsys.readouterr().err
+    assert run(["gate", str(base.directory), "--max-wer", "nan"]) == 2
+    assert run(["gate", str(tmp_path / "nowhere"), "--max-wer", "1"]) == 2
+
+
+def test_gate_tells_two_versions_of_one_name_apart(tmp_path, capsys):
+    old, new = (made_up(tmp_path / place, "model", {"x": c}).directory for place, c in (("old", 4), ("new", 10)))
+    assert run(["gate", str(new), "--against", str(old), "--max-regression", "1"]) == 1
+    assert "regression against model (against), points: 15.00" in capsys.readouterr().out
+    assert run(["gate", str(old), "--against", str(new), "--max-regression", "1"]) == 0
 
 
 @pytest.mark.parametrize("flag", [("--normaliser", "raw"), ("--overwrite",), ("--window", "3"), ("--limit", "5")])

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
-from chorus.cli.flags import quiet_flag
+from chorus.cli.flags import normaliser_flag, quiet_flag
 from chorus.cli.output import as_json, note, table
 from chorus.errors import UsageError
 from chorus.tables import Format, Table
@@ -34,7 +34,7 @@ SUFFIXES: dict[str, Format | Literal["json"]] = {".md": "markdown", ".csv": "csv
 @click.option("--out-of-domain", multiple=True, metavar="VALUE", help="Cells of the same languages.")
 @click.option("--other-language", multiple=True, metavar="VALUE", help="Cells of other languages.")
 @click.option("--condition", help="Under which condition.  [default: the first]")
-@click.option("--normaliser", "--normalizer", help="Count again under another normaliser.")
+@normaliser_flag("Count again under another normaliser.")
 @click.option("--common", is_flag=True, help="Compare the utterances that all have, where they differ.")
 @click.option("--averages", is_flag=True, help="Leave out the single domains.")
 @click.option(

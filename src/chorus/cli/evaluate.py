@@ -10,7 +10,7 @@ import click
 from click.core import ParameterSource
 
 from chorus.cli.data import mapping
-from chorus.cli.flags import columns_flags, device_flag, json_flag, overwrite_flag, quiet_flag
+from chorus.cli.flags import columns_flags, device_flag, json_flag, normaliser_flag, overwrite_flag, quiet_flag
 from chorus.cli.output import as_json, note, table
 from chorus.errors import UsageError
 from chorus.progress import shown
@@ -48,10 +48,7 @@ SHOWING = ("by", "worst", "json_", "quiet")  # flags that a finished evaluation 
     help="Whisper: seconds that it is given of shorter utterances; may be repeated.  [default: 30]",
 )  # fmt: skip
 @click.option("--dtype", type=click.Choice(["float32", "float16", "bfloat16", "int8"]), help="[default: float32]")
-@click.option(
-    "--normaliser", "--normalizer", default="marks",
-    help="raw, basic, english, marks, arabic[:OPTIONS].  [default: marks]",
-)  # fmt: skip
+@normaliser_flag("raw, basic, english, marks, arabic[:OPTIONS].  [default: marks]", default="marks")
 @click.option("--unit", type=click.Choice(["words", "characters"]), help="What is counted.  [default: by language]")
 @click.option("--condition", multiple=True, help="noise:10db, telephone, reverb:0.4, codec:opus ...; may be repeated.")
 @click.option("--only-conditions", is_flag=True, help="Leave out the clean recordings.")

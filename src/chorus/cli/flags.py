@@ -7,6 +7,8 @@ from typing import Protocol, TypeVar
 
 import click
 
+from chorus.errors import UsageError
+
 F = TypeVar("F", bound=Callable[..., object])
 
 
@@ -14,6 +16,17 @@ class Flag(Protocol):
     """Adds an option to a command."""
 
     def __call__(self, command: F, /) -> F: ...
+
+
+def normaliser_flag(what: str, default: str | None = None) -> Flag:
+    """`--normaliser`, in either spelling; given twice it is refused, as click would take the last in silence."""
+
+    def once(context: click.Context, parameter: click.Parameter, values: tuple[str, ...]) -> str | None:
+        if len(values) > 1:
+            raise UsageError(f"--normaliser is given twice: {', '.join(values)}", "rates are under one: leave one out")
+        return values[0] if values else default
+
+    return click.option("--normaliser", "--normalizer", multiple=True, callback=once, metavar="NAME", help=what)
 
 
 def json_flag(what: str = "Print the result as JSON.") -> Flag:

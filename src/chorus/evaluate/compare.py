@@ -11,7 +11,7 @@ from collections.abc import Collection, Mapping, Sequence, Set
 
 import numpy as np
 
-from chorus.errors import DataError, nearest
+from chorus.errors import MisfitError, nearest
 from chorus.evaluate.comparison import GROUPS, Cell, Comparison, Group, Line
 from chorus.evaluate.differences import add_differences
 from chorus.evaluate.relations import relate
@@ -50,7 +50,7 @@ def compare(
     # rates under two normalisers are rates of two texts
     names = {one.normaliser for one in evaluations}
     if len(names) > 1 and normaliser is None:
-        raise DataError(f"results under different normalisers: {', '.join(sorted(names))}", "give --normaliser NAME")
+        raise MisfitError(f"results under different normalisers: {', '.join(sorted(names))}", "give --normaliser NAME")
     chosen = condition or evaluations[0].summary["conditions"][0]
     rows, notes = shared_rows(evaluations, chosen, normaliser, common=common)
     cells = _cells(rows[0], _learnt(evaluations, roles, column, by_column(rows[0], column)), column, groups or {})
@@ -73,7 +73,7 @@ def compare(
 def _one_task(evaluations: Sequence[Evaluation]) -> Task:
     tasks = {one.task.name: one.task for one in evaluations}
     if len(tasks) > 1:
-        raise DataError(f"results of different tasks: {', '.join(sorted(tasks))}", "compare those of one task")
+        raise MisfitError(f"results of different tasks: {', '.join(sorted(tasks))}", "compare those of one task")
     return evaluations[0].task
 
 
@@ -98,7 +98,7 @@ def _cells(rows: Sequence[Scored], learnt: Set[str], column: str, given: Mapping
     parts = by_column(rows, column)
     for name in (*given, *learnt):
         if name not in parts:
-            raise DataError(f'no utterance has {column} "{name}"{nearest(name, parts)}', "check --by and the groups")
+            raise MisfitError(f'no utterance has {column} "{name}"{nearest(name, parts)}', "check --by and the groups")
     # where nobody says what it was trained on every cell is what merging is for, unless --in-domain and the like do
     inside = {n for n in parts if given.get(n, "in-domain" if n in learnt or not learnt else "") == "in-domain"}
     languages = {language_code(row.language) for name in inside for row in parts[name]}

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from chorus.checkpoints.sidecar import write_json
 from chorus.checkpoints.writer import explained, write_text
-from chorus.errors import DataError, MissingExtraError, UsageError
+from chorus.errors import DataError, MisfitError, MissingExtraError, UsageError
 from chorus.evaluate.checked import (
     AGAIN,
     check_counts,
@@ -77,7 +77,7 @@ def read_evaluation(directory: str | Path) -> Evaluation:
     if not present(path / SUMMARY):
         unfinished = (path / PARTIAL).exists()
         hint = "give the same `chorus evaluate` again: it goes on" if unfinished else "chorus evaluate MODEL --data ..."
-        raise DataError(f"{path}: {'not finished' if unfinished else f'no evaluation (no {SUMMARY})'}", hint)
+        raise MisfitError(f"{path}: {'not finished' if unfinished else f'no evaluation (no {SUMMARY})'}", hint)
     summary = read_summary(path / SUMMARY)
     place = path / (PARQUET if present(path / PARQUET) else ROWS)
     found = Evaluation(path, summary, _parquet_rows(place) if place.suffix == ".parquet" else read_rows(place))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
-from chorus.errors import DataError, UsageError, nearest
+from chorus.errors import MisfitError, UsageError, nearest
 from chorus.evaluate.results import Evaluation
 from chorus.models.languages import language_code
 
@@ -25,7 +25,7 @@ def roles_of(
     labels = [one.label for one in evaluations]
     twice = {label for label in labels if labels.count(label) > 1}
     if twice:
-        raise DataError(f"two results are called {sorted(twice)[0]}", "evaluate one again under NAME=MODEL")
+        raise MisfitError(f"two results are called {sorted(twice)[0]}", "evaluate one again under NAME=MODEL")
     for label in filter(None, (base, joint, *(specialists or {}))):
         if label not in labels:
             raise UsageError(f'no result is called "{label}"{nearest(label, labels)}')

@@ -80,7 +80,9 @@ def evaluate(
     place = Path(out) if out is not None else Path("evaluations") / folder_of(opened.label)
     scoring = Scoring(normaliser, unit, parquet)
     done = None if overwrite else finished(place, request, scoring)
-    return done if done is not None else run_request(request, place, scoring, progress)
+    found = done if done is not None else run_request(request, place, scoring, progress)
+    refuse_all_failed(found)
+    return found
 
 
 def finished(place: Path, request: Request, scoring: Scoring) -> Evaluation | None:
@@ -123,16 +125,24 @@ def run_request(
         partial.close()
     rows = as_labelled([partial.rows[key] for key in request.keys], request.test)
     try:
-        made = count_answers(place, facts_of(request, rows, told), rows, scoring)
+        return count_answers(place, facts_of(request, rows, told), rows, scoring)
     except (ArithmeticError, LookupError, ValueError) as error:  # of jiwer, sacrebleu, or another package's task
         raise ChorusError(
             f"{place}: all is decoded, and could not be counted ({type(error).__name__}: {error})",
             f"what was decoded is kept ({PARTIAL}): the same command counts it again, and --debug shows where it fails",
         ) from error
-    # written all the same: the reasons stand in the rows
-    if rows and all(row.get("failed") for row in rows):
-        raise ChorusError(f"{request.system.label}: every decode failed: {rows[0]['failed']}", f"see {place}")
-    return made
+
+
+def refuse_all_failed(found: Evaluation) -> None:
+    """`ChorusError` where every decode failed; the results are written all the same, with the reasons in the rows."""
+    reason = why_all_failed(found)
+    if reason:
+        raise ChorusError(f"{found.label}: every decode failed: {reason}", f"see {found.directory}")
+
+
+def why_all_failed(found: Evaluation) -> str:
+    """Why the first decode failed, where all did; else empty."""
+    return found.rows[0].get("failed", "") if all(row.get("failed") for row in found.rows) else ""
 
 
 def count_answers(place: Path, facts: Facts, rows: Sequence[Answer], scoring: Scoring) -> Evaluation:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from chorus.errors import DataError
+from chorus.errors import MisfitError
 from chorus.evaluate.results import Evaluation
 from chorus.tasks.scored import Scored
 
@@ -18,7 +18,9 @@ def shared_rows(
     tables: list[dict[str, Scored]] = []
     for one in evaluations:
         if condition not in one.summary["conditions"]:
-            raise DataError(f"{one.label} was not evaluated under {condition}", "evaluate it with the same --condition")
+            raise MisfitError(
+                f"{one.label} was not evaluated under {condition}", "evaluate it with the same --condition"
+            )
         again = normaliser is not None and normaliser != one.normaliser
         scored = one.task.score(one.rows, normaliser or "", one.summary["unit"]) if again else one.scored
         tables.append({row.name: row for row in scored if row.condition == condition})
@@ -27,11 +29,11 @@ def shared_rows(
     for one, table in zip(evaluations, tables, strict=True):
         told = _difference(first, tables[0], one.label, table)
         if told and not common:
-            raise DataError(told, "evaluate both on the same recordings, or compare what they share: --common")
+            raise MisfitError(told, "evaluate both on the same recordings, or compare what they share: --common")
         if told:
             notes.append(told)
     if not shared:
-        raise DataError("the results share no utterance", "evaluate on the same recordings")
+        raise MisfitError("the results share no utterance", "evaluate on the same recordings")
     order = [name for name in tables[0] if name in shared]
     # as written: under another normaliser two references could be the same that were not
     order = [n for n in order if len({table[n].raw_reference for table in tables}) == 1] if common else order

@@ -30,7 +30,8 @@ def commands_of(experiment: Experiment, chosen: Mapping[str, Chosen]) -> list[Co
     for name in chosen:
         recipe = recipe_path(experiment, seed, name)
         evaluate = _evaluate(experiment, f"{name}={recipe}")
-        found.append(Command(name, [evaluate, f"chorus merge {shlex.quote(str(recipe))} -o merged"]))
+        merged = shlex.join(["chorus", "merge", str(recipe), "-o", str(Path("merged") / folder_of(name))])
+        found.append(Command(name, [evaluate, merged]))
     for curve in curves_of(experiment, chosen).values():
         for setting in curve.settings:
             name = folder_of(setting.label)
@@ -52,4 +53,6 @@ def _evaluate(experiment: Experiment, system: str) -> str:
     parts += ["--normaliser", experiment.normaliser]
     for condition in experiment.conditions:
         parts += ["--condition", condition] if condition != CLEAN else []
-    return shlex.join([*parts, "-o", str(Path("evaluations"))])  # a system's name may hold spaces, brackets and commas
+    # a folder of the experiment's own: in the usual one others' results may lie under the same names
+    place = Path("evaluations") / folder_of(experiment.name)
+    return shlex.join([*parts, "-o", str(place)])  # a system's name may hold spaces, brackets and commas

@@ -10,7 +10,7 @@ from chorus.checkpoints.writer import write_text
 from chorus.data.manifest import Row, manifest_text, read_manifest, select
 from chorus.data.split import SPLIT_NAMES, split_rows
 from chorus.data.utterance import sound_key
-from chorus.errors import DataError
+from chorus.errors import DataError, MisfitError
 from chorus.evaluate.comparison import Group
 from chorus.experiment.schema import DomainRows, Experiment
 from chorus.transcribe.test_sets import TestSet, of_rows
@@ -110,7 +110,7 @@ def dev_set(experiment: Experiment) -> TestSet:
     for name, domain in _domains(experiment, over).items():
         found = rows_of(experiment, name, domain, "dev")
         if not found and name in experiment.domains:
-            raise DataError(f"{name}: no dev rows to choose on", "give rows of split dev, or dev: MANIFEST")
+            raise MisfitError(f"{name}: no dev rows to choose on", "give rows of split dev, or dev: MANIFEST")
         rows += found
     return of_rows(rows)
 
@@ -121,7 +121,7 @@ def held_out_set(experiment: Experiment) -> TestSet:
     for name, domain in _domains(experiment, ("in-domain", "out-of-domain", "other-language")).items():
         found = rows_of(experiment, name, domain, "test")
         if not found:
-            raise DataError(f"{name}: no test rows", "give rows of split test, or test: MANIFEST")
+            raise MisfitError(f"{name}: no test rows", "give rows of split test, or test: MANIFEST")
         rows += found
     return of_rows(rows)
 
@@ -155,7 +155,7 @@ def refuse_same_sounds(dev: TestSet, test: TestSet) -> None:
 def _refuse(split: str, shared: list[str]) -> None:
     if shared:
         more = f" and {len(shared) - SHOWN} more" if len(shared) > SHOWN else ""
-        raise DataError(
+        raise MisfitError(
             f"{split} and test share {len(shared)} recordings: {', '.join(shared[:SHOWN])}{more}",
             "what is learnt from or chosen on must not be what is reported: split them apart",
         )

@@ -5,6 +5,7 @@ What it writes is told in `places.py`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -13,7 +14,9 @@ import yaml
 from chorus.checkpoints.sidecar import write_json
 from chorus.checkpoints.writer import explained, write_text
 from chorus.data.manifest import write_manifest
+from chorus.errors import ChorusError
 from chorus.evaluate.results import Evaluation
+from chorus.evaluate.run import refuse_all_failed
 from chorus.experiment.inputs import check_inputs
 from chorus.experiment.load import load_experiment
 from chorus.experiment.places import BASE, JOINT, SELECTION, recipe_path, reference_of, template
@@ -118,6 +121,11 @@ class _Runner:
                     rates[setting.label, seed] = macro_rate(trials.merge(template(experiment, seed), setting), domains)
         metric = experiment.task.metrics[0]
         chosen = choose(grids, rates, experiment.seeds, best=metric.best)
+        if all(math.isnan(one.dev) for one in chosen.values()):
+            raise ChorusError(
+                "no merge has a rate on dev: every decode of every setting failed, or there is no reference",
+                f"see {self.out / 'dev'}",
+            )
         facts = selection_facts(
             grids, chosen, rates, experiment.seeds, metric=metric, over=experiment.selection.over,
             normaliser=experiment.normaliser, dev_set=dev.fingerprint,
@@ -145,7 +153,9 @@ class _Runner:
         merges = template(self.experiment, seed)
         with self._trials("test", test, seed) as trials:
             found = [self._model(trials, label, seed) for label in systems_of(self.experiment)]
-            found += [trials.merge(merges, one.setting, label=name) for name, one in outcome.chosen.items()]
+            for name, one in outcome.chosen.items():
+                found.append(trials.merge(merges, one.setting, label=name))
+                refuse_all_failed(found[-1])
             outcome.test[seed] = found
             for name, curve in curves_of(self.experiment, outcome.chosen).items():
                 outcome.curves.setdefault(name, {})[seed] = [trials.merge(merges, s) for s in curve.settings]

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from chorus.data.manifest import read_manifest
 from chorus.data.split import SPLIT_NAMES
-from chorus.errors import DataError, RecipeError
+from chorus.errors import ChorusError, MisfitError, RecipeError
 from chorus.evaluate.results import Evaluation
-from chorus.evaluate.run import NORMALISER
+from chorus.evaluate.run import NORMALISER, why_all_failed
 from chorus.merge.recipes.dialects import translated
 from chorus.search.grids import Setting, grid_of, grid_problems
 from chorus.search.recipes import Recipe, recipe_of, refuse_hidden
@@ -75,6 +75,9 @@ def search(
         for setting in settings:
             evaluation = merges.merge(recipe, setting)
             trials.append(Trial(setting, macro_rate(evaluation), evaluation))
+    if all(why_all_failed(trial.evaluation) for trial in trials):
+        reason = why_all_failed(trials[0].evaluation)
+        raise ChorusError(f"every decode of every setting failed: {reason}", f"see {out}")
     best = trials[0].evaluation.task.metrics[0].best
     trials.sort(key=lambda t: short_of(t.dev, best))  # stable: of equals the first stays first
     return Found(trials, recipe_of(recipe, trials[0].setting))
@@ -86,7 +89,7 @@ def _dev_set(manifest: str | Path) -> TestSet:
     if any(r.split for r in rows):
         rows = [r for r in rows if r.split in SPLIT_NAMES["dev"]]
     if not rows:
-        raise DataError(f"{manifest}: no dev rows to choose on", "give rows of split dev, or a manifest of dev alone")
+        raise MisfitError(f"{manifest}: no dev rows to choose on", "give rows of split dev, or a manifest of dev alone")
     return of_rows(rows)
 
 

@@ -11,7 +11,8 @@ import numpy as np
 
 from chorus._version import __version__
 from chorus.evaluate.results import Evaluation
-from chorus.evaluate.scores import by_column, value_of
+from chorus.evaluate.run import why_all_failed
+from chorus.evaluate.scores import by_column, known, value_of
 from chorus.search.grids import Setting
 from chorus.tasks.protocol import Metric
 
@@ -33,12 +34,12 @@ class ChosenFacts(TypedDict):
     label: str
     method: str
     parameters: Mapping[str, object]
-    dev: float
+    dev: float | None
 
 
 class SettingFacts(TypedDict):
     parameters: Mapping[str, object]
-    dev: dict[str, float]  # by seed
+    dev: dict[str, float | None]  # by seed; null where it is not defined
 
 
 class SelectionFacts(TypedDict):
@@ -53,11 +54,16 @@ class SelectionFacts(TypedDict):
     best: str
     chosen: dict[str, ChosenFacts]
     settings: dict[str, list[SettingFacts]]
-    models: dict[str, dict[str, float]]
+    models: dict[str, dict[str, float | None]]
 
 
 def macro_rate(evaluation: Evaluation, domains: Sequence[str] = ()) -> float:
-    """The unweighted mean of the task's metric over these domains; over all where none is named."""
+    """The unweighted mean of the task's metric over these domains; over all where none is named.
+
+    NaN where every decode failed: whoever is silent everywhere has no rate to be chosen by.
+    """
+    if why_all_failed(evaluation):
+        return math.nan
     metric, parts = evaluation.task.metrics[0], by_column(evaluation.scored, "domain")
     return float(np.mean([value_of(parts[name], metric) for name in domains or parts if name in parts]))
 
@@ -94,8 +100,8 @@ def selection_facts(
     merges = {s.label for settings in grids.values() for s in settings}
     models = dict.fromkeys(label for label, _ in rates if label not in merges)
 
-    def by_seed(label: str) -> dict[str, float]:
-        return {str(seed): rates[label, seed] for seed in seeds if (label, seed) in rates}
+    def by_seed(label: str) -> dict[str, float | None]:
+        return {str(seed): known(rates[label, seed]) for seed in seeds if (label, seed) in rates}
 
     return {
         "chorus": __version__,
@@ -107,7 +113,7 @@ def selection_facts(
         "best": best_of(chosen, best=metric.best),
         "chosen": {
             name: {"label": one.setting.label, "method": one.setting.method, "parameters": one.setting.parameters,
-                   "dev": one.dev}
+                   "dev": known(one.dev)}
             for name, one in chosen.items()
         },
         "settings": {

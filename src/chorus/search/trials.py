@@ -14,7 +14,7 @@ from types import TracebackType
 from chorus.checkpoints.lazy_tensor import LazyTensor
 from chorus.errors import CheckpointError, ChorusError
 from chorus.evaluate.results import Evaluation
-from chorus.evaluate.run import NORMALISER, Scoring, finished, run_request
+from chorus.evaluate.run import NORMALISER, Scoring, finished, refuse_all_failed, run_request
 from chorus.merge.options import Options
 from chorus.merge.plan import Plan
 from chorus.merge.planning.planner import plan
@@ -61,7 +61,10 @@ class Trials:
     ) -> Evaluation:
         """A model from disk or hub; `role` and `home` as in `System`."""
         system = replace(open_system(reference, label=label), role=role, home=dict(home or {}))
-        return self._evaluated(system, None)
+        found = self._evaluated(system, None)
+        # of a merge it is an answer, that its setting is of no use; what merges stand beside must speak
+        refuse_all_failed(found)
+        return found
 
     def merge(self, template: Mapping[str, object], setting: Setting, *, label: str = "") -> Evaluation:
         """A template's merge by a setting, in memory."""

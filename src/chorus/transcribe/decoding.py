@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BeforeValidator, ConfigDict, Field, field_validator
+from pydantic import (
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
-from chorus.errors import UsageError, nearest
+from chorus.errors import RecipeError, UsageError, nearest
 from chorus.models.texts import SHAPE
-from chorus.settings import Strict, validated
+from chorus.settings import Strict, explain, validated
 from chorus.tasks.registry import TaskName
 
 BY_COLUMN, DETECT = "column", "detect"
@@ -49,6 +57,15 @@ class Decoding(Strict):
     max_new_tokens: int | None = Field(default=None, ge=1)  # else as many as the model can write
     window_s: Windows | None = None
     dtype: Literal["float32", "float16", "bfloat16", "int8"] = "float32"
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _in_words(cls, settings: object, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        """Made in Python it is refused in the words that a file of settings gets."""
+        try:
+            return handler(settings)
+        except ValidationError as error:
+            raise RecipeError(explain(error, cls), source="decoding") from None
 
 
 PRESETS: dict[str, dict[str, object]] = {

@@ -11,7 +11,7 @@ from chorus.data.audio import LONGEST_S, info
 from chorus.data.manifest import Row, groups, read_manifest, select
 from chorus.data.parallel import in_order
 from chorus.data.utterance import Utterance
-from chorus.errors import DataError
+from chorus.errors import DataError, MisfitError
 from chorus.identity import fingerprint
 
 if TYPE_CHECKING:
@@ -65,9 +65,15 @@ def load_test_set(
         chosen = _of_split(manifest.rows, split)
         chosen = select(chosen, where or {})
         if not chosen:
-            raise DataError(f"{path}: none of its {len(manifest)} rows is left", "check --split and --where")
+            asked = {**({"split": split} if split else {}), **(where or {})}
+            told = f" (asked for: {', '.join(f'{k} = {_either(v)}' for k, v in asked.items())})" if asked else ""
+            raise MisfitError(f"{path}: none of its {len(manifest)} rows is left{told}", "check --split and --where")
         rows += [replace(r, domain=r.domain or name, language=r.language or language) for r in chosen[:limit]]
     return of_rows(rows, skip_bad=skip_bad)
+
+
+def _either(value: object) -> str:
+    return " or ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def of_rows(rows: Sequence[Row], *, skip_bad: bool = False) -> TestSet:
