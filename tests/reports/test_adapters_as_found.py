@@ -200,7 +200,7 @@ WRONG_CONFIGS = {
     "use_rslora": ("false", 1, {}),
     "use_dora": ("no", True),
     "lora_bias": (True,),
-    "modules_to_save": ("lm_head", [1], [""], {"a": 1}),
+    "modules_to_save": ("lm_head", [1], [""], {"a": 1}, ["x"] * 3000),
     "peft_type": ("", None, "LOR", 7, "OFT", "BONE"),
     "init_lora_weights": ("corda", "x", 3, ["a"]),
     "unheard_of": (1, "x", [0]),
@@ -261,6 +261,20 @@ WRONG_TENSORS = {
 def test_a_tensor_that_is_no_factor_is_refused_by_its_name(tmp_path, base, name):
     tensors, message = WRONG_TENSORS[name]
     assert message in refusal(base, write(tmp_path / "a", tensors))
+
+
+def test_layers_that_an_adapter_leaves_out_unasked_are_told(tmp_path, base):
+    half = write(tmp_path / "a", factors(2))
+    (warning,) = opened(base, half).warnings
+    assert "no factors for 2 modules (model.layers.2.self_attn.q_proj, ...)" in warning
+    plan = chorus.plan(apply_recipe(str(base), [str(half)]))
+    assert sum("is the file whole?" in w for w in plan.warnings) == 1
+    assert opened(base, write(tmp_path / "a", factors(2), layers_to_transform=[0, 1])).warnings == []
+    assert opened(base, write(tmp_path / "a", factors())).warnings == []
+
+
+def test_an_alpha_of_zero_would_change_nothing(tmp_path, base):
+    assert "lora_alpha: 0" in refusal(base, write(tmp_path / "a", factors(), lora_alpha=0))
 
 
 def test_complex_factors_are_refused(tmp_path, base):

@@ -19,7 +19,9 @@ from chorus.files import present, read_json
 from chorus.plain import JsonObject
 
 CONFIG, WEIGHTS, PICKLED = "adapter_config.json", "adapter_model.safetensors", "adapter_model.bin"
-GATHER = "save it again with the shards gathered (DeepSpeed: stage3_gather_16bit_weights_on_model_save)"
+GATHER = (
+    "save it again from the trained model, its shards gathered (DeepSpeed: stage3_gather_16bit_weights_on_model_save)"
+)
 AGAIN = "save the adapter again"
 
 
@@ -54,6 +56,8 @@ def open_adapter(directory: Path, label: str, *, allow_pickle: bool = False) -> 
             _check(factors, settings, where)
     except ValueError as error:  # a pattern that takes too long
         raise CheckpointError(f"{settings.where}: {error}", "write the modules' names in its place") from None
+    if adapter.low_rank and not adapter.replaced and not any(f.scale for f in adapter.low_rank.values()):
+        raise CheckpointError(f"{settings.where}: lora_alpha: 0, so that it would change nothing", AGAIN)
     return adapter
 
 

@@ -14,6 +14,7 @@ from chorus.errors import CheckpointError
 from chorus.plain import JsonObject
 
 T = TypeVar("T")
+MAX_NAMES = 2_000
 FLAGS = ("use_rslora", "use_dora", "lora_bias", "fan_in_fan_out")
 
 
@@ -123,7 +124,10 @@ class _Reader:
         value = self.config.get(key) or []
         if not isinstance(value, list) or not all(isinstance(name, str) and name for name in value):
             self.fail(key, "a list of modules' names", value)
-        return tuple(value)
+        # each is looked for among all modules
+        if len(value) > MAX_NAMES:
+            self.fail(key, f"a list of at most {MAX_NAMES:,} names", f"{len(value):,}")
+        return tuple(dict.fromkeys(value))
 
     def _map(self, key: str) -> JsonObject:
         value = self.config.get(key) or {}

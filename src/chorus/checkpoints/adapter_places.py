@@ -71,7 +71,8 @@ class _Placing:
                 self.tensors[target] = ShiftedTensor(self.tensors[target], factors.bias, factors.scale)
         self._refuse_homeless()
         self._refuse_missing()
-        return replace(self.base, label=self.label, checkpoint=Checkpoint(self.tensors, self.label))
+        warnings = [*self.base.warnings, *self._layers_left_out()]
+        return replace(self.base, label=self.label, checkpoint=Checkpoint(self.tensors, self.label), warnings=warnings)
 
     def _place(self, name: str, *, factors: bool = False) -> str | None:
         # as it stands first: what `canonical` leaves out may be all that tells two tensors apart
@@ -86,6 +87,23 @@ class _Placing:
                 "save the adapter again, each module once",
             )
         return found[0]
+
+    def _layers_left_out(self) -> list[str]:
+        """Layers without factors for what others have them for, where the config chooses no layers: half a file."""
+        config = self.adapter.config
+        targets = config.get("target_modules")
+        chosen = any(config.get(key) for key in ("layers_to_transform", "exclude_modules"))
+        if chosen or not isinstance(targets, list) or not all(str(t).replace("_", "a").isidentifier() for t in targets):
+            return []
+        there = {place for place, factors in self.taken if factors and place.endswith(".weight")}
+        kinds = {_numberless(place) for place in there}
+        lacking = [n for n in self.base.checkpoint if n not in there and _numberless(n) in kinds]
+        if not lacking:
+            return []
+        return [
+            f"{self.where} has no factors for {len(lacking)} modules ({lacking[0].removesuffix('.weight')}, ...), "
+            "though for others of their kind in other layers: is the file whole?"
+        ]
 
     def _is_transposed(self, module: str) -> bool:
         """Whether a module's weight is stored [in, out], by its class: PEFT mends the config's word by that."""
@@ -160,6 +178,11 @@ class _Placing:
                         f"{self.where}: {name} is missing, though modules_to_save names {entry}",
                         "save the adapter again",
                     )
+
+
+def _numberless(name: str) -> str:
+    """A tensor's name with a sign in the place of every layer's number."""
+    return ".".join("#" if part.isdigit() else part for part in name.split("."))
 
 
 def _modules(name: str) -> Iterator[str]:
