@@ -31,7 +31,8 @@ from chorus.data.audio import RATE, resample, write_flac
 from chorus.data.effect_names import effect_of
 from chorus.data.espeak import Speaker, speaker
 from chorus.data.manifest import Row, write_manifest
-from chorus.errors import RecipeError
+from chorus.errors import DataError, RecipeError
+from chorus.files import read_lines
 from chorus.identity import number_of
 from chorus.lazy import lazy
 from chorus.plain import JsonObject
@@ -199,9 +200,10 @@ def _texts(name: str, domain: Domain, home: Path) -> list[str]:
     if domain.texts_file:
         path = home / domain.texts_file
         try:
-            texts += [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-        except (OSError, UnicodeDecodeError) as error:
-            raise RecipeError([f"domains.{name}.texts_file: {path}: cannot be read ({error})"]) from None
+            lines = (line.strip() for _, line in read_lines(path, raises=DataError, what="file of texts"))
+            texts += [line for line in lines if line]
+        except DataError as error:
+            raise RecipeError([f"domains.{name}.texts_file: {error.message}"]) from None
     for template in domain.templates:
         slots = re.findall(r"\{(\w+)\}", template)
         for i, filling in enumerate(product(*(domain.words[slot] for slot in slots))):
