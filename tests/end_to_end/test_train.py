@@ -71,7 +71,7 @@ def whisper_at(path):
 
 
 def test_a_full_fine_tune_leaves_what_every_runtime_asks_for(settings, tmp_path):
-    result = train(settings("train.epochs=2", "train.learning_rate=3e-4"))
+    result = train(settings("train.epochs=2", "train.learning_rate=3e-4", "dev.limit=3"))
     out = tmp_path / "out"
     names = {p.name for p in out.iterdir()}
     assert names >= {
@@ -83,6 +83,7 @@ def test_a_full_fine_tune_leaves_what_every_runtime_asks_for(settings, tmp_path)
     assert result.steps == 6
     facts = json.loads((out / "chorus.json").read_text())
     assert facts["data"]["train_rows"] == 24
+    assert facts["data"]["dev_rows"] == 3  # as many as were measured
     assert facts["data"]["manifests"].keys() == {"manifest.csv"}
     assert facts["curve"]["dev_wer"][0][0] == 0
     assert facts["trained_parameters"] == facts["parameters"] - 1500 * 64  # all but the sinusoids

@@ -45,6 +45,21 @@ def test_common_voice_s_column_is_the_language(tmp_path):
     assert list(limits_of(str(BASE)).problems([row])) == []
 
 
+@pytest.mark.reported("language-names")
+def test_a_card_has_the_hub_s_codes(tmp_path):
+    from chorus.train.outputs import card
+
+    config = load_train_config({"model": {"base": "org/base"}, "data": {"train": "m.csv"}, "output": str(tmp_path)})
+    languages = {"pt-BR": 3, "Portuguese": 1, "cmn_hans_cn": 2, "Javanese": 1, "a dialect": 1}
+    facts = {
+        "base_model": "org/base", "steps": 1, "best_step": 1, "trained_parameters": 1, "parameters": 2, "best": None,
+        "config": {}, "data": {"train_rows": 8, "train_hours": 0.1, "dev_rows": 0, "language": languages},
+    }  # fmt: skip
+    front = card(config, facts, adapter=False, pipeline_tag="x").split("---")[1]
+    assert "language:\n- pt\n- zh\n- jv\n" in front
+    assert "dialect" not in front
+
+
 SAID, HEARD = "今日は天気がいいですね", "今日は天気がいいですよ"
 
 

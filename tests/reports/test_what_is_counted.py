@@ -18,6 +18,7 @@ from chorus.tasks.normalise import INVISIBLE, NORMALISERS, normaliser
 from chorus.tasks.scored import Scored, score_texts
 from chorus.tasks.st import ST
 from chorus.train.measure import edits, rates
+from results import counted
 
 
 def scored(reference: str, heard: str, language: str = "", how: str = "marks", **more: object) -> Scored:
@@ -244,6 +245,21 @@ def test_texts_without_spaces_are_told_where_the_language_is_not():
     assert without_spaces("今日は天気がいい iPhone")
     assert not without_spaces("the 東京 tower")
     assert not without_spaces("123")
+
+
+def test_an_evaluation_says_what_it_could_not_know(tmp_path):
+    from chorus.evaluate.describe import unit_notes
+
+    rows = [
+        {"name": language, "condition": "clean", "language": language, "speaker": "", "domain": "", "seconds": 1.0,
+         "reference": text, "hypothesis": text}
+        for language, text in (("jp", "今日は天気"), ("quy", "allin punchaw"), ("en", "good day"), ("ja", "今日は天気"))
+    ]  # fmt: skip
+    assert unit_notes(counted(tmp_path, "a", rows)) == [
+        "counted in words, though written without spaces: 1 references (--unit characters, or a column language)",
+        "counted in words, of languages that are not known: jp, quy (--unit characters, or a column language)",
+    ]
+    assert unit_notes(counted(tmp_path, "b", rows[2:])) == []
 
 
 def test_normalising_twice_changes_nothing_of_what_was_invisible():

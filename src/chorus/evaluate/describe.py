@@ -52,7 +52,7 @@ def unit_notes(evaluation: Evaluation) -> list[str]:
     unknown = sorted({r.language for r in rows if r.language and not is_known(r.language)})
     found = []
     if unspaced:
-        found.append(f"{len(unspaced)} references are written without spaces and counted in words")
+        found.append(f"counted in words, though written without spaces: {len(unspaced)} references")
     if unknown:
         found.append(f"counted in words, of languages that are not known: {', '.join(unknown[:NAMED])}")
     return [f"{one} (--unit characters, or a column language)" for one in found]
