@@ -433,6 +433,8 @@ def test_ranks_and_patterns_that_do_not_fit(whisper):
     with pytest.raises(RecipeError, match='rank_pattern: "q_prj" matches no module'):
         check_ranks(whisper.model, modules, AdapterSettings(rank_pattern={"q_prj": 2}))
     check_ranks(whisper.model, modules, AdapterSettings(rank=65, rank_pattern={".*": 4}))
+    with pytest.raises(RecipeError, match="has a bracket that is not closed"):
+        check_ranks(whisper.model, modules, AdapterSettings(rank_pattern={"(q_proj": 2}))
 
 
 def test_components_can_be_frozen(whisper):

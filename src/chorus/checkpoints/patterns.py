@@ -216,8 +216,3 @@ def _single(token: str) -> re.Pattern[str]:
 def _one_character(token: str) -> Part:
     test = _single(token)
     return lambda name, places: frozenset(p + 1 for p in places if p < len(name) and test.fullmatch(name, p, p + 1))
-
-
-def pattern_value(patterns: Mapping[str, T], module: str, default: T) -> T:
-    """`Patterns(patterns).value(module, default)`, for who asks once."""
-    return Patterns(patterns).value(module, default)

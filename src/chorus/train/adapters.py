@@ -6,7 +6,6 @@ their start, an adapter of the original base of twice the rank: W' = W + s (B A 
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import takewhile
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from chorus.architectures.layouts import layout_of
 from chorus.architectures.roles import Role
-from chorus.checkpoints.patterns import pattern_value
+from chorus.checkpoints.patterns import Patterns, matcher
 from chorus.errors import CheckpointError, MissingExtraError, RecipeError, nearest
 from chorus.train.backbones.protocol import Backbone
 from chorus.train.config import AdapterSettings, TrainConfig
@@ -130,14 +129,18 @@ def check_ranks(model: PreTrainedModel, modules: Sequence[str], settings: Adapte
     """Refuse a rank above what a module can have, and patterns that match nothing."""
     sizes = {n: tuple(m.weight.shape) for n, m in model.named_modules() if n in set(modules)}
     problems = []
+    try:
+        ranks = Patterns(settings.rank_pattern)
+        for section in ("rank_pattern", "alpha_pattern"):
+            for pattern in getattr(settings, section):
+                if not any(map(matcher(pattern), sizes)):
+                    problems.append(f'adapter.{section}: "{pattern}" matches no module')
+    except ValueError as error:
+        raise RecipeError([f"adapter: {error}"], "write modules' names, or their endings") from None
     for name, shape in sizes.items():
-        rank = int(pattern_value(settings.rank_pattern, name, settings.rank))
+        rank = ranks.value(name, settings.rank)
         if rank > min(shape):
             problems.append(f"rank {rank} is above what {name} can have ({shape[0]} x {shape[1]}: {min(shape)})")
-    for section in ("rank_pattern", "alpha_pattern"):
-        for pattern in getattr(settings, section):
-            if not any(re.match(rf"(.*\.)?({pattern})$", name) for name in sizes):
-                problems.append(f'adapter.{section}: "{pattern}" matches no module')
     if problems:
         more = [f"... and {len(problems) - 4} more"] if len(problems) > 4 else []
         raise RecipeError(problems[:4] + more, "lower adapter.rank, or give adapter.rank_pattern")
