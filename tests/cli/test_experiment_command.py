@@ -69,7 +69,7 @@ def test_report_takes_no_flag_that_would_change_nothing(
 
 def test_report_before_the_end_says_to_run_it_first(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (file.parent / "out" / "results.json").unlink()
-    assert run(["experiment", str(file), "--report"]) == 4
+    assert run(["experiment", str(file), "--report"]) == 2
     told = capsys.readouterr().err
     assert "results.json: not there" in told
     assert "without --report" in told

@@ -105,16 +105,25 @@ def test_a_rate_far_beyond_the_others_stands_at_the_edge_with_its_number(tmp_pat
     by_domain(points, ["a", "b"], tmp_path / "rates", what="WER")
     (axes,) = figures[0].axes
     edge = axes.get_xlim()[1]
-    assert edge == pytest.approx(88.0)
+    assert edge == pytest.approx(150 * 1.05), "the longest interval of the others stands whole"
     assert [t.get_text() for t in axes.texts] == ["900"]
     assert max(max(line.get_xdata()) for line in axes.lines) <= edge
     assert max(bar.get_width() for bar in axes.patches) <= edge
 
 
+def test_an_interval_that_the_axis_cuts_goes_on(tmp_path, figures):
+    points = [Point("a", "merge", {"x": 90.0}, {"x": (60.0, 320.0)}), Point("b", "merge", {"x": 20.0})]
+    by_domain(points, ["x"], tmp_path / "rates", what="WER")
+    (axes,) = figures[0].axes
+    assert axes.get_xlim()[1] == pytest.approx(210.0)
+    assert [line.get_marker() for line in axes.lines].count(">") == 1
+
+
 @given(st.lists(st.floats(0, 1000), max_size=12))
 def test_the_axis_ends_behind_what_is_usual(values):
-    edge = plots._edge(values)
+    edge = plots._edge([(v, NAN) for v in values])
     assert edge >= 1.0
+    assert plots._edge([(v, 1.5 * v) for v in values]) >= edge
     assert all(v <= edge for v in values if v <= 120)
     if values and max(values) * 1.05 <= 200:
         assert all(v <= edge for v in values)

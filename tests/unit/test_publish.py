@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import random
 import re
 import shutil
 import sys
@@ -27,6 +29,7 @@ from chorus.experiment.steps import Outcome, curves_of
 from chorus.experiment.tables import tables_of
 from chorus.search.grids import grid_of
 from chorus.search.selection import Chosen
+from damage import of_document, torn
 from results import made_up
 
 CELLS = ("radio", "phone", "extra", "fado")
@@ -268,13 +271,29 @@ def test_a_rate_of_nothing_is_null_and_drawn_as_a_dash(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("written", "message"),
-    [(None, "not there"), ("{", "not what this version writes"), ('{"version": 7}', "not what this version writes")],
+    [(None, "not there"), ("{", "not readable as JSON"), ('{"version": 7}', "not what this version writes")],
 )
 def test_results_that_cannot_be_read_say_why(written: str | None, message: str, tmp_path: Path) -> None:
     if written is not None:
         (tmp_path / "results.json").write_text(written)
     with pytest.raises(DataError, match=message):
         publish(tmp_path)
+
+
+@pytest.mark.parametrize("damage", [of_document, torn])
+def test_results_that_were_changed_are_refused(damage, drawn: tuple[Experiment, Results], tmp_path: Path) -> None:
+    """A hundred damages of each kind: a changed number would stand in tables and plots like any other."""
+    text = (drawn[0].output_dir / "results.json").read_text(encoding="utf-8")
+    same = 0
+    for seed in range(100):
+        data = damage(text, random.Random(seed))
+        (tmp_path / "results.json").write_bytes(data)
+        with contextlib.suppress(DataError):
+            read_results(tmp_path)
+            assert json.loads(data, parse_int=float) == json.loads(text, parse_int=float), seed
+            same += 1
+    assert same < 30, "most is white space or the end of a line"
+    assert not (tmp_path / "report.html").exists()
 
 
 def test_pooled_seeds_keep_every_answer(tmp_path: Path) -> None:

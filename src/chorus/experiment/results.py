@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, Va
 
 from chorus.analyse.ranks import Ranks
 from chorus.checkpoints.sidecar import write_json
-from chorus.errors import DataError
+from chorus.errors import DataError, MisfitError
 from chorus.evaluate.bootstrap import Interval
 from chorus.evaluate.compare import compare
 from chorus.evaluate.comparison import Comparison, Group, comparison_from
@@ -26,7 +25,13 @@ from chorus.experiment.pooled import pooled
 from chorus.experiment.rows import groups_of
 from chorus.experiment.schema import Experiment
 from chorus.experiment.steps import BySeed, Outcome, curves_of, grids_of
+from chorus.files import present, read_json
+from chorus.identity import fingerprint
 from chorus.report.html import Command
+
+DIGEST = "digest"
+MAX_BYTES = 500_000_000  # ranks of every matrix of every system
+AGAIN = "run the experiment again: what is finished is found, and only the report is made"
 
 Rate = Annotated[  # JSON has no NaN: a rate of nothing is null there
     float,
@@ -117,20 +122,27 @@ class Results(_Plain):
 
 
 def write_results(results: Results, directory: Path) -> None:
-    """Write results.json."""
-    write_json(directory / RESULTS, results.model_dump(mode="json"))
+    """Write results.json, with a digest of the rest of it."""
+    document = results.model_dump(mode="json")
+    write_json(directory / RESULTS, {**document, DIGEST: fingerprint(results=document)})
 
 
 def read_results(directory: Path) -> Results:
-    """Read results.json; `DataError` where there is none, or one of another version."""
+    """Read results.json; `DataError` where there is none, one of another version, or one that was changed since."""
     path = directory / RESULTS
+    if not present(path):
+        raise MisfitError(f"{path}: not there", "run the experiment to its end first: without --report")
+    document = read_json(path, limit=MAX_BYTES, raises=DataError, what="experiment's results")
+    digest = document.pop(DIGEST, None)
     try:
-        return Results.model_validate(json.loads(path.read_text(encoding="utf-8")))
-    except OSError:
-        raise DataError(f"{path}: not there", "run the experiment to its end first: without --report") from None
-    except (ValueError, ValidationError) as error:
+        found = Results.model_validate(document)
+    except ValidationError as error:
         reason = str(error).splitlines()[0]
-        raise DataError(f"{path}: not what this version writes ({reason})", "run the experiment again") from None
+        raise DataError(f"{path}: not what this version writes ({reason})", AGAIN) from None
+    # a number that was changed would stand in tables and plots like any other
+    if digest != fingerprint(results=document):
+        raise DataError(f"{path}: changed since it was written", AGAIN)
+    return found
 
 
 def collect(experiment: Experiment, outcome: Outcome, ranks: Mapping[str, Sequence[Ranks]]) -> Results:

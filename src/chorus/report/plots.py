@@ -5,6 +5,7 @@ Colours carry the role (base, specialist, joint, merge), shapes tell systems of 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 COLOURS = {"base": GREY, "specialist": RED, "joint": TEAL, "merge": AMBER, "": PURPLE}
 NAMES = {"base": "base", "specialist": "specialists", "joint": "joint fine-tune", "merge": "merges", "": "models"}
 MARKERS = "osD^v<>PXph*"
+NOWHERE = (math.nan, math.nan)  # where there is no interval
+USUAL, FAR = 120.0, 200.0  # percent: rates below stand on the axis whole, and the axis ends at most there
 LEGEND_LETTERS = 96  # that fit on a line above a plot
 
 
@@ -45,7 +48,7 @@ def by_domain(points: Sequence[Point], domains: Sequence[str], stem: Path, *, wh
     Rates far beyond the others stand at the edge, with their number.
     """
     drawn, (axes,) = figure(8.5, 1.8 + 0.36 * len(points))
-    edge = _edge([p.values[d] for p in points for d in domains if p.values[d] == p.values[d]])
+    edge = _edge([(p.values[d], p.intervals.get(d, NOWHERE)[1]) for p in points for d in domains])
     for i, point in enumerate(points):
         y = len(points) - 1 - i
         known = [point.values[d] for d in domains if point.values[d] == point.values[d]]
@@ -57,6 +60,8 @@ def by_domain(points: Sequence[Point], domains: Sequence[str], stem: Path, *, wh
             if domain in point.intervals and value <= edge:
                 low, high = point.intervals[domain]
                 axes.plot((low, min(high, edge)), [place] * 2, color="#aaaaaa", linewidth=0.8, zorder=2)
+                if high > edge:  # it goes on: a whisker that ended here would tell a narrower interval
+                    axes.plot(edge, place, ">", color="#aaaaaa", markersize=3.5, zorder=2, clip_on=False)
             axes.plot(
                 min(value, edge), place, MARKERS[j % len(MARKERS)], color=COLOURS[point.role], markersize=5,
                 markeredgecolor=INK, markeredgewidth=0.4, zorder=3, clip_on=False,
@@ -76,11 +81,15 @@ def by_domain(points: Sequence[Point], domains: Sequence[str], stem: Path, *, wh
     return save(drawn, stem)
 
 
-def _edge(values: Sequence[float]) -> float:
-    """Where the axis of rates ends: the largest, but not far beyond 100 where the others stay below."""
-    largest = max(values, default=1.0) * 1.05
-    usual = [v for v in values if v <= 120]
-    return max(1.0, min(largest, max(usual) * 1.1) if usual and largest > 200 else largest)
+def _edge(values: Sequence[tuple[float, float]]) -> float:
+    """Where the axis of rates, each with the upper end of its interval, ends.
+
+    At the largest of all, but not far beyond 100 where the rates of most stay below.
+    """
+    known = [(v, v if math.isnan(high) else max(v, high)) for v, high in values if not math.isnan(v)]
+    largest = max((high for _, high in known), default=1.0) * 1.05
+    usual = [min(high, FAR) for v, high in known if v <= USUAL]
+    return max(1.0, min(largest, max(usual) * 1.05) if usual and largest > FAR else largest)
 
 
 def pareto(points: Sequence[tuple[float, float]]) -> list[int]:
