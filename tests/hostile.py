@@ -30,7 +30,7 @@ from models import make_family
 from results import made_up
 from sounds import corpus
 
-SECONDS, MEGABYTES, LINES = 10, 2000, 12
+SECONDS, MEGABYTES, LINES = 10, 2000, 24
 PROGRAM = """
 import json, resource, signal, sys, time
 signal.alarm({seconds})
@@ -96,7 +96,7 @@ def _verdict(case: Case, code: int | None, megabytes: float, told: str, before: 
     if before != _held(case.output):
         return "left"
     said = [line for line in told.splitlines() if line.startswith("error:")]
-    clear = code in (1, 2, 4) and (code == 1 or (said and len(told.splitlines()) <= LINES and len(told) < 4000))
+    clear = code in (1, 2, 4) and (code == 1 or (said and len(told.splitlines()) <= LINES and len(told) < 6000))
     return "clear" if clear and not any(ord(c) < 32 and c != "\n" for c in told) else "unclear"
 
 
@@ -285,7 +285,7 @@ def no_file(world: World, place: Path, rng: random.Random) -> Case:
     if name in FILES["adapter"]:
         shutil.copytree(world.adapter, place / "adapter")
         becomes(place / "adapter" / name, thing)
-        return _adapted(world, place, "no file", told, refused=True)
+        return _adapted(world, place, "no file", told, refused=name != "README.md")
     if name == "shard":
         shutil.copytree(world.sharded, place / "model")
         becomes(sorted((place / "model").glob("model-0*"))[0], thing)
@@ -551,6 +551,8 @@ def _spoil_tensors(tensors: dict[str, torch.Tensor], rng: random.Random) -> str:
            "inf": old / 0, "turned": old.T.contiguous().clone() if old.dim() == 2 and old.shape[0] != old.shape[1] else torch.zeros(3)}  # fmt: skip
     if way in new:
         tensors[name] = new[way]
+    elif way == "collision":
+        tensors[f"_orig_mod.{name}"] = old * 2
     elif way == "gone":
         del tensors[name]
     else:
@@ -686,23 +688,88 @@ def cards(world: World, place: Path, rng: random.Random) -> Case:
 @kind
 def outputs(world: World, place: Path, rng: random.Random) -> Case:
     """Places where no result can be."""
-    case = _merge(world, place, "outputs", "", model=world.tuned, refused=True)
     (place / "file").write_text("mine")
     (place / "full").mkdir()
     (place / "full" / "mine").write_text("mine")
     (place / "loop").symlink_to("loop")
-    copied = shutil.copytree(world.base, place / "input")
-    recipe = yaml.safe_dump(linear(copied, world.tuned))
-    (place / "recipe.yml").write_text(recipe)
-    name = rng.choice([".", "/", "..", "", "file", "full", "file/below", "loop", "n" * 300, "n" * 250, "nul\0", "input", "recipe.yml",
-                       "/dev/null", "/proc/x", "input/..", "~nosuchuser/x", "/".join(["n" * 250] * 20)])  # fmt: skip
-    flags = rng.choice([(), ("--overwrite",), ("--resume",)])
-    if (name, flags) == ("full", ("--overwrite",)) or name == "~nosuchuser/x":
-        name = "input"
-    case.name = f"-o {name[:20]!r} {' '.join(flags)}"
-    case.arguments = ["merge", str(place / "recipe.yml"), "-o", name, "-q", *flags]
-    case.output = None
-    return case
+    base, tuned, recipe = place / "input", world.tuned, place / "recipe.yml"
+    shutil.copytree(world.base, base)
+    recipe.write_text(yaml.safe_dump(linear(base, tuned)))
+    shutil.copytree(world.evaluation, place / "evaluation")
+    name = rng.choice([".", "/", "..", "", "file/below", "loop", "n" * 300, "n" * 250, "nul\0", "input", "/dev/null/x", "/proc/x",
+                       "input/..", "file", "full", "/".join(["n" * 250] * 20)])  # fmt: skip
+    flags = [] if name == "full" else rng.choice([[], ["--overwrite"]])
+    pair = ["--model", str(tuned), "--base", str(base)]
+    one, manifest = str(place / "evaluation"), str(world.manifest)
+    command = rng.choice([
+        ["merge", str(recipe), "-o", name, *rng.choice([flags, ["--resume"]])], ["merge", str(recipe), "-o", name, *flags],
+        ["merge", str(recipe), "-o", name, "--as", "adapter", "--max-rank", "2", *flags],
+        ["extract", "lora", *pair, "--max-rank", "2", "-o", name, *flags], ["extract", "task-vector", *pair, "-o", name, *flags],
+        ["apply", str(base), str(tuned), "-o", name, *flags],
+        *([["compare", one, "-o", f"{name}.md"], ["compare", one, "--plots", name], ["data", "split", manifest, "-o", f"{name}.csv"],
+           ["data", "manifest", str(world.manifest.parent), "-o", f"{name}.csv"], ["data", "describe", manifest, "--plot", f"{name}.png"]]
+          if name not in (".", "..", "full", "input", "file", "/", "", "input/..") else []),
+    ])  # fmt: skip
+    return Case(
+        "outputs",
+        f"{' '.join(command[:2])[:14]} -o {name[:20]!r} {' '.join(flags)}",
+        [*command, "-q"],
+        refused=command[0] in ("merge", "extract", "apply"),
+    )
+
+
+@kind
+def names(world: World, place: Path, rng: random.Random) -> Case:
+    """Models, manifests and caches under names that are none."""
+    name = rng.choice(["nul\0", "n" * 300, "n" * 5000, "~nosuchuser/x", "\x1b[2J", "a\nb", "/dev/zero", "/dev/tty", "/proc/self/mem", "/proc", "",
+                       " ", "+", "@", "a@b@c", "a+b+c", "../" * 50, "https://x/y", "a/b/c", "x.yml", "x.yml:y", "x.pt", "\ud800"])  # fmt: skip
+    recipe, out = place / "recipe.yml", place / "out"
+    model: Any = rng.choice(
+        [
+            name,
+            {"model": name},
+            {"path": name},
+            {"model": {"path": name, "revision": name}},
+            {"model": str(world.base), "lora": name},
+        ]
+    )
+    recipe.write_text(
+        json.dumps(linear(world.base, world.tuned) | {"base_model": model, "merge_method": "task_arithmetic"})
+    )
+    typed = name.replace("\ud800", "")
+    command = rng.choice([
+        ["merge", str(recipe), "-o", str(out)], ["plan", str(recipe)], ["merge", typed, "-o", str(out)], ["plan", typed],
+        ["extract", "lora", "--model", typed, "--base", str(world.base), "-o", str(out), "--max-rank", "2"],
+        ["apply", str(world.base), typed, "-o", str(out)], ["data", "check", typed], ["data", "describe", typed], ["compare", typed],
+        ["gate", typed, "--max-wer", "9"], ["train", typed, "--print-config"], ["experiment", typed, "--dry-run"],
+        ["evaluate", str(world.base), "--data", typed, "-o", str(out)], ["evaluate", typed, "--data", str(world.manifest), "-o", str(out)],
+        ["data", "manifest", typed, "-o", str(place / "x.csv")], ["data", "split", typed, "-o", str(place / "x.csv")],
+    ])  # fmt: skip
+    return Case("names", f"{' '.join(command[:2])[:14]} {name[:20]!r}", command, out, refused=True)
+
+
+@kind
+def caches(world: World, place: Path, rng: random.Random) -> Case:
+    """A cache's directory that is none."""
+    thing = rng.choice([*THINGS, "nothing"])
+    where = place / "store"
+    if thing in THINGS:
+        becomes(where, thing)
+    limit = rng.choice(["", "1", "9" * 30 + "GB", "20GB"])
+    recipe = {"merge_method": "tsv_m", "base_model": str(world.base), "out_dtype": "float32",
+              "models": [{"model": str(m), "parameters": {"weight": 0.5}} for m in (world.tuned, world.sharded)]}  # fmt: skip
+    path, out = _write(place / "recipe.yml", yaml.safe_dump(recipe)), place / "out"
+    command = rng.choice([["merge", str(path), "-o", str(out), "-q"], ["cache"], ["cache", "clear"], ["doctor"]])
+    merges = command[0] == "merge"
+    env = {"CHORUS_CACHE": str(where), "CHORUS_CACHE_LIMIT": limit}
+    return Case(
+        "caches",
+        f"{command[0]}: {thing}, {limit[:9]}",
+        command,
+        out if merges else None,
+        world.merged("tsv", recipe) if merges else None,
+        env=env,
+    )
 
 
 @kind

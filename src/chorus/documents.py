@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from yaml.reader import ReaderError
 
 from chorus.errors import RecipeError
 from chorus.files import MAX_RECIPE, read_text, shown
@@ -118,7 +119,16 @@ def parse_yaml(text: str, source: str, loader: type[Loader] = Loader) -> list[An
     try:
         return list(yaml.load_all(text, Loader=loader))  # a SafeLoader
     except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise RecipeError([f"not readable as YAML: {error}"], source=source) from None
+        raise RecipeError([f"not readable as YAML: {_told(error)}"], source=source) from None
+
+
+def _told(error: Exception) -> str:
+    """One line of what the parser says in five, the first of them of a place that it has no name for."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        return f"line {error.problem_mark.line + 1}, column {error.problem_mark.column + 1}: {error.problem}"
+    if isinstance(error, ReaderError):  # a NUL, or another letter that is none in YAML
+        return f"{shown(repr(chr(error.character)))} at position {error.position:,} is no text"
+    return str(error)
 
 
 def recipe_text(path: Path) -> str:

@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterable, Sequence
 from typing import ClassVar
 
-SHOWN, LONGEST = 50, 600  # problems of a recipe in its message, and characters of one
+SHOWN, LONGEST = 20, 600  # problems of a recipe in its message, and characters of one
 
 
 class ChorusError(Exception):

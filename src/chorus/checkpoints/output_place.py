@@ -60,7 +60,7 @@ def refuse_input(output: Path, inputs: Iterable[Path]) -> None:
 def _holds(place: Path, found: Path) -> bool:
     """Whether a path is this place, or lies in it, by whatever name."""
     # both: a link in the output's own folder is lost with it, and so is what a link elsewhere leads into it
-    return any(_same(place, one) for path in (found.absolute(), found.resolve()) for one in (path, *path.parents))
+    return any(_same(place, one) for path in (found.absolute(), _real(found)) for one in (path, *path.parents))
 
 
 def _same(one: Path, other: Path) -> bool:
@@ -68,4 +68,4 @@ def _same(one: Path, other: Path) -> bool:
     try:
         return one.samefile(other)
     except OSError:
-        return one.resolve() == other.resolve()
+        return _real(one) == _real(other)

@@ -10,7 +10,7 @@ from importlib import import_module
 import click
 
 from chorus._version import __version__
-from chorus.errors import ChorusError, nearest
+from chorus.errors import ChorusError, UsageError, nearest
 from chorus.files import printable, shown
 
 # what each is for is said here and not read from the command: `chorus --help` imports none of them
@@ -89,6 +89,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def run(arguments: list[str], *, debug: bool = False) -> int:
     """The exit code of a command line; nothing but `--debug` shows a traceback."""
     try:
+        if any("\0" in argument for argument in arguments):  # from Python: no shell could pass it
+            raise UsageError("an argument holds a NUL, which no name may")
         if "_CHORUS_COMPLETE" in os.environ:  # the shell asks what may follow; click answers and leaves
             cli.main(arguments, prog_name="chorus")  # the name decides the name of the variable
         # not cli.main, which prints errors in click's form and ends the process itself
