@@ -21,8 +21,8 @@ from chorus.train import warm
 HERE = Path(__file__).parent
 FORKS = sys.platform == "linux"
 MODULES = (
-    *warm.MODULES, "commands", "warmed", "chorus.cli.main", "chorus.train.campaign", "chorus.linalg.kernels", "datasets",
-    "peft", "scipy.stats",
+    *warm.MODULES, "commands", "warmed", "chorus.cli.main", "chorus.train.campaign", "chorus.linalg.kernels",
+    "datasets", "peft", "scipy.stats",
     "transformers.models.whisper.modeling_whisper", "transformers.models.qwen2.modeling_qwen2",
 )  # fmt: skip
 CLIENT = """#!{python} -IS

@@ -8,7 +8,10 @@ import numpy as np
 
 from chorus.linalg import native
 
-for name in ("chorus.cli.merge", "chorus.cli.plan", "chorus.merge.api", "chorus.merge.planning.planner", "chorus.merge.runs.engine",
-             "chorus.merge.methods.linear", "chorus.models.registry", "chorus.models.loading"):  # fmt: skip
+MODULES = (
+    "chorus.cli.merge", "chorus.cli.plan", "chorus.merge.api", "chorus.merge.planning.planner",
+    "chorus.merge.runs.engine", "chorus.merge.methods.linear", "chorus.models.registry", "chorus.models.loading",
+)  # fmt: skip
+for name in MODULES:
     import_module(name)
 native.widen(np.zeros(4, np.float32), "float32", np.zeros(4, np.float32))
