@@ -59,6 +59,16 @@ def licence_of(directory: Path | None) -> str | None:
     return shown(value) if value else None
 
 
+def license_of(stated: Mapping[str, str | None]) -> str | None:
+    """One text for the licences of a model, or of the models that a merge is made of.
+
+    >>> license_of({"a": "mit", "b": "apache-2.0", "c": None})
+    'apache-2.0 + mit + not stated'
+    """
+    found = [value for value in stated.values() if value]
+    return " + ".join([*sorted(set(found)), *(["not stated"] if len(found) < len(stated) else [])]) if found else None
+
+
 def licence_warnings(licences: Mapping[str, str | None]) -> list[str]:
     """What to think about before publishing: licences that are missing, or differ."""
     missing = [name for name, licence in licences.items() if licence is None]
@@ -76,6 +86,7 @@ class Card:
     """A model's README.md: front matter as the hub reads it, then what a reader asks first.
 
     intro: what it is, in a clause; by what it was made is added.
+    base_models: the hub's ids of what it is made from; what lies elsewhere has no place in a card's front matter.
     rows: of the table below it, under `columns`.
     settings: of the run, in YAML, under the heading that is named.
     kept: what `chorus.json` holds, in a clause.
@@ -101,10 +112,10 @@ class Card:
     def front(self) -> JsonObject:
         """What the hub reads."""
         alone = len(self.base_models) == 1 and self.relation == "finetune"
-        found: JsonObject = {
-            "base_model": self.base_models[0] if alone else list(self.base_models),
-            "base_model_relation": self.relation,
-        }
+        found: JsonObject = {}
+        if self.base_models:
+            found["base_model"] = self.base_models[0] if alone else list(self.base_models)
+            found["base_model_relation"] = self.relation
         found |= {"license": self.licence} if self.licence else {}
         found |= {"language": list(self.languages)} if self.languages else {}
         found["library_name"] = "peft" if self.relation == "adapter" else "transformers"
@@ -148,7 +159,7 @@ def model_card(
     found = sorted({v for v in licences.values() if v})
     return Card(
         title=title,
-        intro=intro or f"A merge of {len(base_models)} models by `{method}`",
+        intro=intro or f"A merge of {len(licences)} models by `{method}`",
         base_models=base_models,
         relation="adapter" if adapter else "merge",
         tags=["lora", "chorus"] if method == "extract lora" else ["merge", "chorus", method],
@@ -157,7 +168,7 @@ def model_card(
         settings=("Recipe", recipe_yaml),
         kept="the recipe as resolved, the identity of every input file and the versions",
         # only what all of them state: which of two a merge may have is not for a program to say
-        licence=found[0] if len(found) == 1 and None not in licences.values() else None,
+        licence=found[0] if len(found) == 1 and None not in licences.values() and " + " not in found[0] else None,
         languages=languages,
         pipeline_tag=pipeline_tag,
         notes=("What it does not hold" if adapter else "Rounding", losses),

@@ -134,8 +134,13 @@ def test_a_plan_stands_in_a_recipe_for_the_model_that_it_makes(recipe: Path, qwe
 def test_a_recipe_that_names_itself_is_refused(qwen: Family, tmp_path: Path) -> None:
     path = tmp_path / "loop.yml"
     write_recipe(path, {"merge_method": "linear", "models": [{"model": str(path), "parameters": {"weight": 1}}]})
-    with pytest.raises(PlanError, match="does one name itself"):
+    with pytest.raises(PlanError, match="names itself") as caught:
         chorus.plan(path)
+    assert str(caught.value).count("loop.yml") == 2
+    other = write_recipe(tmp_path / "other.yml", {"merge_method": "passthrough", "models": [{"model": str(path)}]})
+    write_recipe(path, {"merge_method": "passthrough", "models": [{"model": str(other)}]})
+    with pytest.raises(PlanError, match="names itself"):
+        chorus.plan(other)
 
 
 @pytest.mark.parametrize("name", ["", "a+b+c", "nothing-here/at-all/deep"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
 from chorus.architectures.classes import architecture
@@ -46,7 +46,7 @@ class OpenOptions:
     offline: bool = False
     cache_dir: str | None = None
     weights: bool = True  # False: the headers are enough, nothing large is downloaded
-    depth: int = 0  # of recipes within recipes
+    within: tuple[Path, ...] = ()  # the recipes that name what is opened
     known: dict[object, Model] = field(default_factory=dict, compare=False, repr=False)  # opened under these options
 
 
@@ -79,6 +79,7 @@ class Model:
     known_as: str = ""  # the class that its tensors were found to be of; empty where nobody knows it
     spelling: dict[str, str] = field(default_factory=dict, repr=False)  # the architecture's name -> the name here
     made_of: dict[str, str | None] = field(default_factory=dict)  # of a planned merge: the models' licences by name
+    hub_ids: tuple[str, ...] = ()  # of a planned merge: the hub's models that go into it
     reads: tuple[Path, ...] = ()  # of a planned merge: the files and directories of what goes into it
     warnings: list[str] = field(default_factory=list)  # what its files give to think about
     trained_on: dict[str, list[str]] = field(default_factory=dict)  # of a planned merge: see lineage.py
@@ -126,6 +127,11 @@ class Model:
             weights=self.identify() if self.identify else "", files=hashes, adapters=order, own=own,
             config=self.config, generation=self.generation,
         )  # fmt: skip
+
+
+def relabelled(model: Model, label: str) -> Model:
+    """The same model under another name."""
+    return replace(model, label=label, checkpoint=Checkpoint(model.checkpoint, label))
 
 
 def stacked_paths(base: Model, directory: Path, names: Sequence[str]) -> dict[str, Path]:

@@ -50,10 +50,10 @@ def open_model(source: Source, options: OpenOptions | None = None) -> Model:
     return _open(reference_to(source), options or OpenOptions())
 
 
-def reference_to(source: str | Path) -> Reference:
-    """A text or path as a reference; `UsageError` where it cannot be one."""
+def reference_to(source: Source) -> Reference:
+    """A text, a path, a plan or a model as a reference; `UsageError` where it cannot be one."""
     try:
-        return parse_reference(str(source))
+        return parse_reference(source)
     except ValueError as error:
         raise UsageError(str(error), "name a directory, a hub id, or a recipe") from None
 

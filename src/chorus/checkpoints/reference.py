@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import re
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from chorus.plain import JsonObject
 
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[\w.-]{1,96}", re.ASCII)
 MAX_CHARACTERS = 4096  # of a path on Linux; longer ones are an error of the system's
 
 
@@ -36,6 +40,7 @@ class Reference:
     adapter: Reference | None = None
     override_architecture: str | None = None
     given: Given | None = None
+    label: str = field(default="", compare=False)  # what tells it from others beside it (see `labelled`)
 
     def __str__(self) -> str:
         text = self.path + (f"@{self.revision}" if self.revision else "")
@@ -43,14 +48,91 @@ class Reference:
 
     @property
     def name(self) -> str:
-        """What cards and tables call it: a hub id as it is, a path by its last part; never an absolute path."""
+        """What cards and tables call it: a hub id as it is, a path by its last parts; never an absolute path."""
         # a card that names somebody's own folders tells who made it, and nobody else can use it
-        own = self.path if self.given else public_name(self.path)
+        own = self.label or (self.path if self.given else public_name(self.path))
         return f"{own}+{self.adapter.name}" if self.adapter else own
 
     @property
     def without_adapter(self) -> Reference:
         return replace(self, adapter=None)
+
+    @property
+    def hub_ids(self) -> list[str]:
+        """Where on the hub it and its adapter are, as far as they are there."""
+        above = self.adapter.hub_ids if self.adapter else []
+        return [self.path, *above] if not self.given and is_hub_id(self.path) else above
+
+    @property
+    def as_written(self) -> str:
+        """How an adapter's config calls it, so that it is found again from the same folder; no absolute path."""
+        return self.name if self.given or Path(self.path).is_absolute() else self.path
+
+
+def is_hub_id(path: str) -> bool:
+    """Whether a name can only be a model on the hub."""
+    return HUB_ID.fullmatch(path) is not None and not looks_local(path)
+
+
+def labelled(references: Sequence[Reference]) -> list[Reference]:
+    """The same references under names of which no two are alike: paths by as many of their last parts as it takes.
+
+    >>> [r.name for r in labelled([Reference("/runs/en/checkpoint-9"), Reference("/runs/pt/checkpoint-9")])]
+    ['en/checkpoint-9', 'pt/checkpoint-9']
+    """
+    parts = list(dict.fromkeys(part for one in references for part in _parts(one)))
+    names = dict(zip(parts, _told_apart(parts), strict=True))
+    return [_named(one, names) for one in references]
+
+
+def _parts(reference: Reference) -> list[Reference]:
+    """A reference's model and its adapter, each by itself."""
+    own = replace(reference, adapter=None, override_architecture=None)
+    return [own, *(_parts(reference.adapter) if reference.adapter else [])]
+
+
+def _named(reference: Reference, names: dict[Reference, str]) -> Reference:
+    adapter = _named(reference.adapter, names) if reference.adapter else None
+    return replace(reference, label=names[_parts(reference)[0]], adapter=adapter)
+
+
+def _told_apart(parts: Sequence[Reference]) -> list[str]:
+    """A name for each: the last part of its path, more where others end alike, at last a number."""
+    # a place that is named twice (by two paths, with two adapters on it) cannot be told apart by its path
+    places = list({_place(one): one for one in reversed(parts)}.values())
+    names, shown = [_tail(one, 1) for one in places], [1] * len(places)
+    while True:
+        alike = {name for name, count in Counter(names).items() if count > 1}
+        shown = [n + (name in alike) for n, name in zip(shown, names, strict=True)]
+        longer = [_tail(one, n) for one, n in zip(places, shown, strict=True)]
+        if longer == names:
+            break
+        names = longer
+    by_place = dict(zip(map(_place, places), names, strict=True))
+    seen: Counter[str] = Counter()
+    found = []
+    for one in parts:
+        name = by_place[_place(one)]
+        seen[name] += 1
+        found.append(f"{name} ({seen[name]})" if seen[name] > 1 else name)
+    return found
+
+
+def _place(reference: Reference) -> object:
+    local = not reference.given and looks_local(reference.path)
+    return (Path(reference.path).resolve(), reference.revision) if local else replace(reference, adapter=None)
+
+
+def _tail(reference: Reference, count: int) -> str:
+    """The last parts of a local path, without its root; a hub id, and what was given, whole; then the revision."""
+    if reference.given or not looks_local(reference.path):
+        return str(reference) if count > 1 else reference.name
+    path = Path(reference.path)
+    # `.` and `..` name nothing
+    names = [n for n in (path if path.name not in ("", "..") else path.resolve()).parts if n not in (path.anchor, "..")]
+    if count > len(names):
+        names = [n for n in path.resolve().parts if n != path.resolve().anchor]
+    return "/".join(names[-count:]) or public_name(reference.path)
 
 
 def public_name(path: str) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -119,7 +121,7 @@ def _evaluate(models: tuple[str, ...], flags: dict[str, Any]) -> list[Evaluation
     for reason, left in test.left_out.items():
         note(f"left out: {len(left)} {reason}", quiet=flags["quiet"])
     # all of them before the first is decoded: a mistake in the last costs no hour
-    systems = [opened(m) for m in models]
+    systems = told_apart(models, [opened(m) for m in models])
     # before the first recording: two models under one label would write into one folder
     unique_labels(systems)
     # clean unless it is left out: what a condition costs is told against it
@@ -163,10 +165,25 @@ def opened(text: str) -> System:
     """`[NAME=]MODEL` as a system."""
     from chorus.transcribe.systems import open_system
 
-    label, equals, name = text.partition("=")
-    if not equals or Path(text).exists():  # a path may hold a = of its own
-        label, name = "", text
+    label, name = _labelled(text)
     return open_system(name, label=label)
+
+
+def told_apart(texts: Sequence[str], systems: Sequence[System]) -> list[System]:
+    """Systems that nobody has named, and that would be called alike, under as much of their paths as it takes."""
+    from chorus.checkpoints.open import reference_to
+    from chorus.checkpoints.reference import labelled
+
+    taken = Counter(system.label for system in systems)
+    names = [one.name for one in labelled([reference_to(_labelled(text)[1]) for text in texts])]
+    free = [taken[s.label] > 1 and not _labelled(text)[0] for text, s in zip(texts, systems, strict=True)]
+    return [replace(s, label=name) if change else s for s, name, change in zip(systems, names, free, strict=True)]
+
+
+def _labelled(text: str) -> tuple[str, str]:
+    label, equals, name = text.partition("=")
+    # a path may hold a = of its own
+    return ("", text) if not equals or Path(text).exists() else (label, name)
 
 
 def _print(evaluations: list[Evaluation], flags: dict[str, Any]) -> None:

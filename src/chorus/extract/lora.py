@@ -113,8 +113,9 @@ class _Extraction:
             self._vector(job, save_vectors)
         # of the whole base, not of the selection: an ending stands for modules that were left out as well
         every = matrix_modules(self.pair.base.checkpoint)
-        base_name = self.pair.base.label
-        self.writer.finish(base=base_name, task_type=peft_task(self.pair.base.config), every_module=every)
+        self.writer.finish(
+            base=self.pair.references[1].as_written, task_type=peft_task(self.pair.base.config), every_module=every
+        )
         result = AdapterResult(directory, [], modules, sorted(self.writer.saved), sorted(self.dropped))
         shapes = {job.name: job.shape for job in matrices}
         result.parameters = sum(m.rank * sum(_matrix(shapes[m.tensor])) for m in modules)
@@ -217,7 +218,7 @@ class _Extraction:
         card = model_card(
             title=f"Adapter of {names[0]}",
             method="extract lora",
-            base_models=[names[1]],
+            base_models=self.pair.references[1].hub_ids,
             licences=licences,
             languages=[],
             pipeline_tag=None,

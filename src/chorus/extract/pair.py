@@ -15,8 +15,9 @@ from chorus.checkpoints.adapted import low_rank_delta, same_tensor
 from chorus.checkpoints.dtypes import FLOATS
 from chorus.checkpoints.lazy_tensor import LazyTensor
 from chorus.checkpoints.lineage import lineage_of
-from chorus.checkpoints.model import Model, OpenOptions
-from chorus.checkpoints.open import Source, open_model
+from chorus.checkpoints.model import Model, OpenOptions, relabelled
+from chorus.checkpoints.open import Source, open_model, reference_to
+from chorus.checkpoints.reference import Reference, labelled
 from chorus.checkpoints.spelling import completed, respelled
 from chorus.checkpoints.ties import settled, tied_in, untied_alike
 from chorus.errors import CheckpointError, UsageError
@@ -82,6 +83,7 @@ class Pair:
     model: Model
     base: Model
     layout: Layout
+    references: tuple[Reference, Reference]
 
     def tensors(self, selection: Selection) -> Iterator[Counterparts]:
         """The tensors that training can have changed."""
@@ -120,11 +122,13 @@ class Pair:
 
 def open_pair(model: Source, base: Source, options: OpenOptions | None = None) -> Pair:
     """Open both; `CheckpointError` where they are not of one architecture and the same shapes."""
-    opened, origin = open_model(model, options), open_model(base, options)
-    mine, theirs = opened.architecture, origin.architecture
-    if mine != theirs:
+    # under names that tell them apart: both may lie in a checkpoint-1000
+    mine, its = labelled([reference_to(model), reference_to(base)])
+    opened, origin = (relabelled(open_model(one, options), one.name) for one in (mine, its))
+    if opened.architecture != origin.architecture:
         raise CheckpointError(
-            f"{opened.label} is a {mine or '?'}, its base {origin.label} a {theirs or '?'}", "name the model's own base"
+            f"{opened.label} is a {opened.architecture or '?'}, its base {origin.label} a {origin.architecture or '?'}",
+            "name the model's own base",
         )
     opened = completed(respelled(opened, origin), origin)
     opened, origin = untied_alike([settled(opened), settled(origin)], donor=1)
@@ -138,7 +142,7 @@ def open_pair(model: Source, base: Source, options: OpenOptions | None = None) -
                 f"{name}: {opened.label} has the shape {list(other.shape)}, {origin.label} {list(tensor.shape)}",
                 "both must have the same shapes; a vocabulary that was extended has to be cut first",
             )
-    return Pair(opened, origin, layout_of(origin.config, origin.checkpoint))
+    return Pair(opened, origin, layout_of(origin.config, origin.checkpoint), (mine, its))
 
 
 def difference(job: Counterparts, label: str) -> Delta:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from chorus.linalg.blocks import CHUNK
 
@@ -31,4 +32,4 @@ class Options:
     model_card: bool = True
     seed: int | None = None
     reuse: bool = True  # spectra and bases from the cache, and into it
-    depth: int = 0  # of the recipes that name this one
+    within: tuple[Path, ...] = ()  # the recipes that name this one

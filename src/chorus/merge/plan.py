@@ -28,7 +28,7 @@ from chorus.merge.arithmetic.session import Session
 from chorus.merge.arithmetic.tensor_plan import TensorPlan
 from chorus.merge.options import Options
 from chorus.merge.recipes.loading import LoadedRecipe
-from chorus.provenance import licence_of
+from chorus.provenance import licence_of, license_of
 from chorus.runtime import threads
 
 
@@ -158,6 +158,7 @@ class Plan(Mapping[str, LazyTensor]):
             method=variant.method,
             recipe=self.recipe.document,
             made_of=self.licences,
+            hub_ids=tuple(self.hub_ids),
             reads=tuple(self.places),
             trained_on=self.trained_on,
             # asked for late, as it needs the fingerprints of all inputs
@@ -175,8 +176,21 @@ class Plan(Mapping[str, LazyTensor]):
         """The licence that each model's card states, by name; of a merge those of the models that went into it."""
         found: dict[str, str | None] = {}
         for reference, model in zip(self.references, self.models, strict=True):
-            found |= model.made_of or {reference.name: licence_of(model.directory)}
+            stated = model.made_of or {reference.name: license_text(model)}
+            for name, licence in stated.items():
+                # names are told apart within a recipe, and those of a recipe in it may be others'
+                known = name in found and found[name] != licence
+                found[f"{name} of {reference.name}" if known else name] = licence
         return found
+
+    @property
+    def hub_ids(self) -> list[str]:
+        """The hub's models that go into it, for cards: what lies elsewhere nobody else finds."""
+        each = (
+            model.hub_ids if model.method else reference.hub_ids
+            for reference, model in zip(self.references, self.models, strict=True)
+        )
+        return list(dict.fromkeys(one for ids in each for one in ids))
 
     @property
     def trained_on(self) -> Lineage:
@@ -271,6 +285,18 @@ class Plan(Mapping[str, LazyTensor]):
     @cached_property
     def _only(self) -> Mapping[str, LazyTensor]:
         return self.model().checkpoint
+
+
+def license_text(model: Model) -> str | None:
+    """The licence of a model, with its adapters' and, of a planned merge, its models' ones."""
+    return license_of(model.made_of or _stated(model))
+
+
+def _stated(model: Model) -> dict[str, str | None]:
+    """What the cards of a model and of the adapters on it say; adapters without a card say nothing against it."""
+    adapters = dict.fromkeys(path.parent for path in model.adapter_paths.values())
+    own = {"": licence_of(model.directory)}
+    return {**own, **{str(place): stated for place in adapters if (stated := licence_of(place))}}
 
 
 def stored_bytes(tensor: LazyTensor) -> int:

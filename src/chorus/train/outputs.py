@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import yaml
 
 from chorus._version import __version__
-from chorus.checkpoints.reference import looks_local, public_name
+from chorus.checkpoints.reference import is_hub_id, looks_local, public_name
 from chorus.checkpoints.sidecar import copy_side_files, write_json
 from chorus.checkpoints.writer import appearing_whole, explained, write_text
 from chorus.models.languages import published_code
@@ -166,7 +166,7 @@ def card(config: TrainConfig, facts: TrainingFacts, *, adapter: bool, pipeline_t
     return Card(
         title=Path(config.output_dir).name,
         intro=f"{base}: {_way(config)}",
-        base_models=[base],
+        base_models=[base] if is_hub_id(base) else [],
         relation="adapter" if adapter else "finetune",
         tags=["chorus", *([config.adapter.type] if config.adapter else [])],
         rows=rows,

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import NotRequired, TypedDict
 
 from chorus.architectures.classes import architecture
 from chorus.merge.arithmetic.tensor_plan import Input, Step, TensorPlan
 from chorus.merge.method import Value
-from chorus.merge.plan import Plan
+from chorus.merge.plan import Plan, license_text
 from chorus.merge.planning.published import plain_parameters
 
 
@@ -97,7 +97,6 @@ class PlanFacts(TypedDict):
 
 def describe(plan: Plan) -> PlanFacts:
     """Everything that a plan fixes, in JSON's types."""
-    known = plan.licences
     names = [reference.name for reference in plan.references]
     models: list[ModelFacts] = []
     for i, (model, reference) in enumerate(zip(plan.models, plan.references, strict=True)):
@@ -112,9 +111,7 @@ def describe(plan: Plan) -> PlanFacts:
                 "dtype": "+".join(dtypes),
                 "tensors": len(tensors),
                 "bytes": plan.bytes_of(i),
-                "license": known[reference.name]
-                if reference.name in known
-                else " + ".join(sorted(filter(None, set(model.made_of.values())))) or None,
+                "license": license_text(model),
             }
         )
     return {
@@ -141,16 +138,6 @@ def describe(plan: Plan) -> PlanFacts:
         "warnings": plan.warnings,
         "generation_differences": plan.generation_differences,
     }
-
-
-def license_of(stated: Mapping[str, str | None]) -> str | None:
-    """One text for the licences of a model, or of the models that a merge is made of.
-
-    >>> license_of({"a": "mit", "b": "apache-2.0", "c": None})
-    'apache-2.0 + mit + not stated'
-    """
-    found = [value for value in stated.values() if value]
-    return " + ".join([*sorted(set(found)), *(["not stated"] if len(found) < len(stated) else [])]) if found else None
 
 
 def _tensor(tensor: TensorPlan, names: Sequence[str]) -> TensorFacts:

@@ -22,11 +22,15 @@ class RecipeFormat:
         return path.suffix.lower() in ENDINGS
 
     def open(self, path: Path, part: str, label: str, options: OpenOptions) -> Model:
-        if options.depth >= MAX_DEPTH:
-            raise RecipeError([f"recipes within recipes, {MAX_DEPTH} deep: does one name itself?"], source=str(path))
+        if path.resolve() in options.within:
+            raise RecipeError(["names itself"], "a recipe is made of models and of other recipes", str(path))
+        if len(options.within) >= MAX_DEPTH:
+            raise RecipeError(
+                [f"recipes within recipes, {MAX_DEPTH} deep"], "write one of their results first", str(path)
+            )
         # what concerns files is handed on, not how it is computed: a recipe gives the same bytes wherever it is named
         chosen = Options(allow_pickle=options.allow_pickle, offline=options.offline, cache_dir=options.cache_dir)
-        planned = plan(path, replace(chosen, depth=options.depth + 1), weights=options.weights)
+        planned = plan(path, replace(chosen, within=options.within), weights=options.weights)
         return replace(planned.model(part or None), label=label)
 
 

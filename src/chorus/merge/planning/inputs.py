@@ -12,9 +12,9 @@ from chorus.architectures.roles import Layout
 from chorus.checkpoints.beside import Beside
 from chorus.checkpoints.dtypes import FLOATS
 from chorus.checkpoints.lazy_tensor import Checkpoint, FileTensor, MappedFile
-from chorus.checkpoints.model import Model, OpenOptions
+from chorus.checkpoints.model import Model, OpenOptions, relabelled
 from chorus.checkpoints.open import open_model
-from chorus.checkpoints.reference import Reference, parse_reference
+from chorus.checkpoints.reference import Reference, labelled, parse_reference
 from chorus.checkpoints.safetensors_header import read_header
 from chorus.checkpoints.spelling import completed, respelled
 from chorus.errors import CheckpointError, ChorusError, nearest
@@ -97,7 +97,9 @@ def open_inputs(recipe: Recipe, options: Options, *, weights: bool) -> Inputs:
         if base not in inputs.references:
             inputs.references.append(base)
         inputs.base = inputs.donor = inputs.references.index(base)
-    opened = OpenOptions(options.allow_pickle, options.offline, options.cache_dir, weights, options.depth)
+    # messages, tables and the card go by these names: three models may all lie in a checkpoint-1000
+    inputs.references = labelled(inputs.references)
+    opened = OpenOptions(options.allow_pickle, options.offline, options.cache_dir, weights, options.within)
     for reference in inputs.references:
         _open(inputs, reference, opened)
     if not inputs.problems:
@@ -175,7 +177,8 @@ def _open(inputs: Inputs, reference: Reference, options: OpenOptions) -> None:
     except (ValueError, KeyError, TypeError) as error:
         inputs.problems.append(f"{reference}: its layout cannot be told: {error}")
         return
-    inputs.models.append(model)
+    # of what was opened before, or is given, the name is another's
+    inputs.models.append(model if model.label == reference.name else relabelled(model, reference.name))
     inputs.layouts.append(layout)
     inputs.warnings += [*model.warnings, *([f"{model.label}: {doubt}"] if doubt else [])]
 

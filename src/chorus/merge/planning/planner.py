@@ -56,7 +56,9 @@ def plan(
         options = replace(options, device=pick_device("auto"))
     loaded = recipe if isinstance(recipe, LoadedRecipe) else load_recipe(recipe)
     methods = _check_recipe(loaded)
-    inputs = open_inputs(loaded.recipe, options, weights=weights)
+    source = Path(loaded.source)
+    within = (*options.within, *([source.resolve()] if source.is_file() else []))
+    inputs = open_inputs(loaded.recipe, replace(options, within=within), weights=weights)
     # at once: a model that did not open would be missed by every further check
     if inputs.problems or not inputs.models:
         raise PlanError(inputs.problems or ["the recipe names no model"], source=loaded.source)

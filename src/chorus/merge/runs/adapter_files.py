@@ -7,6 +7,7 @@ import yaml
 from chorus.checkpoints.adapter_report import AdapterResult, notes
 from chorus.checkpoints.adapter_writer import AdapterWriter, matrix_modules
 from chorus.checkpoints.model import Model
+from chorus.checkpoints.reference import is_hub_id
 from chorus.checkpoints.sidecar import write_json
 from chorus.checkpoints.writer import write_text
 from chorus.merge.plan import Plan, Variant
@@ -34,15 +35,16 @@ def write_adapter_files(
     warnings = notes(result)
     count = sum(r.adapter is not None for r in plan.references)
     merged = f"{count} adapters" if count else f"{len(plan.references) - 1} models"
+    recipe = public_document(plan.recipe.document, plan.references)
     if plan.options.model_card:
         card = model_card(
             title=variant.name or plan.recipe.recipe.name or f"{variant.method} of {merged}",
             method=variant.method,
-            base_models=[str(config["base_model_name_or_path"])],
+            base_models=[name for name in [str(config["base_model_name_or_path"])] if is_hub_id(name)],
             licences=plan.licences,
             languages=[],
             pipeline_tag=None,
-            recipe_yaml=yaml.safe_dump(public_document(plan.recipe.document), sort_keys=False, allow_unicode=True),
+            recipe_yaml=yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True),
             losses=warnings,
             adapter=True,
             intro=f"A merge of {merged} by `{variant.method}`",
@@ -52,11 +54,11 @@ def write_adapter_files(
 
 
 def base_name(plan: Plan) -> str:
-    """The base as the merged adapters call it, where they agree; else a hub id, or the directory's name."""
+    """The base as the merged adapters call it, where they agree; else as the recipe does."""
     named = {str(m.adapter_config.get("base_model_name_or_path") or "") for m in plan.models if m.adapter_config}
     if len(named) == 1 and "" not in named:
         return named.pop()
-    return plan.references[0 if plan.base is None else plan.base].without_adapter.name
+    return plan.references[0 if plan.base is None else plan.base].without_adapter.as_written
 
 
 def task_type(plan: Plan, base: Model) -> str | None:

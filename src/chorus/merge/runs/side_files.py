@@ -145,7 +145,7 @@ def provenance_of(
     # no date, duration, host or path: the same merge gives the same file
     return {
         "chorus": __version__,
-        "recipe": public_document(plan.recipe.document),
+        "recipe": public_document(plan.recipe.document, plan.references),
         "resolved": {
             "method": variant.method,
             "variant": variant.name or None,
@@ -177,6 +177,19 @@ def _resolved(plan: Plan, variant: Variant) -> list[dict[str, object]]:
     return [{**facts, "tensors": len(names), "first": names[0]} for facts, names in groups.values()]
 
 
+def _what(plan: Plan, variant: Variant) -> tuple[str, str]:
+    """A title, and what the result is in a clause: a merge of so many models, or a model with adapters on it."""
+    others = [reference for i, reference in enumerate(plan.references) if i != plan.base]
+    base = plan.references[plan.base] if plan.base is not None else None
+    if base is not None and others and all(o.adapter is not None and o.without_adapter == base for o in others):
+        added = " + ".join(o.adapter.name for o in others if o.adapter is not None)
+        number = "what an adapter or vector adds" if len(others) == 1 else f"what {len(others)} adapters or vectors add"
+        return f"{base.name} + {added}", f"{base.name} and {number}, by `{variant.method}`"
+    count = len(plan.licences)
+    counted = f"{count} models" if count != 1 else "1 model"
+    return f"{variant.method} of {counted}", f"A merge of {counted} by `{variant.method}`"
+
+
 def _card(plan: Plan, variant: Variant, losses: list[str]) -> str:
     donor: Model = plan.models[plan.donor]
     metadata = [card_metadata(m.directory) for m in plan.models]
@@ -187,17 +200,16 @@ def _card(plan: Plan, variant: Variant, losses: list[str]) -> str:
         languages += [v for v in (value if isinstance(value, list) else [value]) if isinstance(v, str)]
     kind = kind_of(donor.config)
     tag = card_metadata(donor.directory).get("pipeline_tag") or (kind.pipeline_tag if kind is not None else None)
-    names: list[str] = []
-    for reference, merged in zip(plan.references, plan.models, strict=True):
-        names += merged.made_of or [reference.name]  # a merge that went in is no model of a hub: its own models are
-    names = list(dict.fromkeys(names))
+    title, intro = _what(plan, variant)
+    recipe = public_document(plan.recipe.document, plan.references)
     return model_card(
-        title=variant.name or plan.recipe.recipe.name or f"{variant.method} of {len(plan.references)} models",
+        title=variant.name or plan.recipe.recipe.name or title,
+        intro=intro,
         method=variant.method,
-        base_models=names,
+        base_models=plan.hub_ids,
         licences=plan.licences,
         languages=list(dict.fromkeys(languages)),
         pipeline_tag=str(tag) if tag else None,
-        recipe_yaml=yaml.safe_dump(public_document(plan.recipe.document), sort_keys=False, allow_unicode=True),
+        recipe_yaml=yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True),
         losses=losses,
     )
