@@ -36,7 +36,7 @@ def linear(
     tensors: Sequence[torch.Tensor],
     /,
     *,
-    weight: Annotated[PerModel[float], "share of each model; negative shares are allowed"],
+    weight: Annotated[PerModel[float], "share of each model, of all or of none (then all alike); may be negative"],
     normalize: NormalizeSum = True,
 ) -> torch.Tensor:
     """Return sum_i w_i x_i, divided by sum_i w_i where `normalize`.

@@ -122,6 +122,22 @@ def _spell_alike(inputs: Inputs) -> None:
             inputs.warnings += like.warnings[len(model.warnings) :]
 
 
+def warn_of_base(inputs: Inputs, recipe: Recipe, methods: Sequence[Method]) -> None:
+    """Say where a mean takes the base in that `models` does not list (mergekit does so too)."""
+    if inputs.base is None:
+        return
+    for entries in (recipe.models, *(module.models for module in (recipe.modules or {}).values())):
+        listed = {inputs.index(reference_of(entry)) for entry in entries or []}
+        if not listed or inputs.base in listed:
+            continue
+        for method in methods:
+            if method.base in ("input", "first"):
+                inputs.warnings.append(
+                    f"{method.name}: base_model ({inputs.models[inputs.base].label}) is merged as well, "
+                    f"{len(listed) + 1} models in all; without base_model only the listed ones are"
+                )
+
+
 def open_auxiliary(inputs: Inputs, recipe: Recipe, methods: Sequence[Method]) -> None:
     """Open what methods take beside each model; names that no method takes, and missing ones, are problems."""
     wanted = list(dict.fromkeys(name for method in methods for name in method.auxiliary))

@@ -277,8 +277,11 @@ class Builder:
                     raise ValueError(f"{method.name} needs the parameter {parameter.name}")
                 return found
             each: list[Value] = []
-            for source in models:
-                found = self._value(parameter, slot, source)
+            known = [self._value(parameter, slot, source) for source in models]
+            # mergekit asks a mean for weights; without any it can only be the plain one
+            if method.linear and method.space == "weights" and all(isinstance(one, Missing) for one in known):
+                return (1 / len(models),) * len(models)
+            for source, found in zip(models, known, strict=True):
                 if isinstance(found, Missing):
                     lacking = self.inputs.models[source.model].label
                     raise ValueError(f"{method.name} needs {parameter.name} for {lacking}")

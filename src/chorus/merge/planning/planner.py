@@ -20,6 +20,7 @@ from chorus.merge.planning.inputs import (
     open_inputs,
     sources_of,
     vocabulary_sizes,
+    warn_of_base,
 )
 from chorus.merge.planning.layouts import Builder, output_slices
 from chorus.merge.planning.memory import footprint
@@ -56,16 +57,8 @@ def plan(
         options = replace(options, device=pick_device("auto"))
     loaded = recipe if isinstance(recipe, LoadedRecipe) else load_recipe(recipe)
     methods = _check_recipe(loaded)
-    source = Path(loaded.source)
-    within = (*options.within, *([source.resolve()] if source.is_file() else []))
-    inputs = open_inputs(loaded.recipe, replace(options, within=within), weights=weights)
-    # at once: a model that did not open would be missed by every further check
-    if inputs.problems or not inputs.models:
-        raise PlanError(inputs.problems or ["the recipe names no model"], source=loaded.source)
-    stacked = bool(loaded.recipe.slices) or any(m.slices for m in (loaded.recipe.modules or {}).values())
-    _check_tokenizer(loaded, inputs)  # first: it may choose whose config the result has
-    tie_inputs(inputs)
-    check_inputs(inputs, options, stacked=stacked)
+    inputs = _inputs(loaded, options, weights=weights)
+    warn_of_base(inputs, loaded.recipe, [method for _, method in methods])
     _check_gradients(loaded, inputs)
     look_beside(inputs)
     beside = side_files(inputs) if options.copy_tokenizer else Beside()
@@ -109,6 +102,21 @@ def plan(
             f"{options.memory_budget_bytes / 1e6:.0f} MB: its method cannot take it in pieces"
         )
     return planned
+
+
+def _inputs(loaded: LoadedRecipe, options: Options, *, weights: bool) -> Inputs:
+    """The recipe's models, opened, tied alike and compared."""
+    source = Path(loaded.source)
+    within = (*options.within, *([source.resolve()] if source.is_file() else []))
+    inputs = open_inputs(loaded.recipe, replace(options, within=within), weights=weights)
+    # at once: a model that did not open would be missed by every further check
+    if inputs.problems or not inputs.models:
+        raise PlanError(inputs.problems or ["the recipe names no model"], source=loaded.source)
+    stacked = bool(loaded.recipe.slices) or any(m.slices for m in (loaded.recipe.modules or {}).values())
+    _check_tokenizer(loaded, inputs)  # first: it may choose whose config the result has
+    tie_inputs(inputs)
+    check_inputs(inputs, options, stacked=stacked)
+    return inputs
 
 
 def _check_recipe(loaded: LoadedRecipe) -> list[tuple[Output, Method]]:
