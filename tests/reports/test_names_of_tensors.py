@@ -318,3 +318,38 @@ def test_a_config_that_does_not_fit_its_weights_is_told(tmp_path, qwen: Family):
     with pytest.raises(PlanError, match=r"resized: model.embed_tokens.weight has the shape \[96, 32\]") as told:
         chorus.plan(halves(qwen.base, resized))
     assert "[95, 32]" in str(told.value)
+
+
+ODD = {
+    "a billion layers": ({"num_hidden_layers": 10**9}, "num_hidden_layers of its config.json is 1000000000"),
+    "a word": ({"num_hidden_layers": "4"}, "num_hidden_layers"),
+    "no heads": ({"num_attention_heads": 0}, "num_attention_heads"),
+    "another width": ({"hidden_size": 64}, "has the shape"),
+}
+
+
+@pytest.mark.parametrize("kind", ["qwen2", "gemma2"])
+@pytest.mark.parametrize("odd", ODD)
+def test_a_config_that_no_model_can_have_is_told_at_once(tmp_path, kind, odd):
+    _, b = make_pair(kind, tmp_path)
+    changed, told = ODD[odd]
+    bad = copy_model(b, tmp_path / "bad", **changed)
+    with pytest.raises(PlanError, match="bad: ") as error:
+        chorus.plan(halves(bad))
+    assert told in str(error.value) or odd == "no heads"
+
+
+def test_an_implementation_that_is_not_installed_is_not_asked_for(tmp_path):
+    a, b = make_pair("gemma2", tmp_path)
+    flash = copy_model(b, tmp_path / "flash", attn_implementation="flash_attention_2")
+    assert set(chorus.plan(halves(a, flash))) == set(load_all(a))
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_the_mask_that_only_training_uses_may_be_lacking(tmp_path, first):
+    """facebook/wav2vec2-base-960h has none; a fine-tune that transformers saved does."""
+    a, b = make_pair("wav2vec2", tmp_path)
+    bare = renamed(b, tmp_path / "bare", lambda n: None if n.endswith("masked_spec_embed") else n)
+    plan = chorus.plan(halves(*([bare, a] if first else [a, bare])))
+    assert set(plan) == set(load_all(bare if first else a))
+    assert sum("masked_spec_embed" in w for w in plan.warnings) == 1

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from chorus.plain import JsonMap
+from chorus.plain import JsonMap, JsonObject
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
@@ -31,7 +32,14 @@ USUAL = {
     "mistral": "MistralForCausalLM",
 }
 # what a config says besides the structure: models that differ in these alone have one
-WITHOUT_STRUCTURE = ("dtype", "torch_dtype", "_name_or_path", "transformers_version", "use_cache", "auto_map")
+WITHOUT_STRUCTURE = (
+    "dtype", "torch_dtype", "_name_or_path", "transformers_version", "use_cache", "auto_map",
+    # an implementation that is not installed here is not asked for
+    "attn_implementation", "_attn_implementation", "_attn_implementation_internal", "_attn_implementation_autoset",
+)  # fmt: skip
+COUNTS = re.compile(r"layer|depth|block|expert|stage|codebook|branch|group|level")
+NO_COUNT = re.compile(r"size|dim|norm|dropout|index|interval|position")
+MOST = 10_000
 # of classes that fit a file equally well the first is taken
 PREFERRED = (
     "MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING", "MODEL_FOR_CTC_MAPPING", "MODEL_FOR_MULTIMODAL_LM_MAPPING",
@@ -52,6 +60,26 @@ def architecture(config: JsonMap) -> str:
     if name and name not in WRAPPERS:
         return name
     return USUAL.get(str(config.get("model_type", "")), "")
+
+
+def structure(config: JsonMap) -> JsonObject:
+    """The config without what changes neither names nor shapes, at every level."""
+    return {
+        key: structure(value) if isinstance(value, dict) else value
+        for key, value in config.items() if key not in WITHOUT_STRUCTURE
+    }  # fmt: skip
+
+
+def check_counts(config: JsonMap) -> None:
+    """`ValueError` where a config counts more layers or experts than any model has: to list them takes for ever."""
+    for key, value in config.items():
+        counts = COUNTS.search(str(key)) is not None and NO_COUNT.search(str(key)) is None
+        if isinstance(value, dict):
+            check_counts(value)
+        elif counts and isinstance(value, (int, float)) and value > MOST:
+            raise ValueError(f"{key} of its config.json is {value}: more than {MOST} are not read")
+        elif counts and isinstance(value, list) and len(value) > MOST:
+            raise ValueError(f"{key} of its config.json has {len(value)} values: more than {MOST} are not read")
 
 
 def read_config(config: JsonMap) -> PretrainedConfig:

@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Callable, Collection
 
-from chorus.architectures.classes import architecture
+from chorus.architectures.classes import architecture, check_counts
 from chorus.architectures.families import is_causal_lm, is_whisper, whisper_prefix
 from chorus.architectures.inventory import Inventory, Shape, with_prefix
 from chorus.plain import JsonMap
@@ -42,6 +42,7 @@ def family_inventory(config: JsonMap) -> Inventory | None:
     """The inventory of a config whose family has a rule; None for others. `ValueError` for numbers that are none."""
     if not (is_whisper(config) or is_causal_lm(config)):
         return None
+    check_counts(config)
     keys = {"architectures", "model_type", "tie_word_embeddings", "attention_bias", "mlp_bias", "num_key_value_heads",
             "head_dim", *WHISPER_DEFAULTS, *CAUSAL_DEFAULTS["LlamaForCausalLM"]}  # fmt: skip
     # ten fine-tunes of one model have one: a large Whisper's list is a thousand names
@@ -140,7 +141,8 @@ def _numbers(config: JsonMap, defaults: JsonMap) -> dict[str, int]:
         value = config.get(key, defaults.get(key))
         if value is None:
             continue
-        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-            raise ValueError(f"{key} of its config is {value!r}, which is no size")
+        least = 0 if key.endswith("layers") else 1
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise ValueError(f"{key} of its config.json is {value!r}, which is no size")
         found[key] = value
     return found

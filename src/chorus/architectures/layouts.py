@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable
 
 from chorus.architectures.by_names import layout_by_names
-from chorus.architectures.classes import WITHOUT_STRUCTURE, UnknownClassError
+from chorus.architectures.classes import UnknownClassError, structure
 from chorus.architectures.families import FAMILIES
 from chorus.architectures.family_inventories import family_inventory
 from chorus.architectures.inventory import Inventory
@@ -20,7 +20,7 @@ def layout_of(config: JsonMap, names: Iterable[str]) -> Layout:
 
     Raises `ValueError` where neither knows the architecture.
     """
-    plain = json.dumps({key: config[key] for key in config if key not in WITHOUT_STRUCTURE}, default=str)
+    plain = json.dumps(structure(config), default=str)
     return _layout(plain, tuple(names))
 
 

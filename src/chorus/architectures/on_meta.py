@@ -8,11 +8,12 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from chorus.architectures.classes import (
-    WITHOUT_STRUCTURE,
     UnknownClassError,
+    check_counts,
     classes_of,
     named_class,
     read_config,
+    structure,
     unknown,
 )
 from chorus.plain import JsonMap
@@ -26,10 +27,12 @@ def build_on_meta(config: JsonMap, names: Collection[str] = ()) -> PreTrainedMod
 
     `ValueError` where transformers has none, or refuses the config. Do not change what is returned: it is kept.
     """
-    plain = {key: value for key, value in config.items() if key not in WITHOUT_STRUCTURE}
+    check_counts(config)
     # names decide only where the config does not: asking for the class imports transformers
     decides = named_class(config) is None
-    return _built(json.dumps(plain, sort_keys=True, default=str), frozenset(names) if decides else frozenset())
+    return _built(
+        json.dumps(structure(config), sort_keys=True, default=str), frozenset(names) if decides else frozenset()
+    )
 
 
 @functools.lru_cache(maxsize=8)

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from chorus.architectures.classes import FSDP, architecture
+from chorus.architectures.classes import FSDP, UnknownClassError, architecture
 from chorus.architectures.inventory import UNMERGED, Inventory, Review
 from chorus.architectures.layouts import inventory_of, other_class
 from chorus.checkpoints.lazy_tensor import Checkpoint, LazyTensor
@@ -30,8 +30,10 @@ def named(model: Model) -> Model:
         return model
     try:
         inventory = inventory_of(model.config, model.checkpoint)
-    except ValueError:  # whoever needs its layout tells why
+    except UnknownClassError:  # whoever needs its layout tells it
         return model
+    except ValueError as error:
+        raise CheckpointError(f"{model.label}: {error}", "mend its config.json, or download it again") from error
     tensors = _unwrapped(model, inventory)
     review = inventory.review({name: tensor.shape for name, tensor in tensors.items()})
     warnings = [*model.warnings, *_wrapped(model, tensors)]
