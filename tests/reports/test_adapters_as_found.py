@@ -273,6 +273,14 @@ def test_layers_that_an_adapter_leaves_out_unasked_are_told(tmp_path, base):
     assert opened(base, write(tmp_path / "a", factors())).warnings == []
 
 
+def test_the_class_that_peft_has_noted_is_compared(tmp_path, base):
+    for library, count in (("transformers.models.qwen2.modeling_qwen2", 0), ("transformers.models.llama.x", 1), (7, 0)):
+        noted = {"base_model_class": "x", "parent_library": library}
+        warnings = opened(base, write(tmp_path / "a", factors(), auto_mapping=noted)).warnings
+        assert len(warnings) == count
+        assert all("trained on a model of the type llama, base is of qwen2" in w for w in warnings)
+
+
 def test_an_alpha_of_zero_would_change_nothing(tmp_path, base):
     assert "lora_alpha: 0" in refusal(base, write(tmp_path / "a", factors(), lora_alpha=0))
 

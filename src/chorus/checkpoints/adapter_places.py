@@ -71,7 +71,7 @@ class _Placing:
                 self.tensors[target] = ShiftedTensor(self.tensors[target], factors.bias, factors.scale)
         self._refuse_homeless()
         self._refuse_missing()
-        warnings = [*self.base.warnings, *self._layers_left_out()]
+        warnings = [*self.base.warnings, *self._layers_left_out(), *self._other_class()]
         return replace(self.base, label=self.label, checkpoint=Checkpoint(self.tensors, self.label), warnings=warnings)
 
     def _place(self, name: str, *, factors: bool = False) -> str | None:
@@ -87,6 +87,15 @@ class _Placing:
                 "save the adapter again, each module once",
             )
         return found[0]
+
+    def _other_class(self) -> list[str]:
+        """Names and shapes of Llama, Qwen2 and Mistral may be the same: where PEFT has noted the class, it is told."""
+        noted = self.adapter.config.get("auto_mapping")
+        library = str(noted.get("parent_library")) if isinstance(noted, dict) else ""
+        kind, mine = library.removeprefix("transformers.models.").split(".")[0], str(self.base.config.get("model_type"))
+        if not library.startswith("transformers.models.") or mine.replace("-", "_").startswith(kind):
+            return []
+        return [f"{self.adapter.label} was trained on a model of the type {kind[:80]}, {self.base.label} is of {mine}"]
 
     def _layers_left_out(self) -> list[str]:
         """Layers without factors for what others have them for, where the config chooses no layers: half a file."""
