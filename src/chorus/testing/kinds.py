@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 
 from chorus.data.utterance import Utterance
 from chorus.lazy import lazy
+from chorus.models.batches import as_taken
 from chorus.models.kind import Kind
 from chorus.models.loading import Origin, load_tokenizer, read_config
 from chorus.models.registry import KINDS, kind_of
+from chorus.plain import JsonObject
 from chorus.testing.runtimes import check_backend
 from chorus.train.backbones.choose import load_backbone
 from chorus.train.backbones.protocol import ROWS, Backbone
@@ -29,13 +31,15 @@ else:
     torch = lazy("torch")
 
 LONGEST = 8  # tokens of a hypothesis
+HALVES = ("bfloat16", "float16")
 
 
 def check_kind(directory: Path | str, manifest: Path | str) -> int:
     """Hold the kind of a model to its contract; returns how many utterances it was held on.
 
     Batches must not change texts, training must measure what evaluation decodes, a saved training must be the same
-    again. Give a model's directory and a manifest of some rows of unequal lengths that it can learn.
+    again, and a base in half precision must be learnt and measured too. Give a model's directory and a manifest of some
+    rows of unequal lengths that it can learn.
     """
     kind = kind_of(read_config(Origin(directory)))
     assert kind is not None, "no kind recognises the config"
@@ -56,6 +60,8 @@ def check_kind(directory: Path | str, manifest: Path | str) -> int:
             backbone.model.save_pretrained(folder)
             backbone.save_side_files(Path(folder))
             again = load_train_config({**document, "model": {"base": folder}})
+            for dtype in HALVES:
+                _takes_half({**document, "model": {"base": folder, "dtype": dtype}}, utterances)
             assert abs(_learns(load_backbone(again, "cpu"), utterances) - loss) < 1e-4, "saved, it is another model"
     return len(utterances)
 
@@ -108,3 +114,15 @@ def _learns(backbone: Backbone, utterances: Sequence[Utterance]) -> float:
     reached = [p for p in backbone.model.parameters() if p.grad is not None and bool(p.grad.abs().sum() > 0)]
     assert reached, "no weight has a gradient"
     return float(loss.item())
+
+
+def _takes_half(document: JsonObject, utterances: Sequence[Utterance]) -> None:
+    """Sounds are float32: whatever takes them must give them to the model in the type of its weights."""
+    backbone = load_backbone(load_train_config(document), "cpu")
+    texts = backbone.transcribe(backbone.model, utterances, max_new_tokens=LONGEST)
+    assert len(texts) == len(utterances)
+    batch = as_taken(backbone.collate([backbone.example(u, None, Augment()) for u in utterances]), backbone.model)
+    batch.pop(ROWS)
+    with backbone.window(backbone.model, batch), torch.no_grad():
+        loss = backbone.model(**batch).loss
+    assert bool(torch.isfinite(loss)), f"the loss is {loss.item()} in {backbone.model.dtype}"
