@@ -131,9 +131,12 @@ def blocks(
 
 def mono(block: NDArray[np.generic]) -> Audio:
     """Channels averaged [frames]: what models hear, and so what is measured."""
-    if block.shape[1] == 1:
-        return block[:, 0].astype(np.float32, copy=False)
-    mixed: Audio = block.mean(axis=1, dtype=np.float32)
+    channels = block.shape[1]
+    mixed: Audio = block[:, 0].astype(np.float32, copy=channels > 1)
+    for channel in range(1, channels):  # numpy's mean over so short an axis takes five times as long
+        mixed += block[:, channel]
+    if channels > 1:
+        mixed /= np.float32(channels)
     return mixed
 
 

@@ -202,8 +202,10 @@ def _measure_file(file: soundfile.SoundFile, row: Row, result: Measured) -> None
             return
         heard = mono(samples) / np.float32(scale)
         power += float(np.dot(heard, heard))
-        loudest = max(loudest, abs(float(samples.max())), abs(float(samples.min())))
-        clipped += _clipped(samples.astype(np.float32).ravel(), scale)
+        peak = max(float(samples.max()), -float(samples.min()))
+        loudest = max(loudest, peak)
+        if peak >= scale * 0.9999:  # a look without a copy first: most blocks hold no full sample
+            clipped += _clipped(samples.astype(np.float32).ravel(), scale)
     if last is not None and count < last - first - file.samplerate // 10:  # headers of MP3 overstate by a frame or two
         result.problem, result.detail = "unreadable audio", f"{count} of {last - first} samples"
         return
@@ -223,9 +225,6 @@ def _measure_file(file: soundfile.SoundFile, row: Row, result: Measured) -> None
 
 def _clipped(samples: Audio, scale: float) -> int:
     """Samples in runs at full scale: single peaks are loud, runs are cut off."""
-    # a look without a copy first: most blocks hold no full sample
-    if max(float(samples.max()), -float(samples.min())) < scale * 0.9999:
-        return 0
     full = np.abs(samples) >= scale * 0.9999
     edges = np.flatnonzero(np.diff(np.concatenate(([False], full, [False])).astype(np.int8)))
     lengths = edges[1::2] - edges[::2]
