@@ -134,7 +134,7 @@ def mono(block: NDArray[np.generic]) -> Audio:
     channels = block.shape[1]
     mixed: Audio = block[:, 0].astype(np.float32, copy=channels > 1)
     for channel in range(1, channels):  # numpy's mean over so short an axis takes five times as long
-        mixed += block[:, channel]
+        np.add(mixed, block[:, channel], out=mixed)
     if channels > 1:
         mixed /= np.float32(channels)
     return mixed
