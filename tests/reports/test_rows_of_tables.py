@@ -154,6 +154,7 @@ def test_lines_break_at_line_feeds_and_nowhere_else(tmp_path, mark):
         ('{"path": 3, "text": "x"}\n', "line 1: path is 3, not a text"),
         ('{"path": "a.wav", "text": "x", "language": false}\n', "line 1: language is False, not a text"),
         ('{"path": null, "text": "x"}\n', "line 1: no path"),
+        ('{"path": "a.wav", "text": "x"}\n{"path": "b.wav", "sentence": "y"}\n', "line 2: no text, but sentence"),
         ('{"path": "a\\u0000.wav", "text": "x"}\n', "line 1: path holds a NUL"),
         ('{"path": "a.wav", "text": "x", "duration": true}\n', "line 1: duration is True, not a number"),
         ('{"path": "a.wav", "text": "x", "text": "y"}\n', "line 1: not readable as JSON (the key text stands twice)"),

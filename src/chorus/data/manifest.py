@@ -167,6 +167,10 @@ def _row(record: JsonMap | str, names: Mapping[str, str], line: int, root: Path)
     """The row of a record; `ValueError` says what is wrong with it."""
     if isinstance(record, str):
         raise ValueError(record)
+    for column in ("path", "text"):  # lines of JSON need not have the same keys
+        others = [n for n in (column, *OTHER_NAMES[column]) if n in record]
+        if column in names and names[column] not in record and others:
+            raise ValueError(f"no {names[column]}, but {others[0]}")
     texts = {c: text_of(record.get(names[c], ""), c) for c in TEXTS if c in names}
     numbers = {c: n for c in NUMBERS if c in names and (n := _number(record.get(names[c]), c)) is not None}
     if "start" in names and names["start"] == "offset" and "start" in numbers and "duration" in numbers:

@@ -27,15 +27,16 @@ class Records:
 
 def read_records(path: Path) -> Records:
     """The records of a file in the form that its suffix names; `DataError` where it is no such file."""
-    if path.suffix not in SUFFIXES:
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
         raise DataError(
             f"{shown(path)}: not a manifest (known: {', '.join(SUFFIXES)})", "give a CSV, JSONL or Parquet file"
         )
-    if path.suffix == ".parquet":
+    if suffix == ".parquet":
         return _parquet(path)
-    if path.suffix in (".jsonl", ".json"):
+    if suffix in (".jsonl", ".json"):
         return _json(path)
-    table = read_table(path, "\t" if path.suffix == ".tsv" else ",")
+    table = read_table(path, "\t" if suffix == ".tsv" else ",")
     # what has no name is an index that pandas wrote; nobody could ask for it
     named = [(i, name) for i, name in enumerate(table.header) if name]
     rows = (

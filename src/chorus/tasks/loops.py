@@ -13,8 +13,8 @@ LETTER = (
     "[\u0e01-\u0fff\u1000-\u109f\u1780-\u17ff\u1950-\u1aad\ua980-\ua9ff\uaa60-\uaa7f\u3005-\u3007\u3040-\u312f"
     "\u31a0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f\U00020000-\U000323af]"
 )
-# forty letters are about eight words; of one or two letters as many as laughter and calls have not (hahahaha)
-ROUND = re.compile(rf"({LETTER})\1{{11,}}|({LETTER}{{2}})\2{{5,}}|({LETTER}{{3,40}}?)\3{{{TIMES - 1},}}")
+# sixty letters are eight words and more; of one or two letters as many as laughter and calls have not (hahahaha)
+ROUND = re.compile(rf"({LETTER})\1{{11,}}|({LETTER}{{2}})\2{{5,}}|({LETTER}{{3,60}}?)\3{{{TIMES - 1},}}")
 
 
 def without_spaces(text: str) -> bool:
