@@ -127,6 +127,15 @@ def test_a_pickled_adapter_is_opened_on_request(tmp_path, base):
     found = opened(base, tmp_path / "a", allow_pickle=True)
     assert all(torch.equal(v, expected[n]) for n, v in values(found).items())
     assert set(found.adapter_paths) == {"adapter_config.json", "adapter_model.bin"}
+    saved = {**tensors, "base_model.model.model.norm.weight": torch.full((32,), 2.0)}
+    torch.save(saved, tmp_path / "a" / "adapter_model.bin")
+    recipe = {
+        "merge_method": "task_arithmetic",
+        "base_model": str(base),
+        "models": [{"model": str(base), "lora": str(tmp_path / "a")}],
+    }
+    result = chorus.merge_into_adapter(recipe, tmp_path / "merged", chorus.Options(allow_pickle=True))
+    assert (len(result.modules), result.saved, result.dropped) == (4, ["model.norm"], [])
 
 
 @pytest.mark.parametrize(
