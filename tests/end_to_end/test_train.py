@@ -22,7 +22,7 @@ import chorus
 import commands
 from chorus.data.manifest import write_manifest
 from chorus.errors import ChorusError, OutputError, RecipeError
-from chorus.train import trainer
+from chorus.train import checkpoints, trainer
 from chorus.train.backbones.whisper import WhisperBackbone
 from chorus.train.layers import load_train_config
 from chorus.train.run import train
@@ -315,7 +315,7 @@ def test_checkpoints_between_measurements(settings, tmp_path, monkeypatch):
         kill_at(5, patch)
         with pytest.raises(Killed):
             train(settings(*more))
-    assert (tmp_path / "logs" / "checkpoint-4" / trainer.WHOLE).exists()
+    assert (tmp_path / "logs" / "checkpoint-4" / checkpoints.WHOLE).exists()
     told = []
     result = train(settings(*more), note=told.append)
     assert any("checkpoint-4" in t for t in told)

@@ -18,6 +18,7 @@ from chorus.data.manifest import Row, write_manifest
 from chorus.errors import CheckpointError, ChorusError, DataError, OutputError, UsageError
 from chorus.train import campaign, processes, resume
 from chorus.train.campaign import run_jobs
+from chorus.train.checkpoints import mark_whole
 from chorus.train.jobs import Job, _part, plan_jobs
 from chorus.train.layers import lay_over, load_train_config
 from chorus.train.rows import TrainingRows, _load
@@ -428,7 +429,8 @@ def checkpoint(logs, step, mark=None):
     place = logs / f"checkpoint-{step}"
     place.mkdir(parents=True)
     if mark is not None:
-        (place / resume.WHOLE).write_text(json.dumps({"fingerprint": mark}))
+        (place / "weights").write_bytes(bytes(100))
+        mark_whole(place, step, mark)
     return place
 
 
@@ -442,6 +444,21 @@ def test_the_last_whole_checkpoint_is_gone_on_from(tmp_path):
         resume.resume_point(tmp_path, "another", restart=False)
     assert resume.resume_point(tmp_path, "another", restart=True) is None
     assert not wanted.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [("weights", bytearray(b"\x01") + bytes(99)), ("weights", b""), ("whole.json", b"{}"), ("whole.json", b"[" * 5000),
+     ("whole.json", b'{"fingerprint": 3, "files": {}}'), ("whole.json", b'{"fingerprint": "mine", "files": 3}')],
+)  # fmt: skip
+def test_a_checkpoint_that_is_not_as_it_was_written_is_not_gone_on_from(tmp_path, name, change):
+    wanted = checkpoint(tmp_path, 3, "mine")
+    damaged = checkpoint(tmp_path, 12, "mine")
+    (damaged / name).write_bytes(change)
+    (tmp_path / "checkpoint-mine").mkdir()  # somebody's own
+    assert resume.resume_point(tmp_path, "mine", restart=False) == wanted
+    assert not damaged.exists()
+    assert (tmp_path / "checkpoint-mine").exists()
 
 
 def test_without_a_checkpoint_everything_begins_anew(tmp_path):

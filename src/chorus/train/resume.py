@@ -5,17 +5,18 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from chorus.errors import OutputError
+from chorus.files import MAX_CONFIG, MAX_INDEX, parse_json, present, read_json, read_text
 from chorus.identity import file_hash, fingerprint
 from chorus.models.loading import Origin, directory_of
 from chorus.train.adapters import INITIAL
+from chorus.train.checkpoints import drop_broken, facts_of, last_whole
 from chorus.train.config import TrainConfig
 from chorus.train.facts import Logged, TrainingFacts
 from chorus.train.processes import is_main
 from chorus.train.rows import shown
-from chorus.train.trainer import WHOLE, drop_broken, last_whole
 
 if TYPE_CHECKING:
     from chorus.train.trainer import SpeechTrainer
@@ -49,7 +50,8 @@ def finished(directory: Path, wanted: str, *, overwrite: bool) -> TrainingFacts 
     if overwrite or not directory.exists() or not any(directory.iterdir()):
         return None
     path = directory / "chorus.json"
-    facts: TrainingFacts | None = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    found = read_json(path, limit=MAX_INDEX, raises=OutputError, what="result") if present(path) else None
+    facts = cast("TrainingFacts | None", found)
     if facts is None or facts.get("fingerprint") != wanted:
         raise OutputError(
             f"{directory}: holds something else, or a training with other settings or data",
@@ -61,9 +63,11 @@ def finished(directory: Path, wanted: str, *, overwrite: bool) -> TrainingFacts 
 def start_measure(trainer: SpeechTrainer, logs: Path, *, measured: bool, resumed: bool) -> list[Logged]:
     """Step 0 of the curve: measured once, kept for when the training is resumed."""
     path = logs / START
-    if resumed and path.exists():
-        found: list[Logged] = json.loads(path.read_text())
-        return found
+    if resumed and present(path):
+        found = parse_json(read_text(path, MAX_CONFIG, raises=OutputError), path, raises=OutputError)
+        if isinstance(found, list) and all(isinstance(one, dict) and one.get("step") == 0 for one in found):
+            return cast("list[Logged]", found)
+        raise OutputError(f"{path}: not as it was written", "pass --restart to begin the training again")
     if not measured or resumed or not trainer.plain:  # sharded models are put together when the training begins
         return []
     metrics = trainer.evaluate()
@@ -86,7 +90,8 @@ def resume_point(logs: Path, wanted: str, *, restart: bool) -> Path | None:
         (logs / START).unlink(missing_ok=True)
     if last is None:
         return None
-    if json.loads((last / WHOLE).read_text())["fingerprint"] != wanted:
+    facts = facts_of(last)
+    if facts is None or facts["fingerprint"] != wanted:
         raise OutputError(
             f"{logs}: the checkpoints there belong to a training with other settings or data",
             "choose another logs or name, or pass --restart to begin again",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 import time
@@ -26,6 +25,7 @@ from chorus.errors import ChorusError, OutputError
 from chorus.models.batches import as_taken
 from chorus.tasks.normalise import normaliser
 from chorus.train.backbones.protocol import ROWS, Backbone, Example
+from chorus.train.checkpoints import last_whole, mark_whole
 from chorus.train.config import TrainConfig
 from chorus.train.examples import EpochSampler, StreamedSet, TrainingSet
 from chorus.train.facts import Logged
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from chorus.models.batches import Batch
 
 Number = TypeVar("Number", int, float)
-WHOLE = "whole.json"  # written last into a checkpoint
 STREAM_STEPS = 500  # between measurements of a stream, which has no epochs
 LOSS_BATCHES = 50  # of dev in each process, about, for the dev loss
 
@@ -187,8 +186,7 @@ class SpeechTrainer(Trainer):
         try:
             super()._save_checkpoint(model, trial)
             if self.args.should_save:
-                facts = {"step": self.state.global_step, "fingerprint": self.fingerprint}
-                (directory / WHOLE).write_text(json.dumps(facts))
+                mark_whole(directory, self.state.global_step, self.fingerprint)
         except Exception as error:
             if not _no_room(error):
                 raise
@@ -207,19 +205,6 @@ def _no_room(error: BaseException) -> bool:
     return isinstance(error, OSError) or any(
         s in text for s in ("no space", "i/o error", "file write failed", "iostream")
     )
-
-
-def last_whole(directory: Path) -> Path | None:
-    """The newest checkpoint that was written to its end."""
-    whole = [p.parent for p in directory.glob(f"checkpoint-*/{WHOLE}")]
-    return max(whole, key=lambda p: int(p.name.split("-")[1]), default=None)
-
-
-def drop_broken(directory: Path) -> None:
-    """Take away checkpoints that a kill has cut off."""
-    for path in directory.glob("checkpoint-*"):
-        if not (path / WHOLE).exists():
-            shutil.rmtree(path, ignore_errors=True)
 
 
 def arguments(config: TrainConfig, logs: Path, device: str, *, measured: bool, streamed: bool) -> TrainingArguments:
