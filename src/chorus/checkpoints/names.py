@@ -34,7 +34,9 @@ def named(model: Model) -> Model:
         return model
     except ValueError as error:
         raise CheckpointError(f"{model.label}: {error}", "mend its config.json, or download it again") from error
-    tensors = _unwrapped(model, inventory)
+    tensors: Mapping[str, LazyTensor] = model.checkpoint
+    if not inventory.shapes.keys() >= set(tensors):  # nearly always they are
+        tensors = _unwrapped(model, inventory)
     review = inventory.review({name: tensor.shape for name, tensor in tensors.items()})
     warnings = [*model.warnings, *_wrapped(model, tensors)]
     if review.foreign:
@@ -42,10 +44,13 @@ def named(model: Model) -> Model:
     _refuse(model, inventory, review)
     if review.ignored:
         warnings.append(f"{model.label}: {some(review.ignored)} left out, which transformers ignores")
-    own = set(review.names.values())
+    checkpoint = model.checkpoint
+    if len(warnings) > len(model.warnings):
+        own = set(review.names.values())
+        checkpoint = Checkpoint({name: tensor for name, tensor in tensors.items() if name in own}, model.label)
     return replace(
         model,
-        checkpoint=Checkpoint({name: tensor for name, tensor in tensors.items() if name in own}, model.label),
+        checkpoint=checkpoint,
         config=_with_class(model.config, inventory),
         warnings=warnings,
         known_as=inventory.architecture,
@@ -55,8 +60,6 @@ def named(model: Model) -> Model:
 
 def _unwrapped(model: Model, inventory: Inventory) -> dict[str, LazyTensor]:
     """The tensors without what wrapped their modules: known words anywhere, and what all names begin with."""
-    if inventory.shapes.keys() >= model.checkpoint.keys():  # as nearly always
-        return dict(model.checkpoint.items())
     tensors = {WRAPPING.sub("", name): tensor for name, tensor in model.checkpoint.items()}
     if len(tensors) < len(model.checkpoint):
         raise CheckpointError(f"{model.label}: holds tensors with and without _orig_mod. before them", "save it again")
@@ -79,6 +82,8 @@ def _unwrapped(model: Model, inventory: Inventory) -> dict[str, LazyTensor]:
 
 
 def _wrapped(model: Model, tensors: Mapping[str, LazyTensor]) -> list[str]:
+    if tensors is model.checkpoint:
+        return []
     changed = next(((a, b) for a, b in zip(model.checkpoint, tensors, strict=True) if a != b), None)
     if changed is None:
         return []

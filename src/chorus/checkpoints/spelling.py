@@ -5,7 +5,7 @@ keeps apart, or lacks what a file may lack.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from chorus.architectures.layouts import inventory_of
@@ -19,7 +19,8 @@ NUMBER = re.compile(r"\.(\d+)(?=\.)")
 
 def respelled(model: Model, like: Model) -> Model:
     """The model with its tensors under the names that another's file has for them."""
-    if not model.spelling or not like.spelling:  # of an architecture that nobody knows
+    # where one is empty its architecture is nobody's; alike is what nearly all are
+    if not model.spelling or not like.spelling or model.spelling == like.spelling:
         return model
     tensors = dict(model.checkpoint.items())
     names = dict(model.spelling)
@@ -28,7 +29,8 @@ def respelled(model: Model, like: Model) -> Model:
         inventory = inventory_of(model.config, model.checkpoint)
         for group in inventory.groups:
             regroup(group, names, tensors, set(like.spelling), inventory)
-    spelling = {own: spelled(own, like.spelling) for own in names}
+    theirs = like.spelling if names.keys() <= like.spelling.keys() else like.spelling | _further(names, like.spelling)
+    spelling = {own: theirs.get(own, own) for own in names}
     if spelling == model.spelling:
         return model
     renamed = {spelling[own]: tensors.pop(name) for own, name in names.items()}
@@ -42,7 +44,7 @@ def completed(model: Model, like: Model) -> Model:
     Such are the mask that only training uses, and positions that are computed: what one file has more is left out, what
     it lacks is the other's. `model` is spelled like the other.
     """
-    if not model.spelling or not like.spelling or set(model.checkpoint) == set(like.checkpoint):
+    if not model.spelling or not like.spelling or model.spelling == like.spelling:
         return model
     inventory = inventory_of(model.config, model.checkpoint)
     tied = {*inventory.tied, *inventory_of(like.config, like.checkpoint).tied}
@@ -66,16 +68,25 @@ def completed(model: Model, like: Model) -> Model:
 
 def spelled(own: str, spelling: Mapping[str, str]) -> str:
     """How a file spells a tensor, or would if it had it (a further layer, a head): as the nearest that it has."""
-    if own in spelling:
-        return spelling[own]
-    pattern = _numberless(own)
-    for known, name in spelling.items():
-        if _numberless(known) == pattern:
-            numbers = NUMBER.findall(own)
-            if len(NUMBER.findall(name)) == len(numbers):
-                left = iter(numbers)
-                return NUMBER.sub(lambda _: f".{next(left)}", name)
-    return own
+    if own in spelling or not NUMBER.search(own):
+        return spelling.get(own, own)
+    return _further([own], spelling)[own]
+
+
+def _further(names: Iterable[str], spelling: Mapping[str, str]) -> dict[str, str]:
+    """How a file would spell tensors of layers that it has not: as it spells those of another layer."""
+    alike = {_numberless(known): name for known, name in spelling.items()}
+    return {own: spelling.get(own) or _numbered(alike.get(_numberless(own), own), own) for own in names}
+
+
+def _numbered(name: str, own: str) -> str:
+    """A name with the layers' and experts' numbers of another; that other where they are not as many."""
+    parts, numbers = NUMBER.split(name), NUMBER.findall(own)
+    if len(parts) != 2 * len(numbers) + 1:
+        return own
+    for i, number in enumerate(numbers):
+        parts[2 * i + 1] = f".{number}"
+    return "".join(parts)
 
 
 def _numberless(name: str) -> str:

@@ -178,9 +178,10 @@ class Builder:
 
     def _layer_slots(self, stack: Stack, part: OutputSlice, j: int, out: int, total: int) -> Iterator[Slot]:
         first = part.sources[0]
+        # each source by its own prefix and number: only what follows the number is common to all
+        places = [(s.model, f"{self._prefix(s.model, stack)}{s.first + j}.") for s in part.sources]
         for rest, role in self._layer(first.model, self._prefix(first.model, stack)).get(first.first + j, ()):
-            # each source by its own prefix and number: only what follows the number is common to all
-            names = {s.model: f"{self._prefix(s.model, stack)}{s.first + j}.{rest}" for s in part.sources}
+            names = {model: f"{place}{rest}" for model, place in places}
             # the place in the result: `layers` in a recipe counts the layers as stacked
             own = Role(role.component, role.kind, role.module, out, relative_depth(out, total), "layer", role.learned)
             # every slice runs from 0 to 1 by itself (mergekit); what lies outside the layers keeps the Site's t of 0
