@@ -315,8 +315,9 @@ def test_what_breaks_a_batch_is_a_failed_utterance_not_a_crash(digits: Path, tmp
     assert found.summary["all"]["words"]["deletions"] == bad
     assert next(r["failed"] for r in found.rows if r["reference"] == "three") == "RuntimeError: the decoder is confused"
     only = write_manifest([r for r in rows if r.text == "three"], tmp_path / "bad.csv")
-    with pytest.raises(ChorusError, match="every decode failed: RuntimeError"):
-        evaluate(str(BASE), only, tmp_path / "all", backend="faulty", device="cpu")
+    for _ in range(2):  # given again it finds the same, and says the same
+        with pytest.raises(ChorusError, match="every decode failed: RuntimeError"):
+            evaluate(str(BASE), only, tmp_path / "all", backend="faulty", device="cpu")
     assert read_evaluation(tmp_path / "all").summary["all"]["failed"] == bad
 
 

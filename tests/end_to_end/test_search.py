@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 import chorus
 from chorus.data.manifest import read_manifest, write_manifest
-from chorus.errors import CheckpointError, DataError, RecipeError
+from chorus.errors import CheckpointError, ChorusError, DataError, RecipeError
 from chorus.evaluate.run import evaluate
 from chorus.merge.recipes.dialects import Dialect
 from chorus.registry import Registry
@@ -84,6 +84,17 @@ def test_a_search_given_again_hears_only_what_is_new(
     )
     assert [t.dev for t in again.trials] == [t.dev for t in first.trials]
     assert len(heard) == 2
+
+
+def test_a_search_whose_every_decode_fails_says_so_each_time(
+    wrecked: Path, dev: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "chorus.transcribe.transcriber.carefully", lambda backend, sounds: ["RuntimeError: no"] * len(sounds)
+    )
+    for _ in range(2):
+        with pytest.raises(ChorusError, match="every decode of every setting failed: RuntimeError: no"):
+            search(recipe(wrecked), {"lambda": [0.01, 1.0]}, dev, tmp_path, decoding=DECODING, device="cpu")
 
 
 def test_a_template_may_be_a_file_in_anothers_dialect(

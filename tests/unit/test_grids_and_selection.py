@@ -11,9 +11,9 @@ import pytest
 from chorus.errors import RecipeError
 from chorus.search.grids import MAX_SETTINGS, Setting, grid_of, grid_problems, varied
 from chorus.search.recipes import recipe_of, refuse_hidden, template_of
-from chorus.search.selection import best_of, choose, macro_rate, selection_facts
+from chorus.search.selection import best_of, choose, macro_rate, selection_facts, short_of
 from chorus.tasks.scored import ERROR_RATE
-from results import made_up
+from results import counted, made_up
 
 # ---- grids ----
 
@@ -189,3 +189,13 @@ def test_a_macro_rate_weighs_domains_alike(tmp_path: Path) -> None:
     a, b = macro_rate(one, ["a"]), macro_rate(one, ["b"])
     assert (a, b) == (pytest.approx(50.0), pytest.approx(0.0))
     assert macro_rate(one, ["a", "b"]) == macro_rate(one) == pytest.approx((a + b) / 2)
+
+
+def test_a_setting_whose_every_decode_failed_has_no_rate(tmp_path: Path) -> None:
+    """Silence is 100 % wrong, and would be chosen before who writes more words than were said."""
+    one = made_up(tmp_path, "m", {"a": 20})
+    failed = counted(tmp_path, "f", [{**row, "failed": "RuntimeError: no", "hypothesis": ""} for row in one.rows])
+    assert math.isnan(macro_rate(failed))
+    assert short_of(macro_rate(failed), 0) == math.inf
+    part = counted(tmp_path, "p", [{**row, **({"failed": "no"} if i else {})} for i, row in enumerate(one.rows)])
+    assert macro_rate(part) == pytest.approx(50.0)
