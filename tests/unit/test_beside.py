@@ -8,6 +8,7 @@ import os
 import pytest
 
 import chorus
+from adapters import make_adapters
 from chorus.checkpoints.beside import beside, sort_out, what_left
 from chorus.checkpoints.open import open_model
 from chorus.checkpoints.weights import weight_files
@@ -230,6 +231,25 @@ def test_a_chat_template_of_the_fine_tune_alone_is_told(pair, place):
     assert warned(chorus.plan(recipe(pair, tokenizer_source=str(b))), "chat template") == []
     put(a, place, text='{"chat_template": "of its own"}')
     assert warned(chorus.plan(recipe(pair)), "chat template") == []
+
+
+@pytest.mark.parametrize("base_has", [True, False])
+def test_a_tokenizer_beside_an_adapter_is_seen(tmp_path, base_has):
+    """Trainings leave it there: taken where the base has none, its chat template told where it has."""
+    base, (adapter,) = make_adapters(tmp_path, "qwen2", 1)
+    if base_has:
+        put(base, "tokenizer.json", text="{}")
+    put(adapter, "tokenizer.json", "chat_template.jinja", text="{}")
+    models = [{"model": str(base), "lora": str(adapter), "parameters": {"weight": 1.0}}]
+    planned = chorus.plan({"merge_method": "task_arithmetic", "base_model": str(base), "models": models})
+    place = base if base_has else adapter
+    assert planned.beside.carried["tokenizer.json"] == place / "tokenizer.json"
+    assert bool(warned(planned, "chat template")) == base_has
+    asked = {"tokenizer_source": f"{base}+{adapter}", "merge_method": "task_arithmetic", "base_model": str(base)}
+    planned = chorus.plan({**asked, "models": models})
+    assert planned.beside.carried["tokenizer.json"] == adapter / "tokenizer.json"
+    assert planned.model().tokenizer_directory == adapter
+    assert not warned(planned, "chat template")
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from chorus.checkpoints.lineage import TRAINING, Lineage, facts_in, joined, line
 from chorus.checkpoints.model import PROCESSOR_FILES, Model
 from chorus.checkpoints.reference import Reference
 from chorus.checkpoints.safetensors_header import build_header
+from chorus.checkpoints.sidecar import VOCABULARIES
 from chorus.errors import UsageError
 from chorus.identity import fingerprint
 from chorus.merge.arithmetic.merged_tensor import merged_checkpoint
@@ -145,15 +146,17 @@ class Plan(Mapping[str, LazyTensor]):
     def _model(self, variant: Variant) -> Model:
         donor, tokenizer = self.models[self.donor], self.models[self.tokenizer]
         label = variant.name or self.label
-        # where features are looked for, whichever model gives them
-        processor = next((path.parent for name, path in self.beside.carried.items() if name in PROCESSOR_FILES), None)
+        # where features and tokens are looked for, whichever model or adapter gives them
+        carried = self.beside.carried
+        processor = next((path.parent for name, path in carried.items() if name in PROCESSOR_FILES), None)
+        words = next((path.parent for name, path in carried.items() if name in VOCABULARIES), None)
         return Model(
             label=label,
             checkpoint=merged_checkpoint(self.session, variant.tensors, label),
             config=variant.config,
             directory=processor or donor.directory,
-            tokenizer_directory=tokenizer.tokenizer_directory or tokenizer.directory,
-            beside=self.beside.carried,
+            tokenizer_directory=words or tokenizer.tokenizer_directory or tokenizer.directory,
+            beside=carried,
             generation=variant.generation,
             method=variant.method,
             recipe=self.recipe.document,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
-from chorus.checkpoints.beside import Beside, beside, is_processor, is_tokenizer, some
+from chorus.checkpoints.beside import Beside, beside, is_processor, is_tokenizer, list_files, some
+from chorus.checkpoints.model import Model
 from chorus.checkpoints.sidecar import VOCABULARIES, chat_template_of
 from chorus.errors import CheckpointError
 from chorus.files import MAX_TOKENIZER, present, read_json, regular
@@ -21,6 +23,15 @@ def look_beside(inputs: Inputs) -> None:
     except CheckpointError as error:
         inputs.problems.append(str(error))
         inputs.beside = [Beside() for _ in inputs.models]
+    for model, one in zip(inputs.models, inputs.beside, strict=True):
+        if not has_vocabulary(one):
+            one.carried |= _with_adapter(model)
+
+
+def _with_adapter(model: Model) -> dict[str, Path]:
+    """The tokenizer's files that lie beside the adapter put on last: trainings leave one there."""
+    places = [path.parent for path in model.adapter_paths.values()]
+    return {name: places[-1] / name for name in list_files(places[-1]) if is_tokenizer(name)} if places else {}
 
 
 def side_files(inputs: Inputs) -> Beside:
@@ -56,11 +67,16 @@ def _tokenizer(inputs: Inputs, found: list[Beside], order: list[int], chosen: Be
         inputs.warnings.append(
             f"{inputs.models[wanted].label} has no tokenizer: the result takes {inputs.models[giver].label}'s"
         )
+    given = {n: p for n, p in found[giver].carried.items() if is_tokenizer(n)}
+    if inputs.tokenizer == giver:  # asked for by name: an adapter's own goes before its base's
+        own = _with_adapter(inputs.models[giver])
+        given = own if has_vocabulary(Beside(own)) else given
     inputs.tokenizer = giver
-    chosen.carried |= {n: p for n, p in found[giver].carried.items() if is_tokenizer(n)}
-    if chat_template_of(found[giver].carried):
+    chosen.carried |= given
+    if chat_template_of(given):
         return
-    speaking = [inputs.models[i].label for i in order if chat_template_of(found[i].carried)]
+    files = {i: (found[i].carried, _with_adapter(inputs.models[i])) for i in order}
+    speaking = [inputs.models[i].label for i in order if any(map(chat_template_of, files[i]))]
     if speaking:
         inputs.warnings.append(
             f"the result has no chat template, as {inputs.models[giver].label} has none; {', '.join(speaking)} "
