@@ -132,7 +132,8 @@ def test_fails_where_all_weights_are_zero(fails, qwen):
 
 
 def test_fails_without_a_weight(fails, qwen):
-    fails(qwen.recipe("linear", base=False), "linear needs weight for tuned-0")
+    each = [{}, {"weight": 0.5}, {"weight": 0.5}]
+    fails(qwen.recipe("linear", base=False, each=each), "linear needs weight for tuned-0")
 
 
 def test_fails_with_a_gradient_where_there_are_no_layers(fails, tmp_path):

@@ -14,6 +14,7 @@ from chorus.checkpoints.adapter_names import acts_in_training_only, bare_name, i
 from chorus.checkpoints.lazy_tensor import FileTensor, LazyTensor, MappedFile
 from chorus.checkpoints.pickled import open_pickled_tensors
 from chorus.checkpoints.safetensors_header import read_header
+from chorus.checkpoints.whereabouts import remedy_in
 from chorus.errors import CheckpointError
 from chorus.files import present, read_json
 from chorus.plain import JsonObject
@@ -40,7 +41,8 @@ class LoraAdapter:
 def open_adapter(directory: Path, label: str, *, allow_pickle: bool = False) -> LoraAdapter:
     """Read an adapter directory; what is not base + low rank, or not what its config says, is refused."""
     if not present(directory / CONFIG):
-        raise CheckpointError(f"{directory}: not an adapter (no {CONFIG})", "name a directory saved by PEFT")
+        remedy = remedy_in(directory, CONFIG) or "name a directory saved by PEFT"
+        raise CheckpointError(f"{directory}: not an adapter (no {CONFIG})", remedy)
     config = read_json(directory / CONFIG)
     settings = read_config(config, f"{label}/{CONFIG}")
     file = _weights_of(directory)

@@ -9,6 +9,7 @@ from chorus.checkpoints.lazy_tensor import Checkpoint, FileTensor, LazyTensor, M
 from chorus.checkpoints.model import Model
 from chorus.checkpoints.safetensors_header import Header, read_header
 from chorus.checkpoints.weights import OnDisk, WeightFiles, weight_files
+from chorus.checkpoints.whereabouts import remedy_in
 from chorus.errors import CheckpointError
 from chorus.files import MAX_INDEX, present, read_json
 
@@ -17,7 +18,8 @@ def open_directory(directory: Path, label: str, *, allow_pickle: bool = False) -
     """Open a model directory without reading a weight."""
     config_path = directory / "config.json"
     if not present(config_path):
-        raise CheckpointError(f"{directory}: not a model (no config.json)", "name a Hugging Face model directory")
+        remedy = remedy_in(directory) or "name a Hugging Face model directory"
+        raise CheckpointError(f"{directory}: not a model (no config.json)", remedy)
     config = read_json(config_path)
     refuse_quantised(config, label)
     chosen = weight_files(OnDisk(directory), config, str(directory))

@@ -12,6 +12,7 @@ from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
     HfHubHTTPError,
+    HFValidationError,
     LocalEntryNotFoundError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
@@ -28,6 +29,7 @@ from chorus.checkpoints.model import Model, OpenOptions
 from chorus.checkpoints.reference import Reference
 from chorus.checkpoints.safetensors_header import Header, parse_header
 from chorus.checkpoints.weights import WeightFiles, refuse_pickle, weight_files
+from chorus.checkpoints.whereabouts import nearest_path
 from chorus.errors import CheckpointError
 from chorus.files import MAX_INDEX, read_json
 from chorus.plain import JsonObject
@@ -60,6 +62,9 @@ class OnHub:
 
     def size(self, name: str) -> int:
         return self.listing[name]
+
+    def remedy(self) -> str:
+        return ""  # nothing lies beside a repository
 
     def fetch(self, name: str) -> Path:
         return Path(
@@ -236,9 +241,15 @@ def explain(reference: Reference, error: Exception) -> CheckpointError:
         )
     if isinstance(error, RevisionNotFoundError):
         return CheckpointError(f"{path}: no revision {reference.revision}", "check the branch, tag or commit")
+    near = nearest_path(Path(path))
+    if isinstance(error, HFValidationError):
+        return CheckpointError(
+            f"{path}: no such file or directory{near}",
+            "check the path; a model of the hub is named org/name, in letters, digits, '-', '_' and '.'",
+        )
     if isinstance(error, RepositoryNotFoundError):
         return CheckpointError(
-            f"{path}: neither a local directory nor a model on the hub",
+            f"{path}: neither a local directory nor a model on the hub{near}",
             "check the spelling; for a private model log in with `hf auth login`",
         )
     # the hub library turns refusals into "not in the cache": what the server said is the error's cause
@@ -253,7 +264,7 @@ def explain(reference: Reference, error: Exception) -> CheckpointError:
         return CheckpointError(f"{path}: the hub answered with an error ({_line(cause)})", "try again later")
     if isinstance(error, LocalEntryNotFoundError):
         return CheckpointError(
-            f"{path}: neither a local directory nor in the cache, and the hub cannot be reached",
+            f"{path}: neither a local directory nor in the cache, and the hub cannot be reached{near}",
             f"check the path, or go online (HF_HUB_OFFLINE is {'set' if constants.HF_HUB_OFFLINE else 'not set'})",
         )
     if isinstance(error, EntryNotFoundError):

@@ -14,6 +14,7 @@ from chorus.checkpoints.model import Model, OpenOptions, stacked_paths
 from chorus.checkpoints.names import named
 from chorus.checkpoints.reference import Reference, looks_local, parse_reference
 from chorus.checkpoints.task_vector import TASK_VECTOR, apply_task_vector
+from chorus.checkpoints.whereabouts import nearest_path
 from chorus.errors import CheckpointError, UsageError
 from chorus.files import expanded, read_json
 
@@ -100,7 +101,7 @@ def locate(reference: Reference, options: OpenOptions, kind: str) -> tuple[Path,
     if looks_local(reference.path):
         path = expanded(reference.path)
         if not path.is_dir():
-            raise CheckpointError(f"{path}: no such directory", f"check the path of the {kind}")
+            raise CheckpointError(f"{path}: no such directory{nearest_path(path)}", f"check the path of the {kind}")
         return path, None
     from chorus.checkpoints.hub import download
 
@@ -109,16 +110,23 @@ def locate(reference: Reference, options: OpenOptions, kind: str) -> tuple[Path,
 
 def _open_local(path: Path, reference: Reference, options: OpenOptions) -> Model:
     if not path.exists():
-        raise CheckpointError(f"{path}: no such file or directory", "check the path of the model")
+        raise CheckpointError(f"{path}: no such file or directory{nearest_path(path)}", "check the path of the model")
     if reference.revision:
         raise CheckpointError(f"{reference}: a local directory has no revisions", 'drop the "@..."')
-    if (path / CONFIG).exists() and not (path / "config.json").exists():
+    # trainers leave the base's config beside an adapter
+    if (path / CONFIG).exists() and not ((path / "config.json").exists() and _has_weights(path)):
         base = read_json(path / CONFIG).get("base_model_name_or_path") or "its base"
         raise CheckpointError(
             f"{path}: an adapter, not a model",
             f'name it on its base: "{base}+{path}", or model: {base} with lora: {path}',
         )
     return open_directory(path, reference.name, allow_pickle=options.allow_pickle)
+
+
+def _has_weights(path: Path) -> bool:
+    """Whether a directory holds weights beside an adapter's."""
+    endings = (".safetensors", ".bin", ".pt", ".json")
+    return any(p.name.startswith(("model", "pytorch_model")) and p.name.endswith(endings) for p in path.iterdir())
 
 
 def _in_a_form(reference: Reference, options: OpenOptions) -> Model | None:

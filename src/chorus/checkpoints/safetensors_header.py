@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
 from chorus.checkpoints.dtypes import BY_CODE, itemsize
+from chorus.checkpoints.whereabouts import LFS
 from chorus.errors import CheckpointError
 from chorus.files import opened, printable, shown
 from chorus.plain import JsonObject
@@ -72,6 +73,11 @@ def parse_header(read: Callable[[int, int], bytes], file_size: int, where: str) 
 
     if file_size < 8:
         fail(f"the file has {file_size} bytes, too few for a safetensors header")
+    if read(0, min(len(LFS), file_size)) == LFS:
+        raise CheckpointError(
+            f"{where}: a Git LFS pointer, which stands for a file that was not fetched",
+            "fetch it with `git lfs pull`, or download the model with `hf download`",
+        )
     length = int.from_bytes(read(0, 8), "little")
     # before it is read: eight bytes of garbage would ask for exabytes of memory
     if length > MAX_HEADER_BYTES:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 from chorus.checkpoints.model import INDEX, SINGLE, shard_names
+from chorus.checkpoints.whereabouts import remedy_in
 from chorus.errors import CheckpointError
 from chorus.files import MAX_INDEX, present, read_json, regular
 from chorus.plain import JsonMap, JsonObject
@@ -38,6 +39,9 @@ class Files(Protocol):
 
     def size(self, name: str) -> int:
         """Its bytes."""
+
+    def remedy(self) -> str:
+        """Where the weights are that are not among them; empty where that is not known."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,9 @@ class OnDisk:
 
     def size(self, name: str) -> int:
         return (self.directory / name).stat().st_size
+
+    def remedy(self) -> str:
+        return remedy_in(self.directory)
 
 
 @dataclass(frozen=True)
@@ -157,8 +164,9 @@ def _none(files: Files, where: str) -> CheckpointError:
             f"{where}: the weights are in Mistral's own format ({', '.join(found)})",
             "name the model in transformers' format (model.safetensors), or convert it",
         )
+    remedy = files.remedy() if not found else ""
     besides = f"; there are {', '.join(found[:3])}{', ...' if len(found) > 3 else ''}" if found else ""
     return CheckpointError(
         f"{where}: not a model (no {SINGLE} and no {INDEX}{besides})",
-        f"rename the one that is meant to {SINGLE}" if found else "save the model with save_pretrained",
+        f"rename the one that is meant to {SINGLE}" if found else remedy or "save the model with save_pretrained",
     )

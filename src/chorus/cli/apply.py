@@ -46,10 +46,11 @@ def command(
     """
     from chorus.merge.api import apply_recipe, merge
     from chorus.merge.planning.planner import plan
+    from chorus.merge.recipes.loading import load_recipe
 
     # one weight is for all, so that --weight 0.5 need not be repeated; how many there must be is the recipe's business
     each = weights if len(weights) > 1 else (*weights, 1.0)[0]
-    recipe = apply_recipe(model, deltas, weights=each, out_dtype=out_dtype)
+    recipe = load_recipe(apply_recipe(model, deltas, weights=each, out_dtype=out_dtype), "apply")
     note_text = idle_note(flags)
     if note_text:
         note(note_text, quiet=quiet)

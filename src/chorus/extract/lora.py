@@ -103,7 +103,7 @@ class _Extraction:
             shape, role = job.shape, job.role
             # a depthwise convolution [channels, 1, k] is no matrix between channels: factors would save nothing
             dense = len(shape) > 1 and min(shape[:2]) > 1 and role.kind not in NOT_DECOMPOSED
-            embedding = role.component in ("embeddings", "lm_head") or role.kind == "embedding"
+            embedding = _embeds(job)
             (matrices if dense and (embeddings or not embedding) else vectors).append(job)
         matrices += self.pair.copies(matrices)
         # the largest first, or one thread is left alone with it at the end
@@ -119,9 +119,21 @@ class _Extraction:
         result = AdapterResult(directory, [], modules, sorted(self.writer.saved), sorted(self.dropped))
         shapes = {job.name: job.shape for job in matrices}
         result.parameters = sum(m.rank * sum(_matrix(shapes[m.tensor])) for m in modules)
-        result.warnings = notes(result)
+        result.warnings = notes(result) + self._flags(vectors, embeddings, save_vectors)
         self._write_side_files(result, selection)
         return result
+
+    def _flags(self, left_out: list[Counterparts], embeddings: bool, save_vectors: bool) -> list[str]:
+        """What would have kept the tensors that were dropped."""
+        gone = {name for name, _ in self.dropped}
+        matrices = [job for job in left_out if job.name in gone and len(job.shape) > 1]
+        kinds = {
+            "embeddings and heads": not embeddings and any(_embeds(job) for job in matrices),
+            "norms and biases": not save_vectors and any(len(j.shape) < 2 for j in left_out if j.name in gone),
+        }
+        flags = {"embeddings and heads": "--embeddings", "norms and biases": "--save-full vectors"}
+        told = [f"{what} with {flags[what]}" for what, wanted in kinds.items() if wanted]
+        return [f"an adapter can hold {', '.join(told)}"] if told else []
 
     def _decompose(self, matrices: list[Counterparts], jobs: int, progress: Progress) -> list[ModuleReport]:
         total, done = sum(_bytes(job) for job in matrices), 0
@@ -228,6 +240,10 @@ class _Extraction:
             intro=f"The low-rank part of what {names[0]} learnt beyond {names[1]}",
         )
         write_text(directory / "README.md", card)
+
+
+def _embeds(job: Counterparts) -> bool:
+    return job.role.component in ("embeddings", "lm_head") or job.role.kind == "embedding"
 
 
 def _matrix(shape: tuple[int, ...]) -> tuple[int, int]:

@@ -180,5 +180,5 @@ def blocks(job: Counterparts, label: str) -> Iterator[tuple[int, torch.Tensor]]:
 def _not_finite(label: str, name: str) -> CheckpointError:
     return CheckpointError(
         f"{label}: tensor {name} (or its base) holds NaN or infinity",
-        "its training has diverged, or the file is damaged",
+        "an overflow in float16, a training that diverged, or a damaged file",
     )

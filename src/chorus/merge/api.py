@@ -12,7 +12,7 @@ from chorus.linalg.ranks import RankRule
 from chorus.merge.options import Options
 from chorus.merge.plan import Plan
 from chorus.merge.planning.planner import plan as make_plan
-from chorus.merge.recipes.loading import LoadedRecipe
+from chorus.merge.recipes.loading import LoadedRecipe, load_recipe
 from chorus.merge.runs.engine import Result, run
 from chorus.progress import Progress
 
@@ -89,7 +89,8 @@ def apply(
     >>> chorus.apply("whisper-small", ["noisy", "clean"], "model", weights=[1, -1])  # doctest: +SKIP
     Result(directory=PosixPath('model'), ...)
     """
-    return merge(apply_recipe(model, deltas, weights=weights, out_dtype=out_dtype), output, options, progress=progress)
+    recipe = load_recipe(apply_recipe(model, deltas, weights=weights, out_dtype=out_dtype), "apply")
+    return merge(recipe, output, options, progress=progress)
 
 
 def apply_recipe(

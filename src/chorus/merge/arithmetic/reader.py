@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 else:
     np, torch = lazy("numpy"), lazy("torch")
 
-NONFINITE_HINT = "its training has diverged, or the file is damaged; --allow-nonfinite merges it all the same"
+NONFINITE_HINT = (
+    "an overflow in float16, a training that diverged, or a damaged file; --allow-nonfinite merges it all the same"
+)
 
 
 class Reader:

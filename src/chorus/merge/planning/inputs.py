@@ -246,7 +246,9 @@ def _check_shapes(inputs: Inputs, donor: Model, model: Model, options: Options) 
         text = f"{model.label} has a vocabulary of {rows[1]}, {donor.label} of {rows[0]}"
         # 51,866 against 51,865: large-v3's Cantonese moves every token after it
         if is_whisper(donor.config):
-            inputs.problems.append(f"{text}: their token ids mean different things, so they cannot be merged")
+            inputs.problems.append(
+                f"{text}: they cannot be merged, for in Whisper's one language more moves all tokens after it"
+            )
         elif options.truncate_vocabulary:
             inputs.warnings.append(f"{text}: rows past {min(rows)} are left out of the result (--truncate-vocabulary)")
         else:

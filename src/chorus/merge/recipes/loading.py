@@ -22,8 +22,10 @@ class LoadedRecipe:
     dialect: str = ""
 
 
-def load_recipe(source: str | Path | Mapping[str, object]) -> LoadedRecipe:
+def load_recipe(source: str | Path | Mapping[str, object], name: str = "recipe") -> LoadedRecipe:
     """Read a recipe from a file, from YAML text (with a line break in it), or from a dictionary.
+
+    `name` is what messages call a dictionary.
 
     Raises `RecipeError` with every problem found.
 
@@ -31,7 +33,7 @@ def load_recipe(source: str | Path | Mapping[str, object]) -> LoadedRecipe:
     'karcher'
     """
     if isinstance(source, Mapping):
-        documents, name = [dict(source)], "recipe"
+        documents, name = [dict(source)], name
     else:
         text, name = _read(source)
         documents = _parse(text, name)
@@ -44,6 +46,13 @@ def _read(source: str | Path) -> tuple[str, str]:
     if isinstance(source, str) and "\n" in source:
         return source, "recipe"
     path = Path(source)
+    recipe, colon, output = path.name.rpartition(":")
+    if colon and not path.exists() and path.with_name(recipe).is_file():
+        raise RecipeError(
+            [f"all outputs of a recipe are merged in one pass, {output} cannot be alone"],
+            f"name the recipe; {path.name} is a model to evaluate, extract, apply and to other recipes",
+            str(path.with_name(recipe)),
+        )
     return recipe_text(path), str(path)
 
 
