@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from chorus.files import printable
 from chorus.lazy import lazy
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def as_text(table: Table, *, terminal: bool = False) -> str:
 
 def _literal(text: str) -> str:
     """Square brackets are text here, not rich's markup."""
-    return text.replace("[", r"\[")  # intervals are written in them
+    return printable(text).replace("[", r"\[")  # intervals are written in them
 
 
 def as_markdown(table: Table) -> str:

@@ -80,3 +80,10 @@ def test_text_is_folded_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_row_of_another_length_is_our_fault() -> None:
     with pytest.raises(AssertionError, match="a title"):
         Table("a title", ["a", "b"], [["1"]])
+
+
+def test_a_cell_cannot_steer_the_terminal():
+    shown = Table("", ["a", "b"], [["\x1b[2Jx", "y\u202e"]]).render("text")
+    assert "\\x1b[2Jx" in shown
+    assert "\\u202e" in shown
+    assert "\x1b" not in shown

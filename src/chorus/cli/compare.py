@@ -11,6 +11,7 @@ import click
 from chorus.cli.flags import normaliser_flag, quiet_flag
 from chorus.cli.output import as_json, note, table
 from chorus.errors import UsageError
+from chorus.files import printable
 from chorus.tables import Format, Table
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ def command(results: tuple[str, ...], **flags: Any) -> None:
             click.echo()
     else:
         # a table ends its own last line; one more would be a difference to the file that --out writes
-        click.echo("\n".join(one.render(flags["form"]) for one in tables), nl=False)
+        click.echo(printable("\n".join(one.render(flags["form"]) for one in tables)), nl=False)
 
 
 def _pair(text: str) -> tuple[str, str]:

@@ -11,6 +11,7 @@ import click
 from chorus.cli.flags import columns_flags, jobs_flag, json_flag, out_flag, overwrite_flag, quiet_flag
 from chorus.cli.output import as_json, note, table
 from chorus.errors import UsageError
+from chorus.files import printable
 from chorus.progress import shown
 from chorus.tables import Table
 
@@ -197,10 +198,10 @@ def _print_pairing(facts: Paired, *, quiet: bool) -> None:
     for rule, count in facts["matched"].items():
         click.echo(f"matched by {rule}: {count}")
     for name, count in facts["classes"].items():
-        click.echo(f"  {name}: {count}")
+        click.echo(printable(f"  {name}: {count}"))
     for reason, names in facts["skipped"].items():
         shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-        click.echo(f"skipped, {reason}: {len(names)} ({shown})")
+        click.echo(printable(f"skipped, {reason}: {len(names)} ({shown})"))
     for path in facts["written"]:
         click.echo(path)
     if facts["written"]:
@@ -246,7 +247,7 @@ def _print_report(report: Report, model: str | None) -> None:
         # corpora have thousands of speakers
         items = [f"{name} {value:.3f}" for name, value in list(hours.items())[:12]]
         more = f", and {len(hours) - 12} more" if len(hours) > 12 else ""
-        click.echo(f"hours by {column}: {', '.join(items)}{more}")
+        click.echo(printable(f"hours by {column}: {', '.join(items)}{more}"))
     click.echo("")
     if not report.findings:
         click.echo("nothing found" + ("" if model else " (texts were not checked against a model: --model)"))

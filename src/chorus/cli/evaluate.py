@@ -15,6 +15,7 @@ from chorus.cli.data import mapping
 from chorus.cli.flags import columns_flags, device_flag, json_flag, normaliser_flag, overwrite_flag, quiet_flag
 from chorus.cli.output import as_json, note, table
 from chorus.errors import UsageError
+from chorus.files import printable
 from chorus.progress import shown
 
 if TYPE_CHECKING:
@@ -201,7 +202,7 @@ def _print(evaluations: list[Evaluation], flags: dict[str, Any]) -> None:
     if flags["worst"]:
         for one in evaluations:
             click.echo(f"\n{one.label}: the worst utterances\n")
-            click.echo("\n".join(describe.worst(one, flags["worst"])))
+            click.echo(printable("\n".join(describe.worst(one, flags["worst"]))))
     every = evaluations[0].summary["all"]
     note(describe.clusters_note(every), quiet=flags["quiet"])
     if every["empty_references"]:

@@ -10,6 +10,7 @@ import click
 from chorus.cli.flags import json_flag
 from chorus.cli.output import as_json
 from chorus.errors import UsageError
+from chorus.files import printable
 
 
 @click.command("gate")
@@ -48,7 +49,7 @@ def command(context: click.Context, /, result: str, json_: bool, **flags: Any) -
     if json_:
         as_json(as_dict(checks))
     else:
-        click.echo("\n".join(map(str, checks)))
+        click.echo(printable("\n".join(map(str, checks))))
     if not all(check.ok for check in checks):
         # not an error of the command: 1 is for conditions that do not hold, 2 and more for what went wrong
         context.exit(1)
