@@ -64,7 +64,10 @@ def test_they_are_computed_once_for_a_fingerprint(tmp_path: Path) -> None:
     kept_ranks(path, "b", compute)
     assert len(calls) == 2, "of another model"
     assert json.loads(path.read_text())["fingerprint"] == "b"
-    for torn in (path.read_text()[:30], "[]", "{}", '{"format": 1, "fingerprint": "b", "matrices": [{"tensor": "m"}]}'):
+    told = path.read_text()
+    changed = told.replace('"stable": ', '"stable": 1')
+    assert changed != told
+    for torn in (told[:30], changed, "{}", '{"format": 2, "fingerprint": "b", "matrices": [{"tensor": "m"}]}'):
         path.write_text(torn)
         assert kept_ranks(path, "b", compute) == first, torn
     assert len(calls) == 6

@@ -6,23 +6,28 @@ stable rank      |D|_F^2 / |D|_2^2
 
 from __future__ import annotations
 
-import json
+import contextlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from chorus import identity
 from chorus.checkpoints.lazy_tensor import LazyTensor
 from chorus.checkpoints.sidecar import write_json
+from chorus.errors import CheckpointError
+from chorus.files import read_json
 from chorus.lazy import lazy
 from chorus.linalg.spectra import NULL, singular_triplets
+from chorus.plain import JsonObject
 
 if TYPE_CHECKING:
     import torch
 else:
     torch = lazy("torch")
 
-FORMAT = 1
+FORMAT = 2
+MAX_BYTES = 100_000_000  # of a file of ranks: a hundred a matrix
 
 
 @dataclass(frozen=True)
@@ -61,13 +66,17 @@ def spectrum_of(delta: torch.Tensor) -> torch.Tensor:
 
 def kept_ranks(path: Path, fingerprint: str, compute: Callable[[], Sequence[Ranks]]) -> list[Ranks]:
     """Ranks from a file where they are of the same fingerprint (of models and tensors), else computed and written."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if (found["format"], found["fingerprint"]) == (FORMAT, fingerprint):
+    with contextlib.suppress(CheckpointError):  # not there, or torn by a kill
+        found = read_json(path, limit=MAX_BYTES)
+        if found == _document(fingerprint, found.get("matrices")):
             return [Ranks(**one) for one in found["matrices"]]
-    except (OSError, ValueError, KeyError, TypeError):
-        pass  # not there, or torn by a kill
     made = list(compute())
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, {"format": FORMAT, "fingerprint": fingerprint, "matrices": [asdict(one) for one in made]})
+    write_json(path, _document(fingerprint, [asdict(one) for one in made]))
     return made
+
+
+def _document(fingerprint: str, matrices: object) -> JsonObject:
+    """What the file holds, with a digest: a number that was changed in it is computed again, not believed."""
+    digest = identity.fingerprint(matrices=matrices)
+    return {"format": FORMAT, "fingerprint": fingerprint, "digest": digest, "matrices": matrices}
