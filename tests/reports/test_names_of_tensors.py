@@ -353,3 +353,14 @@ def test_the_mask_that_only_training_uses_may_be_lacking(tmp_path, first):
     plan = chorus.plan(halves(*([bare, a] if first else [a, bare])))
     assert set(plan) == set(load_all(bare if first else a))
     assert sum("masked_spec_embed" in w for w in plan.warnings) == 1
+
+
+def test_alignment_heads_follow_the_layers_of_a_whisper(whisper: Family):
+    """[layer, head] of the decoder, which word timestamps go by."""
+    whole = {"models": [{"model": str(whisper.base)}]}
+    slices = [{"sources": [{"model": str(whisper.base), "layer_range": r}]} for r in ([2, 3], [0, 2], [0, 1])]
+    modules = {"encoder": whole, "decoder": {"slices": slices}}
+    plan = chorus.plan({"merge_method": "passthrough", "base_model": str(whisper.base), "modules": modules})
+    (variant,) = plan.variants
+    assert variant.config["decoder_layers"] == 4
+    assert variant.generation["alignment_heads"] == [[1, 0], [3, 0]]  # the first layer stands there twice

@@ -60,10 +60,35 @@ def output_config(
     return config
 
 
+def output_generation(
+    generation: dict[str, object] | None, inputs: Inputs, slices: dict[str, list[OutputSlice]]
+) -> dict[str, object] | None:
+    """Generation settings with the alignment heads where their layers have come to stand."""
+    heads = (generation or {}).get("alignment_heads")
+    decoder = inputs.layouts[inputs.donor].stack("decoder")
+    origin = _origin(slices.get("decoder", []))
+    if generation is None or not isinstance(heads, list) or decoder is None or _in_place(origin, decoder):
+        return generation
+    numbers = [number for _, number in origin]
+    pairs = [pair for pair in heads if isinstance(pair, list) and len(pair) == 2]
+    moved = [[i, head] for i, number in enumerate(numbers) for layer, head in pairs if layer == number]
+    others = {key: value for key, value in generation.items() if key != "alignment_heads"}
+    return {**others, "alignment_heads": moved} if moved else others
+
+
+def _origin(parts: list[OutputSlice]) -> list[tuple[int, int]]:
+    """(model, number there) of each layer of the result, by the first model of its slice."""
+    return [(p.sources[0].model, p.sources[0].first + j) for p in parts for j in range(p.count)]
+
+
+def _in_place(origin: list[tuple[int, int]], stack: Stack) -> bool:
+    return [number for _, number in origin] == list(range(stack.count))
+
+
 def _follow_stack(config: JsonObject, inputs: Inputs, stack: Stack, parts: list[OutputSlice]) -> None:
     """Tell the config of layers that are not where its model had them; what it cannot be told is a problem."""
-    origin = [(p.sources[0].model, p.sources[0].first + j) for p in parts for j in range(p.count)]
-    if [number for _, number in origin] == list(range(stack.count)):
+    origin = _origin(parts)
+    if _in_place(origin, stack):
         return
     settings, stacks = {}, {}
     for model in {inputs.donor, *(model for model, _ in origin)}:

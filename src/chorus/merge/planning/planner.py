@@ -24,7 +24,7 @@ from chorus.merge.planning.inputs import (
 )
 from chorus.merge.planning.layouts import Builder, output_slices
 from chorus.merge.planning.memory import footprint
-from chorus.merge.planning.outputs import check_dtypes, output_config
+from chorus.merge.planning.outputs import check_dtypes, output_config, output_generation
 from chorus.merge.planning.result import check_result
 from chorus.merge.planning.ties import tie_inputs
 from chorus.merge.planning.vocabularies import check_vocabularies
@@ -68,13 +68,12 @@ def plan(
     inputs.problems += problems
     variants = []
     if not inputs.problems:
-        variants = [_variant(loaded, inputs, options, output, method) for output, method in methods]
+        variants = [_variant(loaded, inputs, options, output, method, generation) for output, method in methods]
         _check_vocabularies(loaded, inputs, variants)
     problems = list(dict.fromkeys(inputs.problems))
     if problems:
         raise PlanError(problems, source=loaded.source)
     for variant in variants:
-        variant.generation = generation
         if generation and generation.get("lang_to_id"):  # what transformers would go by where no language is asked for
             variant.config.pop("forced_decoder_ids", None)
         variant.lay_out(options.max_shard_bytes)
@@ -240,7 +239,14 @@ def _check_vocabularies(loaded: LoadedRecipe, inputs: Inputs, variants: Sequence
         inputs.problems += [UNION, *inputs.warnings[told:]]
 
 
-def _variant(loaded: LoadedRecipe, inputs: Inputs, options: Options, output: Output, method: Method) -> Variant:
+def _variant(
+    loaded: LoadedRecipe,
+    inputs: Inputs,
+    options: Options,
+    output: Output,
+    method: Method,
+    generation: dict[str, object] | None,
+) -> Variant:
     """One output model, planned tensor by tensor."""
     slices = output_slices(loaded.recipe, inputs)
     builder = Builder(loaded.recipe, inputs, options, output, method, slices)
@@ -248,4 +254,4 @@ def _variant(loaded: LoadedRecipe, inputs: Inputs, options: Options, output: Out
     config = {} if inputs.problems else output_config(loaded.recipe, inputs, output, slices, tensors, options)
     if not inputs.problems:
         inputs.problems += check_result(config, tensors, inputs.models[inputs.donor])
-    return Variant(output.name, method.name, tensors, config)
+    return Variant(output.name, method.name, tensors, config, output_generation(generation, inputs, slices))
