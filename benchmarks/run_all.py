@@ -8,6 +8,7 @@ from pathlib import Path
 
 RUNS = [
     ["startup.py"],
+    ["hostile.py", "--count", "1000"],
     ["parity_with_mergekit.py"],
     ["against_machine.py"],
     ["against_mergekit.py"],

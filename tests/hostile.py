@@ -478,7 +478,10 @@ def adapters(world: World, place: Path, rng: random.Random) -> Case:
     else:
         config, told = damaged(config, rng)
     path.write_text(json.dumps(config))
-    return _adapted(world, place, "adapters", told)
+    case = _adapted(world, place, "adapters", told)
+    if "alpha" in told or "rslora" in told or told.endswith(" r"):
+        case.sound = None  # another scale, as it says
+    return case
 
 
 DTYPES = [
