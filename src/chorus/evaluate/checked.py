@@ -21,7 +21,7 @@ from chorus.errors import DataError
 from chorus.evaluate.facts import STRICT, Measures, Summary
 from chorus.evaluate.scores import COLUMNS, by_column, count_facts, known, unit_of, value_of
 from chorus.evaluate.summary import main_rows
-from chorus.files import MAX_LINE, parse_json, read_json, read_lines, shown
+from chorus.files import parse_json, read_json, read_lines, shown
 from chorus.identity import fingerprint
 from chorus.settings import dotted
 from chorus.tasks.counts import total
@@ -31,7 +31,6 @@ from chorus.transcribe.request import FORMAT
 
 AGAIN = "evaluate again with --overwrite"
 CLOSE = 1e-6  # of rates, which are written to the last digit
-MAX_ROW = 16 * MAX_LINE  # bytes: of hours of speech in one row
 
 
 @with_config(STRICT)
@@ -66,7 +65,7 @@ def document_of(document: Mapping[str, object], path: Path) -> Summary:
 def read_rows(path: Path) -> list[Answer]:
     """The lines of results.jsonl, of the right form."""
     found = []
-    for number, line in read_lines(path, longest=MAX_ROW, raises=DataError, what="results of an evaluation"):
+    for number, line in read_lines(path, raises=DataError, what="results of an evaluation"):
         if line.strip():
             found.append(parse_json(line, f"{path}: line {number}", raises=DataError))
     return rows_of(found, path)
