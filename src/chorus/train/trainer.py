@@ -226,6 +226,8 @@ def arguments(config: TrainConfig, logs: Path, device: str, *, measured: bool, s
         lr_scheduler_type=train.schedule,
         weight_decay=train.weight_decay,
         max_grad_norm=train.max_grad_norm,
+        # in float16 the usual 1e-8 is zero, and a weight with a small gradient would become infinite
+        adam_epsilon=1e-4 if config.model.dtype == "float16" and not config.adapter else 1e-8,
         optim=train.optimizer,
         fp16=precision == "float16",
         bf16=precision == "bfloat16",
