@@ -9,7 +9,7 @@ from importlib import import_module
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from chorus.checkpoints.lazy_tensor import MemoryTensor
 from chorus.errors import CheckpointError
@@ -176,6 +176,25 @@ def test_what_a_kind_cannot_do_is_told():
     new = Origin("new", config={"architectures": ["NewerForCausalLM"]})
     with pytest.raises(CheckpointError, match='"NewerForCausalLM" is unknown to this transformers'):
         load_model(kind_at(new, "trained"), new, "float32", {})
+
+
+@pytest.mark.parametrize("name", ["whisper", "wav2vec2", "qwen2_audio", "qwen2"])
+@pytest.mark.parametrize("wrapper", ["_orig_mod.", "module."])
+def test_a_model_is_not_loaded_where_a_part_of_it_would_be_random(tmp_path, name, wrapper):
+    place = tiny(tmp_path / name, name)
+    origin = Origin(place)
+    kind = kind_at(origin, "trained")
+    load_model(kind, origin, "float32", {})
+    stored = load_file(place / "model.safetensors")
+    save_file({wrapper + n: t for n, t in stored.items()}, place / "model.safetensors", {"format": "pt"})
+    with pytest.raises(CheckpointError, match=r"tensors of the model are not in its file, such as .* of other names"):
+        load_model(kind, origin, "float32", {})
+    lost = sorted(n for n in stored if "norm" in n)[-1]
+    whole = {n: t for n, t in stored.items() if n != lost}
+    save_file(whole, place / "model.safetensors", {"format": "pt"})
+    with pytest.raises(CheckpointError, match="1 tensors of the model are not in its file"):
+        load_model(kind, origin, "float32", {})
+    load_model(kind, origin, "float32", {}, fresh=[lost.rpartition(".")[0].rpartition(".")[2]])
 
 
 @pytest.mark.parametrize("name", ["wav2vec2", "qwen2_audio", "qwen2"])

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from chorus.architectures.classes import architecture
+from chorus.architectures.inventory import UNUSED
 from chorus.checkpoints.lazy_tensor import LazyTensor
 from chorus.checkpoints.model import OpenOptions
 from chorus.checkpoints.reference import Reference
 from chorus.checkpoints.sidecar import VOCABULARIES, write_json
 from chorus.errors import CheckpointError
-from chorus.files import read_json
+from chorus.files import read_json, shown
 from chorus.lazy import lazy
 from chorus.models.kind import Kind, named_class
 from chorus.models.limits import Limits, with_generation
@@ -98,28 +99,48 @@ def load_parts(
     *,
     tokenizer: PreTrainedTokenizerBase | None = None,
     more: Mapping[str, object] | None = None,
+    fresh: Sequence[str] = (),
 ) -> Parts:
-    """Model, tokenizer and extractor. `tokenizer` goes before the directory's; `more` are settings of the class."""
+    """Model, tokenizer and extractor. `tokenizer` goes before the directory's; `more` are settings of the class.
+
+    What of the model may begin at random, a new head, is `fresh`: parts of tensors' names.
+    """
     tokenizer = tokenizer if tokenizer is not None else load_tokenizer(kind, origin)
     extractor = load_extractor(kind, origin) if kind.extractor_class else None
-    return Parts(str(origin), load_model(kind, origin, dtype, more or {}), tokenizer, extractor)
+    return Parts(str(origin), load_model(kind, origin, dtype, more or {}, fresh=fresh), tokenizer, extractor)
 
 
-def load_model(kind: Kind, origin: Origin, dtype: str, more: Mapping[str, object]) -> PreTrainedModel:
-    """The model, of safetensors only, or of the origin's tensors."""
+def load_model(
+    kind: Kind, origin: Origin, dtype: str, more: Mapping[str, object], *, fresh: Sequence[str] = ()
+) -> PreTrainedModel:
+    """The model, of safetensors only, or of the origin's tensors; `CheckpointError` where a part would be random."""
     cls = _class(kind.model_class(read_config(origin)))
-    wanted = getattr(torch, dtype)  # by name, so that deciding needs no torch
+    more = {**more, "dtype": getattr(torch, dtype), "output_loading_info": True}  # by name: deciding needs no torch
     try:
         if origin.tensors is None:
-            return cls.from_pretrained(
-                origin.place, revision=origin.revision, dtype=wanted, use_safetensors=True, **more
-            )
-        state = {name: tensor.read().clone() for name, tensor in origin.tensors.items()}  # the engine infers
-        model = cls.from_pretrained(None, config=_config_object(origin), state_dict=state, dtype=wanted, **more)
+            model, info = cls.from_pretrained(origin.place, revision=origin.revision, use_safetensors=True, **more)
+        else:
+            state = {name: tensor.read().clone() for name, tensor in origin.tensors.items()}  # the engine infers
+            model, info = cls.from_pretrained(None, config=_config_object(origin), state_dict=state, **more)
     except (OSError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{origin}: cannot be loaded ({error})", "only safetensors are read") from None
-    _take_generation(model, origin)
+    _refuse_random(origin, info["missing_keys"], info["unexpected_keys"], fresh)
+    if origin.tensors is not None:
+        _take_generation(model, origin)
     return model
+
+
+def _refuse_random(origin: Origin, missing: Iterable[str], unexpected: Iterable[str], fresh: Sequence[str]) -> None:
+    """What a file lacks transformers draws at random, and only says so in a log."""
+    lacking = sorted(n for n in missing if not UNUSED.search(n) and not any(part in n for part in fresh))
+    if not lacking:
+        return
+    besides = sorted(unexpected)
+    other = f"; it has {len(besides)} of other names, such as {shown(besides[0])}" if besides else ""
+    raise CheckpointError(
+        f"{origin}: {len(lacking)} tensors of the model are not in its file, such as {lacking[0]}{other}",
+        "they would begin at random; chorus plan tells of a directory what its names are",
+    )
 
 
 def _class(name: str) -> Any:

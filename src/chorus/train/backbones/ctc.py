@@ -43,8 +43,10 @@ class CtcBackbone:
         origin, language = origin_of(config), config.model.language_adapter
         # a row without an alignment has an infinite loss; misfit() finds them, but augmentation can still shorten one
         more: dict[str, object] = {"ctc_zero_infinity": True}
-        if language:  # MMS keeps an adapter and a head for each language
+        fresh = ["lm_head"]  # pretrained encoders have none, with a vocabulary beside them or without
+        if language:  # MMS keeps an adapter and a head for each language, in a file of its own
             more |= {"target_lang": language, "ignore_mismatched_sizes": True}
+            fresh.append("adapter")
         if has_vocabulary(config.model.base):
             tokenizer = load_tokenizer(kind, origin)
             if language:
@@ -52,7 +54,8 @@ class CtcBackbone:
         else:  # a pretrained encoder: the letters of the training texts become its head
             tokenizer = letters_of(texts)
             more |= {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id}
-        self.parts = load_parts(kind, origin, load_dtype(config, device), tokenizer=tokenizer, more=more)
+        dtype = load_dtype(config, device)
+        self.parts = load_parts(kind, origin, dtype, tokenizer=tokenizer, more=more, fresh=fresh)
         self.model, self.tokenizer = self.parts.model, tokenizer
         if not config.model.freeze and hasattr(self.model, "freeze_feature_encoder"):
             self.model.freeze_feature_encoder()  # the convolutions, as the models' authors fine-tune them
