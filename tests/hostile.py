@@ -701,7 +701,8 @@ def outputs(world: World, place: Path, rng: random.Random) -> Case:
     shutil.copytree(world.evaluation, place / "evaluation")
     name = rng.choice([".", "/", "..", "", "file/below", "loop", "n" * 300, "n" * 250, "nul\0", "input", "/dev/null/x", "/proc/x",
                        "input/..", "file", "full", "/".join(["n" * 250] * 20)])  # fmt: skip
-    flags = [] if name == "full" else rng.choice([[], ["--overwrite"]])
+    # never --overwrite where a fault of ours would take away what is not this test's
+    flags = rng.choice([[], ["--overwrite"]]) if name not in ("full", "/", "..") else []
     pair = ["--model", str(tuned), "--base", str(base)]
     one, manifest = str(place / "evaluation"), str(world.manifest)
     command = rng.choice([

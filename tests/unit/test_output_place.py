@@ -72,7 +72,7 @@ def test_where_no_result_can_be_is_told_before_any_work(tmp_path: Path, monkeypa
 
 def test_a_link_to_a_directory_is_that_directory(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
-    (tmp_path / "real" / "old").write_text("old")
+    (tmp_path / "real" / "chorus.json").write_text("{}")
     (tmp_path / "link").symlink_to("real")
     partial = PartialDirectory(tmp_path / "link", resume=False, overwrite=True)
     (partial.path / "new").write_text("new")

@@ -57,6 +57,7 @@ def test_overwriting_keeps_the_old_until_the_new_is_whole(tmp_path):
     final = tmp_path / "model"
     final.mkdir()
     (final / "old.txt").write_text("old")
+    (final / "chorus.json").write_text("{}")
     made = begin(final, overwrite=True)
     (made.path / "new.txt").write_text("new")
     assert (final / "old.txt").exists()
@@ -70,9 +71,26 @@ def test_what_a_replacement_left_behind_is_in_no_ones_way(tmp_path):
     final = tmp_path / "model"
     for place in (final, tmp_path / "model.replaced"):
         place.mkdir()
-        (place / "old.txt").write_text("old")
+        (place / "chorus.json").write_text("{}")
     begin(final, overwrite=True).finish(())
     assert {p.name for p in tmp_path.iterdir()} == {"model"}
+
+
+def test_only_results_are_replaced(tmp_path):
+    """Of several models too, but of no others: a slip in the name of an output costs nobody's files."""
+    final = tmp_path / "work"
+    (final / "a").mkdir(parents=True)
+    (final / "b").mkdir()
+    (final / "a" / "chorus.json").write_text("{}")
+    for parts in ((), ("a",), ("a", "b")):
+        with pytest.raises(OutputError, match=r"work: no result of Chorus \(a and 1 more in it, no chorus.json\)"):
+            PartialDirectory(final, resume=False, overwrite=True, parts=parts)
+    assert {p.name for p in tmp_path.iterdir()} == {"work"}
+    (final / "b" / "chorus.json").write_text("{}")
+    PartialDirectory(final, resume=False, overwrite=True, parts=("b", "a", "c")).finish(())
+    assert not any(final.iterdir())
+    (final / "chorus.json").write_text("{}")
+    begin(final, overwrite=True).finish(())
 
 
 @pytest.mark.parametrize(("resume", "overwrite"), [(True, False), (False, True), (True, True)])

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from chorus.errors import UsageError
+from chorus.checkpoints.lineage import PROVENANCE
+from chorus.errors import OutputError, UsageError
 from chorus.files import shown
 
 ANOTHER = "choose another directory"
@@ -55,6 +56,21 @@ def refuse_input(output: Path, inputs: Iterable[Path]) -> None:
             if _holds(place, found):
                 what = "is one of the inputs" if _same(place, found) else f"holds an input, {found}"
                 raise UsageError(f"{place}: {what}, which the result would replace", ANOTHER)
+
+
+def refuse_foreign(place: Path, parts: Sequence[str] = ()) -> None:
+    """`OutputError` where a directory holds anything and is no result of ours: `--overwrite` replaces those alone.
+
+    Each of ours has its facts in it, or in every one of its `parts`. Whoever runs as root may name any directory.
+    """
+    found = [] if not place.exists() else sorted(path.name for path in place.iterdir())
+    ours = PROVENANCE in found or all(name in parts and (place / name / PROVENANCE).is_file() for name in found)
+    if not ours:
+        more = f" and {len(found) - 1:,} more" if found[1:] else ""
+        raise OutputError(
+            f"{place}: no result of Chorus ({shown(found[0])}{more} in it, no {PROVENANCE})",
+            f"--overwrite replaces results alone: {ANOTHER}, or take away what is there",
+        )
 
 
 def _holds(place: Path, found: Path) -> bool:

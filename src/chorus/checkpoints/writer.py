@@ -7,12 +7,12 @@ import fcntl
 import os
 import shutil
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from chorus.checkpoints.output_place import place_of
+from chorus.checkpoints.output_place import place_of, refuse_foreign
 from chorus.errors import OutputError
 from chorus.files import present, shown
 
@@ -47,7 +47,8 @@ def explained(path: Path) -> Iterator[None]:
 class PartialDirectory:
     """`DIR.partial`, locked while it is written, renamed to `DIR` at the end."""
 
-    def __init__(self, final: Path, *, resume: bool, overwrite: bool) -> None:
+    def __init__(self, final: Path, *, resume: bool, overwrite: bool, parts: Sequence[str] = ()) -> None:
+        """`parts` are the names of the directories that a result of several models has."""
         final = place_of(final)
         self.final, self.overwrite = final, overwrite
         self.path = final.with_name(final.name + ".partial")
@@ -55,6 +56,7 @@ class PartialDirectory:
             raise OutputError(f"{final}: exists and is no directory", "choose another directory")
         if final.exists() and any(final.iterdir()) and not overwrite:
             raise OutputError(f"{final}: exists and is not empty", "choose another directory, or pass --overwrite")
+        refuse_foreign(final, parts)
         # a link would have another directory written to, and cleared
         if present(self.path) and (self.path.is_symlink() or not self.path.is_dir()):
             raise OutputError(f"{self.path}: is in the way, and is no unfinished merge", "take it away")

@@ -143,6 +143,7 @@ class Builder:
         written = output.out_dtype or recipe.out_dtype or recipe.dtype
         self.dtype = parse_dtype(written) if written else None
         self.checked: set[tuple[str, int]] = set()
+        self.plain: dict[tuple[int, int, int], Value | Missing] = {}
         self.layers: dict[tuple[int, str], dict[int, list[tuple[str, Role]]]] = {}
 
     def build(self) -> dict[str, TensorPlan]:
@@ -311,19 +312,23 @@ class Builder:
 
     def _value(self, parameter: Parameter, slot: Slot, source: SliceSource | None) -> Value | Missing:
         """The first setting that applies: the model's, the slice's, the module's, the variant's, the global one."""
+        place = (id(slot.part), id(source), id(parameter))  # all three live as long as this builder
+        if place in self.plain:
+            return self.plain[place]
         site = slot.site
         scopes: list[dict[str, object]] = [*slot.part.scopes, self.output.parameters, self.recipe.parameters]
         if source is not None:
             # filters see the model's own name, which differs from the result's where layers are stacked (mergekit)
             site = Site(slot.names[source.model], site.role, site.t)
             scopes.insert(0, source.parameters)
-        for scope in scopes:
-            if parameter.name in scope:
-                value = resolve(scope[parameter.name], site)
-                # where no condition holds the search goes on outward, as in mergekit
-                if value is not MISSING:
-                    return convert(parameter, value)
-        return MISSING if parameter.required else parameter.default
+        settings = [scope[parameter.name] for scope in scopes if parameter.name in scope]
+        # where no condition holds the search goes on outward, as in mergekit
+        value = next((v for v in (resolve(setting, site) for setting in settings) if v is not MISSING), MISSING)
+        default = MISSING if parameter.required else parameter.default
+        found = default if isinstance(value, Missing) else convert(parameter, value)
+        if all(isinstance(setting, bool | int | float | str) for setting in settings):
+            self.plain[place] = found  # the same for every tensor, of which a large model has thousands
+        return found
 
     def _plan(
         self,

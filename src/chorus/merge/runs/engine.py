@@ -55,7 +55,8 @@ def run(plan: Plan, output: Path, progress: Progress = lambda done, total: None)
     """Carry out a plan. `progress(bytes done, bytes in all)` is called from the calling thread only."""
     pick_device(plan.options.device)
     refuse_input(output, plan.places)
-    partial = PartialDirectory(output, resume=plan.options.resume, overwrite=plan.options.overwrite)
+    options, parts = plan.options, [variant.name for variant in plan.variants]
+    partial = PartialDirectory(output, resume=options.resume, overwrite=options.overwrite, parts=parts)
     finished = False
     try:
         partial.check_space(plan.bytes_to_write + plan.beside.nbytes * len(plan.variants))
