@@ -11,7 +11,7 @@ import torch
 from chorus.checkpoints.adapted import AdaptedTensor, Factors, ShiftedTensor
 from chorus.checkpoints.adapter import open_adapter
 from chorus.checkpoints.adapter_report import AdapterResult, ModuleReport, notes
-from chorus.checkpoints.adapter_writer import AdapterWriter, matrix_modules, target_modules
+from chorus.checkpoints.adapter_writer import AdapterWriter, target_modules
 from chorus.checkpoints.lazy_tensor import ChangedTensor, KeepingTensor, LazyTensor, MemoryTensor
 from chorus.checkpoints.task_vector import ShiftedByFile
 
@@ -99,9 +99,20 @@ def test_factors_can_be_read_before_the_end(tmp_path):
     assert writer.parameters == left.numel() + right.numel()
 
 
-def test_modules_that_can_be_adapted_are_those_with_a_matrix():
-    tensors = {n: MemoryTensor(n, torch.zeros(s)) for n, s in {"a.weight": (2, 2), "n.weight": 2, "a.bias": 2}.items()}
-    assert matrix_modules(tensors) == ["a"]
+def test_modules_are_called_as_peft_finds_them(tmp_path):
+    writer = AdapterWriter(tmp_path)
+    writer.add("lm.model.0.q", *factors("q"))
+    writer.add("lm.model.1.q", *factors("q", 3))
+    writer.add_whole("lm.model.0.q.bias", torch.ones(6), matrix=True)
+    writer.add_whole("lm.model.norm.weight", torch.ones(4), matrix=False)
+    names = {f"lm.{rest}": rest.replace("model", "model.lm") for rest in ("model.0.q", "model.1.q", "model.norm")}
+    config = writer.finish(base="x", task_type=None, every_module=["model.lm.0", "model.lm.0.q"], names=names)
+    assert config["target_modules"] == ["q"]
+    assert config["rank_pattern"] == {"model.lm.1.q": 3}
+    assert config["modules_to_save"] == ["model.lm.norm"]
+    found = open_adapter(tmp_path, "mine")
+    assert sorted(found.low_rank) == ["model.lm.0.q", "model.lm.1.q"]
+    assert sorted(found.replaced) == ["model.lm.0.q.bias", "model.lm.norm.weight"]
 
 
 # ---- what is told ----

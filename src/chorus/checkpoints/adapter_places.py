@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import replace
 
+from chorus.architectures.layouts import inventory_of
 from chorus.checkpoints.adapted import AdaptedTensor, Factors, ShiftedTensor
 from chorus.checkpoints.adapter import LoraAdapter
 from chorus.checkpoints.adapter_names import canonical
@@ -76,7 +77,7 @@ class _Placing:
 
     def _place(self, name: str, *, factors: bool = False) -> str | None:
         # as it stands first: what `canonical` leaves out may be all that tells two tensors apart
-        found = [name] if name in self.tensors else self.places.get(canonical(name), [])
+        found = [name] if name in self.tensors else self.places.get(canonical(name)) or self._respelled(name)
         if len(found) != 1:  # two places are as bad as none
             self.homeless.append(name)
             return None
@@ -87,6 +88,13 @@ class _Placing:
                 "save the adapter again, each module once",
             )
         return found[0]
+
+    def _respelled(self, name: str) -> list[str]:
+        """What the base's file calls a tensor that the module tree, and so the adapter, calls otherwise."""
+        if not self.base.spelling:  # an architecture that nobody knows
+            return []
+        own = inventory_of(self.base.config, self.base.checkpoint).place(name)
+        return [self.base.spelling[own]] if own in self.base.spelling else []
 
     def _other_class(self) -> list[str]:
         """Names and shapes of Llama, Qwen2 and Mistral may be the same: where PEFT has noted the class, it is told."""

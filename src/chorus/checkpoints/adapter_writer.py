@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Literal
 
 from chorus.checkpoints.adapter import CONFIG, WEIGHTS
 from chorus.checkpoints.dtypes import itemsize, torch_dtype
-from chorus.checkpoints.lazy_tensor import LazyTensor
 from chorus.checkpoints.safetensors_header import build_header
 from chorus.checkpoints.sidecar import write_json
 from chorus.checkpoints.writer import OutputFile, explained
@@ -37,7 +36,8 @@ BIAS = "bias of a matrix"  # stands in a name until its module is known
 
 @dataclass(frozen=True)
 class _Piece:
-    name: str
+    module: str
+    rest: str
     shape: tuple[int, ...]
     file: Path
 
@@ -75,16 +75,16 @@ class AdapterWriter:
             a, b = left.T, right.T
         rank = a.shape[0]
         if layout == "embedding":
-            self._keep(f"{module}.lora_embedding_A", a)
-            self._keep(f"{module}.lora_embedding_B", b)
+            self._keep(module, "lora_embedding_A", a)
+            self._keep(module, "lora_embedding_B", b)
         else:
             if layout == "convolution":
                 # PEFT's A is a convolution with the layer's kernel, its B one of 1 x 1
                 a, b = a.reshape(rank, -1, *kernel), b.reshape(*b.shape, *(1 for _ in kernel))
-            self._keep(f"{module}.lora_A.weight", a)
-            self._keep(f"{module}.lora_B.weight", b)
+            self._keep(module, "lora_A.weight", a)
+            self._keep(module, "lora_B.weight", b)
         if magnitude is not None:
-            self._keep(f"{module}.lora_magnitude_vector", magnitude)
+            self._keep(module, "lora_magnitude_vector", magnitude)
         with self._lock:
             self.ranks[module], self.layouts[module] = int(rank), layout
             self.dora |= magnitude is not None
@@ -100,10 +100,10 @@ class AdapterWriter:
         if last not in ("weight", "bias"):
             return False
         if matrix and last == "bias":
-            self._keep(f"{module}.{BIAS}", value)
+            self._keep(module, BIAS, value)
             self.biases = True
             return True
-        self._keep(name, value)
+        self._keep(module, last, value)
         with self._lock:
             self.saved.append(module)  # the module, not the tensor: PEFT wraps whole modules
         return True
@@ -112,7 +112,7 @@ class AdapterWriter:
         """Where some modules have a magnitude: the others, each with its layout."""
         if not self.dora:
             return []
-        lacking = [m for m in sorted(self.ranks) if f"{PREFIX}{m}.lora_magnitude_vector" not in self._pieces]
+        lacking = [m for m in sorted(self.ranks) if f"{m}.lora_magnitude_vector" not in self._pieces]
         return [(m, self.layouts[m]) for m in lacking]
 
     def factors(self, module: str) -> tuple[torch.Tensor, torch.Tensor]:
@@ -120,13 +120,14 @@ class AdapterWriter:
         return self._read(f"{module}.lora_B.weight"), self._read(f"{module}.lora_A.weight")
 
     def _read(self, name: str) -> torch.Tensor:
-        piece = self._pieces[PREFIX + name]
+        piece = self._pieces[name]
         dtype = torch_dtype(self.dtype)
         # a copy that may be written: torch warns of tensors over read-only bytes
         raw = torch.frombuffer(bytearray(piece.file.read_bytes()), dtype=dtype)
         return raw.reshape(piece.shape).float()
 
-    def _keep(self, name: str, value: torch.Tensor) -> None:
+    def _keep(self, module: str, rest: str, value: torch.Tensor) -> None:
+        name = f"{module}.{rest}"
         # a hash: a tensor's name comes from somebody's file and may hold what a file's name must not, a slash
         file = self.directory / SPOOL / fingerprint(tensor=name)
         dtype = torch_dtype(self.dtype)
@@ -135,46 +136,49 @@ class AdapterWriter:
             # as bytes, because numpy has no bfloat16; flat, because a view as bytes stretches the last dimension
             cast.reshape(-1).view(torch.uint8).numpy().tofile(file)
         with self._lock:
-            self._pieces[PREFIX + name] = _Piece(PREFIX + name, tuple(cast.shape), file)
+            self._pieces[name] = _Piece(module, rest, tuple(cast.shape), file)
 
     @property
     def parameters(self) -> int:
         """Parameters of the factors written so far."""
         return sum(p.file.stat().st_size for p in self._pieces.values()) // itemsize(self.dtype)
 
-    def finish(self, *, base: str, task_type: str | None, every_module: list[str]) -> JsonObject:
+    def finish(
+        self, *, base: str, task_type: str | None, every_module: Sequence[str], names: Mapping[str, str] | None = None
+    ) -> JsonObject:
         """Put the adapter together; returns its config.
 
-        `every_module` names all of the base's modules that PEFT could adapt: where the adapter has all of those that
-        end alike, the config names the ending.
+        `every_module` names all of the base's modules that an ending could mean: where the adapter has all of those
+        that end alike, the config names the ending. `names` says what PEFT finds the modules under that the base's
+        file calls otherwise.
         """
-        self._name_biases()
+        names = names or {}
         # by name, not as the threads came: the same adapter is the same bytes
-        pieces = [self._pieces[name] for name in sorted(self._pieces)]
-        header, starts = build_header([(p.name, self.dtype, p.shape) for p in pieces])
-        sizes = {p.name: p.file.stat().st_size for p in pieces}
-        file = OutputFile(self.directory / WEIGHTS, header, len(header) + sum(sizes.values()))
-        for piece in pieces:
-            file.write(piece.file.read_bytes(), starts[piece.name])
+        pieces = dict(sorted((self._name(piece, names), piece) for piece in self._pieces.values()))
+        header, starts = build_header([(name, self.dtype, piece.shape) for name, piece in pieces.items()])
+        sizes = [piece.file.stat().st_size for piece in pieces.values()]
+        file = OutputFile(self.directory / WEIGHTS, header, len(header) + sum(sizes))
+        for name, piece in pieces.items():
+            file.write(piece.file.read_bytes(), starts[name])
         file.close()
         shutil.rmtree(self.directory / SPOOL)
-        config = self._config(base, task_type, every_module)
+        config = self._config(base, task_type, every_module, names)
         write_json(self.directory / CONFIG, config)
         return config
 
-    def _name_biases(self) -> None:
+    def _name(self, piece: _Piece, names: Mapping[str, str]) -> str:
         """Only now it is known which modules have factors, where PEFT looks for the bias below `base_layer`."""
-        for key, piece in list(self._pieces.items()):
-            if key.endswith(f".{BIAS}"):
-                module = key.removeprefix(PREFIX).removesuffix(f".{BIAS}")
-                name = PREFIX + module + (".base_layer.bias" if module in self.ranks else ".bias")
-                del self._pieces[key]
-                self._pieces[name] = replace(piece, name=name)
+        bias = "base_layer.bias" if piece.module in self.ranks else "bias"
+        rest = bias if piece.rest == BIAS else piece.rest
+        return f"{PREFIX}{names.get(piece.module, piece.module)}.{rest}"
 
-    def _config(self, base: str, task_type: str | None, every_module: list[str]) -> JsonObject:
+    def _config(
+        self, base: str, task_type: str | None, every_module: Sequence[str], names: Mapping[str, str]
+    ) -> JsonObject:
+        ranks = {names.get(module, module): rank for module, rank in self.ranks.items()}
         # the commonest rank is `r`: the patterns name only the exceptions
-        usual = Counter(self.ranks.values()).most_common(1)[0][0] if self.ranks else 1
-        others = {m: r for m, r in sorted(self.ranks.items()) if r != usual}
+        usual = Counter(ranks.values()).most_common(1)[0][0] if ranks else 1
+        others = {m: r for m, r in sorted(ranks.items()) if r != usual}
         return {
             "peft_type": "LORA",
             "task_type": task_type,
@@ -183,8 +187,8 @@ class AdapterWriter:
             "lora_alpha": usual,  # alpha = r, a scale of 1: the factors hold all of it
             "rank_pattern": others,
             "alpha_pattern": others,  # so that their scale is 1 too
-            "target_modules": target_modules(list(self.ranks), every_module),
-            "modules_to_save": sorted(set(self.saved)) or None,
+            "target_modules": target_modules(list(ranks), every_module),
+            "modules_to_save": sorted({names.get(module, module) for module in self.saved}) or None,
             "use_dora": self.dora,
             "use_rslora": False,
             "fan_in_fan_out": self.transposed,
@@ -196,7 +200,7 @@ class AdapterWriter:
         }
 
 
-def target_modules(chosen: list[str], every: list[str]) -> list[str]:
+def target_modules(chosen: Sequence[str], every: Sequence[str]) -> list[str]:
     """The shortest names by which PEFT finds exactly the chosen modules: last parts where those suffice.
 
     >>> target_modules(["a.0.q", "a.1.q", "a.0.v"], ["a.0.q", "a.1.q", "a.0.v", "a.1.v"])
@@ -211,8 +215,3 @@ def target_modules(chosen: list[str], every: list[str]) -> list[str]:
         # PEFT matches a name or the end of one: an ending that other modules share would adapt those too
         found |= {ending} if modules <= wanted else modules & wanted
     return sorted(found)
-
-
-def matrix_modules(checkpoint: Mapping[str, LazyTensor]) -> list[str]:
-    """The modules of a model that PEFT could adapt: those whose weight has two dimensions or more."""
-    return [n.removesuffix(".weight") for n, t in checkpoint.items() if n.endswith(".weight") and len(t.shape) > 1]

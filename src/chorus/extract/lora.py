@@ -7,8 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from chorus.architectures.modules import modules_of
 from chorus.checkpoints.adapter_report import AdapterResult, ModuleReport, notes
-from chorus.checkpoints.adapter_writer import AdapterWriter, Layout, matrix_modules
+from chorus.checkpoints.adapter_writer import AdapterWriter, Layout
 from chorus.checkpoints.model import OpenOptions
 from chorus.checkpoints.open import Source
 from chorus.checkpoints.output_place import refuse_input
@@ -97,6 +98,9 @@ class _Extraction:
         jobs: int | None,
         progress: Progress,
     ) -> AdapterResult:
+        base = self.pair.base
+        # of the whole base, not of the selection: an ending stands for modules that were left out as well
+        adaptable = modules_of(base.config, {name: tensor.shape for name, tensor in base.checkpoint.items()})
         matrices: list[Counterparts] = []
         vectors: list[Counterparts] = []
         for job in self.pair.tensors(selection):
@@ -104,6 +108,7 @@ class _Extraction:
             # a depthwise convolution [channels, 1, k] is no matrix between channels: factors would save nothing
             dense = len(shape) > 1 and min(shape[:2]) > 1 and role.kind not in NOT_DECOMPOSED
             embedding = _embeds(job)
+            dense = dense and job.name.removesuffix(".weight") not in adaptable.unfit
             (matrices if dense and (embeddings or not embedding) else vectors).append(job)
         matrices += self.pair.copies(matrices)
         # the largest first, or one thread is left alone with it at the end
@@ -111,10 +116,11 @@ class _Extraction:
         modules = self._decompose(matrices, threads(jobs), progress)
         for job in vectors:
             self._vector(job, save_vectors)
-        # of the whole base, not of the selection: an ending stands for modules that were left out as well
-        every = matrix_modules(self.pair.base.checkpoint)
         self.writer.finish(
-            base=self.pair.references[1].as_written, task_type=peft_task(self.pair.base.config), every_module=every
+            base=self.pair.references[1].as_written,
+            task_type=peft_task(base.config),
+            every_module=adaptable.every,
+            names=adaptable.names,
         )
         result = AdapterResult(directory, [], modules, sorted(self.writer.saved), sorted(self.dropped))
         shapes = {job.name: job.shape for job in matrices}

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import yaml
 
+from chorus.architectures.modules import Modules
 from chorus.checkpoints.adapter_report import AdapterResult, notes
-from chorus.checkpoints.adapter_writer import AdapterWriter, matrix_modules
+from chorus.checkpoints.adapter_writer import AdapterWriter
 from chorus.checkpoints.model import Model
 from chorus.checkpoints.reference import is_hub_id
 from chorus.checkpoints.sidecar import write_json
@@ -18,11 +19,11 @@ from chorus.provenance import licence_warnings, model_card
 
 
 def write_adapter_files(
-    plan: Plan, variant: Variant, base: Model, writer: AdapterWriter, result: AdapterResult
+    plan: Plan, variant: Variant, base: Model, modules: Modules, writer: AdapterWriter, result: AdapterResult
 ) -> list[str]:
     """Put the adapter together and write its side files; returns warnings."""
     config = writer.finish(
-        base=base_name(plan), task_type=task_type(plan, base), every_module=matrix_modules(base.checkpoint)
+        base=base_name(plan), task_type=task_type(plan, base), every_module=modules.every, names=modules.names
     )
     # factors are made without reading a base of gigabytes, so it is not read for a hash either
     document = provenance_of(plan, variant, input_identities(plan, {}, read_files=False), {})

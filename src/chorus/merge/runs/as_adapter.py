@@ -17,6 +17,7 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING
 
+from chorus.architectures.modules import modules_of
 from chorus.checkpoints.adapted import AdaptedTensor, row_norms, row_scaled_delta
 from chorus.checkpoints.adapter_report import AdapterResult, ModuleReport
 from chorus.checkpoints.adapter_writer import AdapterWriter, Layout
@@ -92,9 +93,14 @@ class _Run:
         self.lock, self.session = Lock(), plan.session
         self.ranks: dict[str, int] = {}
         self.done = 0
-        self.tensors = [(t, way_of(plan, t, self.base)) for t in variant.tensors.values()]
+        self.modules = modules_of(self.model.config, {name: tensor.shape for name, tensor in self.base.items()})
+        self.tensors = [(t, self._way(t)) for t in variant.tensors.values()]
         ways = {t.name: way for t, way in self.tensors if way != "none" and (way != "whole" or self._saved(t))}
         self.tensors += [(copy, ways[source]) for source, copy in tied_copies(plan, variant, ways)]
+
+    def _way(self, tensor: TensorPlan) -> Way:
+        way = way_of(self.plan, tensor, self.base)
+        return "whole" if way == "dense" and tensor.name.removesuffix(".weight") in self.modules.unfit else way
 
     def run(self, progress: Progress) -> AdapterResult:
         work = [(t, way) for t, way in self.tensors if way != "none"]
@@ -114,7 +120,9 @@ class _Run:
         self.result.dropped.sort()  # appended by the threads as they came
         self.result.saved = sorted(self.writer.saved)
         self.result.parameters = self.writer.parameters
-        self.result.warnings = write_adapter_files(self.plan, self.variant, self.model, self.writer, self.result)
+        self.result.warnings = write_adapter_files(
+            self.plan, self.variant, self.model, self.modules, self.writer, self.result
+        )
         return self.result
 
     def _complete_dora(self) -> None:
