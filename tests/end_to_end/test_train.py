@@ -145,9 +145,8 @@ def test_every_kind_of_adapter_merges_as_peft_merges_it(settings, tmp_path, kind
         ["adapter.rank_pattern={q_proj: 2, fc1: 8}", "adapter.alpha_pattern={fc2: 64}"],
         ["adapter.type=pissa", "adapter.rank_pattern={q_proj: 2}", "adapter.dropout=0.1"],
         ["adapter.init=orthogonal"],
-        ["adapter.modules=[embed_tokens]", "adapter.roles=[embeddings]"],
     ],
-    ids=["saved modules", "biases", "patterns", "pissa with patterns", "orthogonal", "embeddings"],
+    ids=["saved modules", "biases", "patterns", "pissa with patterns", "orthogonal"],
 )
 def test_the_other_settings_of_adapters_merge_alike(settings, tmp_path, overrides):
     from peft import PeftModel
@@ -160,6 +159,23 @@ def test_the_other_settings_of_adapters_merge_alike(settings, tmp_path, override
     }
     chorus.merge(write_recipe(tmp_path / "r.yml", {**recipe, "out_dtype": "float32"}), tmp_path / "merged")
     assert float((logits(whisper_at(tmp_path / "merged")) - theirs).abs().max()) < 1e-5
+
+
+def test_an_adapter_on_a_tied_embedding_leaves_the_head_as_it_was(settings, tmp_path):
+    """As it was trained; PEFT's merge would add it to the head too."""
+    from peft import PeftModel
+
+    on_embedding = ["adapter.modules=[embed_tokens]", "adapter.roles=[embeddings]"]
+    result = train(settings("adapter.rank=4", "train.learning_rate=3e-3", "adapter.merge=true", *on_embedding))
+    theirs = logits(PeftModel.from_pretrained(whisper_at(BASE), tmp_path / "out"))
+    recipe = {
+        "merge_method": "linear",
+        "models": [{"model": f"{BASE}+{tmp_path / 'out'}", "parameters": {"weight": 1}}],
+    }
+    chorus.merge(write_recipe(tmp_path / "r.yml", {**recipe, "out_dtype": "float32"}), tmp_path / "merged")
+    for place in (result.merged, tmp_path / "merged"):
+        assert float((logits(whisper_at(place)) - theirs).abs().max()) < 1e-5
+    assert float((logits(whisper_at(BASE)) - theirs).abs().max()) > 1e-3
 
 
 def test_merge_writes_the_merged_model_too(settings, tmp_path):

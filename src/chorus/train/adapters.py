@@ -278,5 +278,22 @@ def save_adapter(
 
 
 def merged_model(wrapped: PeftModel) -> PreTrainedModel:
-    """The base with the adapter in its weights."""
+    """The base with the adapter in its weights, as it was trained: what was tied and changed alone is untied.
+
+    PEFT adds an embedding's adapter to the head that the base ties to it too, which in training had none.
+    """
+    import torch
+
+    base = wrapped.get_base_model()
+    head, embedding = base.get_output_embeddings(), base.get_input_embeddings()
+    if head is not None and embedding is not None and _adapted(head) != _adapted(embedding):
+        own = getattr(head, "base_layer", head)
+        if own.weight is getattr(embedding, "base_layer", embedding).weight:
+            own.weight = torch.nn.Parameter(own.weight.detach().clone(), requires_grad=False)
+            for config in (base.config, base.config.get_text_config()):
+                config.tie_word_embeddings = False
     return wrapped.merge_and_unload()
+
+
+def _adapted(module: torch.nn.Module) -> bool:
+    return hasattr(module, "lora_embedding_A") or hasattr(module, "lora_A")
