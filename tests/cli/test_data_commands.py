@@ -241,6 +241,6 @@ def test_train_without_a_language(tmp_path, capsys):
     path = write_manifest([replace(r, language="") for r in rows], tmp_path / "n.csv")
     assert run(["train", f"model.base={BASE}", f"data.train={path}", f"output={tmp_path}/o", f"logs={tmp_path}/l"]) == 4
     err = capsys.readouterr().err
-    assert "audio/000.flac: no language" in err
+    assert "8 rows without a language: audio/000.flac, " in err
     assert "data.language=CODE" in err
     assert not (tmp_path / "o").exists()

@@ -12,6 +12,7 @@ import chorus
 from chorus.errors import MissingPackageError
 from chorus.train.environment import OPTIMIZERS, need_optimizer
 from chorus.train.layers import load_train_config
+from chorus.train.run import Note
 from sounds import BASE, corpus, tiny
 
 KINDS = ("whisper", "wav2vec2", "wav2vec2_bert", "qwen2_audio", "omni", "qwen2")
@@ -30,7 +31,15 @@ def manifest(tmp_path_factory):
     return corpus(tmp_path_factory.mktemp("corpus"), 3, seconds=0.5)[0]
 
 
-def trained(base: Path, manifest: Path, folder: Path, dtype: str, adapter: str = "", **more: object):
+def trained(
+    base: Path,
+    manifest: Path,
+    folder: Path,
+    dtype: str,
+    adapter: str = "",
+    note: Note = lambda text: None,
+    **more: object,
+):
     document = {
         "model": {"base": str(base), "dtype": dtype}, "data": {"train": str(manifest)}, "device": "cpu",
         "train": {"steps": 1, "window_s": 1, "batch_size": 2, **more}, "dev": {"max_new_tokens": 2},
@@ -38,7 +47,7 @@ def trained(base: Path, manifest: Path, folder: Path, dtype: str, adapter: str =
         **({"task": "lm"} if base.name == "qwen2" else {}),
         **({"adapter": {"type": adapter, "rank": 2, "eva_batches": 1}} if adapter else {}),
     }  # fmt: skip
-    return chorus.train(load_train_config(document))
+    return chorus.train(load_train_config(document), note=note)
 
 
 @pytest.mark.reported("half-precision")
@@ -85,3 +94,14 @@ def test_an_optimizer_whose_package_is_missing_is_told_before_any_work(bases, ma
             with pytest.raises(MissingPackageError):
                 need_optimizer(name)
     assert all(any(one.value.startswith(b) for one in OptimizerNames) for b in OPTIMIZERS)
+
+
+@pytest.mark.reported("half-precision")
+@pytest.mark.parametrize(
+    ("dtype", "adapter", "told"), [("bfloat16", "", True), ("bfloat16", "lora", False), ("float32", "", False)]
+)
+def test_steps_that_are_rounded_away_are_told(dtype, adapter, told, bases, manifest, tmp_path):
+    """A full fine-tune in bfloat16 ends where it began: the same dev loss at every measurement."""
+    notes: list[str] = []
+    trained(bases["whisper"], manifest, tmp_path, dtype, adapter, note=notes.append)
+    assert any("rounded away" in note for note in notes) == told

@@ -8,6 +8,7 @@ import pytest
 
 from chorus.data.manifest import read_manifest
 from chorus.models.languages import LANGUAGES
+from chorus.models.limits import Limits
 from chorus.models.loading import limits_of
 from chorus.tasks.scored import score_texts
 from chorus.train.backbones.choose import load_backbone
@@ -34,6 +35,17 @@ def test_a_locale_is_taken_by_check_by_training_and_by_decoding(tmp_path):
     assert [backbone.language(row) for row in rows] == codes
     assert [backend.language(row) for row in rows] == codes
     backend.close()
+
+
+@pytest.mark.reported("locales")
+def test_rows_whose_language_the_model_is_not_told_are_named(tmp_path):
+    """A row without a language, where the model asks for one; rows of others, where it knows one alone."""
+    _, rows = corpus(tmp_path, 3)
+    rows = [replace(row, language=name) for row, name in zip(rows, ("", "de-AT", "English"), strict=True)]
+    asks = limits_of(str(BASE))
+    assert [(row, kind) for row, kind, _ in asks.notices(rows)] == [(rows[0], "no language")]
+    alone = Limits(asks.tokenizer, only="en")
+    assert list(alone.notices(rows)) == [(rows[1], "not the model's language", "de-AT")]
 
 
 @pytest.mark.reported("locales")

@@ -157,21 +157,33 @@ def test_a_long_form_is_given_stretches_cut_where_it_is_quiet():
 
 
 @pytest.mark.parametrize(
-    ("name", "data", "remedy"),
+    ("name", "data", "form", "remedy"),
     [
-        ("a.m4a", b"\0\0\0\x20ftypM4A isom", "convert it: ffmpeg -i a.m4a a.flac"),
-        ("a.wav", b"\0\0\0\x20ftypisom....", "convert it: ffmpeg -i a.wav a.flac"),
-        ("a.webm", b"\x1a\x45\xdf\xa3 matroska", "convert it: ffmpeg -i a.webm a.flac"),
-        ("a.wma", b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", "convert it: ffmpeg -i a.wma a.flac"),
-        ("a.raw", b"\0\1\2\3" * 9, "say what it holds: ffmpeg -f s16le -ar RATE -ac 1 -i a.raw a.flac"),
-        ("a.flac", b"<html>not found</html>", "replace it"),
+        ("a.m4a", b"\0\0\0\x20ftypM4A isom", "m4a, to be conv", "convert it: ffmpeg -i a.m4a a.flac"),
+        ("a.wav", b"\0\0\0\x20ftypisom....", "m4a, to be conv", "convert it: ffmpeg -i a.wav a.flac"),
+        ("a.webm", b"\x1a\x45\xdf\xa3 matroska", "webm, to be conv", "convert it: ffmpeg -i a.webm a.flac"),
+        ("a.wma", b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", "wma, to be conv", "convert it: ffmpeg -i a.wma a.flac"),
+        ("a.3gp", b"of no known beginning", "3gp, to be conv", "convert it: ffmpeg -i a.3gp a.flac"),
+        ("a.raw", b"\0\1\2\3" * 9, "raw samples", "say what it holds: ffmpeg -f s16le -ar RATE -ac 1 -i a.raw a.flac"),
+        ("a.flac", b"<html>not found</html>", "a web page", "download it again"),
+        (
+            "a.flac",
+            b"version https://git-lfs.github.com/spec/v1\noid",
+            "a Git LFS pointer",
+            "fetch it with `git lfs pull`",
+        ),
+        ("a.wav", b"", "an empty file", "replace it"),
+        ("a.wav", b"of no known beginning", "Format not recognised", "replace it"),
     ],
 )
-def test_formats_that_are_not_read_are_told_with_the_remedy(tmp_path, name, data, remedy):
+def test_formats_that_are_not_read_are_told_with_the_remedy(tmp_path, name, data, form, remedy):
+    """In lists of many files too, which have no room for a hint."""
     (tmp_path / name).write_bytes(data)
     with pytest.raises(DataError, match="not readable as audio") as error:
         info(tmp_path / name)
     assert error.value.hint == remedy
+    assert f"({form}" in error.value.message
+    assert f"({form}" in measure(Row(name, "a", root=tmp_path)).detail
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no pipes with names")

@@ -33,6 +33,8 @@ FOREIGN = {  # what the containers begin with that libsndfile does not read, aft
     (0, b"\xff\xf1"): "aac", (0, b"\xff\xf9"): "aac", (0, b".RMF"): "rm", (0, b"MAC "): "ape", (0, b"wvpk"): "wv",
     (0, b"\x0b\x77"): "ac3", (0, b"FLV"): "flv", (0, b"TTA1"): "tta",
 }  # fmt: skip
+LFS = b"version https://git-lfs.github.com/spec"  # how a pointer begins that Git LFS leaves in a file's place
+HEAD = 64  # bytes that tell a form
 # what a decoder raises where a file is not what it says: libsndfile's errors are RuntimeErrors
 DECODING = (RuntimeError, OSError, ValueError, TypeError, OverflowError, MemoryError, AssertionError)
 
@@ -66,7 +68,8 @@ def opened(source: Path | bytes) -> Iterator[soundfile.SoundFile]:
         file = soundfile.SoundFile(io.BytesIO(source) if isinstance(source, bytes) else source)
     # TypeError: a file without a header (.raw), of which soundfile would have to be told the rate
     except DECODING as error:
-        raise DataError(f"{name}: not readable as audio ({_reason(error)})", _remedy(source)) from None
+        form, remedy = _form(source)
+        raise DataError(f"{name}: not readable as audio ({form or _reason(error)})", remedy) from None
     if not LOWEST_HZ <= file.samplerate <= HIGHEST_HZ:
         file.close()
         raise DataError(
@@ -85,24 +88,40 @@ def _reason(error: Exception) -> str:
     return told.splitlines()[0].rstrip(".")
 
 
-def _remedy(source: Path | bytes) -> str:
-    """What to do about a file that libsndfile does not read: convert it, where it is of a form that ffmpeg knows."""
-    if isinstance(source, Path) and source.suffix == ".raw":
-        return f"say what it holds: ffmpeg -f s16le -ar RATE -ac 1 -i {source.name} {source.stem}.flac"
+def _form(source: Path | bytes) -> tuple[str, str]:
+    """What a file is that libsndfile does not read, where that can be seen, and what to do about it.
+
+    Lists of many files show the first without the second, and so the first says it in short.
+    """
     try:
-        head = source[:16] if isinstance(source, bytes) else _head(source)
+        head = source[:HEAD] if isinstance(source, bytes) else _head(source)
     except OSError:
-        return "replace it"
+        return "", "replace it"
+    if not head:
+        return "an empty file", "replace it"
+    if head.startswith(LFS):
+        return "a Git LFS pointer: git lfs pull", "fetch it with `git lfs pull`"
+    if head.lstrip().lower().startswith((b"<html", b"<!doctype html")):
+        return "a web page", "download it again"
     found = next((form for (place, magic), form in FOREIGN.items() if head[place:].startswith(magic)), "")
     if isinstance(source, bytes):
-        return f"convert it to FLAC; it is {found}" if found else "replace it"
-    known = source.suffix.lower() in (".m4a", ".mp4", ".aac", ".wma", ".webm", ".mkv", ".amr", ".3gp")
-    return f"convert it: ffmpeg -i {source.name} {source.stem}.flac" if found or known else "replace it"
+        return (f"{found}, to be converted", "convert it to FLAC") if found else ("", "replace it")
+    if source.suffix == ".raw" and not found:
+        return (
+            "raw samples, to be converted by ffmpeg",
+            f"say what it holds: ffmpeg -f s16le -ar RATE -ac 1 -i {source.name} {source.stem}.flac",
+        )
+    named = source.suffix.lower()
+    if not found and named in (".m4a", ".mp4", ".aac", ".wma", ".webm", ".mkv", ".amr", ".3gp"):
+        found = named[1:]
+    if not found:
+        return "", "replace it"
+    return f"{found}, to be converted by ffmpeg", f"convert it: ffmpeg -i {source.name} {source.stem}.flac"
 
 
 def _head(path: Path) -> bytes:
     with path.open("rb") as file:
-        return file.read(16)
+        return file.read(HEAD)
 
 
 def info(source: Path | bytes) -> AudioInfo:

@@ -62,6 +62,8 @@ WARNINGS = (
     "speaking rate outlier",
     "duplicate audio",
     "symbols that are not learnt",
+    "no language",
+    "not the model's language",
     "repeated text",
     "same text in two splits",
     "speaker in two splits",

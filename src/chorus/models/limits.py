@@ -12,6 +12,8 @@ from chorus.plain import JsonMap, JsonObject
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+# kinds of notices
+NO_LANGUAGE, OTHER_LANGUAGE, NOT_LEARNT = "no language", "not the model's language", "symbols that are not learnt"
 PROMPT = "prompt"  # a manifest's column: what is asked about a row
 
 
@@ -40,6 +42,7 @@ class Limits:
     """The limits that texts and audio must keep to be learnt by a model.
 
     languages  codes; none means any
+    only       the code of the one language of a model that is asked for none
     bare       a text as the tokenizer is given it
     labels     the tokens of a text, where the model's decoding does not write every token
     asked      whether the model is given what a row's column `prompt` says
@@ -52,12 +55,13 @@ class Limits:
         max_tokens: int | None = None,
         max_audio_s: float | None = None,
         languages: Iterable[str] = (),
+        only: str = "",
         bare: Callable[[str], str] = lambda text: text,
         labels: Labels | None = None,
         asked: bool = False,
     ) -> None:
         self.tokenizer, self.max_tokens, self.max_audio_s = tokenizer, max_tokens, max_audio_s
-        self.languages, self.bare, self.labels, self.asked = set(languages), bare, labels, asked
+        self.languages, self.only, self.bare, self.labels, self.asked = set(languages), only, bare, labels, asked
         self.markers = Markers(tokenizer)
         # byte-level tokenizers write everything; some call their end token the unknown one, which then says nothing
         unknown = getattr(tokenizer, "unk_token_id", None)
@@ -81,13 +85,18 @@ class Limits:
                 yield row, "unknown language", row.language
 
     def notices(self, rows: Sequence[R]) -> Iterator[tuple[R, str, str]]:
-        """Rows of which a part is not learnt: (row, kind, detail)."""
+        """Rows of which a part is not learnt, or whose language the model is not told: (row, kind, detail)."""
+        for row in rows:
+            if self.languages and not row.language:
+                yield row, NO_LANGUAGE, ""
+            if self.only and row.language and language_code(row.language) != self.only:
+                yield row, OTHER_LANGUAGE, row.language
         if self.labels is None:
             return
         for row, ids in zip(rows, self._encoded(rows), strict=True):
             left = self.labels.left_out(row.text) if not self.labels.suppressed.isdisjoint(ids) else []
             if left:
-                yield row, "symbols that are not learnt", " ".join(left)
+                yield row, NOT_LEARNT, " ".join(left)
 
     def _encoded(self, rows: Sequence[R]) -> list[list[int]]:
         texts = [self.bare(row.text) for row in rows]

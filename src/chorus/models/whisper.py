@@ -63,6 +63,7 @@ def limits(config: JsonMap, tokenizer: PreTrainedTokenizerBase) -> Limits:
         max_tokens=int(config["max_target_positions"]) - PREFIX_TOKENS,
         max_audio_s=int(config["max_source_positions"]) / POSITIONS_PER_SECOND,
         languages=languages_of(tokenizer) if multilingual else (),
+        only="" if multilingual else "en",
         bare=lambda text: f" {text}",
         labels=Labels(tokenizer, config.get("suppress_tokens") or (), config.get("begin_suppress_tokens") or ()),
     )

@@ -50,6 +50,18 @@ def freeze_unlearned(model: PreTrainedModel) -> None:
             parameter.requires_grad_(False)
 
 
+def too_coarse(model: PreTrainedModel, step: float) -> float:
+    """Share of what learns that a step of Adam, about the learning rate, leaves as it is: rounded away at once.
+
+    bfloat16 has eight binary digits: a weight of 0.05 has its next neighbours 0.0002 away.
+    """
+    import torch
+
+    learning = [p.detach() for p in model.parameters() if p.requires_grad]
+    lost = sum(int((p + step == p).sum()) for p in learning if p.dtype in (torch.bfloat16, torch.float16))
+    return lost / max(1, sum(int(p.numel()) for p in learning))
+
+
 def freeze(model: PreTrainedModel, names: Sequence[str]) -> int:
     """Stop these components (or kinds, such as convolution) from learning; returns how many values that are."""
     roles = roles_of(model)

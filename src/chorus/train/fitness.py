@@ -6,10 +6,13 @@ from dataclasses import replace
 
 from chorus.data.utterance import Utterance
 from chorus.errors import DataError
+from chorus.models.languages import language_code
+from chorus.models.limits import NOT_LEARNT, OTHER_LANGUAGE
 from chorus.train.backbones.protocol import Backbone
 from chorus.train.rows import TrainingRows, shown
 
 SPECIAL = "special tokens in text"  # a kind of problem, as `Limits` names it
+UNNAMED = "rows without a language"
 
 
 def keep_what_fits(rows: TrainingRows, backbone: Backbone, *, skip_bad: bool, strip: bool = False) -> None:
@@ -22,11 +25,15 @@ def keep_what_fits(rows: TrainingRows, backbone: Backbone, *, skip_bad: bool, st
         if strip:
             utterances = [without_markers(u, backbone) for u in utterances]
         unfit = _unfit(utterances, backbone)
-        told = {kind: [f"{u.row}: {detail}" for u, detail in members] for kind, members in unfit.items()}
+        told = {
+            kind: [f"{u.row}: {detail}" if detail else str(u.row) for u, detail in members]
+            for kind, members in unfit.items()
+        }
         if told and not skip_bad:
             text = "; ".join(f"{len(names)} {kind}: {shown(names)}" for kind, names in told.items())
-            hint = "mend the texts, or leave these rows out with --skip-bad"
-            raise DataError(text, hint + "; data.special_tokens=strip takes the tokens out" * (SPECIAL in told))
+            hint = "mend these rows, or leave them out with --skip-bad"
+            hint += "; data.special_tokens=strip takes the tokens out" * (SPECIAL in told)
+            raise DataError(text, hint + "; data.language=CODE is for rows that name none" * (UNNAMED in told))
         for kind, names in told.items():
             rows.left_out.setdefault(kind, []).extend(names)
         dropped = {id(u) for members in unfit.values() for u, _ in members}
@@ -44,15 +51,24 @@ def without_markers(utterance: Utterance, backbone: Backbone) -> Utterance:
 
 def _not_learnt(utterances: list[Utterance], backbone: Backbone) -> list[str]:
     """A line for people where parts of texts stay out of the labels."""
-    found = list(backbone.limits.notices([u.row for u in utterances])) if utterances else []
-    if not found:
-        return []
-    symbols = sorted({symbol for _, _, detail in found for symbol in detail.split(" ")})
-    few = " ".join(symbols[:12]) + (" ..." if len(symbols) > 12 else "")
-    return [
-        f"{len(found)} texts hold what this model's decoding never writes (suppress_tokens: {few}): it is left out of "
-        "what is learnt"
-    ]
+    found: dict[str, list[str]] = {}
+    for _, kind, detail in backbone.limits.notices([u.row for u in utterances]) if utterances else ():
+        found.setdefault(kind, []).append(detail)
+    notes = []
+    if NOT_LEARNT in found:
+        symbols = sorted({symbol for detail in found[NOT_LEARNT] for symbol in detail.split(" ")})
+        few = " ".join(symbols[:12]) + (" ..." if len(symbols) > 12 else "")
+        notes.append(
+            f"{len(found[NOT_LEARNT])} texts hold what this model's decoding never writes (suppress_tokens: {few}): it "
+            "is left out of what is learnt"
+        )
+    if OTHER_LANGUAGE in found:
+        spoken = ", ".join(sorted({language_code(name) for name in found[OTHER_LANGUAGE]}))
+        notes.append(
+            f"{len(found[OTHER_LANGUAGE])} rows are in another language ({spoken}) than the one of this model, "
+            f"{backbone.limits.only}: it has no tokens that tell languages apart"
+        )
+    return notes
 
 
 def _unfit(utterances: list[Utterance], backbone: Backbone) -> dict[str, list[tuple[Utterance, str]]]:
@@ -63,6 +79,9 @@ def _unfit(utterances: list[Utterance], backbone: Backbone) -> dict[str, list[tu
     # each row is told of once; and what its text breaks, such as an unknown language, misfit() need not meet
     known = {id(u) for members in found.values() for u, _ in members}
     for utterance in (u for u in utterances if id(u) not in known):
+        if backbone.limits.languages and not utterance.row.language:
+            found.setdefault(UNNAMED, []).append((utterance, ""))
+            continue
         why = backbone.misfit(utterance)
         if why:
             found.setdefault("text too long for its audio", []).append((utterance, why))

@@ -278,7 +278,9 @@ def _length(utterance: Utterance) -> float | str:
         return "missing audio files" if missing else f"unreadable audio files: {error.message.partition(': ')[2]}"
     last = min(whole, row.end) if row.end is not None else whole
     length = last - (row.start or 0.0)
-    return length if length > 0 else "cuts behind the end of their file"
+    if length > 0:
+        return length
+    return "cuts behind the end of their file" if row.start else "audio files without samples"
 
 
 def _fitting(

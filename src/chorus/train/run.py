@@ -125,6 +125,9 @@ def _trained(config: TrainConfig, facts: TrainingFacts, *, waited_share: float =
     )
 
 
+TOO_COARSE = 0.1  # share of weights that a step leaves as they are; more is told
+
+
 @dataclass
 class _Job:
     """The parts of one training, from a loaded base to the written result."""
@@ -195,6 +198,13 @@ class _Job:
         rows = self.rows
         told = f"{len(rows.train)} rows, {rows.hours:.2f} h" if rows.stream is None else "a stream"
         self.note(f"{told}; dev {len(rows.dev)} rows; {learning:,} of {total:,} parameters learn on {self.device}")
+        lost = adapters.too_coarse(model, config.learning_rate)
+        if lost > TOO_COARSE:
+            self.note(
+                f"WARNING: in {config.model.dtype} a step of {config.learning_rate:g} is rounded away in {lost:.0%} of "
+                "what learns (model.dtype=float32 with train.precision=bfloat16, an adapter, or a larger "
+                "train.learning_rate)"
+            )
         return model, (learning, total)
 
     def _trainer(self, model: PreTrainedModel, logs: Path, bar: Progress) -> SpeechTrainer:
