@@ -191,6 +191,32 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
         {**HYBRID, "layer_types": ["mamba", "attention"] * 2, "num_local_experts": 2, "num_experts_per_tok": 1,
          "shared_intermediate_size": 8},
     ),
+    # what the file calls a layer's tensors has no part in common with the module tree's names, but the number
+    "nomic_bert": ("NomicBertForMaskedLM", {**BERT, "head_dim": 8}),
+    "step3p7": (
+        "Step3p7ForConditionalGeneration",
+        {"vision_config": {"model_type": "step3p5_vision", **VISION},
+         "text_config": {"model_type": "step3p5", **TEXT, "num_hidden_layers": 3, "n_routed_experts": 2,
+                         "num_experts_per_tok": 1, "moe_intermediate_size": 8, "num_sliding_attention_heads": 2}},
+    ),
+    "mistral_large4": (
+        "MistralLarge4ForConditionalGeneration",
+        {"vision_config": {"model_type": "pixtral", **VISION, "head_dim": 8},
+         "text_config": {"model_type": "mistral_large4_text", **DEEPSEEK, "index_head_dim": 8, "index_n_heads": 2,
+                         "qk_head_dim": 8}},
+    ),
+    "cohere_asr": (
+        "CohereAsrForConditionalGeneration",
+        {**TEXT, "encoder_config": {"model_type": "parakeet_encoder", "hidden_size": 16, "num_hidden_layers": 2,
+                                    "num_attention_heads": 2, "intermediate_size": 24, "num_mel_bins": 16,
+                                    "subsampling_conv_channels": 8}},
+    ),
+    # a layer's queries lie outside its layer, under a number that is not its own
+    "inkling2_text": (
+        "Inkling2ForCausalLM",
+        {**EXPERTS, "unpadded_vocab_size": 64, "swa_num_attention_heads": 2, "swa_num_key_value_heads": 1,
+         "swa_head_dim": 8, "n_routed_experts": 2},
+    ),
     "vit": ("ViTForImageClassification", VISION),
     "clip": ("CLIPModel", {"text_config": BERT, "vision_config": {**VISION, "num_hidden_layers": 3},
                            "projection_dim": 8}),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -298,11 +299,13 @@ def _as_in_file(name: str, names: list[str]) -> str:
 
 
 def _file_stack(stack: Stack, names: list[str], tree: _Tree) -> Stack:
-    """The stack with the prefix that the file uses."""
+    """The stack with the prefix that the file uses: what most of its tensors have before their layer's number."""
+    found: Counter[str] = Counter()
     for name in names:
         module_name = tree.module_name(name)
         if module_name.startswith(stack.prefix):
-            rest = module_name[len(stack.prefix) :]
-            if name.endswith(rest):
-                return Stack(stack.module, name[: -len(rest)], stack.count, stack.config_key)
-    return stack
+            number = module_name[len(stack.prefix) :].partition(".")[0]
+            parts = name.split(".")  # of experts' names another part may be that number too, but not in all layers
+            found.update("".join(f"{p}." for p in parts[:i]) for i, part in enumerate(parts) if part == number)
+    prefix = max(found, key=lambda one: (found[one], -len(one)), default=stack.prefix)
+    return Stack(stack.module, prefix, stack.count, stack.config_key)

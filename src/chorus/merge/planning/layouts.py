@@ -156,26 +156,33 @@ class Builder:
         return {name: t for name, t in tensors.items() if t is not None}
 
     def _slots(self) -> Iterator[Slot]:
-        for name in self._names_outside_layers():
-            role = self._role(name)
+        for name, role in self.layout.roles.items():
+            if role.layer is not None:
+                continue
             # what belongs to no stack (a projector, a scale) goes by the first module's settings
             parts = self.slices.get(role.module) or next(iter(self.slices.values()))
             # mergekit's rule: before the layers the first slice's sources and parameters hold, after them the last's
             part = parts[0] if role.place == "before" else parts[-1]
             yield Slot(name, Site(name, role), part, {s.model: name for s in part.sources})
         for stack in self.layout.stacks:
-            total = sum(part.count for part in self.slices.get(stack.module, []))
-            out = 0
-            for part in self.slices.get(stack.module, []):
-                for j in range(part.count):
-                    yield from self._layer_slots(stack, part, j, out, total)
-                    out += 1
+            parts = self.slices.get(stack.module, [])
+            places = [(part, j) for part in parts for j in range(part.count)]
+            for out, (part, j) in enumerate(places):
+                yield from self._layer_slots(stack, part, j, out, len(places))
+            yield from self._strays(stack, places)
 
-    def _names_outside_layers(self) -> list[str]:
-        return [n for n in self.layout.roles if self._role(n).layer is None]
-
-    def _role(self, name: str) -> Role:
-        return self.layout.roles[name]
+    def _strays(self, stack: Stack, places: list[tuple[OutputSlice, int]]) -> Iterator[Slot]:
+        """Tensors of layers that a file keeps elsewhere, under names that tell of no layer."""
+        stays = [all(s.first + j == out for s in part.sources) for out, (part, j) in enumerate(places)]
+        for name, role in self.layout.roles.items():
+            if role.layer is None or role.module != stack.module or layer_index(name, stack.prefix):
+                continue
+            if stays != [True] * stack.count:
+                self.inputs.problems.append(f"slices: {name} is of a layer, but is not named by it: no layer can move")
+                return
+            part, j = places[role.layer]
+            site = Site(name, role, gradient_position(j, part.count))
+            yield Slot(name, site, part, {s.model: name for s in part.sources})
 
     def _layer_slots(self, stack: Stack, part: OutputSlice, j: int, out: int, total: int) -> Iterator[Slot]:
         first = part.sources[0]
@@ -191,17 +198,15 @@ class Builder:
 
     def _layer(self, model: int, prefix: str) -> dict[int, list[tuple[str, Role]]]:
         """The layers of a stack by number: what follows the number in the names of its tensors, and their roles."""
-        if (
-            model,
-            prefix,
-        ) not in self.layers:  # one pass for all layers: some models have hundreds, and of many tensors
+        place = (model, prefix)
+        if place not in self.layers:  # one pass for all layers: some models have hundreds, and of many tensors
             found: dict[int, list[tuple[str, Role]]] = defaultdict(list)
             for name, role in self.inputs.layouts[model].roles.items():
-                place = layer_index(name, prefix)
-                if place:
-                    found[place[0]].append((place[1], role))
-            self.layers[model, prefix] = dict(found)
-        return self.layers[model, prefix]
+                inside = layer_index(name, prefix)
+                if inside:
+                    found[inside[0]].append((inside[1], role))
+            self.layers[place] = dict(found)
+        return self.layers[place]
 
     def _prefix(self, model: int, stack: Stack) -> str:
         have = self.inputs.layouts[model].stack(stack.module)
