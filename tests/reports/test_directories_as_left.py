@@ -67,6 +67,22 @@ def _gguf(place: Path, base: Path) -> None:
     _file(place / "model-q4.gguf")
 
 
+def _incomplete(place: Path, base: Path) -> None:
+    _file(place / "config.json", (base / "config.json").read_text())
+    _file(place / ".cache" / "huggingface" / "download" / "model.safetensors.abc.incomplete")
+
+
+def _shards(place: Path, base: Path) -> None:
+    _file(place / "config.json", (base / "config.json").read_text())
+    for number in (1, 2):
+        shutil.copy(base / "model.safetensors", place / f"model-0000{number}-of-00002.safetensors")
+
+
+def _one_shard(place: Path, base: Path) -> None:
+    _file(place / "config.json", (base / "config.json").read_text())
+    shutil.copy(base / "model.safetensors", place / "model-00001-of-00002.safetensors")
+
+
 # the directory's name -> how it comes about, and what must be said of it
 LEFT: dict[str, tuple[Make, tuple[str, ...]]] = {
     "lfs": (_pointer, ("a Git LFS pointer", "git lfs pull")),
@@ -77,6 +93,9 @@ LEFT: dict[str, tuple[Make, tuple[str, ...]]] = {
     "deepspeed": (_deepspeed, ("a DeepSpeed checkpoint", "zero_to_fp32.py")),
     "global_step7": (_step, ("zero_to_fp32.py",)),
     "fsdp": (_fsdp, ("an FSDP checkpoint", "accelerate merge-weights")),
+    "incomplete": (_incomplete, ("a download that did not end",)),
+    "shards": (_shards, ("not a model", "model.safetensors.index.json is missing")),
+    "shard": (_one_shard, ("not a model", "model.safetensors.index.json is missing")),
     "gguf": (_gguf, ("model-q4.gguf", "name that model")),
 }
 

@@ -264,6 +264,15 @@ def test_quantised_models_are_refused_by_their_names(tmp_path, name):
     refused(write_model(tmp_path / "m", {name: torch.zeros(1)}, CONFIG), "belongs to a quantised model")
 
 
+def test_mlx_is_told_by_its_config_and_its_numbers(tmp_path):
+    with pytest.raises(CheckpointError, match=r"mine: the weights are quantised \(MLX\)"):
+        refuse_quantised({"quantization": {"group_size": 64, "bits": 4}}, "mine")
+    refuse_quantised({"quantization": None}, "mine")
+    packed = {"l.weight": torch.zeros(2, 2, dtype=torch.uint32)}
+    told = refused(write_model(tmp_path / "m", packed, CONFIG), "holds U32, which is for quantised weights")
+    assert "unquantised" in told.hint
+
+
 def test_float8_weights_are_refused(tmp_path):
     weights = {"l.weight": torch.zeros(2).to(torch.float8_e4m3fn)}
     refused(write_model(tmp_path / "m", weights, CONFIG), "float8_e4m3fn")

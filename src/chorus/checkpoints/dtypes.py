@@ -28,6 +28,8 @@ DTYPES: dict[str, tuple[str, int]] = {
     "bool": ("BOOL", 1),
 }
 BY_CODE = {code: name for name, (code, _) in DTYPES.items()}
+# safetensors has them too, for packed bits and scales: no weight is made of them
+QUANTISED = ("U16", "U32", "U64", "F4", "F6_E2M3", "F6_E3M2", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ")
 FLOATS = ("float64", "float32", "float16", "bfloat16")
 OUTPUT_DTYPES = (*FLOATS, "int64")
 

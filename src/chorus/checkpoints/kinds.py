@@ -6,15 +6,19 @@ from chorus.checkpoints.dtypes import FLOATS
 from chorus.errors import CheckpointError
 from chorus.plain import JsonObject
 
+UNQUANTISED = "merge the unquantised model; or load it with transformers, call dequantize(), and save that"
+
 
 def refuse_quantised(config: JsonObject, label: str) -> None:
     """Quantised weights are not numbers that could be averaged."""
     quantisation = config.get("quantization_config")
     if quantisation:
         kind = quantisation.get("quant_method", "unknown") if isinstance(quantisation, dict) else "unknown"
+        raise CheckpointError(f"{label}: the weights are quantised ({kind})", UNQUANTISED)
+    packed = config.get("quantization")  # MLX's key, which stands beside weights of its own form alone
+    if isinstance(packed, dict) and "bits" in packed:
         raise CheckpointError(
-            f"{label}: the weights are quantised ({kind})",
-            "merge the unquantised model; or load it with transformers, call dequantize(), and save that",
+            f"{label}: the weights are quantised (MLX)", "merge the unquantised model, in transformers' format"
         )
 
 
@@ -28,7 +32,7 @@ def refuse_other_kinds(name: str, dtype: str, shape: tuple[int, ...], label: str
     if name.endswith(suffixes) or ".quant_state." in name or dtype.startswith("float8"):
         raise CheckpointError(
             f"{label}: tensor {name} ({dtype}) belongs to a quantised model",
-            "merge the unquantised model; or load it with transformers, call dequantize(), and save that",
+            UNQUANTISED,
         )
     # GPT-2's masks are called attn.bias, but have four dimensions
     if dtype not in FLOATS and (name.endswith(".weight") or (name.endswith(".bias") and len(shape) == 1)):

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
-from chorus.checkpoints.dtypes import BY_CODE, itemsize
+from chorus.checkpoints.dtypes import BY_CODE, QUANTISED, itemsize
+from chorus.checkpoints.kinds import UNQUANTISED
 from chorus.checkpoints.whereabouts import LFS
 from chorus.errors import CheckpointError
 from chorus.files import opened, printable, shown
@@ -68,8 +69,8 @@ def _read_range(file: BinaryIO, start: int, stop: int) -> bytes:
 def parse_header(read: Callable[[int, int], bytes], file_size: int, where: str) -> Header:
     """Parse a header through `read(start, stop)`, a local file or an HTTP range."""
 
-    def fail(fault: str) -> NoReturn:
-        raise CheckpointError(f"{where}: {fault}", REDOWNLOAD)
+    def fail(fault: str, remedy: str = REDOWNLOAD) -> NoReturn:
+        raise CheckpointError(f"{where}: {fault}", remedy)
 
     if file_size < 8:
         fail(f"the file has {file_size} bytes, too few for a safetensors header")
@@ -123,7 +124,7 @@ def _without_duplicates(pairs: list[tuple[str, Any]], fail: Callable[[str], NoRe
     return result
 
 
-def _entry(name: str, fields: Any, data_start: int, fail: Callable[[str], NoReturn]) -> Entry:
+def _entry(name: str, fields: Any, data_start: int, fail: Callable[..., NoReturn]) -> Entry:
     # names stand in tables and messages, and are keys of the result's header
     if not name or len(name) > MAX_NAME or printable(name) != name or "\n" in name or "\t" in name:
         fail(f"{shown(repr(name))} is no name of a tensor (1 to {MAX_NAME} characters, none of them for control)")
@@ -137,6 +138,8 @@ def _entry(name: str, fields: Any, data_start: int, fail: Callable[[str], NoRetu
         numbers_ok = False
     if not numbers_ok:
         fail(f"the entry of tensor {name} lacks a proper dtype, shape or data_offsets")
+    if code in QUANTISED:
+        fail(f"tensor {name} holds {code}, which is for quantised weights", UNQUANTISED)
     if code not in BY_CODE:
         fail(f"tensor {name} has the unknown dtype {shown(code)}")
     dtype = BY_CODE[code]

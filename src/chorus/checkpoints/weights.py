@@ -7,6 +7,7 @@ nothing, so that one which was left behind is noticed by nobody.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from chorus.files import MAX_INDEX, present, read_json, regular
 from chorus.plain import JsonMap, JsonObject
 
 PICKLE, PICKLE_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
+SHARD = re.compile(r".*-\d{5}-of-\d{5}\.safetensors")
 MISTRAL = "consolidated"  # Mistral's own files: other names for the tensors, another config beside them
 
 
@@ -154,7 +156,7 @@ def _lone(files: Files) -> str:
     if files.has(PICKLE) or files.has(PICKLE_INDEX):  # transformers would read those
         return ""
     found = [name for name in files.names() if name.endswith(".safetensors") and not name.startswith("adapter")]
-    return found[0] if len(found) == 1 and not found[0].startswith(MISTRAL) else ""
+    return found[0] if len(found) == 1 and not (found[0].startswith(MISTRAL) or SHARD.fullmatch(found[0])) else ""
 
 
 def _none(files: Files, where: str) -> CheckpointError:
@@ -166,6 +168,9 @@ def _none(files: Files, where: str) -> CheckpointError:
         )
     remedy = files.remedy() if not found else ""
     besides = f"; there are {', '.join(found[:3])}{', ...' if len(found) > 3 else ''}" if found else ""
+    if any(SHARD.fullmatch(name) for name in found):
+        remedy = f"of a model in shards {INDEX} is missing: get it from where they are from"
+        return CheckpointError(f"{where}: not a model (no {SINGLE} and no {INDEX}{besides})", remedy)
     return CheckpointError(
         f"{where}: not a model (no {SINGLE} and no {INDEX}{besides})",
         f"rename the one that is meant to {SINGLE}" if found else remedy or "save the model with save_pretrained",

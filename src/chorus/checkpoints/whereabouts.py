@@ -65,6 +65,9 @@ def _by_trainers(directory: Path, inside: list[Path]) -> str:
         return f"a DeepSpeed checkpoint: python {home / 'zero_to_fp32.py'} {home} OUT gathers the weights"
     if any(name.endswith(".distcp") or name.startswith("pytorch_model_fsdp") for name in names):
         return f"an FSDP checkpoint in parts: accelerate merge-weights {directory} OUT gathers them"
+    downloads = directory / ".cache" / "huggingface" / "download"
+    if any(path.suffix == ".incomplete" for path in (*inside, *downloads.glob("*"))):
+        return "a download that did not end: begin it again, and it goes on"
     for path in inside:
         if path.suffix in OTHERS:
             return f"{path.name}: {OTHERS[path.suffix]}"
