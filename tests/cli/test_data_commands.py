@@ -244,3 +244,10 @@ def test_train_without_a_language(tmp_path, capsys):
     assert "8 rows without a language: audio/000.flac, " in err
     assert "data.language=CODE" in err
     assert not (tmp_path / "o").exists()
+
+
+def test_a_folder_in_ljspeech_s_form_is_told_of_its_table(tmp_path, capsys):
+    corpus(tmp_path, 1)
+    (tmp_path / "metadata.csv").write_text("000|Ten|ten\n")
+    assert run(["data", "manifest", str(tmp_path), "-o", str(tmp_path / "m.csv")]) == 4
+    assert f"is it --table {tmp_path / 'metadata.csv'}?" in capsys.readouterr().err

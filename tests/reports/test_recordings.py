@@ -240,3 +240,18 @@ def test_a_ctc_model_says_so_too(tmp_path):
     recogniser = CtcRecogniser(parts)
     with pytest.raises(NotFiniteError), torch.inference_mode():
         recogniser.texts(parts.model, recogniser.inputs([Speech(lambda: tone(0.5), lambda: "k")]))
+
+
+@pytest.mark.parametrize("tagged", [True, False])
+def test_an_mp3_that_does_not_tell_its_length_is_decoded_to_find_it(tmp_path, tagged):
+    """Its first frame's bit rate says nothing of the others where the rate varies: silence first, then speech."""
+    sound = np.concatenate([np.zeros(2 * RATE, np.float32), tone(2.0) + tone(2.0, 3111.0, seed=1)])
+    path = tmp_path / "a.mp3"
+    soundfile.write(path, sound, RATE, bitrate_mode="VARIABLE", compression_level=0.2)
+    data = path.read_bytes()
+    if not tagged:
+        data = data[data.index(data[:2], 2) :]
+    path.write_bytes(b"ID3\x03\0\0\0\0\x02\0" + bytes(256) + data)
+    assert info(path).duration_s == info(path.read_bytes()).duration_s == pytest.approx(4.0, abs=0.2)
+    assert len(read_audio(path)) / RATE == pytest.approx(4.0, abs=0.2)
+    assert measure(Row("a.mp3", "a", root=tmp_path)).problem == ""

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from chorus.data.manifest import Row
 
 SHOWN = 5  # rows of a finding that the table spells out
+TABLES = ("metadata.csv", "metadata.tsv", "transcripts.csv", "transcripts.tsv", "transcript.txt")  # usual names
 
 
 @click.group("data")
@@ -165,7 +166,9 @@ def manifest(**flags: Any) -> None:
         _print_pairing(facts, quiet=flags["quiet"])
     # after the printing: what was skipped, and why, is the answer to this error
     if not found.rows:
-        raise DataError(f"{folder}: no recording has a transcript", "see what was skipped; name a --rule or a --table")
+        named = next((name for name in TABLES if (Path(folder) / name).is_file()), None)
+        hint = f"is it --table {Path(folder) / named}?" if named else "see what was skipped; name a --rule or a --table"
+        raise DataError(f"{folder}: no recording has a transcript", hint)
 
 
 def _write_train_and_val(rows: list[Row], outdir: Path, fraction: float, seed: int) -> list[Path]:

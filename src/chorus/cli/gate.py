@@ -21,7 +21,7 @@ from chorus.files import printable
 @click.option("--max-regression", type=float, metavar="POINTS", help="The most that --against may be better by.")
 @click.option("--max-domain-regression", type=float, metavar="POINTS", help="The same in the worst domain.")
 @click.option("--max-failed", type=click.IntRange(0), default=0, help="Failed decodes.  [default: 0]")
-@click.option("--significant", is_flag=True, help="A regression counts only where test and interval agree on it.")
+@click.option("--significant", is_flag=True, help="--max-regression counts only where test and interval agree on it.")
 @json_flag("Print the checks as JSON.")
 @click.pass_context
 def command(context: click.Context, /, result: str, json_: bool, **flags: Any) -> None:

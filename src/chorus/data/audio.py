@@ -34,6 +34,7 @@ FOREIGN = {  # what the containers begin with that libsndfile does not read, aft
     (0, b"\x0b\x77"): "ac3", (0, b"FLV"): "flv", (0, b"TTA1"): "tta",
 }  # fmt: skip
 LFS = b"version https://git-lfs.github.com/spec"  # how a pointer begins that Git LFS leaves in a file's place
+TAGGED = 2048  # bytes of an MP3's first frame that hold its length, after the ID3 tag
 HEAD = 64  # bytes that tell a form
 # what a decoder raises where a file is not what it says: libsndfile's errors are RuntimeErrors
 DECODING = (RuntimeError, OSError, ValueError, TypeError, OverflowError, MemoryError, AssertionError)
@@ -127,8 +128,31 @@ def _head(path: Path) -> bytes:
 def info(source: Path | bytes) -> AudioInfo:
     """Rate, channels and frames, without decoding where the header tells them."""
     with opened(source) as file:
-        frames = file.frames if file.frames < NOT_TOLD else sum(len(block) for block in blocks(file))
+        told = told_frames(file)
+        frames = sum(len(block) for block in blocks(file)) if told is None else told
         return AudioInfo(file.samplerate, file.channels, frames)
+
+
+def told_frames(file: soundfile.SoundFile) -> int | None:
+    """The frames that a file says it has; None where only decoding tells."""
+    if file.frames >= NOT_TOLD or (file.format == "MP3" and not _counted(file.name)):
+        return None
+    return int(file.frames)
+
+
+def _counted(source: str | Path | io.BytesIO) -> bool:
+    """Whether an MP3 tells its length in a first frame of its own; else libsndfile guesses it from a bit rate.
+
+    The guess is two or three times too long where the rate varies and the first frames are silent.
+    """
+    with io.BytesIO(source.getbuffer()) if isinstance(source, io.BytesIO) else open(source, "rb") as file:
+        head = file.read(10)
+        size = 0
+        if head.startswith(b"ID3"):  # four bytes of seven bits each
+            size = 10 + sum(byte << shift for byte, shift in zip(head[6:10], (21, 14, 7, 0), strict=True))
+        file.seek(size)
+        frame = file.read(TAGGED)
+    return any(tag in frame for tag in (b"Xing", b"Info", b"VBRI"))
 
 
 def blocks(
@@ -162,7 +186,7 @@ def mono(block: NDArray[np.generic]) -> Audio:
 def span(file: soundfile.SoundFile, start_s: float | None, end_s: float | None) -> tuple[int, int | None]:
     """The first frame and the one after the last, in frames of the file; None where only decoding tells."""
     first = round((start_s or 0.0) * file.samplerate)
-    told = file.frames if file.frames < NOT_TOLD else None
+    told = told_frames(file)
     last = told if end_s is None else min(told or NOT_TOLD, round(end_s * file.samplerate))
     return first, last
 

@@ -72,7 +72,7 @@ def _rate(value: float, interval: Interval) -> str:
 
 
 def _share(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
+    return "-" if value is None else f"{value:z.2f}"
 
 
 def _stars(line: Line, comparison: Comparison, group: str) -> str:
