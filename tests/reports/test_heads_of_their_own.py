@@ -115,6 +115,43 @@ def test_an_adapter_on_a_tied_base_is_what_peft_computes(name, tmp_path):
     assert ("lm_head.weight" in load_all(tmp_path / "out")) is not name.startswith("tied")
 
 
+SMALL = {"vocab_size": 64, "d_model": 16, "decoder_start_token_id": 0, "pad_token_id": 0}
+TWO_STACKS = {
+    "t5": lambda: transformers.T5Config(**SMALL, d_kv=8, d_ff=24, num_layers=1, num_heads=2),
+    "bart": lambda: transformers.BartConfig(
+        **SMALL, encoder_layers=1, decoder_layers=1, encoder_attention_heads=2, decoder_attention_heads=2,
+        encoder_ffn_dim=24, decoder_ffn_dim=24, max_position_embeddings=32,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("settings", [
+    {"target_modules": ["shared", "k"]},
+    {"target_modules": ["k"], "modules_to_save": ["shared"]},
+    {"target_modules": ["embed_tokens", "k"]},
+    {"target_modules": ["lm_head", "k"]},
+], ids=["shared", "saved", "embeddings", "head"])  # fmt: skip
+@pytest.mark.parametrize("kind", TWO_STACKS)
+def test_ensured_ties_of_two_stacks_are_what_peft_trains(kind, settings, tmp_path):
+    # PEFT looks for embed_tokens and lm_head alone: on `shared` its word changes nothing
+    from peft import LoraConfig, get_peft_model
+
+    transformers.AutoModelForSeq2SeqLM.from_config(TWO_STACKS[kind]()).save_pretrained(tmp_path / "base")
+    base = transformers.AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "base")
+    targets = [{"k": "k_proj" if kind == "bart" else "k"}.get(name, name) for name in settings["target_modules"]]
+    tuned = get_peft_model(base, LoraConfig(r=2, **settings | {"target_modules": targets}, ensure_weight_tying=True))
+    numbers = torch.Generator().manual_seed(3)
+    for parameter in tuned.parameters():
+        if parameter.requires_grad:
+            parameter.data += 0.05 * torch.randn(parameter.shape, generator=numbers)
+    tuned.save_pretrained(tmp_path / "adapter", save_embedding_layers=False)
+    chorus.apply(tmp_path / "base", tmp_path / "adapter", tmp_path / "out")
+    model = transformers.AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "out")
+    with torch.no_grad():
+        wanted, found = (m.eval()(input_ids=IDS, decoder_input_ids=IDS).logits for m in (tuned, model))
+    assert torch.allclose(found, wanted, atol=2e-5)
+
+
 @pytest.mark.parametrize("name", ["head", "embedding", "both", "tied", "saved both"])
 def test_a_merge_into_an_adapter_says_the_same(name, tmp_path):
     from peft import PeftModel

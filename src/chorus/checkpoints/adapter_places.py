@@ -18,6 +18,8 @@ from chorus.errors import CheckpointError
 # GPT-2 and its like store linear maps [in, out], in modules of these names
 CONV1D_MODELS = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer", "clvp")
 CONV1D_MODULES = ("c_attn", "c_proj", "c_fc", "q_attn")
+# by these names alone PEFT finds what to tie: a T5's `shared` has the adapter, and what is tied to it keeps its values
+EMBEDDINGS = (["embed_tokens"], ["lm_head"])
 
 
 def apply_adapter(base: Model, adapter: LoraAdapter, label: str) -> Model:
@@ -31,10 +33,12 @@ def apply_adapter(base: Model, adapter: LoraAdapter, label: str) -> Model:
         return _Placing(base, adapter, label).model()
     untied, copies = untied_for(base, lambda name: canonical(name) in changed)
     model = _Placing(untied, adapter, label).model()
-    if adapter.config.get("ensure_weight_tying"):  # PEFT's word that both have the adapter, though one may be saved
+    if adapter.config.get("ensure_weight_tying") and any(name.split(".")[-2:-1] in EMBEDDINGS for name in changed):
+        # PEFT's word that both have the adapter, though one may be saved; where both are, each is what was trained
         tensors = dict(model.checkpoint.items())
         for name, source in copies.items():
-            tensors[name] = tensors[source] = tensors[source if canonical(source) in changed else name]
+            if not changed >= {canonical(name), canonical(source)}:
+                tensors[name] = tensors[source] = tensors[source if canonical(source) in changed else name]
         model = replace(model, checkpoint=Checkpoint(tensors, label))
     return tied_again(model, base, copies)
 
