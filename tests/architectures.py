@@ -191,6 +191,7 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
         {**HYBRID, "layer_types": ["mamba", "attention"] * 2, "num_local_experts": 2, "num_experts_per_tok": 1,
          "shared_intermediate_size": 8},
     ),
+    "xlstm": ("xLSTMForCausalLM", {**MAMBA, "num_heads": 2}),  # counts its blocks under two names
     # what the file calls a layer's tensors has no part in common with the module tree's names, but the number
     "nomic_bert": ("NomicBertForMaskedLM", {**BERT, "head_dim": 8}),
     "step3p7": (
@@ -233,6 +234,12 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen2_5_vl": (
         "Qwen2_5_VLForConditionalGeneration",
         {"text_config": MROPE, "vision_config": QWEN_VISION, "image_token_id": 3, "video_token_id": 4},
+    ),
+    "mllama": (  # two stacks of one tower, here of as many layers
+        "MllamaForConditionalGeneration",
+        {"vision_config": {**VISION, "num_global_layers": 2, "attention_heads": 2, "intermediate_layers_indices": [0],
+                           "vision_output_dim": 32, "supported_aspect_ratios": [[1, 1]], "max_num_tiles": 1},
+         "text_config": {**TEXT, "cross_attention_layers": [1]}},
     ),
     "gemma3": ("Gemma3ForConditionalGeneration", {"text_config": TEXT, "vision_config": VISION,
                                                   "mm_tokens_per_image": 1}),

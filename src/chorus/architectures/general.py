@@ -25,6 +25,7 @@ COMPONENT_OF_CONFIG = (("audio", "encoder"), ("vision", "vision"), ("text", "lan
 # classes of module lists that are no layers; ConvBERT's layers attend
 NO_LAYER = re.compile(r"Conv(?!Bert|Next)|WeightNorm|TDNN|Merger")
 COUNTS_LAYERS = re.compile(r"layers?$|depth$|blocks$")
+GENERAL = {"n", "num", "hidden", "layer", "layers", "blocks", "depth"}  # words of such a key that name no place
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked", "global_mean", "global_invstd")
 
 
@@ -114,7 +115,11 @@ class _Tree:
             # a key that counts something else must not be rewritten when layers are stacked
             others = [k for k in counted if COUNTS_LAYERS.search(k)]
             other_side = {"encoder": "decoder", "decoder": "encoder"}.get(side or "", "\0")
-            for key in (*keys, *(k for k in others if other_side not in k)):
+            # Mllama's num_global_layers counts global_transformer.layers, also where there are as many of the others
+            named = [
+                k for k in others if (words := set(k.split("_")) - GENERAL) and words <= set(re.split(r"[._]", path))
+            ]
+            for key in (*named, *keys, *(k for k in others if other_side not in k)):
                 if key in counted:
                     return f"{where}{key}"
         return None

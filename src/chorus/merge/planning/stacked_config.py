@@ -70,9 +70,10 @@ def follow_layers(config: JsonObject, stack: Stack, donor: JsonMap, layers: Sequ
     for part in filter(None, where.split(".")):
         settings = settings.setdefault(part, {})
     settings[key] = len(layers)
-    # Whisper's and BART's configs say the encoder's count under this name as well
-    if settings.get("num_hidden_layers") == stack.count and stack.module != "decoder":
-        settings["num_hidden_layers"] = len(layers)
+    # Whisper's and BART's configs say the encoder's count under this name as well, xLSTM's its blocks' under the other
+    for alias in ("num_hidden_layers", "num_blocks"):
+        if settings.get(alias) == stack.count and stack.module in ("default", "encoder", "vision"):
+            settings[alias] = len(layers)
     for name, value in donor.items():
         if isinstance(value, list) and _is_numbers(name, value, stack.count):
             settings[name] = [i for i, layer in enumerate(layers) if layer.number in layer.settings.get(name, value)]
