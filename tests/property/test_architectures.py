@@ -20,7 +20,7 @@ NO_STACK = {"swin": "would not call for", "convnext": "no key that counts the la
             "inkling2_text": "no layer can move"}  # fmt: skip
 PERIODS = {"jamba": 2, "granite_speech": 2}  # kinds of layers take turns, by their numbers
 # fused, interleaved or permuted for rotations: the file's values are not the module tree's as they lie
-OTHER_FORM = ("nomic_bert", "step3p7", "mistral_large4", "inkling2_text")
+OTHER_FORM = ("step3p7", "mistral_large4", "inkling2_text")
 
 
 @pytest.fixture

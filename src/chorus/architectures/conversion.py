@@ -96,16 +96,29 @@ class Names:
         return tuple(one for one in every if one in self.tree)
 
     def order(self, name: str) -> tuple[int, int] | None:
-        """Where a file's tensor lies in the tree's (number, part), if experts are put side by side and nothing more."""
+        """Where a file's tensor lies in the tree's (number, part), if they are put side by side and nothing more."""
         found = self.key(name)
         _, converter, pattern = self._convert(found[0]) if found else ("", None, "")
         if converter is None:
             return None
-        done = [(type(one).__name__, getattr(one, "dim", None)) for one in converter.operations]
+        done = _done(converter)
+        if done == [("Concatenate", 0)]:
+            return 0, converter.source_patterns.index(pattern)
         numbers = re.findall(r"\.(\d+)(?=\.)", name)
         if done not in ([("MergeModulelist", 0)], [("MergeModulelist", 0), ("Concatenate", 1)]) or not numbers:
             return None
         return int(numbers[-1]), converter.source_patterns.index(pattern)
+
+    def cut(self, name: str) -> bool:
+        """Whether the tree's tensors are a file's one cut across, so that one behind the other they are its values."""
+        found = self.key(name)
+        converter = self._convert(found[0])[1] if found else None
+        return converter is not None and _done(converter) == [("Chunk", 0)]
+
+
+def _done(converter: Converter) -> list[tuple[str, object]]:
+    """What a converter does, by the names of its operations and the dimensions that they go along."""
+    return [(type(one).__name__, getattr(one, "dim", None)) for one in converter.operations]
 
 
 def inventory_on_meta(model: PreTrainedModel) -> Inventory:
@@ -125,7 +138,7 @@ def _inventory(model: PreTrainedModel) -> Inventory:
         found = names.key(name)
         own[found[0] if found else name] = name
     groups = _groups(names, written)
-    others = {n: names.tree[n] for group in groups for n in group.wholes if n not in written}
+    others = {n: names.tree[n] for group in groups for n in (*group.wholes, *group.parts) if n not in written}
 
     def place(name: str) -> str | None:
         found = names.key(name)
@@ -158,6 +171,9 @@ def _groups(names: Names, written: dict[str, Shape]) -> tuple[Group, ...]:
             members[targets].append(name)
     groups = []
     for wholes, parts in members.items():
+        if len(parts) == 1 and names.cut(parts[0]):  # queries, keys and values that a file keeps in one
+            groups.append(Group(tuple(parts), wholes, in_order=True))
+            continue
         places = {name: names.order(name) for name in parts}
         known = {name: place for name, place in places.items() if place is not None}
         ordered = len(wholes) == 1 and len(known) == len(parts)

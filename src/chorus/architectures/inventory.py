@@ -26,7 +26,7 @@ UNMERGED = re.compile(
 
 @dataclass(frozen=True)
 class Group:
-    """Tensors that files keep in the module tree's form (`wholes`) or as transformers writes them (`parts`).
+    """Tensors that files keep in two forms: the module tree's, and as transformers writes them.
 
     Where they are `in_order` there is one whole, and the parts one behind the other are its values as they lie.
     """

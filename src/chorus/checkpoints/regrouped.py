@@ -80,15 +80,15 @@ def regroup(
                 "load one of the models with transformers and save it again: both are then of one form",
             )
         old = [tensors.pop(names.pop(own)) for own in here]
+        shapes = [inventory.others.get(own, inventory.shapes.get(own, ())) for own in there]
         if here is group.wholes:
-            firsts = [0, *accumulate(math.prod(inventory.shapes[own]) for own in there)]
+            firsts = [0, *accumulate(math.prod(shape) for shape in shapes)]
             found: list[LazyTensor] = [
-                PartOfTensor(own, old[0], first, inventory.shapes[own])
-                for own, first in zip(there, firsts, strict=False)
+                PartOfTensor(own, old[0], first, shape)
+                for own, first, shape in zip(there, firsts, shapes, strict=False)
             ]
         else:
-            own = there[0]
-            found = [JoinedTensor(own, old, inventory.others.get(own, inventory.shapes.get(own, ())))]
+            found = [JoinedTensor(there[0], old, shapes[0])]
         for own, tensor in zip(there, found, strict=True):
             names[own] = own
             tensors[own] = tensor
