@@ -109,3 +109,20 @@ def test_a_tensor_that_is_dropped_prefixed_or_renamed(kind, pair, tmp_path):
     bad = write_model(tmp_path / "renamed", {**without, "nobody.weight": tensors[name]}, config)
     with pytest.raises(PlanError, match=r"renamed: nobody\.weight"):
         chorus.plan(halves(bad))
+
+
+def test_running_statistics_of_one_model_beside_merged_weights_are_told(tmp_path):
+    a, b = make_pair("parakeet_ctc", tmp_path)
+    merged = chorus.plan(halves(a, b))
+    (told,) = (warning for warning in merged.warnings if "running statistics" in warning)
+    assert "running_mean" in told
+    assert "those of a;" in told
+    stack = layout_of(config_of(a), list(load_all(a))).stacks[0].count
+    slices = [{"sources": [{"model": str(m), "layer_range": [0, stack]}]} for m in (a, b)]
+    for alone in (
+        {"merge_method": "passthrough", "slices": slices},
+        {"merge_method": "passthrough", "models": [{"model": str(b)}]},
+    ):
+        assert not any("running statistics" in warning for warning in chorus.plan(alone).warnings)
+    attends = chorus.plan(halves(*make_pair("llama", tmp_path / "llama")))
+    assert not any("running statistics" in warning for warning in attends.warnings)
