@@ -479,7 +479,7 @@ def test_mixed_precision(settings, tmp_path):
 
 def test_reporters_that_are_not_there(settings, monkeypatch):
     monkeypatch.setattr("chorus.train.environment.find_spec", lambda name: None)
-    with pytest.raises(ChorusError, match=r"train\.report_to: wandb is not installed") as error:
+    with pytest.raises(ChorusError, match=r"train\.report_to: wandb needs wandb, which is not installed") as error:
         train(settings("train.report_to=wandb"))
     assert error.value.hint == "pip install wandb"
     with pytest.raises(ChorusError, match='unknown "tensorbord"; did you mean "tensorboard"'):

@@ -29,9 +29,11 @@ def marked() -> dict[str, list[str]]:
     """The tests of each report, by the name in their marks."""
     tests: dict[str, list[str]] = {}
     for file in sorted(Path(__file__).parent.glob("test_*.py")):
-        for function in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+        whole = [node.value for node in tree.body if isinstance(node, ast.Assign) and "pytestmark" in ast.dump(node)]
+        for function in ast.walk(tree):
             if isinstance(function, ast.FunctionDef) and function.name.startswith("test_"):
-                for name in (name for mark in function.decorator_list for name in names(mark)):
+                for name in (name for mark in [*whole, *function.decorator_list] for name in names(mark)):
                     tests.setdefault(name, []).append(f"{file.name}::{function.name}")
     return tests
 

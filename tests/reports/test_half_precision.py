@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import chorus
-from chorus.errors import MissingPackageError
+from chorus.errors import ChorusError, MissingPackageError
 from chorus.train.environment import OPTIMIZERS, need_optimizer
 from chorus.train.layers import load_train_config
 from chorus.train.run import Note
@@ -105,3 +105,21 @@ def test_steps_that_are_rounded_away_are_told(dtype, adapter, told, bases, manif
     notes: list[str] = []
     trained(bases["whisper"], manifest, tmp_path, dtype, adapter, note=notes.append)
     assert any("rounded away" in note for note in notes) == told
+
+
+@pytest.mark.reported("half-precision")
+def test_weights_that_are_no_numbers_are_not_written(bases, manifest, tmp_path, monkeypatch):
+    """The loss of a step is that of the weights before it: a single step's may be finite, and all that it left not."""
+    import transformers
+
+    def spoilt(self, *arguments, **more):
+        result = plain(self, *arguments, **more)
+        with torch.no_grad():
+            next(p for p in self.model.parameters() if p.requires_grad)[0] = math.nan
+        return result
+
+    plain = transformers.Trainer.train
+    monkeypatch.setattr(transformers.Trainer, "train", spoilt)
+    with pytest.raises(ChorusError, match="not finite after the training"):
+        trained(bases["whisper"], manifest, tmp_path, "float32", "lora")
+    assert not (tmp_path / "out").exists()

@@ -260,6 +260,10 @@ def _start_eva(
         prepare_layer_inputs_fn=rows,
         show_progress_bar=False,
     )
+    # EVA leaves its directions in the base's type; others' factors are float32, which PEFT sees to before
+    for name, parameter in wrapped.named_parameters():
+        if parameter.requires_grad and ".lora_" in name:
+            parameter.data = parameter.data.float()
 
 
 def _save_start(wrapped: PeftModel, directory: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from chorus._version import __version__
 from chorus.checkpoints.reference import is_hub_id, looks_local, public_name
 from chorus.checkpoints.sidecar import copy_side_files, write_json
 from chorus.checkpoints.writer import appearing_whole, explained, write_text
+from chorus.errors import ChorusError
 from chorus.models.languages import published_code
 from chorus.provenance import Card, licence_of, versions
 from chorus.train.adapters import merged_model, save_adapter
@@ -41,6 +43,7 @@ def save_result(
     """
     final = Path(config.output_dir)
     adapter, tag = hasattr(model, "peft_config"), backbone.kind.pipeline_tag
+    refuse_unfinite(model.named_parameters() if state is None else state.items())
     with appearing_whole(final, overwrite=overwrite) as partial, explained(partial.path):
         if adapter:
             save_adapter(model, config.adapter, partial.path, base=config.model.base, logs=logs, state=state)
@@ -57,6 +60,16 @@ def save_result(
             _paperwork(partial.path, config, facts, adapter=False, pipeline_tag=tag)
             _readable(partial.path)
     return final
+
+
+def refuse_unfinite(weights: Iterable[tuple[str, torch.Tensor]]) -> None:
+    """`ChorusError` where a weight is no finite number: the last step's loss is of the weights before it."""
+    for name, weight in weights:
+        if not bool(weight.isfinite().all()):
+            raise ChorusError(
+                f"{name} holds values that are not finite after the training, so that nothing is written",
+                "lower train.learning_rate, or use another train.precision or model.dtype",
+            )
 
 
 def merged_dir(final: Path) -> Path:
