@@ -126,3 +126,26 @@ def test_running_statistics_of_one_model_beside_merged_weights_are_told(tmp_path
         assert not any("running statistics" in warning for warning in chorus.plan(alone).warnings)
     attends = chorus.plan(halves(*make_pair("llama", tmp_path / "llama")))
     assert not any("running statistics" in warning for warning in attends.warnings)
+
+
+def test_layers_that_a_file_keeps_in_several_places_merge(tmp_path):
+    import transformers
+
+    one = [1] * 4
+    config = transformers.SegformerConfig(
+        hidden_sizes=[8] * 4, depths=one, num_attention_heads=one, decoder_hidden_size=8
+    )
+    for name in ("a", "b"):
+        transformers.SegformerForSemanticSegmentation(config).save_pretrained(tmp_path / name)
+    chorus.merge(halves(tmp_path / "a", tmp_path / "b"), tmp_path / "out")
+    a, b, out = (load_all(tmp_path / name) for name in ("a", "b", "out"))
+    blocks = [name for name in out if ".block." in name]
+    assert len(blocks) > 60
+    assert set(out) == set(a)
+    assert all(torch.allclose(out[name], (a[name] + b[name]) / 2, atol=1e-6) for name in blocks)
+    layer = {
+        "merge_method": "passthrough",
+        "slices": [{"sources": [{"model": str(tmp_path / "a"), "layer_range": [0, 3]}]}],
+    }
+    with pytest.raises(PlanError):
+        chorus.plan(layer)
