@@ -79,7 +79,7 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "seamless_m4t_v2": (
         "SeamlessM4Tv2ForSpeechToText",
-        {**TWO_SIDES, "hidden_size": 16, "encoder_layers": 2, "speech_encoder_layers": 3,
+        {**TWO_SIDES, "hidden_size": 16, "encoder_layers": 3, "speech_encoder_layers": 3,
          "speech_encoder_attention_heads": 2, "speech_encoder_intermediate_size": 24,
          "feature_projection_input_dim": 8},
     ),
@@ -190,6 +190,20 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
         "GraniteMoeHybridForCausalLM",
         {**HYBRID, "layer_types": ["mamba", "attention"] * 2, "num_local_experts": 2, "num_experts_per_tok": 1,
          "shared_intermediate_size": 8},
+    ),
+    "nemotron_h": (  # only the list of its layers' kinds counts them
+        "NemotronHForCausalLM",
+        {**TEXT, "num_hidden_layers": None, "layers_block_type": ["linear_attention", "moe", "full_attention", "mlp"],
+         "mamba_num_heads": 4, "mamba_head_dim": 8, "ssm_state_size": 4, "n_groups": 1, "chunk_size": 8,
+         "n_routed_experts": 2, "num_experts_per_tok": 1, "moe_intermediate_size": 8,
+         "moe_shared_expert_intermediate_size": 8},
+    ),
+    "ernie4_5_moe": ("Ernie4_5_MoeForCausalLM", {**TEXT, "moe_num_experts": 2, "moe_k": 1, "moe_num_shared_experts": 1,
+                                                 "moe_intermediate_size": 8}),
+    "gemma4_text": (
+        "Gemma4ForCausalLM",
+        {**TEXT, "hidden_size_per_layer_input": 0, "vocab_size_per_layer_input": 64, "global_head_dim": 16,
+         "layer_types": ["sliding_attention", "sliding_attention", "full_attention"]},
     ),
     "xlstm": ("xLSTMForCausalLM", {**MAMBA, "num_heads": 2}),  # counts its blocks under two names
     # what the file calls a layer's tensors has no part in common with the module tree's names, but the number

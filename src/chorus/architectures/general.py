@@ -125,6 +125,7 @@ class _Tree:
             named = [
                 k for k in others if (words := set(k.split("_")) - GENERAL) and words <= set(re.split(r"[._]", path))
             ]
+            named.sort(key=lambda k: -k.count("_"))  # Seamless: speech_encoder_layers before encoder_layers
             for key in (*named, *keys, *(k for k in others if other_side not in k)):
                 if key in counted:
                     return f"{where}{key}"

@@ -1,8 +1,10 @@
 """The config of a result whose layers are stacked: the count where the model reads it, and all that goes by layers.
 
     one value a layer         layer_types, no_rope_layers: each layer brings its own model's along
+    what is a layer's own     per_layer_config: a map from its number
     numbers of layers         mlp_only_layers, fullatt_block_indexes: those where such a layer has come to stand
     a number of first layers  first_k_dense_replace: as far as such layers come first
+    the last layer's number   moe_layer_end_index
 
 What these do not carry over (a period in layers) shows when the result's tensors are compared with its config.
 """
@@ -20,6 +22,7 @@ from chorus.plain import JsonMap, JsonObject
 A_LAYER = re.compile(r"layer|block|kv_sharing_modes|indexer_types|attention_window|sliding_windows|swiglu_limits")
 NUMBERS = re.compile(r"(layers|layer_ids|block_ids|indexes|indices|blocks)$")
 FIRST = ("first_k_dense_replace", "num_dense_layers", "max_window_layers")
+LAST = ("moe_layer_end_index",)
 SWITCHES = ("no_rope_layers",)  # 0 or 1 for each layer, which with two layers look like numbers
 # front ends and feature pyramids have stages, which are no layers of the stack
 OTHER = re.compile(r"conv|kernel|stride|dilation|resblock|out_|feature")
@@ -61,15 +64,17 @@ def follow_layers(config: JsonObject, stack: Stack, donor: JsonMap, layers: Sequ
 
     `ValueError` where the config has no key for it, so that no reader would know of the layers.
     """
-    if stack.config_key is None:
+    counted = any(isinstance(value, list) and _is_each(name, value, stack.count) for name, value in donor.items())
+    if stack.config_key is None and not counted:
         raise ValueError(
             f"the config has no key that counts the layers {stack.prefix}*: no reader would know which are there"
         )
-    where, _, key = stack.config_key.rpartition(".")
+    where, _, key = (stack.config_key or "").rpartition(".")
     settings: JsonObject = config
     for part in filter(None, where.split(".")):
         settings = settings.setdefault(part, {})
-    settings[key] = len(layers)
+    if key:  # else a list alone counts them
+        settings[key] = len(layers)
     # Whisper's and BART's configs say the encoder's count under this name as well, xLSTM's its blocks' under the other
     for alias in ("num_hidden_layers", "num_blocks"):
         if settings.get(alias) == stack.count and stack.module in ("default", "encoder", "vision"):
@@ -77,8 +82,13 @@ def follow_layers(config: JsonObject, stack: Stack, donor: JsonMap, layers: Sequ
     for name, value in donor.items():
         if isinstance(value, list) and _is_numbers(name, value, stack.count):
             settings[name] = [i for i, layer in enumerate(layers) if layer.number in layer.settings.get(name, value)]
-        elif isinstance(value, list) and len(value) == stack.count and A_LAYER.search(name) and not OTHER.search(name):
+        elif isinstance(value, list) and _is_each(name, value, stack.count):
             settings[name] = [_own(layer, name, value) for layer in layers]
+        elif isinstance(value, dict) and name == "per_layer_config":
+            own = [layer.settings.get(name, value).get(str(layer.number)) for layer in layers]
+            settings[name] = {str(i): one for i, one in enumerate(own) if one is not None}
+        elif name in LAST and value == stack.count - 1:
+            settings[name] = len(layers) - 1
         elif name in FIRST and isinstance(value, int):
             # one behind another kind of layer is no longer among the first; the comparison of tensors tells
             first = [layer.number < int(layer.settings.get(name, value)) for layer in layers]
@@ -90,6 +100,11 @@ def _own(layer: Layer, name: str, otherwise: list[object]) -> object:
     values = layer.settings.get(name)
     fits = isinstance(values, list) and len(values) == layer.count
     return (values if fits and isinstance(values, list) else otherwise)[layer.number]
+
+
+def _is_each(name: str, value: list[object], count: int) -> bool:
+    """Whether a list says something of each layer."""
+    return len(value) == count and A_LAYER.search(name) is not None and OTHER.search(name) is None
 
 
 def _is_numbers(name: str, value: list[object], count: int) -> bool:
