@@ -89,7 +89,12 @@ def test_fails_where_there_is_no_model(fails, tmp_path):
 
 
 def test_fails_with_another_architecture(fails, qwen, whisper):
-    fails(linear(qwen.base, whisper.base), "WhisperForConditionalGeneration", "Qwen2ForCausalLM", "only like models")
+    fails(
+        linear(qwen.base, whisper.base),
+        "WhisperForConditionalGeneration",
+        "Qwen2ForCausalLM",
+        "only models of one class",
+    )
 
 
 def test_fails_with_another_shape(fails, mine):

@@ -11,6 +11,7 @@ import torch
 
 import chorus
 from architectures import ARCHITECTURES, MROPE, QWEN_VISION, TOWER, loading_faults, make_pair
+from chorus.cli.main import run
 from chorus.errors import PlanError
 from models import Family, copy_model, load_all, write_model
 
@@ -61,6 +62,32 @@ def test_a_wrapped_model_is_extracted_and_read_under_its_own_names(tmp_path, whi
     chorus.extract_task_vector(wrapped, whisper.base, out)
     chorus.extract_task_vector(whisper.tuned[0], whisper.base, tmp_path / "plain")
     assert (out / "task_vector.safetensors").read_bytes() == (tmp_path / "plain/task_vector.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize("kind", ["lora", "task-vector"])
+def test_extraction_says_what_it_takes_off_names(tmp_path, whisper: Family, out, kind, capsys):
+    wrapped = renamed(whisper.tuned[0], tmp_path / "wrapped", WRAPPED["torch.compile"])
+    assert run(["extract", kind, "--model", str(wrapped), "--base", str(whisper.base), "-o", str(out)]) == 0
+    assert "warning: wrapped: saved with its wrapper" in capsys.readouterr().err
+    assert "wrapper" not in ((out / "README.md").read_text() if kind == "lora" else "")
+
+
+@pytest.mark.parametrize("kind", ["lora", "task-vector"])
+def test_extraction_compares_what_no_shape_shows(tmp_path, qwen: Family, out, kind, capsys):
+    config = json.loads((qwen.tuned[0] / "config.json").read_text())
+    tensors = load_all(qwen.tuned[0])
+
+    def extracted(**changes: object) -> int:
+        tuned = write_model(tmp_path / "tuned", tensors, {**config, **changes})
+        return run(["extract", kind, "--model", str(tuned), "--base", str(qwen.base), "-o", str(out)])
+
+    assert extracted(hidden_act="gelu") == 4
+    assert "tuned has hidden_act gelu in its config, base silu" in capsys.readouterr().err
+    assert not out.exists()
+    assert extracted(rms_norm_eps=1e-3) == 0
+    assert (
+        "warning: the config of tuned has rms_norm_eps 0.001, not 1e-06 as in its base, base" in capsys.readouterr().err
+    )
 
 
 ADAPTED = {

@@ -7,8 +7,8 @@ import json
 import pytest
 
 import chorus
+from chorus.checkpoints.configs import apart
 from chorus.errors import PlanError
-from chorus.merge.planning.configs import apart
 from models import CLASSES, build, copy_model
 
 REFUSED = [

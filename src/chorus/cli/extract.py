@@ -127,5 +127,7 @@ def task_vector(**flags: Any) -> None:
     if flags["json_"]:
         as_json({**vars(result), "directory": str(result.directory)})
         return
+    for warning in result.warnings:
+        note(f"warning: {warning}", quiet=flags["quiet"])
     click.echo(str(result.directory))
     note(f"{result.tensors} tensors, {size(result.bytes_written)}, norm {result.norm:.4g}", quiet=flags["quiet"])

@@ -127,6 +127,7 @@ class _Extraction:
         result.parameters = sum(m.rank * sum(_matrix(shapes[m.tensor])) for m in modules)
         result.warnings = notes(result) + self._flags(vectors, embeddings, save_vectors)
         self._write_side_files(result, selection)
+        result.warnings = self.pair.warnings + result.warnings  # of the inputs: not what the card is for
         return result
 
     def _flags(self, left_out: list[Counterparts], embeddings: bool, save_vectors: bool) -> list[str]:

@@ -12,6 +12,7 @@ from chorus._version import __version__
 from chorus.architectures.layouts import layout_of
 from chorus.architectures.roles import Layout, Role
 from chorus.checkpoints.adapted import low_rank_delta, same_tensor
+from chorus.checkpoints.configs import check_configs
 from chorus.checkpoints.dtypes import FLOATS
 from chorus.checkpoints.lazy_tensor import LazyTensor
 from chorus.checkpoints.lineage import lineage_of
@@ -84,6 +85,7 @@ class Pair:
     base: Model
     layout: Layout
     references: tuple[Reference, Reference]
+    warnings: list[str]
 
     def tensors(self, selection: Selection) -> Iterator[Counterparts]:
         """The tensors that training can have changed."""
@@ -128,7 +130,7 @@ def open_pair(model: Source, base: Source, options: OpenOptions | None = None) -
     if opened.architecture != origin.architecture:
         raise CheckpointError(
             f"{opened.label} is a {opened.architecture or '?'}, its base {origin.label} a {origin.architecture or '?'}",
-            "name the model's own base",
+            "name the model's own base; where it is, its config.json names another class (architectures): mend that",
         )
     opened = completed(respelled(opened, origin), origin)
     opened, origin = untied_alike([settled(opened), settled(origin)], donor=1)
@@ -142,7 +144,11 @@ def open_pair(model: Source, base: Source, options: OpenOptions | None = None) -
                 f"{name}: {opened.label} has the shape {list(other.shape)}, {origin.label} {list(tensor.shape)}",
                 "both must have the same shapes; a vocabulary that was extended has to be cut first",
             )
-    return Pair(opened, origin, layout_of(origin.config, origin.checkpoint), (mine, its))
+    problems, told = check_configs(origin, opened, stacked=False, where=f"its base, {origin.label}")
+    if problems:
+        raise CheckpointError("; ".join(problems), "name the model's own base, or mend the config.json that is wrong")
+    warnings = list(dict.fromkeys([*opened.warnings, *origin.warnings, *told]))
+    return Pair(opened, origin, layout_of(origin.config, origin.checkpoint), (mine, its), warnings)
 
 
 def difference(job: Counterparts, label: str) -> Delta:

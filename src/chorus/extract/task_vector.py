@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,12 +29,13 @@ else:
 
 @dataclass(frozen=True)
 class TaskVectorResult:
-    """What was written: tensors, bytes, and the norm of the whole difference."""
+    """What was written: tensors, bytes, the norm of the whole difference, what a reader must know."""
 
     directory: Path
     tensors: int
     bytes_written: int
     norm: float
+    warnings: list[str] = field(default_factory=list)
 
 
 def extract_task_vector(
@@ -87,4 +88,4 @@ def extract_task_vector(
         facts = {"dtype": dtype, "norm": squares**0.5, "tensors": len(jobs), "selection": vars(chosen)}
         facts["tied"] = tied_in(pair.base)  # which copies have their sources' differences
         write_json(partial.path / "chorus.json", pair.provenance("task_vector", **facts))
-    return TaskVectorResult(directory, len(jobs), total, squares**0.5)
+    return TaskVectorResult(directory, len(jobs), total, squares**0.5, pair.warnings)

@@ -10,6 +10,7 @@ from chorus.architectures.families import is_whisper
 from chorus.architectures.layouts import layout_and_doubt
 from chorus.architectures.roles import Layout
 from chorus.checkpoints.beside import Beside
+from chorus.checkpoints.configs import check_configs
 from chorus.checkpoints.dtypes import FLOATS
 from chorus.checkpoints.lazy_tensor import Checkpoint, FileTensor, MappedFile
 from chorus.checkpoints.model import Model, OpenOptions, relabelled
@@ -21,7 +22,6 @@ from chorus.errors import CheckpointError, ChorusError, nearest
 from chorus.files import expanded
 from chorus.merge.method import Method
 from chorus.merge.options import Options
-from chorus.merge.planning.configs import check_configs
 from chorus.merge.recipes.schema import ModelEntry, Module, Recipe, Slice
 
 
@@ -208,14 +208,15 @@ def check_inputs(inputs: Inputs, options: Options, *, stacked: bool = False) -> 
         mine, theirs = donor.architecture, model.architecture
         if mine != theirs:  # and no more of it: every name and shape would be a further problem
             inputs.problems.append(
-                f"{model.label} is a {theirs or '?'}, {donor.label} a {mine or '?'}: only like models merge"
+                f"{model.label} is a {theirs or '?'}, {donor.label} a {mine or '?'}: only models of one class merge"
+                " ({model: ..., override_architecture: CLASS} reads one as the other's)"
             )
             continue
         _check_names(inputs, donor, layout, model, other, stacked)
         _check_shapes(inputs, donor, model, options)
         _check_dtypes(inputs, donor, model)
         _check_front_end(inputs, donor, model)
-        problems, warnings = check_configs(donor, model, stacked=stacked)
+        problems, warnings = check_configs(donor, model, stacked=stacked, where=f"the result, from {donor.label}")
         inputs.problems += problems
         inputs.warnings += warnings
 

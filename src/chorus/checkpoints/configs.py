@@ -57,8 +57,11 @@ class Apart:
     other: dict[str, tuple[object, object]] = field(default_factory=dict)
 
 
-def check_configs(donor: Model, model: Model, *, stacked: bool) -> tuple[list[str], list[str]]:
-    """(problems, warnings) of a model whose config differs from the donor's; `stacked` layers count otherwise."""
+def check_configs(donor: Model, model: Model, *, stacked: bool, where: str) -> tuple[list[str], list[str]]:
+    """(problems, warnings) of a model whose config differs from the donor's; `stacked` layers count otherwise.
+
+    `where`: where a reader finds the donor's config, such as "the result, from base".
+    """
     if model.config == donor.config:
         return [], []
     found = apart(model.config, donor.config, stacked=stacked)
@@ -71,7 +74,7 @@ def check_configs(donor: Model, model: Model, *, stacked: bool) -> tuple[list[st
     told = [*told[:SHOWN], f"{len(told) - SHOWN} more keys otherwise"] if len(told) > SHOWN else told
     if not told:
         return problems, []
-    return problems, [f"the config of {model.label} has {'; '.join(told)} as in the result, from {donor.label}"]
+    return problems, [f"the config of {model.label} has {'; '.join(told)} as in {where}"]
 
 
 def apart(theirs: JsonMap, mine: JsonMap, *, stacked: bool) -> Apart:
