@@ -78,6 +78,28 @@ def test_peft_finds_every_module_of_a_merged_adapter(kind, tmp_path):
         assert torch.allclose(found[name], after[name], atol=1e-4), name
 
 
+@pytest.mark.parametrize(
+    ("kind", "dropped"), [("wav2vec2", "wav2vec2.encoder.pos_conv_embed.conv.bias"), ("bert", "cls.predictions.bias")]
+)
+def test_an_adapter_with_vectors_is_read_again(kind, dropped, tmp_path):
+    """Where training changed the biases alone, a norm goes with its weight; what has matrices beside it is left."""
+    base, _ = make_pair(kind, tmp_path)
+    model = class_of(kind).from_pretrained(base, dtype=torch.float32)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.add_(name.endswith("bias"))
+    model.save_pretrained(tmp_path / "tuned")
+    result = chorus.extract_lora(tmp_path / "tuned", base, tmp_path / "adapter", save_vectors=True)
+    assert [name for name, _ in result.dropped] == [dropped]
+    chorus.apply(base, [tmp_path / "adapter"], tmp_path / "out")
+    found, wanted = values(kind, tmp_path / "out"), values(kind, tmp_path / "tuned")
+    assert all(
+        torch.allclose(found[name], wanted[name], atol=1e-6)
+        for name in found
+        if name not in (dropped, "cls.predictions.decoder.bias")
+    )
+
+
 def test_what_peft_leaves_alone_is_named(tmp_path):
     base, _ = make_pair("mixtral", tmp_path)
     model = open_model(parse_reference(str(base)))

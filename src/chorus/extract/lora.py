@@ -114,8 +114,7 @@ class _Extraction:
         # the largest first, or one thread is left alone with it at the end
         matrices.sort(key=lambda job: -job.shape[0] * job.shape[1])
         modules = self._decompose(matrices, threads(jobs), progress)
-        for job in vectors:
-            self._vector(job, save_vectors)
+        self._vectors(vectors, save_vectors)
         self.writer.finish(
             base=self.pair.references[1].as_written,
             task_type=peft_task(base.config),
@@ -209,18 +208,32 @@ class _Extraction:
             found = singular_triplets(delta, limit, whole=False, projection=True)
         return found.first(int((found.values > self.smallest).sum())) if self.smallest else found
 
-    def _vector(self, job: Counterparts, save: bool) -> None:
-        """A tensor that is not decomposed: kept whole, or dropped with the size of its change."""
-        size = change(job, self.pair.model.label)
-        if not size:
-            return
-        name = job.name
-        weight = self.pair.base.checkpoint.get(f"{name.rpartition('.')[0]}.weight")
-        matrix = weight is not None and len(weight.shape) > 1
-        vector = job.role.kind != "embedding" and len(job.shape) < 2
-        if save and vector and self.writer.add_whole(name, job.tensor.read().float(), matrix=matrix):
-            return
-        self.dropped.append((name, size))
+    def _vectors(self, jobs: list[Counterparts], save: bool) -> None:
+        """Tensors that are not decomposed: kept whole, or dropped with the size of their change.
+
+        PEFT saves modules, and misses what one lacks: what is unchanged goes with the rest, and a module is left that
+        has more than vectors (a convolution under a weight norm).
+        """
+        sizes = {job.name: change(job, self.pair.model.label) for job in jobs}
+        changed = {_module(name) for name, size in sizes.items() if size}
+        matrices = {_module(name) for name, tensor in self.pair.base.checkpoint.items() if len(tensor.shape) > 1}
+        for job in jobs:
+            module, size = _module(job.name), sizes[job.name]
+            weight = self.pair.base.checkpoint.get(f"{module}.weight")
+            matrix = weight is not None and len(weight.shape) > 1
+            if not size and (matrix or module not in changed):
+                continue
+            vector = job.role.kind != "embedding" and len(job.shape) < 2
+            apart = not matrix and any(one == module or one.startswith(f"{module}.") for one in matrices)
+            if (
+                save
+                and vector
+                and not apart
+                and self.writer.add_whole(job.name, job.tensor.read().float(), matrix=matrix)
+            ):
+                continue
+            if size:
+                self.dropped.append((job.name, size))
 
     def _write_side_files(self, result: AdapterResult, selection: Selection) -> None:
         facts = {
@@ -247,6 +260,10 @@ class _Extraction:
             intro=f"The low-rank part of what {names[0]} learnt beyond {names[1]}",
         )
         write_text(directory / "README.md", card)
+
+
+def _module(name: str) -> str:
+    return name.rpartition(".")[0]
 
 
 def _embeds(job: Counterparts) -> bool:
