@@ -149,3 +149,11 @@ def test_layers_that_a_file_keeps_in_several_places_merge(tmp_path):
     }
     with pytest.raises(PlanError):
         chorus.plan(layer)
+
+
+@pytest.mark.parametrize("kind", ["inkling2_text"])
+def test_layers_do_not_change_places_without_what_lies_elsewhere(kind, pair):
+    """As many layers as before, so that every name is there: the values would be another layer's."""
+    swapped = [{"sources": [{"model": str(pair[0]), "layer_range": r}]} for r in ([1, 2], [0, 1], [2, 3])]
+    with pytest.raises(PlanError, match="no layer can move"):
+        chorus.plan({"merge_method": "passthrough", "slices": swapped})

@@ -5,12 +5,11 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from chorus.architectures.conversion import Names
 from chorus.architectures.on_meta import build_on_meta
-from chorus.architectures.roles import Layout, Role, Stack, layer_index, relative_depth
+from chorus.architectures.roles import Layout, Role, Stack, relative_depth
 from chorus.plain import JsonMap
 
 if TYPE_CHECKING:
@@ -38,11 +37,6 @@ def general_layout(config: JsonMap, names: list[str]) -> Layout:
     for name in names:
         roles[name] = tree.role(tree.module_name(name))  # by the module tree's name; the layout speaks the file's
     stacks = tuple(_file_stack(stack, names, tree) for stack in tree.stacks if stack.module in tree.used_modules)
-    # a stack whose parts a file keeps in several places (SegFormer's blocks, norms and patches) is read as no stack
-    prefixes = {stack.module: stack.prefix for stack in stacks}
-    for name, role in roles.items():
-        if role.layer is not None and layer_index(name, prefixes[role.module]) is None:
-            roles[name] = replace(role, layer=None, depth=None, place="before")
     tied = {
         _as_in_file(k, names): _as_in_file(v, names)
         for k, v in (getattr(model, "all_tied_weights_keys", None) or {}).items()
