@@ -134,6 +134,20 @@ def test_models_that_do_not_fit_are_refused(whisper, qwen, out, tmp_path):
         chorus.extract_lora(qwen.tuned[0], qwen.base, out)
 
 
+def test_another_tokenizer_than_the_bases_is_told(whisper, out, tmp_path):
+    places = copy_model(whisper.base, tmp_path / "base"), copy_model(whisper.tuned[0], tmp_path / "tuned")
+    vocabularies = [{"a": 0, "b": 1, "c": 2}, {"b": 0, "a": 1, "c": 2}]
+    for place, words in zip(places, vocabularies, strict=True):
+        (place / "vocab.json").write_text(json.dumps(words))
+    found = chorus.extract_task_vector(places[1], places[0], out)
+    told = [line for line in found.warnings if "token ids" in line]
+    assert told == ["2 token ids of tuned mean other tokens than in its base, base: 0 is 'b' in tuned, 'a' in base; "
+                    "1 is 'a' in tuned, 'b' in base"]  # fmt: skip
+    (places[1] / "vocab.json").write_text(json.dumps(vocabularies[0]))
+    found = chorus.extract_task_vector(places[1], places[0], out, overwrite=True)
+    assert not [line for line in found.warnings if "token ids" in line]
+
+
 def test_an_adapter_that_is_not_finite_is_refused(tmp_path, out):
     base, (adapter,) = make_adapters(tmp_path, "qwen2", 1)
     tensors = load_file(adapter / "adapter_model.safetensors")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -85,6 +85,12 @@ def difference(mine: Vocabulary, theirs: Vocabulary, rows: int) -> Misfits:
         else:
             found.renamed.append((i, own, token))
     return found
+
+
+def shown_ids(different: Sequence[tuple[int, str, str]], theirs: str, mine: str) -> str:
+    """The first ids that mean different tokens, with what each model calls them."""
+    parts = [f"{i} is {token!r} in {theirs}, {own!r} in {mine}" for i, own, token in different[:2]]
+    return "; ".join(parts) + ("; ..." if len(different) > 2 else "")
 
 
 def same_files(one: Mapping[str, Path], other: Mapping[str, Path]) -> bool:

@@ -12,6 +12,7 @@ from chorus._version import __version__
 from chorus.architectures.layouts import layout_of
 from chorus.architectures.roles import Layout, Role
 from chorus.checkpoints.adapted import low_rank_delta, same_tensor
+from chorus.checkpoints.beside import beside
 from chorus.checkpoints.configs import check_configs
 from chorus.checkpoints.dtypes import FLOATS
 from chorus.checkpoints.lazy_tensor import LazyTensor
@@ -21,6 +22,8 @@ from chorus.checkpoints.open import Source, open_model, reference_to
 from chorus.checkpoints.reference import Reference, labelled
 from chorus.checkpoints.spelling import completed, respelled
 from chorus.checkpoints.ties import settled, tied_in, untied_alike
+from chorus.checkpoints.vocabulary import Misfits, same_files, shown_ids, vocabulary_of
+from chorus.checkpoints.vocabulary import difference as misfits
 from chorus.errors import CheckpointError, UsageError
 from chorus.lazy import lazy
 from chorus.plain import JsonObject
@@ -147,8 +150,22 @@ def open_pair(model: Source, base: Source, options: OpenOptions | None = None) -
     problems, told = check_configs(origin, opened, stacked=False, where=f"its base, {origin.label}")
     if problems:
         raise CheckpointError("; ".join(problems), "name the model's own base, or mend the config.json that is wrong")
-    warnings = list(dict.fromkeys([*opened.warnings, *origin.warnings, *told]))
+    warnings = list(dict.fromkeys([*opened.warnings, *origin.warnings, *told, *_tokens_apart(opened, origin)]))
     return Pair(opened, origin, layout_of(origin.config, origin.checkpoint), (mine, its), warnings)
+
+
+def _tokens_apart(model: Model, base: Model) -> list[str]:
+    """Where the two tokenizers give one id to different words, whose rows' difference is that of neither."""
+    files = [beside(one).carried for one in (base, model)]
+    if same_files(*files):
+        return []
+    mine, theirs = map(vocabulary_of, files)
+    found = misfits(mine, theirs, len(mine.tokens)) if mine and theirs else Misfits()
+    different = [*found.moved, *found.renamed]
+    if not different:
+        return []
+    told = shown_ids(different, model.label, base.label)
+    return [f"{len(different)} token ids of {model.label} mean other tokens than in its base, {base.label}: {told}"]
 
 
 def difference(job: Counterparts, label: str) -> Delta:

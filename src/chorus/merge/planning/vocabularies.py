@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from chorus.checkpoints.beside import some
-from chorus.checkpoints.vocabulary import Misfits, Vocabulary, difference, same_files, vocabulary_of
+from chorus.checkpoints.vocabulary import Misfits, Vocabulary, difference, same_files, shown_ids, vocabulary_of
 from chorus.merge.arithmetic.tensor_plan import TensorPlan
 from chorus.merge.planning.beside import has_vocabulary
 from chorus.merge.planning.inputs import Inputs, vocabulary_sizes
@@ -53,7 +53,7 @@ def _compare(inputs: Inputs, chosen: int, i: int, both: tuple[Vocabulary, Vocabu
     if found.moved:
         text = (
             f"{len(found.moved)} token ids of {model.label} mean other tokens than in {donor.label}: "
-            f"{_shown(found.moved, model.label, donor.label)}"
+            f"{shown_ids(found.moved, model.label, donor.label)}"
         )
         if together:
             inputs.problems.append(
@@ -67,16 +67,10 @@ def _compare(inputs: Inputs, chosen: int, i: int, both: tuple[Vocabulary, Vocabu
 
 def _tell_names(inputs: Inputs, donor: str, model: str, found: Misfits) -> None:
     if found.renamed:
-        told = _shown(found.renamed, model, donor)
+        told = shown_ids(found.renamed, model, donor)
         inputs.warnings.append(f"{len(found.renamed)} token ids have another name in {model} than in {donor}: {told}")
     if found.lacking:
         inputs.warnings.append(
             f"the tokenizer of {model} has {len(found.lacking)} tokens that the result's, from {donor}, lacks: "
             f"{some(found.lacking, 3)} (tokenizer_source: takes another's)"
         )
-
-
-def _shown(different: Sequence[tuple[int, str, str]], theirs: str, mine: str) -> str:
-    """The first of them, with what each model calls it."""
-    parts = [f"{i} is {token!r} in {theirs}, {own!r} in {mine}" for i, own, token in different[:2]]
-    return "; ".join(parts) + ("; ..." if len(different) > 2 else "")
