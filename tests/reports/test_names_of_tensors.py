@@ -249,6 +249,12 @@ def test_a_class_that_nobody_knows_is_merged_by_names_with_a_warning(tmp_path, q
     both = chorus.plan({**halves(), "models": [{"model": told, "parameters": {"weight": 1.0}}]})
     assert not any("MineForCausalLM" in w for w in both.warnings)
     sources = [{"sources": [{"model": str(m), "layer_range": [0, 3]}]} for m in places]
+    stacked = chorus.plan({"merge_method": "passthrough", "slices": sources})
+    assert [v.config["num_hidden_layers"] for v in stacked.variants] == [6]
+    assert any("MineForCausalLM" in w for w in stacked.warnings)
+    for place in places:  # whose count is another, or not there
+        config = json.loads((place / "config.json").read_text())
+        (place / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 7, "layer_types": None}))
     with pytest.raises(PlanError, match="no key that counts the layers"):
         chorus.plan({"merge_method": "passthrough", "slices": sources})
 

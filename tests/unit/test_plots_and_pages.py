@@ -8,7 +8,7 @@ import re
 import xml.etree.ElementTree as ElementTree
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from chorus.errors import MissingExtraError, OutputError
@@ -119,6 +119,7 @@ def test_an_interval_that_the_axis_cuts_goes_on(tmp_path, figures):
     assert [line.get_marker() for line in axes.lines].count(">") == 1
 
 
+@example([0.0, 127.0])  # whose interval alone lies far out
 @given(st.lists(st.floats(0, 1000), max_size=12))
 def test_the_axis_ends_behind_what_is_usual(values):
     edge = plots._edge([(v, NAN) for v in values])

@@ -28,6 +28,7 @@ from chorus.experiment.steps import BySeed, Outcome, curves_of, grids_of
 from chorus.files import present, read_json
 from chorus.identity import fingerprint
 from chorus.report.html import Command
+from chorus.transcribe.decoding import Decoding
 
 DIGEST = "digest"
 MAX_BYTES = 500_000_000  # ranks of every matrix of every system
@@ -254,7 +255,9 @@ def _rank_result(experiment: Experiment, label: str, found: Sequence[Ranks]) -> 
 
 def _facts(experiment: Experiment, first: Evaluation) -> dict[str, str]:
     told = first.summary
-    decoding = ", ".join(f"{k} {v}" for k, v in told["decoding"].items() if v not in ("", None))
+    # in one order, whether the evaluation was just made or read again
+    settings = [(k, told["decoding"].get(k)) for k in Decoding.model_fields]
+    decoding = ", ".join(f"{k} {v}" for k, v in settings if v not in ("", None))
     return {
         "test": f"{len({row.utterance for row in first.scored})} utterances, {told['test']['hours']:.2f} h",
         "normaliser": experiment.normaliser,

@@ -88,8 +88,10 @@ def _edge(values: Sequence[tuple[float, float]]) -> float:
     """
     known = [(v, v if math.isnan(high) else max(v, high)) for v, high in values if not math.isnan(v)]
     largest = max((high for _, high in known), default=1.0) * 1.05
+    highest = max((v for v, _ in known), default=1.0) * 1.05
     usual = [min(high, FAR) for v, high in known if v <= USUAL]
-    return max(1.0, min(largest, max(usual) * 1.05) if usual and largest > FAR else largest)
+    # a rate that is far out is cut, and an interval; no rate because of its own interval
+    return max(1.0, max(usual) * 1.05 if usual and highest > FAR else min(largest, max(FAR * 1.05, highest)))
 
 
 def pareto(points: Sequence[tuple[float, float]]) -> list[int]:

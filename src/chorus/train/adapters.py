@@ -293,6 +293,13 @@ def save_adapter(
     wrapped.save_pretrained(directory, **more)
 
 
+def learns_in_float16(model: torch.nn.Module) -> bool:
+    """Whether anything that learns is kept in float16: a head beside an adapter too, which has the base's type."""
+    import torch
+
+    return any(p.requires_grad and p.dtype == torch.float16 for p in model.parameters())
+
+
 def merged_model(wrapped: PeftModel) -> PreTrainedModel:
     """The base with the adapter in its weights, as it was trained: what was tied and changed alone is untied.
 

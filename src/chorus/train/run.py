@@ -208,7 +208,7 @@ class _Job:
         return model, (learning, total)
 
     def _trainer(self, model: PreTrainedModel, logs: Path, bar: Progress) -> SpeechTrainer:
-        from chorus.train import trainer
+        from chorus.train import adapters, trainer
         from chorus.train.examples import StreamedSet, TrainingSet
 
         config, rows, backbone = self.config, self.rows, self.backbone
@@ -218,10 +218,13 @@ class _Job:
         dev = rows.dev
         if not dev:
             self.note("WARNING: no dev rows: the last checkpoint is kept, not the best (data.dev, or a column split)")
+        float16 = adapters.learns_in_float16(model)
         training = trainer.SpeechTrainer(
             backbone, config, dev, [str(u.row) for u in rows.train],
             model=model,
-            args=trainer.arguments(config, logs, self.device, measured=bool(dev), streamed=streamed),
+            args=trainer.arguments(
+                config, logs, self.device, measured=bool(dev), streamed=streamed, float16=float16
+            ),
             train_dataset=TrainingSet(rows.train, backbone, config.augment, config.seed, skip_bad=self.passed)
             if rows.stream is None else StreamedSet(
                 rows.stream, backbone, config.augment, config.seed, strip=config.data.special_tokens == "strip"

@@ -207,8 +207,10 @@ def _no_room(error: BaseException) -> bool:
     )
 
 
-def arguments(config: TrainConfig, logs: Path, device: str, *, measured: bool, streamed: bool) -> TrainingArguments:
-    """The configuration in transformers' words."""
+def arguments(
+    config: TrainConfig, logs: Path, device: str, *, measured: bool, streamed: bool, float16: bool
+) -> TrainingArguments:
+    """The configuration in transformers' words. `float16`: something that learns is kept in that type."""
     train = config.train
     precision = _precision(train.precision, device)
     every = config.dev.every_steps if measured else train.save_steps
@@ -227,7 +229,7 @@ def arguments(config: TrainConfig, logs: Path, device: str, *, measured: bool, s
         weight_decay=train.weight_decay,
         max_grad_norm=train.max_grad_norm,
         # in float16 the usual 1e-8 is zero, and a weight with a small gradient would become infinite
-        adam_epsilon=1e-4 if config.model.dtype == "float16" and not config.adapter else 1e-8,
+        adam_epsilon=1e-4 if float16 else 1e-8,
         optim=train.optimizer,
         fp16=precision == "float16",
         bf16=precision == "bfloat16",
