@@ -161,12 +161,19 @@ def test_the_other_settings_of_adapters_merge_alike(settings, tmp_path, override
     assert float((logits(whisper_at(tmp_path / "merged")) - theirs).abs().max()) < 1e-5
 
 
-def test_an_adapter_on_a_tied_embedding_leaves_the_head_as_it_was(settings, tmp_path):
-    """As it was trained; PEFT's merge would add it to the head too."""
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["adapter.modules=[embed_tokens]", "adapter.roles=[embeddings]"],
+        ["adapter.save_modules=[embed_tokens]", "adapter.roles=[encoder]"],
+    ],
+    ids=["an embedding", "an embedding saved whole"],
+)
+def test_what_is_tied_and_learns_by_itself_is_merged_as_it_was_trained(settings, tmp_path, overrides):
+    """As PEFT's forward has it; its merge would add what the embedding has learnt to the head too."""
     from peft import PeftModel
 
-    on_embedding = ["adapter.modules=[embed_tokens]", "adapter.roles=[embeddings]"]
-    result = train(settings("adapter.rank=4", "train.learning_rate=3e-3", "adapter.merge=true", *on_embedding))
+    result = train(settings("adapter.rank=4", "train.learning_rate=3e-3", "adapter.merge=true", *overrides))
     theirs = logits(PeftModel.from_pretrained(whisper_at(BASE), tmp_path / "out"))
     recipe = {
         "merge_method": "linear",

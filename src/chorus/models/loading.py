@@ -139,7 +139,7 @@ def _refuse_random(origin: Origin, missing: Iterable[str], unexpected: Iterable[
     other = f"; it has {len(besides)} of other names, such as {shown(besides[0])}" if besides else ""
     raise CheckpointError(
         f"{origin}: {len(lacking)} tensors of the model are not in its file, such as {lacking[0]}{other}",
-        "they would begin at random; chorus plan tells of a directory what its names are",
+        "they would be random: save the whole model, without what wrapped it; or write it anew by a merge of it alone",
     )
 
 

@@ -301,22 +301,24 @@ def learns_in_float16(model: torch.nn.Module) -> bool:
 
 
 def merged_model(wrapped: PeftModel) -> PreTrainedModel:
-    """The base with the adapter in its weights, as it was trained: what was tied and changed alone is untied.
+    """The base with the adapter in its weights, as it was trained: a head and an embedding that no longer agree untied.
 
-    PEFT adds an embedding's adapter to the head that the base ties to it too, which in training had none.
+    PEFT adds what either has learnt to the tensor that the base ties them by, and so to both.
     """
     import torch
 
     base = wrapped.get_base_model()
     head, embedding = base.get_output_embeddings(), base.get_input_embeddings()
-    if head is not None and embedding is not None and _adapted(head) != _adapted(embedding):
+    configs = (base.config, base.config.get_text_config())
+    tied = any(getattr(config, "tie_word_embeddings", False) for config in configs)
+    if tied and head is not None and embedding is not None and (_adapted(head) or _adapted(embedding)):
         own = getattr(head, "base_layer", head)
         if own.weight is getattr(embedding, "base_layer", embedding).weight:
             own.weight = torch.nn.Parameter(own.weight.detach().clone(), requires_grad=False)
-            for config in (base.config, base.config.get_text_config()):
-                config.tie_word_embeddings = False
+        for config in configs:
+            config.tie_word_embeddings = False
     return wrapped.merge_and_unload()
 
 
 def _adapted(module: torch.nn.Module) -> bool:
-    return hasattr(module, "lora_embedding_A") or hasattr(module, "lora_A")
+    return any(hasattr(module, name) for name in ("lora_A", "lora_embedding_A", "modules_to_save"))

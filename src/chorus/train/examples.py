@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import torch
@@ -54,7 +55,7 @@ class TrainingSet(torch.utils.data.Dataset[Example]):
 
     def __getitem__(self, draw: Draw) -> Example:
         epoch, index = draw
-        for place in (*range(index, len(self)), *range(index)):
+        for place in chain(range(index, len(self)), range(index)):
             rng = stream(self.seed, epoch, index)
             try:
                 example = self.backbone.example(self.utterances[place], rng, self.augment)
