@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from chorus.architectures.roles import Role
+from chorus.errors import RecipeError
 from chorus.merge.method import METHODS
-from chorus.merge.recipes.expressions import takes_long
 from chorus.merge.recipes.parameters import (
     MISSING,
     Site,
@@ -17,6 +20,7 @@ from chorus.merge.recipes.parameters import (
     check_setting,
     convert,
     gradient_position,
+    matches_role,
     resolve,
 )
 
@@ -81,7 +85,7 @@ def test_a_gradient_stays_between_its_values(values, t):
         ([{"role": {"component": "encodr"}, "value": 1}], 'unknown component "encodr"; did you mean "encoder"?'),
         ([{"role": {"layer": [0, 1]}, "value": 1}], 'unknown key; did you mean "layers"?'),
         ([{"role": {"layers": [0]}, "value": 1}], "[first, after the last)"),
-        ([{"role": {"name": "("}, "value": 1}], "not a regular expression"),
+        ([{"role": {"name": "("}, "value": 1}], "a bracket that is not closed"),
         ([{"role": {}, "value": 1}], "a role is a map"),
         ([{"role": {"kind": "norm"}, "filter": "x", "value": 1}], "either filter or role"),
     ],
@@ -114,18 +118,38 @@ def test_what_is_no_share_is_refused_shortly(value):
     assert "\x1b" not in str(caught.value)
 
 
-@pytest.mark.parametrize("pattern", ["(.*)*x", "(a+)+$", "((a)+b)*", "(?:a|b*){3,}", "x" * 2000, ".*.*.*.*.*.*x"])
-def test_an_expression_that_could_take_for_ever_is_refused(pattern):
-    assert takes_long(pattern)
-    assert "could take for ever" in check_selector({"name": pattern}, "exclude[0]")[0]
+@pytest.mark.parametrize(
+    "pattern",
+    ["(.*)*x", "(a+)+$", "((a)+b)*", "(?:a|b*){3,}x", ".*.*.*.*.*.*x", "(a|a)*x", "(a|aa)*x", "((.*)(.*)(.*))*[^a]x"],
+)
+def test_an_expression_is_never_matched_for_long(pattern):
+    assert check_selector({"name": pattern}, "exclude[0]") == []
+    site = Site("a" * 60 + "-", Q)
+    started = time.process_time()
+    try:
+        assert not matches_role({"name": pattern}, site) or pattern == "((a)+b)*"  # which matches nothing, anywhere
+    except RecipeError as error:
+        assert "takes too long to match" in str(error)  # noqa: PT017
+    assert time.process_time() - started < 2  # `re` would not end
 
 
 @pytest.mark.parametrize(
-    "pattern", ["q_proj", r"layers\.\d+\.(mlp|self_attn)\..*weight$", "(a|b)+", r"[*+]{2}(x[)])*", "(?i)Q"]
+    ("pattern", "told"), [("x" * 2000, "2,000 characters"), (r"(a)\1", r"uses \\1"), ("a**", "repeats a")]
 )
-def test_an_expression_that_is_soon_done_is_taken(pattern):
-    assert not takes_long(pattern)
+def test_what_is_no_expression_is_told_before_it_is_matched(pattern, told):
+    (problem,) = check_selector({"name": pattern}, "exclude[0]")
+    assert re.search(rf"^exclude\[0\]\.name: .*{told}", problem)
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    ["q_proj", r"layers\.\d+\.(mlp|self_attn)\..*weight$", "(a|b)+", r"[*+]{2}(x[)])*", "(?i)Q", "^model", "k_proj$"],
+)
+def test_an_expression_finds_what_a_search_finds(pattern):
     assert check_selector({"name": pattern}, "exclude[0]") == []
+    names = ("model.layers.10.self_attn.q_proj.weight", "model.layers.3.mlp.down.bias", "lm_head", "k_proj", "a*+x)")
+    for name in names:
+        assert matches_role({"name": pattern}, Site(name, Q)) == bool(re.search(pattern, name))
 
 
 def test_unknown_and_misplaced_parameters_are_refused():

@@ -1,15 +1,16 @@
-"""The patterns of an adapter's config (`rank_pattern`, `alpha_pattern`): PEFT's matches, but never for long.
+"""Regular expressions from files (an adapter's `rank_pattern`, a recipe's roles): `re`'s answers, never for long.
 
-PEFT hands them to `re`, which a pattern from somebody's file can keep busy for ever: `(.*)*x`. Here a pattern is a map
-from the places in a name where it may begin to those where it may end, taken for all places at once; what that needs
-is bounded by the name's length. Look-behinds, back references and flags have no such form and are refused.
+`re` itself a pattern can keep busy for ever: `(.*)*x`, `(a|a)*x`. Here a pattern is a map from the places in a name
+where it may begin to those where it may end, taken for all places at once; what that needs is bounded by the name's
+length. Look-behinds, back references and names of groups have no such form and are refused; of the flags `(?i)` alone
+is read, where a search begins with it.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from functools import cache
+from functools import cache, lru_cache
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -17,6 +18,7 @@ Places = frozenset[int]
 Part = Callable[[str, Places], Places]
 
 MAX_LENGTH, MAX_DEPTH, MAX_PATTERNS, MAX_WORK = 1_000, 20, 20_000, 200_000
+NO_FLAGS = re.RegexFlag(0)
 PLAIN = re.compile(r"[\w\-.]*")  # the names of modules, as most patterns are: of these `re` makes short work
 QUANTIFIER = re.compile(r"\*|\+|\?|\{(\d*)(,?)(\d*)\}")
 CLASS = re.compile(r"\[\^?\]?(?:[^\]\\]|\\.)*\]")
@@ -50,13 +52,13 @@ def matcher(pattern: str) -> Callable[[str], bool]:
     >>> matcher("layers.[01].*_proj")("model.layers.1.q_proj"), matcher("(.*)*x")("a" * 99)
     (True, False)
     """
-    if len(pattern) > MAX_LENGTH:
-        raise ValueError(f"a pattern of {len(pattern):,} characters; at most {MAX_LENGTH:,} are read")
+    _refuse_long(pattern)
     if PLAIN.fullmatch(pattern):
         plain = re.compile(rf"(.*\.)?({pattern})$")
         return lambda name: plain.match(name) is not None
     part = _part(pattern)
 
+    # PEFT's `(.*\.)?` before it: it may begin where the name does, and behind every dot
     def matches(name: str) -> bool:
         begins = {i + 1 for i, letter in enumerate(name) if letter == "."}
         return len(name) in part(name, frozenset({0, *begins}))
@@ -64,8 +66,36 @@ def matcher(pattern: str) -> Callable[[str], bool]:
     return matches
 
 
-def _part(pattern: str) -> Part:
-    parser = _Parser(pattern)
+# a plan asks for one name as often as a recipe has models and settings
+@lru_cache(maxsize=1 << 16)
+def found_in(pattern: str, name: str) -> bool:
+    r"""Whether a pattern is found anywhere in a name, as by `re.search`.
+
+    `ValueError` where it is none that is read here, or takes too long.
+
+    >>> found_in(r"layers\.\d+\.mlp", "model.layers.10.mlp.weight"), found_in("(a|a)*x", "a" * 99)
+    (True, False)
+    """
+    return bool(_search(pattern)(name))
+
+
+@lru_cache(maxsize=256)
+def _search(pattern: str) -> Callable[[str], object]:
+    _refuse_long(pattern)
+    if PLAIN.fullmatch(pattern):
+        return re.compile(pattern).search
+    text = pattern.removeprefix("(?i)")
+    part = _part(text, re.IGNORECASE if text != pattern else NO_FLAGS)
+    return lambda name: part(name, frozenset(range(len(name) + 1)))
+
+
+def _refuse_long(pattern: str) -> None:
+    if len(pattern) > MAX_LENGTH:
+        raise ValueError(f"a pattern of {len(pattern):,} characters; at most {MAX_LENGTH:,} are read")
+
+
+def _part(pattern: str, flags: re.RegexFlag = NO_FLAGS) -> Part:
+    parser = _Parser(pattern, flags)
     try:
         part = parser.parsed()
     except ValueError as error:
@@ -81,8 +111,8 @@ def _part(pattern: str) -> Part:
 class _Parser:
     """Recursive descent over one pattern; each method takes what it names off the rest of the text."""
 
-    def __init__(self, text: str) -> None:
-        self.text, self.at, self.work = text, 0, 0
+    def __init__(self, text: str, flags: re.RegexFlag) -> None:
+        self.text, self.flags, self.at, self.work = text, flags, 0, 0
 
     def parsed(self) -> Part:
         part = self._alternatives(0)
@@ -148,7 +178,7 @@ class _Parser:
                 raise ValueError(f"uses \\{escaped}, which is not matched here")
         else:
             self.at += 1
-        return _one_character(self.text[start : self.at])
+        return _one_character(_single(self.text[start : self.at], self.flags))
 
     def _repeated(self, part: Part) -> Part:
         """The part as often as a quantifier behind it says; greedy or not, the places are the same."""
@@ -206,13 +236,12 @@ def _looking(inner: Part, *, wanted: bool) -> Part:
 
 
 @cache
-def _single(token: str) -> re.Pattern[str]:
+def _single(token: str, flags: re.RegexFlag) -> re.Pattern[str]:
     try:
-        return re.compile(token if token[0] in "[\\." else re.escape(token))
+        return re.compile(token if token[0] in "[\\." else re.escape(token), flags)
     except re.error as error:
         raise ValueError(f"is not a regular expression ({error})") from None
 
 
-def _one_character(token: str) -> Part:
-    test = _single(token)
+def _one_character(test: re.Pattern[str]) -> Part:
     return lambda name, places: frozenset(p + 1 for p in places if p < len(name) and test.fullmatch(name, p, p + 1))
