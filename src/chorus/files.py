@@ -22,6 +22,7 @@ from chorus.plain import JsonObject
 
 # Bytes. Real ones: configs below 100 kB; indices of the largest models 10 MB; tokenizers 35 MB.
 MAX_CONFIG, MAX_INDEX, MAX_TOKENIZER, MAX_RECIPE, MAX_FRONT = 10_000_000, 50_000_000, 200_000_000, 5_000_000, 1_000_000
+LFS = b"version https://git-lfs.github.com/spec"  # how a pointer begins that Git LFS leaves in a file's place
 MAX_LINE = 1_000_000  # of a manifest or of rows, in bytes
 MAX_DEPTH = 100  # of maps and lists within each other, in JSON
 SHOWN = 200  # characters of a name or value in a message
@@ -101,6 +102,15 @@ def opened(path: Path, *, raises: Refusal = CheckpointError, what: str = "file")
         return path.open("rb")
     except OSError as error:
         raise raises(f"{shown(path)}: cannot be read ({error.strerror})", f"check the path of the {what}") from None
+
+
+def refuse_pointer(head: bytes, where: Path | str, *, raises: Refusal = CheckpointError) -> None:
+    """Refuse a file that begins so where that is a Git LFS pointer."""
+    if head.startswith(LFS):
+        raise raises(
+            f"{where}: a Git LFS pointer, which stands for a file that was not fetched",
+            "fetch it with `git lfs pull`, or download the model with `hf download`",
+        )
 
 
 def read_bytes(path: Path, limit: int, *, raises: Refusal = CheckpointError, what: str = "file") -> bytes:

@@ -213,7 +213,7 @@ def _open_headers(reference: Reference, options: OpenOptions) -> Model:
 
 
 def _remote_header(reference: Reference, name: str) -> Header:
-    """Read a safetensors header by HTTP range: eight bytes and the length that they give."""
+    """Read a safetensors header by HTTP range: its beginning, and the length that this gives."""
     url = hf_hub_url(reference.path, name, revision=reference.revision)
     metadata = get_hf_file_metadata(url)
     location, headers = metadata.location, build_hf_headers()

@@ -11,9 +11,8 @@ from chorus.checkpoints.kinds import refuse_other_kinds
 from chorus.checkpoints.lazy_tensor import Checkpoint, MemoryTensor
 from chorus.checkpoints.model import Model, OpenOptions
 from chorus.checkpoints.weights import WeightFiles, refuse_pickle
-from chorus.checkpoints.whereabouts import LFS
 from chorus.errors import CheckpointError
-from chorus.files import opened, printable, regular, shown
+from chorus.files import LFS, opened, printable, refuse_pointer, shown
 from chorus.lazy import lazy
 from chorus.plain import JsonObject
 
@@ -26,13 +25,8 @@ else:
 def load_pickle(path: Path, allow_pickle: bool) -> object:
     """Unpickle tensors and plain containers, nothing that could run code; only with `--allow-pickle`."""
     refuse_pickle(path, allow_pickle)
-    regular(path, what="checkpoint")
-    with opened(path) as file:
-        if file.read(len(LFS)) == LFS:
-            raise CheckpointError(
-                f"{path}: a Git LFS pointer, which stands for a file that was not fetched",
-                "fetch it with `git lfs pull`, or download the model with `hf download`",
-            )
+    with opened(path, what="checkpoint") as file:
+        refuse_pointer(file.read(len(LFS)), path)
     try:
         # weights_only is torch's default only since 2.6; mmap refuses files from before torch 1.6 (no zip archive)
         return torch.load(path, map_location="cpu", weights_only=True, mmap=True)

@@ -18,9 +18,8 @@ from typing import Any, BinaryIO, NoReturn
 
 from chorus.checkpoints.dtypes import BY_CODE, QUANTISED, itemsize
 from chorus.checkpoints.kinds import UNQUANTISED
-from chorus.checkpoints.whereabouts import LFS
 from chorus.errors import CheckpointError
-from chorus.files import opened, printable, shown
+from chorus.files import LFS, opened, printable, refuse_pointer, shown
 from chorus.plain import JsonObject
 
 MAX_HEADER_BYTES = 100_000_000  # the limit of the reference implementation
@@ -74,12 +73,9 @@ def parse_header(read: Callable[[int, int], bytes], file_size: int, where: str) 
 
     if file_size < 8:
         fail(f"the file has {file_size} bytes, too few for a safetensors header")
-    if read(0, min(len(LFS), file_size)) == LFS:
-        raise CheckpointError(
-            f"{where}: a Git LFS pointer, which stands for a file that was not fetched",
-            "fetch it with `git lfs pull`, or download the model with `hf download`",
-        )
-    length = int.from_bytes(read(0, 8), "little")
+    head = read(0, min(len(LFS), file_size))  # at once: on the hub every read is a request
+    refuse_pointer(head, where)
+    length = int.from_bytes(head[:8], "little")
     # before it is read: eight bytes of garbage would ask for exabytes of memory
     if length > MAX_HEADER_BYTES:
         fail(f"the header says it has {length:,} bytes; the limit is {MAX_HEADER_BYTES:,}")

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ADAPTER = "adapter_config.json"
-LFS = b"version https://git-lfs.github.com/spec"  # how a pointer begins that Git LFS leaves in a file's place
 # files that hold a model in another form -> what to do with them
 OTHERS = {
     ".gguf": "GGUF is made from a model: name that model",
