@@ -93,6 +93,17 @@ def install_hint(extra: str) -> str:
     return f'pip install "chorus-merge[{extra}]"'
 
 
+def some(names: Iterable[str], most: int = 3) -> str:
+    """The first of several names, each once, and how many more there are.
+
+    >>> some(["a", "b", "b", "c", "d"])
+    'a, b, c and 1 more'
+    """
+    every = list(dict.fromkeys(names))
+    more = f" and {len(every) - most:,} more" if len(every) > most else ""
+    return ", ".join(every[:most]) + more
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """The known name that looks most like `name`, as a phrase to end a message with.
 

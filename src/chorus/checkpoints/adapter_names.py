@@ -1,10 +1,12 @@
-"""The names in adapters' files: whatever wrapped the model when it was saved, the module and what a tensor is to it."""
+"""The names in files of adapters: whatever wrapped the model when it was saved, the module, what a tensor is to it."""
 
 from __future__ import annotations
 
 import re
 
-WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")  # torch.compile, FSDP, checkpointing
+# modules that wrap others while a model is trained, wherever they stand: torch.compile, FSDP, checkpointing, Fairscale,
+# Lightning
+WRAPPERS = re.compile(r"\b(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|_fpw_module|_forward_module)\.")
 SLOTS = {
     ("lora_A", "weight"): "a",
     ("lora_B", "weight"): "b",
@@ -26,14 +28,22 @@ IN_TRAINING = (".lora_monteclora_sampler.", ".lora_velora_", ".ranknum")
 ORIGINAL = ".original_module."  # the base's own values, which a wrapper keeps beside those it saves
 
 
+def unwrapped(name: str) -> str:
+    """A name without the modules that wrap others while a model is trained.
+
+    >>> unwrapped("_orig_mod.encoder.layers.0._checkpoint_wrapped_module.fc1.weight")
+    'encoder.layers.0.fc1.weight'
+    """
+    return WRAPPERS.sub("", name)
+
+
 def bare_name(name: str) -> str:
     """A tensor's name as the base has it, or would have it, without what wrapped the model.
 
     >>> bare_name("base_model.model._orig_mod.score.modules_to_save.default.weight")
     'score.weight'
     """
-    bare = ".".join(part for part in name.split(".") if part not in WRAPPERS)
-    bare = bare.removeprefix("module.").removeprefix("base_model.model.").removeprefix("module.")
+    bare = unwrapped(name).removeprefix("module.").removeprefix("base_model.model.").removeprefix("module.")
     for wrapped in (".base_layer.", ".modules_to_save.default.", ".modules_to_save."):
         bare = bare.replace(wrapped, ".")
     return bare

@@ -8,12 +8,12 @@ from dataclasses import replace
 
 from chorus.architectures.layouts import inventory_of
 from chorus.checkpoints.adapted import AdaptedTensor, Factors, ShiftedTensor
-from chorus.checkpoints.adapter import LoraAdapter
+from chorus.checkpoints.adapter import AGAIN, LoraAdapter
 from chorus.checkpoints.adapter_names import canonical
 from chorus.checkpoints.lazy_tensor import Checkpoint, LazyTensor
 from chorus.checkpoints.model import Model
 from chorus.checkpoints.ties import tied_again, untied_for
-from chorus.errors import CheckpointError
+from chorus.errors import CheckpointError, some
 
 # GPT-2 and its like store linear maps [in, out], in modules of these names
 CONV1D_MODELS = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer", "clvp")
@@ -155,7 +155,7 @@ class _Placing:
         if numbers[0] != numbers[1]:
             raise CheckpointError(
                 f"{self.where}: {name} holds {tensor.dtype}, the base {old.dtype}",
-                "save the adapter again",
+                AGAIN,
             )
 
     def _other_base(self, name: str, have: tuple[int, ...], want: tuple[int, ...]) -> CheckpointError:
@@ -175,10 +175,8 @@ class _Placing:
     def _refuse_homeless(self) -> None:
         # never left out with a warning: a model with half of an adapter on it looks like any other
         if self.homeless:
-            shown = ", ".join(self.homeless[:5])
-            shown += f" and {len(self.homeless) - 5} more" if len(self.homeless) > 5 else ""
             raise CheckpointError(
-                f"{self.where}: {len(self.homeless)} tensors have no place in the base: {shown}",
+                f"{self.where}: {len(self.homeless)} tensors have no place in the base: {some(self.homeless, 5)}",
                 f"its config names the base {self._named()}, this is {self.base.label}",
             )
 
@@ -190,14 +188,14 @@ class _Placing:
             if named and not replaced.intersection(named):
                 raise CheckpointError(
                     f"{self.where}: no tensor of {entry}, which modules_to_save names",
-                    "save the adapter again",
+                    AGAIN,
                 )
             halves = {m for n in named if n in replaced for m in _modules(n) if m.endswith(entry)}
             for name in named:
                 if name not in replaced and any(m in halves for m in _modules(name)):
                     raise CheckpointError(
                         f"{self.where}: {name} is missing, though modules_to_save names {entry}",
-                        "save the adapter again",
+                        AGAIN,
                     )
 
 

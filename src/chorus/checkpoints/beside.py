@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 
 from chorus.checkpoints.model import PROCESSOR_FILES, TOKENIZER_FILES, Model
 from chorus.checkpoints.weights import Files, OnDisk
+from chorus.errors import some
 from chorus.plain import JsonMap
 
 WEIGHTS, TRAINING, EXPORTS, OTHER = "weights", "of a training", "other forms of the model", "no part of the model"
@@ -50,6 +51,7 @@ FOLDERS = {
 MADE = ("config.json", "generation_config.json", "chorus.json", "curve.png", "readme*", "model.safetensors.index.json")
 HIDDEN = (".*", "__pycache__", "*.pyc", "*.tmp", "*.lock", "*~", "thumbs.db")
 PICKLED, LARGE = (".pt", ".bin", ".pkl", ".npz"), 100_000_000  # bytes
+SHOWN = 6  # names of a kind that is left
 MOST = 1000  # files of a folder that is carried; more are a data set
 
 
@@ -203,12 +205,5 @@ def told(left: Mapping[str, Iterable[str]]) -> str:
     >>> told({"weights": ["model.bin"], "of a training": ["runs/", "optimizer.pt"]})
     'not carried: model.bin (weights); runs/, optimizer.pt (of a training)'
     """
-    parts = [f"{some(names)} ({kind})" for kind, names in left.items() if names]
+    parts = [f"{some(names, SHOWN)} ({kind})" for kind, names in left.items() if names]
     return f"not carried: {'; '.join(parts)}" if parts else ""
-
-
-def some(names: Iterable[str], most: int = 6) -> str:
-    """The first names, and how many more there are."""
-    every = list(dict.fromkeys(names))
-    more = f" and {len(every) - most} more" if len(every) > most else ""
-    return ", ".join(every[:most]) + more

@@ -4,21 +4,17 @@ told.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 from chorus.architectures.classes import FSDP, UnknownClassError, architecture
 from chorus.architectures.inventory import UNMERGED, Inventory, Review
 from chorus.architectures.layouts import inventory_of, other_class
+from chorus.checkpoints.adapter_names import unwrapped
 from chorus.checkpoints.lazy_tensor import Checkpoint, LazyTensor
 from chorus.checkpoints.model import Model
-from chorus.errors import CheckpointError
+from chorus.errors import CheckpointError, some
 from chorus.plain import JsonObject
-
-# modules that wrap others while a model is trained, wherever they stand in a name
-WRAPPING = re.compile(r"\b(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|_fpw_module|_forward_module)\.")
-SHOWN = 3
 
 
 def named(model: Model) -> Model:
@@ -60,7 +56,7 @@ def named(model: Model) -> Model:
 
 def _unwrapped(model: Model, inventory: Inventory) -> dict[str, LazyTensor]:
     """The tensors without what wrapped their modules: known words anywhere, and what all names begin with."""
-    tensors = {WRAPPING.sub("", name): tensor for name, tensor in model.checkpoint.items()}
+    tensors = {unwrapped(name): tensor for name, tensor in model.checkpoint.items()}
     if len(tensors) < len(model.checkpoint):
         raise CheckpointError(f"{model.label}: holds tensors with and without _orig_mod. before them", "save it again")
 
@@ -139,9 +135,3 @@ def _with_class(config: JsonObject, inventory: Inventory) -> JsonObject:
         own = str(written[0]).removeprefix(FSDP)
         return config if own == written[0] else {**config, "architectures": [own]}
     return {**config, "architectures": [inventory.architecture]}
-
-
-def some(names: Sequence[str]) -> str:
-    """The first of several names, and how many more there are."""
-    shown = ", ".join(names[:SHOWN])
-    return shown + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")

@@ -11,8 +11,8 @@ from dataclasses import replace
 from chorus.architectures.layouts import inventory_of
 from chorus.checkpoints.lazy_tensor import Checkpoint
 from chorus.checkpoints.model import Model
-from chorus.checkpoints.names import some
 from chorus.checkpoints.regrouped import regroup
+from chorus.errors import some
 
 NUMBER = re.compile(r"\.(\d+)(?=\.)")
 

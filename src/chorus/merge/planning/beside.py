@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from chorus.checkpoints.beside import Beside, beside, is_processor, is_tokenizer, list_files, some
+from chorus.checkpoints.beside import Beside, beside, is_processor, is_tokenizer, list_files
 from chorus.checkpoints.model import Model
 from chorus.checkpoints.sidecar import VOCABULARIES, chat_template_of
-from chorus.errors import CheckpointError
+from chorus.errors import CheckpointError, some
 from chorus.files import MAX_TOKENIZER, present, read_json, regular
 from chorus.merge.planning.inputs import Inputs
 
@@ -106,7 +106,7 @@ def _others(inputs: Inputs, found: list[Beside], order: list[int], chosen: Besid
         chosen.carried |= {n: found[i].carried[n] for n in new}
         if new and i != inputs.donor:
             inputs.warnings.append(
-                f"from {inputs.models[i].label}, as {inputs.models[inputs.donor].label} has none: {some(new)}"
+                f"from {inputs.models[i].label}, as {inputs.models[inputs.donor].label} has none: {some(new, 6)}"
             )
 
 
@@ -118,10 +118,10 @@ def _code(inputs: Inputs, chosen: Beside) -> None:
             modules |= set(_named(read_json(chosen.carried[name])))
     there = sorted(name for name in modules if name in chosen.carried)
     if there:
-        inputs.warnings.append(f"the model brings code of its own, carried as it is and not run: {some(there)}")
+        inputs.warnings.append(f"the model brings code of its own, carried as it is and not run: {some(there, 6)}")
     missing = sorted(modules - set(there))
     if missing:
-        inputs.warnings.append(f"auto_map names {some(missing)}, which no model has: the result needs the code")
+        inputs.warnings.append(f"auto_map names {some(missing, 6)}, which no model has: the result needs the code")
 
 
 def _named(config: dict[str, object]) -> Iterator[str]:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from chorus.checkpoints.beside import some
 from chorus.checkpoints.model import Model
 from chorus.checkpoints.reference import parse_reference
 from chorus.checkpoints.vocabulary import vocabulary_of
-from chorus.errors import nearest
+from chorus.errors import nearest, some
 from chorus.files import present, read_json
 from chorus.merge.planning.inputs import Inputs
 from chorus.models.registry import kind_of

@@ -18,7 +18,7 @@ from chorus.checkpoints.open import open_model
 from chorus.checkpoints.reference import Reference, labelled, parse_reference
 from chorus.checkpoints.safetensors_header import read_header
 from chorus.checkpoints.spelling import completed, respelled
-from chorus.errors import CheckpointError, ChorusError, nearest
+from chorus.errors import CheckpointError, ChorusError, nearest, some
 from chorus.files import expanded
 from chorus.merge.method import Method
 from chorus.merge.options import Options
@@ -229,9 +229,9 @@ def _check_names(inputs: Inputs, donor: Model, layout: Layout, model: Model, oth
     for names, verb in ((mine - theirs, "lacks"), (theirs - mine, "has besides")):
         if names:
             inputs.problems.append(
-                f"{model.label} {verb} {len(names)} tensors of {donor.label}'s: {_some(names)}"
+                f"{model.label} {verb} {len(names)} tensors of {donor.label}'s: {some(sorted(names))}"
                 if verb == "lacks"
-                else f"{model.label} has {len(names)} tensors that {donor.label} lacks: {_some(names)}"
+                else f"{model.label} has {len(names)} tensors that {donor.label} lacks: {some(sorted(names))}"
             )
 
 
@@ -297,8 +297,3 @@ def _check_front_end(inputs: Inputs, donor: Model, model: Model) -> None:
     different = [k for k in FRONT_END if k in mine and k in theirs and mine[k] != theirs[k]]
     if different:
         inputs.problems.append(f"{model.label} and {donor.label} differ in their features: {', '.join(different)}")
-
-
-def _some(names: set[str]) -> str:
-    shown = sorted(names)[:3]
-    return ", ".join(shown) + (", ..." if len(names) > 3 else "")

@@ -8,7 +8,7 @@ from chorus.architectures.layouts import inventory_of
 from chorus.checkpoints.adapted import same_tensor
 from chorus.checkpoints.dtypes import FLOATS
 from chorus.checkpoints.model import Model
-from chorus.checkpoints.names import some
+from chorus.errors import some
 from chorus.merge.arithmetic.tensor_plan import TensorPlan
 from chorus.plain import JsonMap
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from chorus.checkpoints.beside import some
 from chorus.checkpoints.vocabulary import Misfits, Vocabulary, difference, same_files, shown_ids, vocabulary_of
+from chorus.errors import some
 from chorus.merge.arithmetic.tensor_plan import TensorPlan
 from chorus.merge.planning.beside import has_vocabulary
 from chorus.merge.planning.inputs import Inputs, vocabulary_sizes
