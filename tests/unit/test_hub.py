@@ -319,6 +319,31 @@ def test_the_whole_file_goes_before_an_index_on_the_hub_too(hub, options):
         assert "model.safetensors is read, as transformers does" in warning
 
 
+@pytest.mark.parametrize("weights", [False, True])
+@pytest.mark.parametrize(
+    ("second", "told", "message"),
+    [
+        ({"a.weight": torch.zeros(2)}, ["a.weight"], "a.weight stands in two files"),
+        ({"b.weight": torch.zeros(2, dtype=torch.int8)}, ["a.weight", "b.weight"], "b.weight holds int8"),
+        ({"b.weight": torch.zeros(2)}, ["a.weight", "b.weight", "c.weight"], None),
+    ],
+)
+def test_a_plan_refuses_and_tells_what_a_merge_does(hub, options, weights, second, told, message):
+    from safetensors.torch import save
+
+    parts = {"m-1.safetensors": save({"a.weight": torch.ones(2)}), "m-2.safetensors": save(second)}
+    weight_map = {name: f"m-{1 + (name != 'a.weight')}.safetensors" for name in told} | {"of m-2": "m-2.safetensors"}
+    index = json.dumps({"weight_map": weight_map}).encode()
+    hub.files["org/odd"] = {**parts, "config.json": b'{"model_type": "any"}', "model.safetensors.index.json": index}
+    asked = OpenOptions(cache_dir=options.cache_dir, weights=weights)
+    if message:
+        with pytest.raises(CheckpointError, match=message):
+            open_model(parse_reference("org/odd"), asked)
+    else:
+        (warning,) = open_model(parse_reference("org/odd"), asked).warnings
+        assert "2 tensors are in none of its shards (c.weight, ...)" in warning
+
+
 def test_pickles_are_downloaded_on_request_alone(hub, options):
     files = hub.files["org/tuned"]
     weights = files.pop("model.safetensors")

@@ -72,7 +72,7 @@ def _weights_of(directory: Path) -> Path:
 
 
 def _tensors(file: Path, where: str, *, allow_pickle: bool) -> Mapping[str, LazyTensor]:
-    if file.name == PICKLED:
+    if file.name == PICKLED:  # refused without `allow_pickle`, and loaded with weights_only
         return open_pickled_tensors(file, allow_pickle=allow_pickle)
     header, mapped = read_header(file), MappedFile(file)
     return {entry.name: FileTensor(entry, mapped) for entry in header.entries.values()}

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 from chorus.checkpoints.kinds import refuse_other_kinds, refuse_quantised
 from chorus.checkpoints.lazy_tensor import Checkpoint, FileTensor, LazyTensor, MappedFile
 from chorus.checkpoints.model import Model
-from chorus.checkpoints.safetensors_header import Header, read_header
-from chorus.checkpoints.weights import OnDisk, WeightFiles, weight_files
+from chorus.checkpoints.safetensors_header import Entry, Header, read_header
+from chorus.checkpoints.weights import Files, OnDisk, WeightFiles, weight_files
 from chorus.checkpoints.whereabouts import remedy_in
 from chorus.errors import CheckpointError
-from chorus.files import MAX_INDEX, present, read_json
+from chorus.files import present, read_json
+
+T = TypeVar("T", bound=LazyTensor)
 
 
 def open_directory(directory: Path, label: str, *, allow_pickle: bool = False) -> Model:
@@ -22,43 +26,51 @@ def open_directory(directory: Path, label: str, *, allow_pickle: bool = False) -
         raise CheckpointError(f"{directory}: not a model (no config.json)", remedy)
     config = read_json(config_path)
     refuse_quantised(config, label)
-    chosen = weight_files(OnDisk(directory), config, str(directory))
+    files = OnDisk(directory)
+    chosen = weight_files(files, config, str(directory))
     if chosen.pickled:
         from chorus.checkpoints.pickled import open_pickles  # torch is imported only for these
 
+        # refused without `allow_pickle`, and loaded with weights_only
         return open_pickles(directory, chosen, config, label, allow_pickle)
-    headers = {name: read_header(directory / name) for name in chosen.names}
+    paths = {name: directory / name for name in chosen.names}
+    headers = {name: read_header(path) for name, path in paths.items()}
+    mapped = {name: MappedFile(path) for name, path in paths.items()}
     return Model(
         label,
-        checkpoint_of(directory, headers, label),
+        tensors_of(headers, lambda entry, name: FileTensor(entry, mapped[name]), label),
         config,
         directory,
         files=headers,
-        paths={name: directory / name for name in chosen.names},
-        warnings=[*chosen.warnings, *_unkept(directory, chosen, headers)],
+        paths=paths,
+        warnings=[*chosen.warnings, *unkept(files, chosen, headers, str(directory))],
     )
 
 
-def checkpoint_of(directory: Path, headers: dict[str, Header], label: str) -> Checkpoint:
-    """The mapping over all tensors of these files; a name in two files is an error."""
-    tensors: dict[str, LazyTensor] = {}
-    for name, header in headers.items():
-        file = MappedFile(directory / name)
-        for entry in header.entries.values():
-            if entry.name in tensors:
-                raise CheckpointError(f"{directory}: tensor {entry.name} stands in two files", "save the model again")
-            # before the tensor is taken: an int8 matrix without its scales would be merged as if it were weights
-            refuse_other_kinds(entry.name, entry.dtype, entry.shape, label)
-            tensors[entry.name] = FileTensor(entry, file)
-    return Checkpoint(tensors, label)
+def tensors_of(headers: Mapping[str, Header], tensor: Callable[[Entry, str], LazyTensor], label: str) -> Checkpoint:
+    """The mapping over all tensors of these files, each made of its entry and its file's name."""
+    entries = ((entry, name) for name, header in headers.items() for entry in header.entries.values())
+    return Checkpoint(each_once((tensor(entry, name) for entry, name in entries), label), label)
 
 
-def _unkept(directory: Path, chosen: WeightFiles, headers: dict[str, Header]) -> list[str]:
+def each_once(tensors: Iterable[T], label: str) -> dict[str, T]:
+    """Tensors of several files by name; a name in two of them is an error, and so is what no weight is made of."""
+    found: dict[str, T] = {}
+    for tensor in tensors:
+        if tensor.name in found:
+            raise CheckpointError(f"{label}: tensor {tensor.name} stands in two files", "save the model again")
+        # before the tensor is taken: an int8 matrix without its scales would be merged as if it were weights
+        refuse_other_kinds(tensor.name, tensor.dtype, tensor.shape, label)
+        found[tensor.name] = tensor
+    return found
+
+
+def unkept(files: Files, chosen: WeightFiles, headers: Mapping[str, Header], where: str) -> list[str]:
     """A warning where an index promises tensors that no shard holds: transformers draws such weights at random."""
     if not chosen.index:
         return []
-    promised = read_json(directory / chosen.index, limit=MAX_INDEX)["weight_map"]
+    promised = files.json(chosen.index)["weight_map"]
     absent = set(promised).difference(*(header.entries for header in headers.values()))
     if not absent:
         return []
-    return [f"{directory / chosen.index}: {len(absent)} tensors are in none of its shards ({min(absent)}, ...)"]
+    return [f"{where}/{chosen.index}: {len(absent)} tensors are in none of its shards ({min(absent)}, ...)"]

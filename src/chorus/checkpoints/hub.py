@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Collection, Iterable
+import glob
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -22,9 +23,9 @@ from huggingface_hub.utils._headers import build_hf_headers
 from huggingface_hub.utils._http import get_session
 
 from chorus.checkpoints.beside import Beside, sort_out
-from chorus.checkpoints.directory import open_directory
+from chorus.checkpoints.directory import open_directory, tensors_of, unkept
 from chorus.checkpoints.kinds import refuse_quantised
-from chorus.checkpoints.lazy_tensor import Checkpoint, HeaderTensor, LazyTensor
+from chorus.checkpoints.lazy_tensor import HeaderTensor
 from chorus.checkpoints.model import Model, OpenOptions
 from chorus.checkpoints.reference import Reference
 from chorus.checkpoints.safetensors_header import Header, parse_header
@@ -102,16 +103,28 @@ def _download_model(reference: Reference, options: OpenOptions) -> tuple[Path, s
 
     Many repositories hold each weight three times and more: in float32, for other frameworks, as pickles.
     """
-    try:
+    with _explained(reference):
         files = _listed(reference, options)
-    except Exception as error:  # the hub library raises many kinds; `explain` sorts them
-        raise explain(reference, error) from error
     if files is None:
         return download(reference, replace(options, offline=True), ["config.json"])
     chosen = _choose(files)
-    if chosen.weights.pickled:
+    if chosen.weights.pickled:  # on request alone, and loaded with weights_only
         refuse_pickle(f"{reference}/{chosen.weights.names[0]}", options.allow_pickle)
-    return download(reference, options, _exactly([*chosen.weights.all_names, *chosen.beside.carried, *READ]))
+    # the hub library takes shell patterns, and a name may look like one
+    names = map(glob.escape, [*chosen.weights.all_names, *chosen.beside.carried, *READ])
+    return download(reference, options, list(names))
+
+
+@contextmanager
+def _explained(reference: Reference) -> Iterator[None]:
+    """What is done with the hub's library, its failures in the user's words."""
+    try:
+        yield
+    except CheckpointError:
+        raise
+    # its own errors, those of the HTTP library below it, and the system's: `explain` sorts them
+    except Exception as error:
+        raise explain(reference, error) from error
 
 
 def _listed(reference: Reference, options: OpenOptions) -> OnHub | None:
@@ -123,45 +136,34 @@ def _listed(reference: Reference, options: OpenOptions) -> OnHub | None:
         listing = {entry.path: entry.size for entry in tree if isinstance(entry, RepoFile)}
     except HfHubHTTPError:
         raise  # it answers, and says no
-    except Exception:  # no connection, in the words of several libraries: what is in the cache may do
+    # no connection, in the words of several libraries: what is in the cache may do
+    except Exception:
         return None
     return OnHub(reference, options, listing)
 
 
 def _choose(files: OnHub) -> Picked:
     """What would be read of a repository; its config and index are fetched for it."""
-    try:
+    with _explained(files.reference):
         path = files.fetch("config.json")
         config = read_json(path)
         refuse_quantised(config, files.reference.name)  # before gigabytes of it are here
         weights = weight_files(files, config, str(files.reference))
         beside = sort_out(sorted(files.listing), files, path.parent, config)
-    except CheckpointError:
-        raise
-    except Exception as error:  # the hub library raises many kinds; `explain` sorts them
-        raise explain(files.reference, error) from error
     return Picked(config, path.parent, weights, beside)
-
-
-def _exactly(names: Iterable[str]) -> list[str]:
-    """Patterns that match these names alone: the hub library takes shell patterns, and a name may look like one."""
-    return [re.sub(r"([*?[])", r"[\1]", name) for name in names]
 
 
 def download(reference: Reference, options: OpenOptions, patterns: list[str]) -> tuple[Path, str | None]:
     """Bring a repository's files of these patterns into the cache; returns its directory and commit."""
-    try:
-        directory = Path(
-            snapshot_download(
-                reference.path,
-                revision=reference.revision,
-                cache_dir=options.cache_dir,
-                allow_patterns=patterns,
-                local_files_only=options.offline or constants.HF_HUB_OFFLINE,
-            )
+    with _explained(reference):
+        found = snapshot_download(
+            reference.path,
+            revision=reference.revision,
+            cache_dir=options.cache_dir,
+            allow_patterns=patterns,
+            local_files_only=options.offline or constants.HF_HUB_OFFLINE,
         )
-    except Exception as error:  # the hub library raises many kinds; `explain` sorts them
-        raise explain(reference, error) from error
+    directory = Path(found)
     # a snapshot's folder is called after its commit, whatever branch or tag was asked for
     return directory, directory.name
 
@@ -184,32 +186,32 @@ def _cached(reference: Reference, options: OpenOptions) -> Model | None:
 
 
 def _open_headers(reference: Reference, options: OpenOptions) -> Model:
-    try:
+    with _explained(reference):
         files = _listed(reference, options)
-        if files is None:
-            directory, _ = download(reference, replace(options, offline=True), ["config.json"])
-            return open_directory(directory, reference.name, allow_pickle=options.allow_pickle)
-        chosen = _choose(files)
-        if chosen.weights.pickled:
-            raise CheckpointError(
-                f"{reference}: its weights are pickled ({chosen.weights.names[0]}), whose shapes no header tells",
-                "convert them to safetensors, or download the model and name its directory, with --allow-pickle",
-            )
+    if files is None:
+        directory, _ = download(reference, replace(options, offline=True), ["config.json"])
+        return open_directory(directory, reference.name, allow_pickle=options.allow_pickle)
+    chosen = _choose(files)
+    if chosen.weights.pickled:
+        raise CheckpointError(
+            f"{reference}: its weights are pickled ({chosen.weights.names[0]}), whose shapes no header tells",
+            "convert them to safetensors, or download the model and name its directory, with --allow-pickle",
+        )
+    with _explained(reference):
         headers = {name: _remote_header(reference, name) for name in chosen.weights.names}
-        beside = [name for name in chosen.beside.carried if "/" not in name and name.endswith(PLANNED)]
-        download(reference, options, _exactly([*beside, *READ]))
-    except CheckpointError:
-        raise
-    except Exception as error:  # the hub library raises many kinds; `explain` sorts them
-        raise explain(reference, error) from error
-    tensors: dict[str, LazyTensor] = {}
-    for name, header in headers.items():
-        for entry in header.entries.values():
-            tensors[entry.name] = HeaderTensor(entry, f"{reference}/{name}")
-    label, revision = reference.name, chosen.directory.name
-    model = Model(label, Checkpoint(tensors, label), chosen.config, chosen.directory, revision, headers)
-    model.beside, model.warnings = chosen.beside.carried, list(chosen.weights.warnings)
-    return model
+    beside = [name for name in chosen.beside.carried if "/" not in name and name.endswith(PLANNED)]
+    download(reference, options, [*map(glob.escape, beside), *READ])
+    label = reference.name
+    return Model(
+        label,
+        tensors_of(headers, lambda entry, name: HeaderTensor(entry, f"{reference}/{name}"), label),
+        chosen.config,
+        chosen.directory,
+        chosen.directory.name,
+        headers,
+        beside=chosen.beside.carried,
+        warnings=[*chosen.weights.warnings, *unkept(files, chosen.weights, headers, str(reference))],
+    )
 
 
 def _remote_header(reference: Reference, name: str) -> Header:

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from chorus.architectures.openai_whisper import transformers_config, transformers_name
+from chorus.checkpoints.directory import each_once
 from chorus.checkpoints.dtypes import DTYPES
-from chorus.checkpoints.kinds import refuse_other_kinds
 from chorus.checkpoints.lazy_tensor import Checkpoint, MemoryTensor
 from chorus.checkpoints.model import Model, OpenOptions
 from chorus.checkpoints.weights import WeightFiles, refuse_pickle
@@ -39,20 +39,16 @@ def load_pickle(path: Path, allow_pickle: bool) -> object:
 
 def open_pickles(directory: Path, chosen: WeightFiles, config: JsonObject, label: str, allow_pickle: bool) -> Model:
     """A model directory whose weights are `pytorch_model.bin`, whole or in shards."""
-    files = [directory / name for name in chosen.names]
-    tensors: dict[str, MemoryTensor] = {}
-    for file in files:
-        state = load_pickle(file, allow_pickle)
-        # PyTorch Lightning puts the weights one level down, beside the optimiser's
-        state = state.get("state_dict", state) if isinstance(state, dict) else state
-        for name, tensor in _tensors_of(state, file).items():
-            if name in tensors:
-                raise CheckpointError(f"{directory}: tensor {name} stands in two files", "save the model again")
-            refuse_other_kinds(name, tensor.dtype, tensor.shape, label)
-            tensors[name] = tensor
+    paths = {name: directory / name for name in chosen.names}
+    states = ((_weights_in(load_pickle(file, allow_pickle)), file) for file in paths.values())
+    tensors = each_once((t for state, file in states for t in _tensors_of(state, file).values()), label)
     _drop_shared(tensors, config)
-    paths = {f.name: f for f in files}
     return Model(label, Checkpoint(tensors, label), config, directory, paths=paths, warnings=list(chosen.warnings))
+
+
+def _weights_in(state: object) -> object:
+    # PyTorch Lightning puts the weights one level down, beside the optimiser's
+    return state.get("state_dict", state) if isinstance(state, dict) else state
 
 
 def open_pickled_tensors(path: Path, *, allow_pickle: bool) -> dict[str, MemoryTensor]:
