@@ -1,7 +1,8 @@
 """Lines appended to a file as work gets done, each with a digest, so that a later run may believe them.
 
 A kill tears the last line; a disk, an editor or another program may change any. A line counts only with the digest of
-what it says and of what the file is of: what does not count is done again.
+what it says and of what the file is of, and in the form that whoever reads it needs (a digest may be remade): what does
+not count is done again.
 """
 
 from __future__ import annotations
@@ -10,6 +11,9 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
 
 from chorus.errors import OutputError
 from chorus.files import opened, present
@@ -21,11 +25,15 @@ NEW = ".new"  # what a ledger that is begun is called until it is whole
 
 
 class Ledger:
-    """A file's entries, those of an earlier run first. `of` says what they are of; `other` what they are of instead."""
+    """A file's entries, those of an earlier run first. `of` says what they are of; `other` what they are of instead.
 
-    def __init__(self, path: Path, of: str, *, resume: bool = True) -> None:
+    `form` is the type of an entry, as pydantic takes it.
+    """
+
+    def __init__(self, path: Path, of: str, form: Any, *, resume: bool = True) -> None:
         """With `resume` the file's entries are read; of another work they are left, and the file is begun anew."""
         self.path, self.of = path, of
+        self._form: TypeAdapter[Any] = TypeAdapter(form)
         self.other: str | None = None
         self.entries: list[JsonObject] = []
         self._file: int | None = None
@@ -39,10 +47,10 @@ class Ledger:
                 if not raw.endswith(b"\n"):  # torn, or longer than any that is written here: nothing follows
                     return
                 entry = self._believed(raw)
-                if first and entry is not None and entry.get("of") != self.of:
-                    self.other = str(entry.get("of"))
+                if first and entry is not None and entry.get("of", self.of) != self.of:
+                    self.other = str(entry["of"])
                     return
-                if entry is not None and "of" not in entry:
+                if entry is not None and "of" not in entry and self._fits(entry):
                     self.entries.append(entry)
                 first = False
 
@@ -60,14 +68,20 @@ class Ledger:
         whole = isinstance(entry, dict) and set(line) == {"entry", "xxh3"} and line["xxh3"] == self._digest(entry)
         return entry if whole else None
 
+    def _fits(self, entry: JsonObject) -> bool:
+        try:
+            self._form.validate_python(entry, strict=True)
+        except ValidationError:
+            return False
+        return True
+
     def _digest(self, entry: JsonMap) -> str:
         return bytes_hash(f"{self.of}\n{_text(entry)}".encode())
 
     def append(self, entry: Mapping[str, object]) -> None:
         """Note an entry, in one write: after a kill its line is whole, or the last and has no end."""
-        if self._file is None:
-            self._begin()
-            assert self._file is not None
+        self.start()
+        assert self._file is not None
         os.write(self._file, self._line(entry))  # not synced: whoever resumes holds it against the disk
 
     def _line(self, entry: JsonMap) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 
 import chorus
 from chorus.architectures.layouts import inventory_of
+from chorus.ledger import Ledger
 from chorus.merge.runs.engine import _TensorWriter
 from chorus.merge.runs.journal import NAME as JOURNAL
 from chorus.merge.runs.journal import Journal
@@ -178,6 +180,47 @@ def test_a_journal_that_was_changed_is_not_believed(half_made, out, old, new):
     result = chorus.merge(recipe, out, chorus.Options(resume=True))
     assert result.resumed == 0
     assert files_of(out) == straight
+
+
+REMADE = [
+    {"tensor": "no.such"}, {"variant": "other"}, {"tensor": 3}, {"loss": [1.0]}, {"loss": ["x", 0, 0]}, {"inputs": 3},
+    {"inputs": {"0": 1}}, {"digest": None}, {"digest": "0"},
+]  # fmt: skip
+
+
+def remake(journal, change):
+    """Write other entries than a journal's, each with the digest that it should have."""
+    of = json.loads(journal.read_text().splitlines()[0])["of"]
+    entries = Ledger(journal, of, dict).entries
+    assert len(entries) == 5
+    remade = Ledger(journal, of, dict, resume=False)
+    for entry in change(entries):
+        remade.append(entry)
+    remade.close()
+
+
+@pytest.mark.parametrize("change", REMADE, ids=str)
+def test_a_journal_whose_digests_were_remade_is_not_believed_either(half_made, out, change):
+    recipe, partial, straight = half_made
+    remake(partial / JOURNAL, lambda entries: [{**entry, **change} for entry in entries])
+    assert chorus.merge(recipe, out, chorus.Options(resume=True)).resumed == 0
+    assert files_of(out) == straight
+
+
+def test_no_journal_takes_away_what_lies_elsewhere(half_made, out, tmp_path):
+    recipe, partial, straight = half_made
+    outside = tmp_path / "outside" / "mine"
+    outside.parent.mkdir()
+    outside.write_text("mine")
+    names = [str(outside), "../outside/mine", "x/../../outside/mine", "nul\0", "", "."]
+    remake(partial / JOURNAL, lambda entries: [*entries, *({"side_files": [n]} for n in [*names, "link/mine"])])
+    (partial / "link").symlink_to(outside.parent)
+    with pytest.raises(chorus.ChorusError, match="link: no file of this merge"):
+        chorus.merge(recipe, out, chorus.Options(resume=True))
+    (partial / "link").unlink()
+    assert chorus.merge(recipe, out, chorus.Options(resume=True)).resumed == 5
+    assert files_of(out) == straight
+    assert outside.read_text() == "mine"
 
 
 @pytest.mark.parametrize("name", ["model.safetensors.index.json", "tokenizer.json", "notes.txt", "sub/config.json"])

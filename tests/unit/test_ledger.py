@@ -15,7 +15,7 @@ ENTRIES = [{"name": "a", "loss": [0.1, 1e-300], "text": "š"}, {"name": "b"}, {"
 
 @pytest.fixture
 def path(tmp_path):
-    ledger = Ledger(tmp_path / "ledger", "this")
+    ledger = Ledger(tmp_path / "ledger", "this", dict)
     for entry in ENTRIES:
         ledger.append(entry)
     ledger.close()
@@ -23,16 +23,16 @@ def path(tmp_path):
 
 
 def entries(path, of="this"):
-    return Ledger(path, of).entries
+    return Ledger(path, of, dict).entries
 
 
 def test_what_was_written_is_believed(path):
     assert entries(path) == ENTRIES
-    assert Ledger(path, "this", resume=False).entries == []
+    assert Ledger(path, "this", dict, resume=False).entries == []
 
 
 def test_another_work_s_entries_are_not_taken_over(path):
-    other = Ledger(path, "that")
+    other = Ledger(path, "that", dict)
     assert (other.entries, other.other) == ([], "this")
     other.start()
     other.close()
@@ -65,7 +65,7 @@ def test_a_line_that_was_changed_does_not_count(path, number, change):
     path.write_text("".join(f"{line}\n" for line in lines))
     assert entries(path) == [e for i, e in enumerate(ENTRIES, 1) if i != number]
     # and is not there any more once the file is gone on with
-    ledger = Ledger(path, "this")
+    ledger = Ledger(path, "this", dict)
     ledger.append({"name": "d"})
     ledger.close()
     assert entries(path) == [*(e for i, e in enumerate(ENTRIES, 1) if i != number), {"name": "d"}]
@@ -73,7 +73,7 @@ def test_a_line_that_was_changed_does_not_count(path, number, change):
 
 
 def test_a_line_of_another_file_does_not_count(path, tmp_path):
-    other = Ledger(tmp_path / "other", "that")
+    other = Ledger(tmp_path / "other", "that", dict)
     other.append({"name": "z"})
     other.close()
     with path.open("a") as file:
@@ -82,8 +82,20 @@ def test_a_line_of_another_file_does_not_count(path, tmp_path):
 
 
 def test_a_first_line_that_is_damaged_costs_nothing_else(path):
-    path.write_bytes(b"\xff\x00" + path.read_bytes())
+    whole = path.read_bytes()
+    path.write_bytes(b"\xff\x00" + whole)
     assert entries(path) == ENTRIES
+    path.write_bytes(whole[whole.index(b"\n") + 1 :])
+    assert entries(path) == ENTRIES
+
+
+@pytest.mark.parametrize(
+    ("form", "found"),
+    [(dict[str, str], ENTRIES[1:2]), (list, []), (dict[str, str | list[float]], ENTRIES[:2]), (dict, ENTRIES)],
+)
+def test_an_entry_that_has_not_its_form_does_not_count(path, form, found):
+    """Its digest may be right all the same: whoever wants to can make one."""
+    assert Ledger(path, "this", form).entries == found
 
 
 def test_a_line_without_end_is_not_waited_for(path):
@@ -96,7 +108,7 @@ def test_a_ledger_is_a_file_of_its_own(path, tmp_path):
     path.rename(outside)
     before = outside.read_bytes()
     path.symlink_to(outside)
-    ledger = Ledger(path, "this")
+    ledger = Ledger(path, "this", dict)
     ledger.append({"name": "d"})
     ledger.close()
     assert outside.read_bytes() == before, "a link is not written through"
@@ -104,4 +116,4 @@ def test_a_ledger_is_a_file_of_its_own(path, tmp_path):
     path.unlink()
     os.mkfifo(path)
     with pytest.raises(OutputError, match="a pipe, not a file"):
-        Ledger(path, "this")
+        Ledger(path, "this", dict)

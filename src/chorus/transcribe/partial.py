@@ -22,7 +22,7 @@ class Partial:
         self.rows: dict[Key, Answer] = {}
         with explained(directory):
             directory.mkdir(parents=True, exist_ok=True)
-            self._ledger = Ledger(self.path, fingerprint)
+            self._ledger = Ledger(self.path, fingerprint, Answer)
             self._ledger.start()
         for entry in self._ledger.entries:
             self.rows[entry["name"], entry["condition"]] = cast("Answer", entry)

@@ -62,9 +62,8 @@ def run(plan: Plan, output: Path, progress: Progress = lambda done, total: None)
         partial.check_space(plan.bytes_to_write + plan.beside.nbytes * len(plan.variants))
         journal = Journal(partial.path, plan_fingerprint(plan), resume=plan.options.resume)
         try:
-            _take_back(partial, journal.side_files)
             own = [JOURNAL, *(str(Path(v.name) / shard.file) for v in plan.variants for shard in v.shards)]
-            partial.refuse_others(own)
+            _take_back(partial, own, journal.side_files)
             work = _Writing(plan, partial.path, journal)
             try:
                 work.drop_damaged()
@@ -87,10 +86,12 @@ def run(plan: Plan, output: Path, progress: Progress = lambda done, total: None)
     return Result(output, names, len(journal.done), resumed, work.bytes_read, work.bytes_written, warnings)
 
 
-def _take_back(partial: PartialDirectory, side_files: Sequence[str]) -> None:
-    """Take away an earlier run's side files, which are written anew."""
+def _take_back(partial: PartialDirectory, own: Sequence[str], side_files: Sequence[str]) -> None:
+    """Take away an earlier run's side files, which are written anew; refused where anything else is there."""
     with explained(partial.path):
         shutil.rmtree(partial.path / STAGED, ignore_errors=True)
+        # before anything goes: through a link that somebody has put there it would go elsewhere
+        partial.refuse_others([*own, *side_files])
         for name in side_files:
             (partial.path / name).unlink(missing_ok=True)
 
@@ -144,6 +145,9 @@ class _Writing:
     def drop_damaged(self) -> None:
         """Forget journal entries whose bytes are not on the disk (a power failure, not a kill)."""
         for key, entry in list(self.journal.done.items()):
+            if key not in self.files:  # no tensor of this plan: its digest was remade
+                del self.journal.done[key]
+                continue
             tensor = self.plan.variant(key[0]).tensors[key[1]]
             found = digest()
             for start, stop in _pieces(tensor.nbytes):

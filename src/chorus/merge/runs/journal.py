@@ -7,8 +7,11 @@ side files, before they are put into their places.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TypedDict, cast
+from pathlib import Path, PurePath
+from typing import Annotated, cast
+
+from pydantic import AfterValidator, Field
+from typing_extensions import TypedDict  # pydantic reads typing's own from Python 3.12 on
 
 from chorus.checkpoints.writer import explained
 from chorus.errors import OutputError
@@ -44,7 +47,20 @@ class FinishedTensor(TypedDict):
     tensor: str
     digest: str
     inputs: dict[str, str]
-    loss: list[float]
+    loss: Annotated[list[float], Field(min_length=3, max_length=3)]
+
+
+def _inside(name: str) -> str:
+    # a resume takes these files away
+    if "\0" in name or ".." in (parts := PurePath(name).parts) or not parts or PurePath(name).is_absolute():
+        raise ValueError("outside the directory")
+    return name
+
+
+class SideFiles(TypedDict):
+    """What an earlier run has put, or was about to put, beside the weights."""
+
+    side_files: list[Annotated[str, AfterValidator(_inside)]]
 
 
 class Journal:
@@ -56,7 +72,7 @@ class Journal:
     def __init__(self, directory: Path, plan_id: str, *, resume: bool) -> None:
         self.done: dict[tuple[str, str], FinishedTensor] = {}
         self.side_files: list[str] = []
-        self._ledger = Ledger(directory / NAME, plan_id, resume=resume)
+        self._ledger = Ledger(directory / NAME, plan_id, SideFiles | FinishedTensor, resume=resume)
         if self._ledger.other is not None:
             raise OutputError(
                 f"{directory}: holds another merge's unfinished result (recipe, inputs or settings differ)",
