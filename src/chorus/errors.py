@@ -41,8 +41,8 @@ class RecipeError(UsageError):
         if len(self.problems) == 1:
             text = f"{source}: {told[0]}"
         else:
-            told += [f"and {len(self.problems) - SHOWN} more"] if len(self.problems) > SHOWN else []
-            text = f"{source}: {len(self.problems)} problems\n" + "\n".join(f"  - {p}" for p in told)
+            told += [f"and {len(self.problems) - SHOWN:,} more"] if len(self.problems) > SHOWN else []
+            text = f"{source}: {len(self.problems):,} problems\n" + "\n".join(f"  - {p}" for p in told)
         super().__init__(text, hint)
 
 

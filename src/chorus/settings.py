@@ -14,7 +14,7 @@ from chorus.errors import RecipeError, nearest
 from chorus.files import expanded
 from chorus.plain import JsonMap, JsonObject
 
-MAX_PROBLEMS = 200  # that are told of one file: the nearest key of each is looked for
+MAX_NEAREST = 200  # unknown keys of one file whose nearest is looked for: what has more is no settings
 SPELLINGS = {"normalizer": "normaliser"}  # what a key is called elsewhere -> here
 
 
@@ -66,20 +66,17 @@ def validated(model: type[Settings], document: JsonMap, *, source: str, hint: st
 
 def explain(error: ValidationError, model: type[BaseModel]) -> list[str]:
     """Each problem: where, what, and the nearest known key."""
-    problems = []
-    found = error.errors(include_input=False, include_url=False)
-    for one in found[:MAX_PROBLEMS]:
+    problems: list[str] = []
+    for one in error.errors(include_input=False, include_url=False):
         where = dotted(one["loc"])
         if one["type"] == "extra_forbidden":
-            known = sorted(keys_at(model, one["loc"][:-1]))
+            known = sorted(keys_at(model, one["loc"][:-1])) if len(problems) < MAX_NEAREST else []
             problems.append(f"{where}: unknown key{nearest(str(one['loc'][-1]), known)}")
         elif one["type"] == "missing":
             problems.append(f"{where}: missing")
         else:
             message = one["msg"].removeprefix("Value error, ")
             problems.append(f"{where}: {message[0].lower()}{message[1:]}")
-    if len(found) > MAX_PROBLEMS:
-        problems.append(f"and {len(found) - MAX_PROBLEMS:,} more")
     return list(dict.fromkeys(problems))  # each alternative of a union complains for itself
 
 

@@ -53,6 +53,14 @@ def test_all_problems_are_told_at_once():
     assert len(problems({"parts": [{}, {"share": "much"}], "more": 1})) == 4
 
 
+def test_of_very_many_problems_a_few_are_told_and_the_others_counted():
+    with pytest.raises(RecipeError) as caught:
+        validated(Whole, {"parts": [], **{f"x{i}": 1 for i in range(5000)}}, source="a.yml")
+    assert len(caught.value.problems) == 5000
+    assert str(caught.value).startswith("a.yml: 5,000 problems\n  - x0: unknown key")
+    assert str(caught.value).endswith("  - and 4,980 more")
+
+
 def test_places_are_written_as_in_the_file():
     assert dotted(("data", "train", 0, "where")) == "data.train[0].where"
     assert dotted(("base", "str")) == "base"  # pydantic's mark of an alternative
