@@ -9,7 +9,18 @@ import pytest
 
 from chorus.documents import MAX_NODES, parse_yaml, read_yaml
 from chorus.errors import CheckpointError, DataError, RecipeError
-from chorus.files import MAX_DEPTH, expanded, present, printable, read_bytes, read_json, read_lines, regular, shown
+from chorus.files import (
+    MAX_DEPTH,
+    expanded,
+    parse_json,
+    present,
+    printable,
+    read_bytes,
+    read_json,
+    read_lines,
+    regular,
+    shown,
+)
 
 
 @pytest.fixture
@@ -98,6 +109,13 @@ def test_json_that_is_refused(tmp_path, text, told):
     (tmp_path / "a.json").write_text(text)
     with pytest.raises(CheckpointError, match=told):
         read_json(tmp_path / "a.json")
+
+
+def test_a_key_that_stands_twice_is_found_among_many():
+    text = "{" + ", ".join(f'"k{i}": 1' for i in range(200_000)) + ', "k199999": 2}'
+    with pytest.raises(CheckpointError, match="the key k199999 stands twice"):
+        parse_json(text, "rows", unique=True)
+    assert parse_json(text, "rows")["k199999"] == 2
 
 
 def test_json_that_is_taken(tmp_path):
