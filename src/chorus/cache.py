@@ -16,6 +16,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
@@ -106,15 +107,18 @@ class Cache:
         try:
             regular(path)
             found = _read(path, key)
-            os.utime(path)  # file systems mount with noatime: the time of change says when it was used
-        except Exception:  # absent, cut off, no file at all, or taken away by another process: computed again
+        # absent, cut off, no file, taken away by another process: whatever the reader makes of it, it is computed again
+        except Exception:
             found = None
         if found is None and present(path):
             self._tell_damaged(path)
-        with self._lock:
-            if found is None:
+        if found is None:
+            with self._lock:
                 self.misses += 1
-                return None
+            return None
+        with suppress(OSError):  # another's cache may be read only
+            os.utime(path)  # file systems mount with noatime: the time of change says when it was used
+        with self._lock:
             self.hits += 1
             self._mine.add(path)
         return found
@@ -125,8 +129,9 @@ class Cache:
             if self.damaged > 1:  # of a disk that fails there may be thousands
                 return
         print(
-            f"warning: {path}: a damaged entry of the cache; it, and others like it, are computed anew", file=sys.stderr
-        )
+            f"warning: {path}: an entry of the cache that is damaged or cannot be read; it, and others like it, are "
+            "computed anew", file=sys.stderr,
+        )  # fmt: skip
 
     def put(self, key: str, tensors: Mapping[str, Tensor]) -> None:
         """Keep tensors, if there is room for them or can be made; a full disk is no error."""

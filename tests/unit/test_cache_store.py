@@ -116,11 +116,27 @@ def test_an_entry_that_is_not_as_it_was_written_is_a_miss_and_can_be_put_again(t
     other = Cache(tmp_path, 10**6)
     assert other.get(key) is None
     assert (other.misses, other.damaged) == (1, int(damage != "gone"))
-    assert (f"warning: {store._path(key)}: a damaged entry" in capsys.readouterr().err) == (damage != "gone")
+    assert (f"warning: {store._path(key)}: an entry of the cache that is damaged" in capsys.readouterr().err) == (
+        damage != "gone"
+    )
     other.put(key, ENTRY)  # but for a folder, which nobody is to lose
     again = Cache(tmp_path, 10**6).get(key)
     assert (again is None) if damage == "a folder" else torch.equal(again["s"], ENTRY["s"])
     assert list(tmp_path.rglob("*.part")) == []
+
+
+def test_a_cache_that_may_only_be_read_is_read(tmp_path, capsys, monkeypatch):
+    (key,) = keys(1)
+    Cache(tmp_path, 10**6).put(key, ENTRY)
+
+    def refuse(path):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(module.os, "utime", refuse)
+    store = Cache(tmp_path, 10**6)
+    assert torch.equal(store.get(key)["s"], ENTRY["s"])
+    assert (store.hits, store.damaged) == (1, 0)
+    assert capsys.readouterr().err == ""
 
 
 def test_an_entry_under_another_s_name_is_a_miss(tmp_path):
