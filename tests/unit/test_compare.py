@@ -220,6 +220,14 @@ def test_translations_are_compared_by_bleu_where_more_is_better(tmp_path: Path) 
         compare([results[0], made_up(tmp_path, "other", {"x": 1, "y": 1}, words=6)])
 
 
+def test_a_faultless_bleu_is_no_rate_above_100(tmp_path: Path) -> None:
+    results = [made_up(tmp_path, name, {"x": wrong}, role=role, task="st", words=6)
+               for name, wrong, role in (("base", 9, "base"), ("m", 0, "merge"))]  # fmt: skip
+    made = compare(results)
+    assert max(line.rates["x"] for line in made.lines) > 100, "by rounding"
+    assert not any("count as 100" in note for note in made.notes)
+
+
 def test_dialects_of_one_language_are_no_other_language(tmp_path: Path) -> None:
     languages = {"lisbon": "pt-PT", "rio": "Portuguese", "radio": "en"}
     made = compare([

@@ -137,6 +137,14 @@ def test_the_paired_bootstrap_of_a_mean_over_domains_is_of_that_mean() -> None:
     assert (found.high - found.low) / 2 == pytest.approx(stats.norm.ppf(tails(0.95, 30)[1]) * error, rel=0.07)
 
 
+def test_draws_in_which_nothing_is_said_are_of_neither_side() -> None:
+    """Two utterances, one without a reference: a quarter of the draws has no rate, and they are no evidence."""
+    a, b = np.array([[1.0, 4.0], [0.0, 0.0]]), np.array([[3.0, 4.0], [0.0, 0.0]])
+    found = paired_bootstrap([Answered(a, b, np.arange(2))], draws=1000)
+    assert (found.low, found.high) == (-50.0, -50.0)
+    assert 2 / 1001 < found.p < 2 / 600
+
+
 # ---- MAPSSWE ----
 
 

@@ -153,7 +153,8 @@ def paired_bootstrap(
         drawn = resamples(len(sums_a), draws, seed + 7919 * number)
         points = np.concatenate([metric.values(w @ sums_a) - metric.values(w @ sums_b) for w in drawn])
         difference += points / len(summed)
-    low, high = np.nanquantile(difference, tails(LEVEL, min(len(a) for a, _ in summed)))
+    difference = difference[~np.isnan(difference)]  # NaN where a draw holds no reference word: of neither side
+    low, high = np.quantile(difference, tails(LEVEL, min(len(a) for a, _ in summed)))
     return PairedInterval(float(low), float(high), _two_sided(difference <= 0, difference >= 0))
 
 

@@ -86,7 +86,8 @@ def relate(comparison: Comparison, rows: Rows, column: str, task: Task) -> None:
     for home, gain in gains.items():
         if not gain.low > 0:  # a NaN too: one utterance has no interval
             comparison.notes.append(f"no recovery in {home}: {_why(gain)}")
-    if any(rate > FULL for line in comparison.lines for rate in line.rates.values()):
+    # of metrics where more is better 100 is the most, but for rounding
+    if comparison.best == 0 and any(rate > FULL for line in comparison.lines for rate in line.rates.values()):
         comparison.notes.append("rates above 100 % count as 100 in forgetting and recovery")
 
 
