@@ -106,6 +106,7 @@ def change_summary(place: Path, change: Callable[[dict], None]) -> None:
         (lambda place: change_summary(place, lambda s: s["all"].update(failed=0)), "all.failed"),
         (lambda place: change_summary(place, lambda s: s["all"]["words"].update(hits=0)), "all.words"),
         (lambda place: change_summary(place, lambda s: s["by"]["domain"].pop("fado")), "by.domain"),
+        (lambda place: change_summary(place, lambda s: s["by"].update(voice={})), "'voice'] as by, the rows give"),
         (lambda place: change_summary(place, lambda s: s["test"].update(utterances=9)), "the summary has 9"),
         (lambda place: change_summary(place, lambda s: s.update(normaliser="nonsense")), "unknown normaliser"),
     ],

@@ -12,8 +12,8 @@ import pytest
 
 from chorus.data.audio import write_flac
 from chorus.data.manifest import Row
-from chorus.errors import MissingExtraError, UsageError
-from chorus.evaluate.results import PARQUET, ROWS, SUMMARY, read_evaluation
+from chorus.errors import DataError, MissingExtraError, UsageError
+from chorus.evaluate.results import PARQUET, ROWS, SUMMARY, read_evaluation, write_evaluation
 from chorus.evaluate.run import Scoring, evaluate, finished, run_request
 from chorus.tasks.scored import MIN_CLUSTERS
 from chorus.transcribe.backends.protocol import Hypothesis, Sound
@@ -30,7 +30,7 @@ class Echo:
     """A backend that answers with the reference, without its last word for a language that it does not know."""
 
     longest_s, long_form = 30.0, False
-    facts: dict[str, str] = {}  # noqa: RUF012
+    facts: dict[str, str] = {}  # noqa: RUF012 (a protocol's, which nobody changes)
 
     def __init__(self) -> None:
         self.decoded = 0
@@ -91,6 +91,17 @@ def test_corrected_domains_and_speakers_are_counted_anew_and_nothing_is_decoded(
     written = (out / ROWS).stat().st_mtime_ns
     assert finished(out, corrected, Scoring()) is not None
     assert (out / ROWS).stat().st_mtime_ns == written, "what has not changed is read"
+
+
+def test_rows_of_other_recordings_under_the_same_fingerprint_are_refused(tmp_path: Path) -> None:
+    asked = Request(SYSTEM, spoken(tmp_path, ["a", "b"], ["ana", "bea"]))
+    evaluated(asked, tmp_path / "out")
+    found = read_evaluation(tmp_path / "out")
+    write_evaluation(
+        tmp_path / "out", found.summary, [{**r, "name": f"x{r['name']}"} for r in found.rows], found.scored
+    )
+    with pytest.raises(DataError, match=r"x0\.flac is none of the recordings"):
+        finished(tmp_path / "out", asked, Scoring())
 
 
 def test_what_was_decoded_before_a_kill_gets_the_domain_of_now(tmp_path: Path) -> None:

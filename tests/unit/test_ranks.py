@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from chorus.analyse.ranks import Ranks, kept_ranks, ranks, ranks_of
+from chorus.analyse.ranks import Ranks, _document, kept_ranks, ranks, ranks_of
 from chorus.checkpoints.lazy_tensor import MemoryTensor
 
 
@@ -71,3 +71,6 @@ def test_they_are_computed_once_for_a_fingerprint(tmp_path: Path) -> None:
         path.write_text(torn)
         assert kept_ranks(path, "b", compute) == first, torn
     assert len(calls) == 6
+    for matrices in (3, [3], [{"tensor": "m"}]):  # and the digest made for it
+        path.write_text(json.dumps(_document("b", matrices)))
+        assert kept_ranks(path, "b", compute) == first, matrices

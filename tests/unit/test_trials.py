@@ -50,7 +50,7 @@ def models(monkeypatch: pytest.MonkeyPatch) -> list[Model]:
 
 
 def asked(**changes: object) -> Request:
-    return Request(replace(SYSTEM, **changes), TestSet({}))  # type: ignore[arg-type]
+    return Request(replace(SYSTEM, **changes), TestSet({}))  # type: ignore[arg-type] # fields of any type
 
 
 def test_merges_of_the_same_models_are_put_into_one(models: list[Model]) -> None:

@@ -66,7 +66,7 @@ def spectrum_of(delta: torch.Tensor) -> torch.Tensor:
 
 def kept_ranks(path: Path, fingerprint: str, compute: Callable[[], Sequence[Ranks]]) -> list[Ranks]:
     """Ranks from a file where they are of the same fingerprint (of models and tensors), else computed and written."""
-    with contextlib.suppress(CheckpointError):  # not there, or torn by a kill
+    with contextlib.suppress(CheckpointError, TypeError):  # not there, torn by a kill, or of another form
         found = read_json(path, limit=MAX_BYTES)
         if found == _document(fingerprint, found.get("matrices")):
             return [Ranks(**one) for one in found["matrices"]]

@@ -134,7 +134,7 @@ def _measured(summary: Summary, scored: Sequence[Scored], task: Task) -> Iterato
         for metric in task.metrics[1:] if name in summary["metrics"] else ():
             written = summary["metrics"][name].get(metric.name)
             yield f"metrics.{name}.{metric.name}", known(value_of(part, metric)), written and written["value"]
-    yield "by", True, set(summary["by"]) <= set(COLUMNS)
+    yield "by", sorted(set(summary["by"]) & set(COLUMNS)), sorted(summary["by"])
     for column, groups in summary["by"].items():
         parts = {name or "(none)": part for name, part in by_column(main, column).items()}
         yield f"by.{column}", sorted(parts), sorted(groups)

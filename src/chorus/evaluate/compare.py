@@ -53,7 +53,8 @@ def compare(
         raise MisfitError(f"results under different normalisers: {', '.join(sorted(names))}", "give --normaliser NAME")
     chosen = condition or evaluations[0].summary["conditions"][0]
     rows, notes = shared_rows(evaluations, chosen, normaliser, common=common)
-    cells = _cells(rows[0], _learnt(evaluations, roles, column, by_column(rows[0], column)), column, groups or {})
+    parts = by_column(rows[0], column)
+    cells = _cells(parts, _learnt(evaluations, roles, column, parts), column, groups or {})
     lines = [_line(one, roles[one.label], own, cells, column) for one, own in zip(evaluations, rows, strict=True)]
     clusters, by = task.clusters(rows[0])
     metric = task.metrics[0]
@@ -94,8 +95,9 @@ def _learnt(
     return found
 
 
-def _cells(rows: Sequence[Scored], learnt: Set[str], column: str, given: Mapping[str, Group]) -> list[Cell]:
-    parts = by_column(rows, column)
+def _cells(
+    parts: Mapping[str, Sequence[Scored]], learnt: Set[str], column: str, given: Mapping[str, Group]
+) -> list[Cell]:
     for name in (*given, *learnt):
         if name not in parts:
             raise MisfitError(f'no utterance has {column} "{name}"{nearest(name, parts)}', "check --by and the groups")

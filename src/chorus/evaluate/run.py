@@ -9,10 +9,12 @@ from typing import cast
 
 from chorus._version import __version__
 from chorus.checkpoints.open import Source
-from chorus.errors import ChorusError, OutputError
+from chorus.errors import ChorusError, DataError, OutputError
+from chorus.evaluate.checked import AGAIN
 from chorus.evaluate.facts import DecodingFacts, Facts
 from chorus.evaluate.results import PARQUET, SUMMARY, Evaluation, read_evaluation, write_evaluation
 from chorus.evaluate.summary import summarise
+from chorus.files import shown
 from chorus.progress import Progress
 from chorus.provenance import versions
 from chorus.runtime import pick_device
@@ -111,6 +113,9 @@ def as_labelled(rows: Sequence[Answer], test: TestSet) -> list[Answer]:
     """Rows with the domain and speaker that the test set has now: no hypothesis depends on them, so that no
     fingerprint has them, but averages and clusters do."""
     now = {name: utterance.row for name, utterance in test.utterances.items()}
+    strange = next((row["name"] for row in rows if row["name"] not in now), None)
+    if strange is not None:  # a fingerprint says which recordings, but files may be changed
+        raise DataError(f"{shown(strange)} is none of the recordings that were asked for", AGAIN)
     return [{**row, "domain": now[row["name"]].domain, "speaker": now[row["name"]].speaker} for row in rows]
 
 
@@ -142,7 +147,8 @@ def refuse_all_failed(found: Evaluation) -> None:
 
 def why_all_failed(found: Evaluation) -> str:
     """Why the first decode failed, where all did; else empty."""
-    return found.rows[0].get("failed", "") if all(row.get("failed") for row in found.rows) else ""
+    reasons = [row.get("failed", "") for row in found.rows]
+    return reasons[0] if reasons and all(reasons) else ""
 
 
 def count_answers(place: Path, facts: Facts, rows: Sequence[Answer], scoring: Scoring) -> Evaluation:
