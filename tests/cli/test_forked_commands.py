@@ -54,7 +54,8 @@ def test_python_too(code):
 
 
 def test_nothing_of_one_command_is_there_in_the_next(tmp_path):
-    change = "import os, chorus.errors; os.environ['LEFT'] = '1'; os.chdir('/'); chorus.errors.left = 1"
+    place = str(tmp_path.parent)  # no folder that another test, left there, could spoil
+    change = f"import os, chorus.errors; os.environ['LEFT'] = '1'; os.chdir({place!r}); chorus.errors.left = 1"
     assert commands.python(change).returncode == 0
     look = "import os, chorus.errors; print(os.getcwd(), 'LEFT' in os.environ, hasattr(chorus.errors, 'left'))"
     assert commands.python(look, cwd=tmp_path).stdout == f"{tmp_path} False False\n"
