@@ -150,9 +150,15 @@ def test_the_trade_draws_the_front_and_a_colour_a_role(tmp_path, figures):
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("in", "out")
 
 
-def test_labels_of_points_on_one_place_lie_below_each_other():
-    assert plots._crowd([(0, 0), (0, 0), (100, 100), (0.5, 0.5), (0, 0)]) == [0, 1, 0, 2, 3]
-    assert plots._crowd([(1, 1)]) == [0]
+def test_no_label_lies_on_another():
+    right, left = (False, 0), (True, 0)
+    assert plots.labels(["a"], [(1, 1)]) == [right]
+    assert plots.labels("abcde", [(0, 0), (0, 0), (100, 100), (0.5, 0.5), (0, 0)]) == [
+        right, left, right, (False, 1), (True, 1),
+    ]  # fmt: skip
+    long = [(27.3, 1), (24, 1), (47.3, 2)]  # the second's would reach the first's
+    assert plots.labels(["nicolas", "task_arithmetic", "base"], long) == [right, left, right]
+    assert plots.labels(["nicolas", "ties", "base"], long) == [right, right, right]
 
 
 def test_a_curve_has_its_levels_and_bands(tmp_path, figures):

@@ -123,10 +123,11 @@ def trade(
             [places[i][0] for i in members], [places[i][1] for i in members], s=52, color=COLOURS[role],
             edgecolors=INK, linewidths=0.5, zorder=3, label=NAMES[role],
         )  # fmt: skip
-    for place, point, below in zip(places, points, _crowd(places), strict=True):
+    for place, point, (left, below) in zip(places, points, labels([p.system for p in points], places), strict=True):
         axes.annotate(
-            point.system, place, xytext=(5, 4 - 9 * below), textcoords="offset points", fontsize=7.5, zorder=4
-        )
+            point.system, place, xytext=(-5 if left else 5, 4 - 9 * below), textcoords="offset points",
+            ha="right" if left else "left", fontsize=7.5, zorder=4,
+        )  # fmt: skip
     axes.margins(x=0.15, y=0.12)
     axes.set_xlabel(x_name)
     axes.set_ylabel(y_name)
@@ -134,14 +135,27 @@ def trade(
     return save(drawn, stem)
 
 
-def _crowd(places: Sequence[tuple[float, float]]) -> list[int]:
-    """For each point how many earlier ones lie so near that their labels would lie on its own."""
-    width = max(x for x, _ in places) - min(x for x, _ in places) or 1.0
-    height = max(y for _, y in places) - min(y for _, y in places) or 1.0
-    return [
-        sum(abs(x - a) < 0.12 * width and abs(y - b) < 0.03 * height for a, b in places[:i])
-        for i, (x, y) in enumerate(places)
-    ]
+def labels(names: Sequence[str], places: Sequence[tuple[float, float]]) -> list[tuple[bool, int]]:
+    """For each point whether its label stands left of it, and how many lines lower, that none lies on an earlier one.
+
+    Reckoned in points of print, on axes of the size that `trade` draws.
+
+    >>> labels(["far", "near", "near"], [(0, 0), (25, 1), (25, 1)])
+    [(False, 0), (False, 0), (True, 0)]
+    """
+    spread = [max(values) - min(values) or 1.0 for values in zip(*places, strict=True)]
+    chosen: list[tuple[bool, int]] = []
+    taken: list[tuple[float, float, float]] = []
+    for name, (x, y) in zip(names, places, strict=True):
+        across, up = 360.0 * x / spread[0], 240.0 * y / spread[1]
+        for below, left in ((n // 2, bool(n % 2)) for n in range(2 * len(names) + 1)):
+            begin = across - 5 - 4.2 * len(name) if left else across + 5
+            box = (begin, begin + 4.2 * len(name), up - 9 * below)
+            if not any(box[0] < b and a < box[1] and abs(box[2] - line) < 7.5 for a, b, line in taken):
+                break
+        chosen.append((left, below))
+        taken.append(box)
+    return chosen
 
 
 def curve(
