@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -240,6 +241,34 @@ def test_a_ctc_model_says_so_too(tmp_path):
     recogniser = CtcRecogniser(parts)
     with pytest.raises(NotFiniteError), torch.inference_mode():
         recogniser.texts(parts.model, recogniser.inputs([Speech(lambda: tone(0.5), lambda: "k")]))
+
+
+@pytest.mark.parametrize("end_s", [None, 1.9, 9.0])
+def test_an_mp3_that_ends_before_its_own_length_is_damaged_wherever_it_is_read(tmp_path, end_s):
+    soundfile.write(tmp_path / "a.mp3", tone(2.0), RATE, bitrate_mode="VARIABLE", compression_level=0.2)
+    cut_off(tmp_path / "a.mp3")
+    assert info(tmp_path / "a.mp3").duration_s == pytest.approx(2.0, abs=0.2)
+    row = Row("a.mp3", "a", root=tmp_path, start=None if end_s is None else 0.0, end=end_s)
+    told = r"damaged audio \(it ends after [\d,]+ of [\d,]+ samples\)"
+    with pytest.raises(DataError, match=told):
+        read_audio(row.audio, end_s=end_s)
+    found = measure(row)
+    assert found.problem == "unreadable audio"
+    assert re.fullmatch(told, found.detail)
+    half = read_audio(row.audio, end_s=0.5)
+    assert len(half) == RATE // 2, "what is there is heard"
+
+
+def test_an_end_behind_an_mp3_that_does_not_tell_its_length_is_its_end(tmp_path):
+    """As of any recording: a manifest's end may be rounded up."""
+    path = tmp_path / "a.mp3"
+    soundfile.write(path, tone(1.0), RATE)
+    data = path.read_bytes()
+    path.write_bytes(data[data.index(data[:2], 2) :])
+    with opened(path) as file:
+        assert audio.told_frames(file) is None
+    found = measure(Row("a.mp3", "a", root=tmp_path, start=0.0, end=3.0))
+    assert (found.problem, found.duration_s) == ("", info(path).duration_s)
 
 
 @pytest.mark.parametrize("tagged", [True, False])

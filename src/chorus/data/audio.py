@@ -158,18 +158,25 @@ def _counted(source: str | Path | io.BytesIO) -> bool:
 def blocks(
     file: soundfile.SoundFile, first: int = 0, last: int | None = None, dtype: str = "float32"
 ) -> Iterator[NDArray[np.generic]]:
-    """The frames from `first` to `last`, or to the end, in pieces [frames, channels] that take little memory."""
+    """The frames from `first` to `last`, or to the end, in pieces [frames, channels] that take little memory.
+
+    `ValueError`, which `opened` tells as damaged audio, where there are fewer than the file itself says.
+    """
+    told = told_frames(file)
     if first:
         file.seek(first)
     # soundfile seeks after every read, which fails in a file whose length is not told
     file.seekable = lambda: False
-    size, left = max(1, BLOCK // file.channels), NOT_TOLD if last is None else last - first
-    while left > 0:
-        block = file.read(min(size, left), dtype=dtype, always_2d=True)
+    size, at, end = max(1, BLOCK // file.channels), first, NOT_TOLD if last is None else last
+    while at < end:
+        block = file.read(min(size, end - at), dtype=dtype, always_2d=True)
         if not len(block):
-            return
-        left -= len(block)
+            break
+        at += len(block)
         yield block
+    # headers of MP3 overstate by a frame or two
+    if told is not None and at < min(end, told) - file.samplerate // 10:
+        raise ValueError(f"it ends after {at:,} of {told:,} samples")
 
 
 def mono(block: NDArray[np.generic]) -> Audio:
