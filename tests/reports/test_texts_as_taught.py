@@ -67,6 +67,15 @@ def test_a_text_begins_with_what_the_decoder_may_begin_with(base, tmp_path):
 
 
 @pytest.mark.reported("first-token-forbidden")
+def test_a_translation_begins_as_the_language_does_that_is_written(base, tmp_path):
+    rows = read_manifest(spoken(tmp_path, ("good day", "ja"), ("今日は晴れ", "en"))).rows
+    backbone = load_backbone(settings(base, tmp_path / "m.csv", tmp_path, task="st"), "cpu")
+    into_japanese = replace(rows[1], extra={"target_language": "Japanese"})
+    for row, text in ((rows[0], " good day"), (into_japanese, "今日は晴れ")):
+        assert backbone.tokenizer.decode(backbone.targets(row, 0.5, timestamps=False)[3:-1]) == text
+
+
+@pytest.mark.reported("first-token-forbidden")
 def test_symbols_that_the_model_never_writes_are_told_and_not_learnt(base, tmp_path):
     manifest = spoken(tmp_path, ("「今日は」", "ja"), ('say "five"', "en"), ("♪♪", "en"))
     told: list[str] = []

@@ -18,7 +18,7 @@ from chorus.models.kind import Kind
 from chorus.models.languages import known_language, unspaced
 from chorus.models.loading import load_parts
 from chorus.models.whisper import PREFIX_TOKENS, GenerateSettings, LoadedWhisper, shorter_window, task_token
-from chorus.tasks.registry import parse_task
+from chorus.tasks.registry import TASKS, parse_task
 from chorus.train.backbones.protocol import ROWS, Example
 from chorus.train.backbones.shared import (
     cache_of,
@@ -89,7 +89,8 @@ class WhisperBackbone:
 
     def targets(self, row: Row, end_s: float, *, timestamps: bool) -> list[int]:
         """The tokens after `<|startoftranscript|>`, which the model puts before them by itself."""
-        words = self.whisper.labels(row.text, spaced=not unspaced(row.language))
+        # by the language that is written: a translation into English begins as English does
+        words = self.whisper.labels(row.text, spaced=not unspaced(TASKS.get(self.task(row)).written(row)))
         if timestamps:
             first = self.token("<|notimestamps|>") + 1
             # a segment without length is never written: after a timestamp and text comes a later one
