@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -209,3 +210,13 @@ def test_the_guides_page_shows_the_table():
         f"| `{key}` | " + " or ".join(f"`{one}`" for one in ours.split(" or ")) + " |" for key, ours in TABLE.items()
     ]
     assert "\n".join(shown) in page
+
+
+def test_what_a_training_is_made_from_is_known(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("base", "sounds", "table"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "m.csv").touch()
+    rows = [{"manifest": "m.csv", "audio_dir": "sounds"}, {"dataset": "table"}, {"dataset": "org/on-the-hub"}]
+    config = load_train_config({"model": {"base": "base", "adapter": "~nosuchuser/a"}, "data": {"train": rows}})
+    assert config.places == [Path(name) for name in ("base", "m.csv", "sounds", "table")]

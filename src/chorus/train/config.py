@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from chorus.errors import UsageError
+from chorus.files import expanded, present
 from chorus.runtime import device_parts
 from chorus.settings import Strict
 from chorus.tasks.normalise import NORMALISERS
@@ -267,9 +268,10 @@ class TrainConfig(Strict):
     def places(self) -> list[Path]:
         """Every local file and directory that a training is made from."""
         sources = [*self.data.train, *(self.data.dev or []), *(self.data.test or [])]
-        named = [self.model.base, self.model.adapter, *(source.manifest for source in sources)]
-        paths = [Path(name).expanduser() for name in named if name]
-        return [path for path in paths if path.exists()]  # what is not there is a hub id, or an error elsewhere
+        named = [self.model.base, self.model.adapter]
+        named += [name for s in sources for name in (s.manifest, s.audio_dir, s.dataset)]
+        paths = [expanded(name) for name in named if name]
+        return [path for path in paths if present(path)]  # what is not there is a hub id, or an error elsewhere
 
     @property
     def learning_rate(self) -> float:
