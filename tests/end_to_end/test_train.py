@@ -198,6 +198,10 @@ def test_merge_writes_the_merged_model_too(settings, tmp_path):
 def test_an_adapter_can_be_trained_further(settings, tmp_path):
     train(settings("adapter.rank=4", "train.learning_rate=3e-3"))
     first = load_file(tmp_path / "out" / "adapter_model.safetensors")
+    config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
+    # `re`, which PEFT gives it to, would not come to an end
+    config["alpha_pattern"] = {"(.*)*x": 4}
+    (tmp_path / "out" / "adapter_config.json").write_text(json.dumps(config))
     train(
         settings(
             f"model.adapter={tmp_path / 'out'}",

@@ -16,7 +16,7 @@ from chorus.models.batches import as_taken
 from chorus.models.recogniser import Transcript
 from chorus.models.speech_llm import SpeechLlmRecogniser
 from chorus.tasks.asr import ASR
-from chorus.train.adapters import check_ranks, freeze, freeze_unlearned, places, roles_of, summary
+from chorus.train.adapters import by_name, check_ranks, freeze, freeze_unlearned, places, roles_of, summary
 from chorus.train.backbones.choose import load_backbone
 from chorus.train.backbones.protocol import IGNORED, ROWS
 from chorus.train.config import AdapterSettings, Augment
@@ -435,6 +435,19 @@ def test_ranks_and_patterns_that_do_not_fit(whisper):
     check_ranks(whisper.model, modules, AdapterSettings(rank=65, rank_pattern={".*": 4}))
     with pytest.raises(RecipeError, match="has a bracket that is not closed"):
         check_ranks(whisper.model, modules, AdapterSettings(rank_pattern={"(q_proj": 2}))
+
+
+def test_patterns_reach_peft_as_names(whisper):
+    """Its `re` would not come to an end with some; what they match is matched here, the first that does."""
+    from peft.utils.other import get_pattern_key
+
+    modules = places(whisper.model, AdapterSettings(), whisper.default_roles)
+    found = by_name({"q_proj": 2, "(.*)*v_proj": 3, r"encoder\.layers\.0\..*": 4}, modules)
+    harmless = {"q_proj": 2, ".*v_proj": 3, r"encoder\.layers\.0\..*": 4}
+    theirs = [harmless.get(get_pattern_key(list(harmless), m)) for m in modules]
+    assert [found.get(get_pattern_key(list(found), m)) for m in modules] == theirs
+    assert set(theirs) == {None, 2, 3, 4}
+    assert not any("*" in name for name in found)
 
 
 def test_components_can_be_frozen(whisper):

@@ -7,14 +7,14 @@ their start, an adapter of the original base of twice the rank: W' = W + s (B A 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from chorus.architectures.layouts import layout_of
 from chorus.architectures.roles import Role
-from chorus.checkpoints.patterns import Patterns, matcher
+from chorus.checkpoints.patterns import PLAIN, Patterns, matcher
 from chorus.errors import CheckpointError, MissingExtraError, RecipeError, nearest
 from chorus.train.backbones.protocol import Backbone
 from chorus.train.config import AdapterSettings, TrainConfig
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from chorus.models.batches import Batch
 
 ATTENTION_KINDS, LINEAR_KINDS = ("attention",), ("attention", "mlp", "linear")
+T = TypeVar("T")
 CONVERTED = ("pissa", "olora")
 INITIAL = "initial-adapter"
 
@@ -139,13 +140,15 @@ def _named(candidates: Iterable[str], endings: Sequence[str], asked: Sequence[st
 
 def check_ranks(model: PreTrainedModel, modules: Sequence[str], settings: AdapterSettings) -> None:
     """Refuse a rank above what a module can have, and patterns that match nothing."""
-    sizes = {n: tuple(m.weight.shape) for n, m in model.named_modules() if n in set(modules)}
+    wanted = set(modules)
+    sizes = {n: tuple(m.weight.shape) for n, m in model.named_modules() if n in wanted}
     problems = []
     try:
         ranks = Patterns(settings.rank_pattern)
         for section in ("rank_pattern", "alpha_pattern"):
             for pattern in getattr(settings, section):
-                if not any(map(matcher(pattern), sizes)):
+                # with every module: of those that follow one may take too long
+                if not list(filter(matcher(pattern), sizes)):
                     problems.append(f'adapter.{section}: "{pattern}" matches no module')
     except ValueError as error:
         raise RecipeError([f"adapter: {error}"], "write modules' names, or their endings") from None
@@ -156,6 +159,18 @@ def check_ranks(model: PreTrainedModel, modules: Sequence[str], settings: Adapte
     if problems:
         more = [f"... and {len(problems) - 4} more"] if len(problems) > 4 else []
         raise RecipeError(problems[:4] + more, "lower adapter.rank, or give adapter.rank_pattern")
+
+
+def by_name(patterns: Mapping[str, T], modules: Iterable[str]) -> dict[str, T]:
+    """The same values by the modules' names: PEFT's `re` may never come to an end with a pattern (`(.*)*x`).
+
+    `ValueError` where a pattern cannot be matched.
+    """
+    found: dict[str, T] = {}
+    for pattern, value in patterns.items():
+        names = [pattern] if PLAIN.fullmatch(pattern) else filter(matcher(pattern), modules)
+        found |= {name: value for name in names if name not in found}  # the first that matches is taken
+    return found
 
 
 def attach(
@@ -210,7 +225,12 @@ def _further(model: PreTrainedModel, adapter: str) -> PeftModel:
     if not (Path(adapter) / "adapter_config.json").exists() and Path(adapter).exists():
         raise CheckpointError(f"{adapter}: not an adapter (no adapter_config.json)", "check model.adapter")
     try:
-        return peft.PeftModel.from_pretrained(model, adapter, is_trainable=True)
+        config = peft.PeftConfig.from_pretrained(adapter)
+        modules = [name for name, module in model.named_modules() if hasattr(module, "weight")]
+        for section in ("rank_pattern", "alpha_pattern"):
+            if given := getattr(config, section, None):
+                setattr(config, section, by_name(given, modules))
+        return peft.PeftModel.from_pretrained(model, adapter, is_trainable=True, config=config)
     except (OSError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{adapter}: does not fit the base ({error})", "check model.adapter") from None
 
@@ -231,8 +251,8 @@ def _peft_config(settings: AdapterSettings, modules: Sequence[str], saved: Seque
         lora_alpha=settings.alpha if settings.alpha is not None else 2 * settings.rank,
         lora_dropout=settings.dropout,
         target_modules=list(modules),
-        rank_pattern=dict(settings.rank_pattern),
-        alpha_pattern=dict(settings.alpha_pattern),
+        rank_pattern=by_name(settings.rank_pattern, modules),
+        alpha_pattern=by_name(settings.alpha_pattern, modules),
         modules_to_save=list(settings.save_modules or saved) or None,
         bias=settings.bias,
         use_rslora=settings.type == "rslora",
