@@ -635,7 +635,8 @@ def test_values_that_would_share_a_folder(tmp_path):
 
 def launched(arguments, cwd):
     """As `accelerate launch` and torchrun start two processes."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "chorus"]
+    own = ["--standalone", "--nproc_per_node", "2", "--log-dir", str(cwd / "logs")]  # else it leaves a folder behind
+    command = [sys.executable, "-m", "torch.distributed.run", *own, "-m", "chorus"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.run([*command, *arguments], cwd=cwd, env=environment, capture_output=True, text=True, check=False)
 
