@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import json
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 
 from chorus.architectures.classes import architecture, check_counts
 from chorus.architectures.families import is_causal_lm, is_whisper, whisper_prefix
@@ -125,8 +125,11 @@ def causal_lm_inventory(config: JsonMap) -> Inventory:
 
 
 def _inventory(config: JsonMap, shapes: dict[str, Shape], tied: dict[str, str]) -> Inventory:
-    ignored: Callable[[str], bool] = lambda name: ROTARY.search(name) is not None  # noqa: E731
-    return Inventory(architecture(config), shapes, tied, with_prefix(shapes, "model."), ignored)
+    return Inventory(architecture(config), shapes, tied, with_prefix(shapes, "model."), _ignored)
+
+
+def _ignored(name: str) -> bool:
+    return ROTARY.search(name) is not None
 
 
 def _norm(shapes: dict[str, Shape], name: str, width: int) -> None:

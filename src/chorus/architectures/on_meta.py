@@ -56,7 +56,7 @@ def _build(cls: type[PreTrainedModel], settings: PretrainedConfig) -> PreTrained
     try:
         with torch.device("meta"):  # neither memory nor initialisation, whatever its size
             return cls(settings)
-    except Exception as error:
+    except Exception as error:  # as above: its code divides, indexes and asserts on whatever numbers stand there
         raise ValueError(f"transformers cannot build {cls.__name__} from its config ({error})") from error
 
 
