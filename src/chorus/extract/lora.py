@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -216,21 +217,17 @@ class _Extraction:
         """
         sizes = {job.name: change(job, self.pair.model.label) for job in jobs}
         changed = {_module(name) for name, size in sizes.items() if size}
-        matrices = {_module(name) for name, tensor in self.pair.base.checkpoint.items() if len(tensor.shape) > 1}
+        tensors = self.pair.base.checkpoint
+        above = _with_ancestors(_module(name) for name, tensor in tensors.items() if len(tensor.shape) > 1)
         for job in jobs:
             module, size = _module(job.name), sizes[job.name]
-            weight = self.pair.base.checkpoint.get(f"{module}.weight")
+            weight = tensors.get(f"{module}.weight")
             matrix = weight is not None and len(weight.shape) > 1
             if not size and (matrix or module not in changed):
                 continue
             vector = job.role.kind != "embedding" and len(job.shape) < 2
-            apart = not matrix and any(one == module or one.startswith(f"{module}.") for one in matrices)
-            if (
-                save
-                and vector
-                and not apart
-                and self.writer.add_whole(job.name, job.tensor.read().float(), matrix=matrix)
-            ):
+            kept = save and vector and (matrix or module not in above)
+            if kept and self.writer.add_whole(job.name, job.tensor.read().float(), matrix=matrix):
                 continue
             if size:
                 self.dropped.append((job.name, size))
@@ -264,6 +261,16 @@ class _Extraction:
 
 def _module(name: str) -> str:
     return name.rpartition(".")[0]
+
+
+def _with_ancestors(modules: Iterable[str]) -> set[str]:
+    """Modules, and all that they stand in; in one pass, as mixtures of experts have tens of thousands."""
+    found: set[str] = set()
+    for module in modules:
+        while module and module not in found:
+            found.add(module)
+            module = _module(module)
+    return found
 
 
 def _embeds(job: Counterparts) -> bool:

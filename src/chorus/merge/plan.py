@@ -174,7 +174,7 @@ class Plan(Mapping[str, LazyTensor]):
         recipe = Path(self.recipe.source)
         return [place for model in self.sources for place in model.places] + [recipe] * recipe.is_file()
 
-    @property
+    @cached_property
     def licences(self) -> dict[str, str | None]:
         """The licence that each model's card states, by name; of a merge those of the models that went into it."""
         found: dict[str, str | None] = {}
@@ -195,7 +195,7 @@ class Plan(Mapping[str, LazyTensor]):
         )
         return list(dict.fromkeys(one for ids in each for one in ids))
 
-    @property
+    @cached_property
     def trained_on(self) -> Lineage:
         """What the sources learnt from; of the base only where it is a merge itself, else it is what all began with."""
         every = [

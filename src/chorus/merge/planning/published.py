@@ -1,4 +1,4 @@
-"""What is said of a plan in public: licences, the recipe without paths of this machine, parameters as plain values."""
+"""What is said of a plan in public: the recipe without paths of this machine, parameters as plain values."""
 
 from __future__ import annotations
 
