@@ -128,6 +128,89 @@ def test_running_statistics_of_one_model_beside_merged_weights_are_told(tmp_path
     assert not any("running statistics" in warning for warning in attends.warnings)
 
 
+def changed(place: Path, target: Path, part: str) -> tuple[Path, list[str]]:
+    """A copy of a model that differs in every tensor with this in its name, by as much."""
+    tensors = load_all(place)
+    names = [name for name in tensors if part in name]
+    assert names
+    other = {name: tensor + 0.5 if name in names else tensor for name, tensor in tensors.items()}
+    return write_model(target, other, config_of(place)), names
+
+
+FROZEN = {
+    "deepseek_v3": "e_score_correction_bias",  # a buffer, which another rule than gradients changes
+    "ernie4_5_moe": "e_score_correction_bias",  # a parameter that its class freezes
+    "bart": "final_logits_bias",
+    "gemma4_text": "layer_scalar",
+}
+
+
+@pytest.mark.parametrize("kind", FROZEN)
+def test_what_a_class_freezes_is_merged_and_extracted_where_it_differs(kind, tmp_path):
+    a, _ = make_pair(kind, tmp_path)
+    b, names = changed(a, tmp_path / "other", FROZEN[kind])
+    plan = chorus.plan(halves(a, b))
+    before = load_all(a)
+    assert all(torch.allclose(plan[name].read(), before[name] + 0.25) for name in names)
+    assert all(torch.equal(plan[name].read(), tensor) for name, tensor in before.items() if name not in names)
+    chorus.extract_task_vector(b, a, tmp_path / "vector")
+    chorus.apply(a, tmp_path / "vector", tmp_path / "out")
+    found = load_all(tmp_path / "out")
+    assert all(torch.allclose(found[name], before[name] + 0.5) for name in names)
+
+
+def test_a_backbone_that_is_frozen_is_merged_and_its_statistics_are_told(tmp_path):
+    import transformers
+
+    backbone = transformers.ResNetConfig(embedding_size=8, hidden_sizes=[8, 8, 8, 8], depths=[1] * 4)
+    config = transformers.DetrConfig(
+        use_timm_backbone=False, use_pretrained_backbone=False, backbone=None, backbone_config=backbone, d_model=16,
+        encoder_layers=1, decoder_layers=1, encoder_attention_heads=2, decoder_attention_heads=2, encoder_ffn_dim=16,
+        decoder_ffn_dim=16, num_queries=4,
+    )  # fmt: skip
+    model = transformers.DetrForObjectDetection(config)
+    frozen = {name for name, value in model.named_parameters() if not value.requires_grad}
+    assert frozen
+    for name, step in (("a", 0.0), ("b", 1.0)):
+        with torch.no_grad():
+            for tensor in model.state_dict().values():
+                tensor.add_(step) if tensor.is_floating_point() else None
+        model.save_pretrained(tmp_path / name)
+    plan = chorus.plan(halves(tmp_path / "a", tmp_path / "b"))
+    tensors = load_all(tmp_path / "a")
+    kept = [name for name in plan if torch.equal(plan[name].read(), tensors[name])]
+    assert all("running" in name for name in kept)
+    assert len(kept) >= 8
+    assert sum("running statistics" in warning for warning in plan.warnings) == 1
+    merged = [name for name in plan if torch.allclose(plan[name].read(), tensors[name] + 0.5)]
+    assert sorted(kept + merged) == sorted(plan)
+
+
+def test_positions_that_are_computed_stay_one_models_and_others_are_told(tmp_path):
+    a, b = make_pair("whisper", tmp_path)
+    name = "model.encoder.embed_positions.weight"
+    other, _ = changed(a, tmp_path / "other", name)
+    plan = chorus.plan(halves(a, other))
+    assert torch.equal(plan[name].read(), load_all(a)[name])
+    (told,) = (warning for warning in plan.warnings if "positions" in warning)
+    assert told.startswith(f"{name}: computed positions are not merged, they are those of a;")
+    result = chorus.extract_task_vector(other, a, tmp_path / "vector")
+    assert any(f"other: {name} are other than in a" in warning for warning in result.warnings)
+    whole = write_model(tmp_path / "whole", {**load_all(b), name: load_all(a)[name]}, config_of(b))
+    half = {n: t.half() for n, t in load_all(whole).items()}
+    for alike in (whole, write_model(tmp_path / "half", half, config_of(b))):
+        assert not any("positions" in warning for warning in chorus.plan(halves(a, alike)).warnings)
+        alone = chorus.extract_task_vector(alike, a, tmp_path / f"vector-{alike.name}")
+        assert not any("learned" in warning for warning in alone.warnings)
+
+
+def test_statistics_that_an_extraction_leaves_are_told(tmp_path):
+    a, _ = make_pair("parakeet_ctc", tmp_path)
+    b, _ = changed(a, tmp_path / "other", "running_mean")
+    result = chorus.extract_task_vector(b, a, tmp_path / "vector")
+    assert any("running_mean" in warning and "computed or measured" in warning for warning in result.warnings)
+
+
 def test_layers_that_a_file_keeps_in_several_places_merge(tmp_path):
     import transformers
 

@@ -16,6 +16,7 @@ COMPONENTS = (
     "other",
 )
 KINDS = ("attention", "mlp", "norm", "convolution", "position", "embedding", "linear", "bias", "statistics", "other")
+KEPT = ("position", "statistics")  # of what is not learned: computed, or measured on what the layers before give out
 
 
 @dataclass(frozen=True)
@@ -23,8 +24,8 @@ class Role:
     """What a tensor is for.
 
     `layer` counts within `module`, the name of the layer stack that gradients run over; `place` tells whether
-    the tensor stands before, in, or after that stack. `learned` is False for what training never changes
-    (sinusoidal positions, running statistics, integer buffers): merges keep the base's.
+    the tensor stands before, in, or after that stack. `learned` is False for what the class keeps out of training:
+    sinusoidal positions, running statistics, buffers, frozen layers, corrections of experts.
     """
 
     component: str
@@ -34,6 +35,15 @@ class Role:
     depth: float | None = None
     place: str = "before"
     learned: bool = True
+
+    @property
+    def merged(self) -> bool:
+        """Whether merges and differences take it in.
+
+        What a class freezes may differ between models all the same (a backbone that others trained, an expert's
+        correction that goes by another rule than gradients). Only what is computed or measured stays one model's.
+        """
+        return self.learned or self.kind not in KEPT
 
     def __str__(self) -> str:
         layer = "" if self.layer is None else f" {self.layer}"

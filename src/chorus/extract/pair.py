@@ -18,6 +18,7 @@ from chorus.checkpoints.dtypes import FLOATS
 from chorus.checkpoints.lazy_tensor import LazyTensor
 from chorus.checkpoints.lineage import lineage_of
 from chorus.checkpoints.model import Model, OpenOptions, relabelled
+from chorus.checkpoints.names import some
 from chorus.checkpoints.open import Source, open_model, reference_to
 from chorus.checkpoints.reference import Reference, labelled
 from chorus.checkpoints.spelling import completed, respelled
@@ -37,6 +38,7 @@ else:
     torch = lazy("torch")
 
 BLOCK = 1 << 20
+ROUNDING = 2.0**-7  # what bfloat16 may do to a value
 # cross-attention belongs to the decoder; mergekit's Whisper script loses it, by excluding every name with `encoder`
 PARTS = {"all": None, "encoder": ("encoder",), "decoder": ("decoder", "cross_attention", "language_model")}
 
@@ -94,7 +96,7 @@ class Pair:
         """The tensors that training can have changed."""
         for name, role in self.layout.roles.items():
             origin = self.base.checkpoint[name]
-            if role.learned and origin.dtype in FLOATS and selection.takes(name, role):
+            if role.merged and origin.dtype in FLOATS and selection.takes(name, role):
                 yield Counterparts(name, self.model.checkpoint[name], origin, role)
 
     def copies(self, jobs: Sequence[Counterparts]) -> list[Counterparts]:
@@ -150,8 +152,28 @@ def open_pair(model: Source, base: Source, options: OpenOptions | None = None) -
     problems, told = check_configs(origin, opened, stacked=False, where=f"its base, {origin.label}")
     if problems:
         raise CheckpointError("; ".join(problems), "name the model's own base, or mend the config.json that is wrong")
-    warnings = list(dict.fromkeys([*opened.warnings, *origin.warnings, *told, *_tokens_apart(opened, origin)]))
-    return Pair(opened, origin, layout_of(origin.config, origin.checkpoint), (mine, its), warnings)
+    layout = layout_of(origin.config, origin.checkpoint)
+    told = [*told, *_tokens_apart(opened, origin), *_left_alone(opened, origin, layout)]
+    warnings = list(dict.fromkeys([*opened.warnings, *origin.warnings, *told]))
+    return Pair(opened, origin, layout, (mine, its), warnings)
+
+
+def _left_alone(model: Model, base: Model, layout: Layout) -> list[str]:
+    """Where what is computed or measured differs between the two, and so is lost with the difference."""
+    differ = []
+    for name, role in layout.roles.items():
+        tensor, origin = model.checkpoint[name], base.checkpoint[name]
+        if role.merged or origin.dtype not in FLOATS or same_tensor(tensor, origin):
+            continue
+        rounding = 0.0 if tensor.dtype == origin.dtype else ROUNDING
+        if not torch.allclose(tensor.read().float(), origin.read().float(), rtol=rounding, atol=rounding):
+            differ.append(name)
+    if not differ:
+        return []
+    return [
+        f"{model.label}: {some(differ)} are other than in {base.label}, but computed or measured, not learned: no part "
+        "of what is taken, so that they stay the base's wherever it is added"
+    ]
 
 
 def _tokens_apart(model: Model, base: Model) -> list[str]:

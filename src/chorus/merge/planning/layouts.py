@@ -233,7 +233,7 @@ class Builder:
         tensor = self.inputs.models[slot.part.sources[0].model].checkpoint[slot.names[slot.part.sources[0].model]]
         if any(matches_role(selector, slot.site) for selector in self.excluded):
             return "excluded"
-        if not slot.site.role.learned:
+        if not slot.site.role.merged:
             return "not learned"
         # fine-tunes' counters (num_batches_tracked) may differ, where mergekit refuses the merge or averages them
         return "" if tensor.dtype in FLOATS else "not a number to merge"

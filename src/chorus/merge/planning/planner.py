@@ -25,7 +25,7 @@ from chorus.merge.planning.inputs import (
 from chorus.merge.planning.layouts import Builder, output_slices
 from chorus.merge.planning.memory import footprint
 from chorus.merge.planning.outputs import check_dtypes, output_config, output_generation
-from chorus.merge.planning.result import check_result, left_statistics
+from chorus.merge.planning.result import check_result, left_alone
 from chorus.merge.planning.ties import tie_inputs
 from chorus.merge.planning.vocabularies import check_vocabularies
 from chorus.merge.recipes.inner import inner_names
@@ -254,5 +254,5 @@ def _variant(
     config = {} if inputs.problems else output_config(loaded.recipe, inputs, output, slices, tensors, options)
     if not inputs.problems:
         inputs.problems += check_result(config, tensors, inputs.models[inputs.donor])
-        inputs.warnings += left_statistics(tensors, inputs.models)
+        inputs.warnings += left_alone(tensors, inputs.models)
     return Variant(output.name, method.name, tensors, config, output_generation(generation, inputs, slices))
