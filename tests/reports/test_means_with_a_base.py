@@ -40,3 +40,12 @@ def test_linear_without_weights_is_the_mean(qwen, out, normalize):
 def test_linear_with_a_weight_for_some_is_refused(qwen):
     with pytest.raises(PlanError, match="linear needs weight for base"):
         chorus.plan(qwen.recipe("linear", 2, each=[{"weight": 0.5}] * 3))
+
+
+def test_linear_with_weights_of_which_none_holds_for_a_tensor_is_refused(qwen):
+    each = [{"weight": [{"filter": "mlp", "value": value}]} for value in (0.5, 1.5)]
+    with pytest.raises(PlanError, match="linear needs weight for tuned-0"):
+        chorus.plan(qwen.recipe("linear", 2, base=False, each=each))
+    whole = [{"weight": [*one["weight"], {"value": 1.0}]} for one in each]
+    plan = chorus.plan(qwen.recipe("linear", 2, base=False, each=whole))
+    assert {t.parameters["weight"] for t in plan.tensors()} == {(0.5, 1.5), (1.0, 1.0)}

@@ -18,14 +18,13 @@ from chorus.checkpoints.dtypes import FLOATS
 from chorus.checkpoints.lazy_tensor import LazyTensor
 from chorus.checkpoints.lineage import lineage_of
 from chorus.checkpoints.model import Model, OpenOptions, relabelled
-from chorus.checkpoints.names import some
 from chorus.checkpoints.open import Source, open_model, reference_to
 from chorus.checkpoints.reference import Reference, labelled
 from chorus.checkpoints.spelling import completed, respelled
 from chorus.checkpoints.ties import settled, tied_in, untied_alike
 from chorus.checkpoints.vocabulary import Misfits, same_files, shown_ids, vocabulary_of
 from chorus.checkpoints.vocabulary import difference as misfits
-from chorus.errors import CheckpointError, UsageError
+from chorus.errors import CheckpointError, UsageError, some
 from chorus.lazy import lazy
 from chorus.plain import JsonObject
 from chorus.provenance import licence_of, versions

@@ -285,13 +285,16 @@ class Builder:
                 return found
             each: list[Value] = []
             known = [self._value(parameter, slot, source) for source in models]
-            # mergekit asks a mean for weights; without any it can only be the plain one
-            if method.linear and method.space == "weights" and all(isinstance(one, Missing) for one in known):
-                return (1 / len(models),) * len(models)
+            lacking = all(isinstance(one, Missing) for one in known)
+            # mergekit asks a mean for weights; where the recipe has none at all it can only be the plain one. Under
+            # conditions of which none holds here they are missing
+            if lacking and method.linear and method.space == "weights":
+                if not any(self._settings(parameter, slot, source) for source in models):
+                    return (1 / len(models),) * len(models)
             for source, found in zip(models, known, strict=True):
                 if isinstance(found, Missing):
-                    lacking = self.inputs.models[source.model].label
-                    raise ValueError(f"{method.name} needs {parameter.name} for {lacking}")
+                    label = self.inputs.models[source.model].label
+                    raise ValueError(f"{method.name} needs {parameter.name} for {label}")
                 each.append(found)
             return tuple(each)
 
@@ -321,12 +324,10 @@ class Builder:
         if place in self.plain:
             return self.plain[place]
         site = slot.site
-        scopes: list[dict[str, object]] = [*slot.part.scopes, self.output.parameters, self.recipe.parameters]
         if source is not None:
             # filters see the model's own name, which differs from the result's where layers are stacked (mergekit)
             site = Site(slot.names[source.model], site.role, site.t)
-            scopes.insert(0, source.parameters)
-        settings = [scope[parameter.name] for scope in scopes if parameter.name in scope]
+        settings = self._settings(parameter, slot, source)
         # where no condition holds the search goes on outward, as in mergekit
         value = next((v for v in (resolve(setting, site) for setting in settings) if v is not MISSING), MISSING)
         default = MISSING if parameter.required else parameter.default
@@ -334,6 +335,12 @@ class Builder:
         if all(isinstance(setting, bool | int | float | str) for setting in settings):
             self.plain[place] = found  # the same for every tensor, of which a large model has thousands
         return found
+
+    def _settings(self, parameter: Parameter, slot: Slot, source: SliceSource | None) -> list[object]:
+        """What the recipe says of a parameter, the innermost first, whether it holds for the tensor or not."""
+        own = [] if source is None else [source.parameters]
+        scopes = [*own, *slot.part.scopes, self.output.parameters, self.recipe.parameters]
+        return [scope[parameter.name] for scope in scopes if parameter.name in scope]
 
     def _plan(
         self,

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from chorus.documents import parse_yaml, recipe_text
 from chorus.errors import RecipeError
+from chorus.files import present
 from chorus.merge.recipes.dialects import translated
 from chorus.merge.recipes.schema import Recipe, checked_recipe
 
@@ -47,7 +48,7 @@ def _read(source: str | Path) -> tuple[str, str]:
         return source, "recipe"
     path = Path(source)
     recipe, colon, output = path.name.rpartition(":")
-    if colon and not path.exists() and path.with_name(recipe).is_file():
+    if colon and not present(path) and path.with_name(recipe).is_file():
         raise RecipeError(
             [f"all outputs of a recipe are merged in one pass, {output} cannot be alone"],
             f"name the recipe; {path.name} is a model to evaluate, extract, apply and to other recipes",
