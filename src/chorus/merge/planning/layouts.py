@@ -285,12 +285,11 @@ class Builder:
                 return found
             each: list[Value] = []
             known = [self._value(parameter, slot, source) for source in models]
-            lacking = all(isinstance(one, Missing) for one in known)
             # mergekit asks a mean for weights; where the recipe has none at all it can only be the plain one. Under
             # conditions of which none holds here they are missing
-            if lacking and method.linear and method.space == "weights":
-                if not any(self._settings(parameter, slot, source) for source in models):
-                    return (1 / len(models),) * len(models)
+            lacking = all(isinstance(one, Missing) for one in known) and method.linear and method.space == "weights"
+            if lacking and not any(self._settings(parameter, slot, source) for source in models):
+                return (1 / len(models),) * len(models)
             for source, found in zip(models, known, strict=True):
                 if isinstance(found, Missing):
                     label = self.inputs.models[source.model].label
