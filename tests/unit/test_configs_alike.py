@@ -32,7 +32,7 @@ TOLD = {
 }  # fmt: skip
 FREE = {
     "dtype": "float16", "torch_dtype": "bfloat16", "transformers_version": "4.30.0", "use_cache": False,
-    "_name_or_path": "/nowhere/x", "attention_dropout": 0.3, "activation_dropout": 0.1, "layerdrop": 0.2,
+    "_name_or_path": "runs/checkpoint-500", "attention_dropout": 0.3, "activation_dropout": 0.1, "layerdrop": 0.2,
     "initializer_range": 0.5, "apply_spec_augment": True, "mask_time_prob": 0.3, "ctc_loss_reduction": "mean",
     "forced_decoder_ids": [[1, 2]], "suppress_tokens": [1], "max_length": 7, "gradient_checkpointing": True,
     "_attn_implementation": "eager", "unsloth_version": "2025", "problem_type": "x", "output_hidden_states": True,

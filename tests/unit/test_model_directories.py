@@ -114,12 +114,7 @@ def test_transformers_looks_in_the_same_order(tmp_path):
     from transformers.modeling_utils import _get_resolved_checkpoint_files as theirs
 
     put(tmp_path, "s-1", text=json.dumps({"weight_map": {"t": "s-1"}, "metadata": {}}).encode())
-    for name in (
-        "pytorch_model.bin.index.json",
-        "pytorch_model.bin",
-        "model.safetensors.index.json",
-        "model.safetensors",
-    ):
+    for name in ORDER:
         put(tmp_path, name, text=(tmp_path / "s-1").read_bytes())
         found, _ = theirs(tmp_path, None, None, None, None, False)
         assert [p.rsplit("/", 1)[1] for p in found] == list(chosen(tmp_path).names)

@@ -70,6 +70,19 @@ def test_where_no_result_can_be_is_told_before_any_work(tmp_path: Path, monkeypa
         assert place_of(Path(name)) == Path(name)
 
 
+def test_a_home_is_no_place_under_any_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "disk" / "anna").mkdir(parents=True)
+    (tmp_path / "homes").symlink_to("disk")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setenv("HOME", str(tmp_path / "homes" / "anna"))
+    for name in ("homes/anna", "disk/anna", "disk"):
+        with pytest.raises(UsageError, match="your home"):
+            place_of(tmp_path / name)
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)  # as for a user without a home
+    assert place_of(tmp_path / "disk" / "anna") == tmp_path / "disk" / "anna"
+
+
 def test_a_link_to_a_directory_is_that_directory(tmp_path: Path) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "real" / "chorus.json").write_text("{}")

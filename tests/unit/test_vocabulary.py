@@ -73,6 +73,16 @@ def test_a_list_of_pieces_is_numbered_and_old_files_name_what_was_added(tmp_path
     assert vocabulary_of(old).tokens[3] == "<|end|>"
 
 
+def test_lines_end_at_line_feeds_alone(tmp_path):
+    """BERT's vocabularies hold every letter there is, those too at which Python breaks lines."""
+    from transformers import BertTokenizer
+
+    words = ["[UNK]", "a", "\x85", "\u2028", "b", "\x1c"]
+    found = vocabulary_of(files(tmp_path, **{"vocab.txt": "".join(f"{word}\n" for word in words)}))
+    assert found.tokens == dict(enumerate(words))
+    assert BertTokenizer(str(tmp_path / "vocab.txt")).convert_tokens_to_ids("b") == found.ids["b"]
+
+
 def test_it_is_what_transformers_reads():
     from transformers import AutoTokenizer
 

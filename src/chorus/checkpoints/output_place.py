@@ -8,7 +8,7 @@ from pathlib import Path
 
 from chorus.checkpoints.lineage import PROVENANCE
 from chorus.errors import OutputError, UsageError
-from chorus.files import shown
+from chorus.files import expanded, shown
 
 ANOTHER = "choose another directory"
 BESIDE = (".partial", ".replaced")  # what the writer clears beside an output is as lost as what is in it
@@ -17,8 +17,10 @@ BESIDE = (".partial", ".replaced")  # what the writer clears beside an output is
 def place_of(output: Path) -> Path:
     """Where an output directory is to be, the last link resolved; `UsageError`, before any work, where none can be."""
     place = _real(output)
-    if place in (Path.cwd(), *Path.cwd().parents, Path.home()):
-        raise UsageError(f"{output}: the working directory, one around it, or your home", ANOTHER)
+    # not Path.home, which fails for a user whom the system does not know
+    homes = (Path.cwd(), _real(expanded("~")))
+    if any(place in (home, *home.parents) for home in homes):
+        raise UsageError(f"{output}: the working directory or your home, or around one of them", ANOTHER)
     try:
         # those beside it have longer names
         for path in (place, *(place.with_name(place.name + ending) for ending in BESIDE)):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -59,7 +58,7 @@ def _readers(files: Mapping[str, Path]) -> Iterator[tuple[str, str, Callable[[Pa
         ("tokenizer.json", PIECES, _tokenizers),
         ("vocab.json", PIECES, lambda path: _by_token(read_json(path, limit=MAX_TOKENIZER))),
         ("tekken.json", "tekken", _tekken),
-        ("vocab.txt", PIECES, lambda path: dict(enumerate(read_text(path, MAX_TOKENIZER).splitlines()))),
+        ("vocab.txt", PIECES, lambda path: dict(enumerate(_lines(path)))),
     ]
     # ids of a model's own, which slow tokenizers shift, each in a way of its own
     models = ("tokenizer.model", "sentencepiece.bpe.model", "spiece.model", "source.spm")
@@ -107,6 +106,12 @@ def _same(one: Path, other: Path) -> bool:
     return one.samefile(other) or (one.stat().st_size == other.stat().st_size and file_hash(one) == file_hash(other))
 
 
+def _lines(path: Path) -> list[str]:
+    """Lines as transformers reads them: a token may hold any other sign at which `splitlines` breaks."""
+    text = read_text(path, MAX_TOKENIZER).replace("\r\n", "\n")
+    return text.removesuffix("\n").split("\n") if text else []
+
+
 def _by_token(entries: Mapping[str, object]) -> Tokens:
     return {i: token for token, i in entries.items() if isinstance(i, int)}
 
@@ -148,21 +153,19 @@ def _ranked(entries: object) -> list[JsonObject]:
 def _tiktoken(path: Path) -> Tokens:
     """Lines of a token in base64 and its rank."""
     tokens: Tokens = {}
-    for line in read_text(path, MAX_TOKENIZER).splitlines():
+    for line in _lines(path):
         word, _, rank = line.partition(" ")
         try:
             tokens[int(rank)] = base64.b64decode(word).decode("utf-8", "backslashreplace")
-        except (ValueError, binascii.Error):
+        except ValueError:  # base64's errors are of these
             return {}
     return tokens
 
 
 def _sentencepiece(path: Path) -> Tokens:
     """The pieces of a SentencePiece model, in order: field 1 of a protocol buffer, in each of them field 1 its text."""
-    pieces = [
-        text for number, body in _fields(read_bytes(path, MAX_TOKENIZER)) if number == 1 for text in [_text(body)]
-    ]
-    return dict(enumerate(pieces))
+    fields = _fields(read_bytes(path, MAX_TOKENIZER))
+    return dict(enumerate(_text(body) for number, body in fields if number == 1))
 
 
 def _text(message: bytes) -> str:

@@ -107,9 +107,9 @@ class PartialDirectory:
     def check_space(self, needed: int) -> None:
         """Refuse before the first byte where the disk has less room than the result needs."""
         # blocks, not sizes: output files are made at full size with nothing in them (`ftruncate`)
-        present = sum(p.stat().st_blocks * 512 for p in self.path.rglob("*") if p.is_file())
+        there = sum(p.stat().st_blocks * 512 for p in self.path.rglob("*") if p.is_file())
         free = shutil.disk_usage(self.path).free
-        if needed - present > free:
+        if needed - there > free:
             raise OutputError(
                 f"{self.final}: the result needs {needed / 1e9:.1f} GB, the disk has {free / 1e9:.1f} GB free",
                 "make room",
