@@ -93,6 +93,22 @@ def test_only_results_are_replaced(tmp_path):
     begin(final, overwrite=True).finish(())
 
 
+def test_what_stands_where_the_old_result_goes_is_nobodys_loss(tmp_path):
+    final, aside = tmp_path / "model", tmp_path / "model.replaced"
+    final.mkdir()
+    (final / "chorus.json").write_text("{}")
+    aside.mkdir()
+    (aside / "mine.txt").write_text("mine")
+    with pytest.raises(OutputError, match=r"model\.replaced: no result of Chorus \(mine.txt in it"):
+        begin(final, overwrite=True)
+    (aside / "mine.txt").rename(tmp_path / "mine.txt")
+    aside.rmdir()
+    (tmp_path / "mine.txt").rename(aside)
+    with pytest.raises(OutputError, match=r"model\.replaced: is in the way"):
+        begin(final, overwrite=True)
+    assert aside.read_text() == "mine"
+
+
 @pytest.mark.parametrize(("resume", "overwrite"), [(True, False), (False, True), (True, True)])
 def test_an_unfinished_one_is_gone_on_with_or_begun_again(tmp_path, resume, overwrite):
     final = tmp_path / "model"

@@ -11,7 +11,8 @@ from chorus.errors import OutputError, UsageError
 from chorus.files import expanded, shown
 
 ANOTHER = "choose another directory"
-BESIDE = (".partial", ".replaced")  # what the writer clears beside an output is as lost as what is in it
+PARTIAL, REPLACED = ".partial", ".replaced"
+BESIDE = (PARTIAL, REPLACED)  # what the writer clears beside an output is as lost as what is in it
 
 
 def place_of(output: Path) -> Path:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from chorus.checkpoints.output_place import place_of, refuse_foreign
+from chorus.checkpoints.output_place import PARTIAL, REPLACED, place_of, refuse_foreign
 from chorus.errors import OutputError
 from chorus.files import present, shown
 
@@ -51,15 +51,17 @@ class PartialDirectory:
         """`parts` are the names of the directories that a result of several models has."""
         final = place_of(final)
         self.final, self.overwrite = final, overwrite
-        self.path = final.with_name(final.name + ".partial")
+        self.path, self._aside = (final.with_name(final.name + ending) for ending in (PARTIAL, REPLACED))
         if final.exists() and not final.is_dir():
             raise OutputError(f"{final}: exists and is no directory", "choose another directory")
         if final.exists() and any(final.iterdir()) and not overwrite:
             raise OutputError(f"{final}: exists and is not empty", "choose another directory, or pass --overwrite")
-        refuse_foreign(final, parts)
         # a link would have another directory written to, and cleared
-        if present(self.path) and (self.path.is_symlink() or not self.path.is_dir()):
-            raise OutputError(f"{self.path}: is in the way, and is no unfinished merge", "take it away")
+        for path in (self.path, self._aside) if overwrite else (self.path,):
+            if present(path) and (path.is_symlink() or not path.is_dir()):
+                raise OutputError(f"{path}: is in the way, and is no unfinished merge", "take it away")
+        for path in (final, self._aside) if overwrite else ():
+            refuse_foreign(path, parts)
         existed = self.path.exists()
         with explained(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
@@ -133,11 +135,10 @@ class PartialDirectory:
             _sync(self.path)
             if self.final.exists() and any(self.final.iterdir()):
                 # renaming over a directory that is not empty fails: the old result moves aside, and goes last
-                old = self.final.with_name(self.final.name + ".replaced")
-                shutil.rmtree(old, ignore_errors=True)
-                os.rename(self.final, old)
+                shutil.rmtree(self._aside, ignore_errors=True)
+                os.rename(self.final, self._aside)
                 os.rename(self.path, self.final)
-                shutil.rmtree(old)
+                shutil.rmtree(self._aside)
             else:
                 os.rename(self.path, self.final)
         self.release()
