@@ -10,8 +10,10 @@ from urllib.parse import unquote, urlparse
 
 import pytest
 import torch
+from safetensors.torch import save
 
 import chorus
+from adapters import make_adapters
 from chorus.checkpoints.model import OpenOptions
 from chorus.checkpoints.open import open_model
 from chorus.checkpoints.reference import parse_reference
@@ -329,8 +331,6 @@ def test_the_whole_file_goes_before_an_index_on_the_hub_too(hub, options):
     ],
 )
 def test_a_plan_refuses_and_tells_what_a_merge_does(hub, options, weights, second, told, message):
-    from safetensors.torch import save
-
     parts = {"m-1.safetensors": save({"a.weight": torch.ones(2)}), "m-2.safetensors": save(second)}
     weight_map = {name: f"m-{1 + (name != 'a.weight')}.safetensors" for name in told} | {"of m-2": "m-2.safetensors"}
     index = json.dumps({"weight_map": weight_map}).encode()
@@ -356,6 +356,23 @@ def test_pickles_are_downloaded_on_request_alone(hub, options):
     with pytest.raises(CheckpointError, match="cannot be loaded as plain tensors"):  # for it is none
         open_model(parse_reference("org/tuned"), allowed)
     assert any("pytorch_model.bin" in r[1] for r in hub.requests)
+
+
+@pytest.mark.parametrize("weights", ["adapter_model.safetensors", "task_vector.safetensors"])
+def test_what_lies_beside_an_adapter_comes_with_it(hub, options, tmp_path, weights):
+    base, (adapter,) = make_adapters(tmp_path, "qwen2", 1)
+    beside = {"tokenizer.json": b"{}", "chorus.json": b'{"kind": "train"}'}
+    hub.files["org/small"] = {p.name: p.read_bytes() for p in base.iterdir()}
+    files = {p.name: p.read_bytes() for p in adapter.iterdir()}
+    if weights not in files:
+        tensors = load_all(base)
+        name = next(iter(tensors))
+        files = {weights: save({name: torch.ones_like(tensors[name])})}
+    hub.files["org/lora"] = files | beside | {"optimizer.pt": b"x", "README.md": b""}
+    found = open_model(parse_reference("org/small+org/lora"), options)
+    place = found.adapter_paths[weights].parent
+    assert {p.name for p in place.iterdir()} == {*files, *beside} - {"README.md"}
+    assert not any("optimizer" in r[1] for r in hub.requests)
 
 
 def test_quantised_weights_are_refused_before_they_are_downloaded(hub, options):

@@ -10,7 +10,8 @@ from chorus.checkpoints.adapter import CONFIG, open_adapter
 from chorus.checkpoints.adapter_places import apply_adapter
 from chorus.checkpoints.directory import open_directory
 from chorus.checkpoints.formats import FORMATS, format_of
-from chorus.checkpoints.model import Model, OpenOptions, stacked_paths
+from chorus.checkpoints.lineage import PROVENANCE
+from chorus.checkpoints.model import TOKENIZER_FILES, Model, OpenOptions, stacked_paths
 from chorus.checkpoints.names import named
 from chorus.checkpoints.reference import Reference, looks_local, parse_reference
 from chorus.checkpoints.task_vector import TASK_VECTOR, apply_task_vector
@@ -105,7 +106,8 @@ def locate(reference: Reference, options: OpenOptions, kind: str) -> tuple[Path,
         return path, None
     from chorus.checkpoints.hub import download
 
-    return download(reference, options, ["adapter_*"])
+    # with the weights what a directory on disk is asked for: what it learnt from, and a training's tokenizer
+    return download(reference, options, ["adapter_*", TASK_VECTOR, PROVENANCE, *TOKENIZER_FILES])
 
 
 def _open_local(path: Path, reference: Reference, options: OpenOptions) -> Model:
