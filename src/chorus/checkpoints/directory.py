@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TypeVar
 
-from chorus.checkpoints.kinds import refuse_other_kinds, refuse_quantised
-from chorus.checkpoints.lazy_tensor import Checkpoint, FileTensor, LazyTensor, MappedFile
+from chorus.checkpoints.kinds import refuse_quantised
+from chorus.checkpoints.lazy_tensor import Checkpoint, FileTensor, LazyTensor, MappedFile, each_once
 from chorus.checkpoints.model import Model
 from chorus.checkpoints.safetensors_header import Entry, Header, read_header
 from chorus.checkpoints.weights import Files, OnDisk, WeightFiles, weight_files
 from chorus.checkpoints.whereabouts import remedy_in
 from chorus.errors import CheckpointError
 from chorus.files import present, read_json
-
-T = TypeVar("T", bound=LazyTensor)
 
 
 def open_directory(directory: Path, label: str, *, allow_pickle: bool = False) -> Model:
@@ -51,18 +48,6 @@ def tensors_of(headers: Mapping[str, Header], tensor: Callable[[Entry, str], Laz
     """The mapping over all tensors of these files, each made of its entry and its file's name."""
     entries = ((entry, name) for name, header in headers.items() for entry in header.entries.values())
     return Checkpoint(each_once((tensor(entry, name) for entry, name in entries), label), label)
-
-
-def each_once(tensors: Iterable[T], label: str) -> dict[str, T]:
-    """Tensors of several files by name; a name in two of them is an error, and so is what no weight is made of."""
-    found: dict[str, T] = {}
-    for tensor in tensors:
-        if tensor.name in found:
-            raise CheckpointError(f"{label}: tensor {tensor.name} stands in two files", "save the model again")
-        # before the tensor is taken: an int8 matrix without its scales would be merged as if it were weights
-        refuse_other_kinds(tensor.name, tensor.dtype, tensor.shape, label)
-        found[tensor.name] = tensor
-    return found
 
 
 def unkept(files: Files, chosen: WeightFiles, headers: Mapping[str, Header], where: str) -> list[str]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import mmap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, TypeVar, runtime_checkable
 
 from chorus.checkpoints.dtypes import itemsize, torch_dtype
+from chorus.checkpoints.kinds import refuse_other_kinds
 from chorus.checkpoints.safetensors_header import Entry
 from chorus.errors import CheckpointError
 from chorus.files import opened
@@ -68,6 +69,9 @@ class KeepingTensor(Protocol):
         """Drop what is kept."""
 
 
+T = TypeVar("T", bound=LazyTensor)
+
+
 class Checkpoint(Mapping[str, LazyTensor]):
     """A read-only mapping from tensor name to lazy tensor, wherever it comes from.
 
@@ -88,6 +92,18 @@ class Checkpoint(Mapping[str, LazyTensor]):
 
     def __len__(self) -> int:
         return len(self._tensors)
+
+
+def each_once(tensors: Iterable[T], label: str) -> dict[str, T]:
+    """Tensors of several files by name; a name in two of them is an error, and so is what no weight is made of."""
+    found: dict[str, T] = {}
+    for tensor in tensors:
+        if tensor.name in found:
+            raise CheckpointError(f"{label}: tensor {tensor.name} stands in two files", "save the model again")
+        # before the tensor is taken: an int8 matrix without its scales would be merged as if it were weights
+        refuse_other_kinds(tensor.name, tensor.dtype, tensor.shape, label)
+        found[tensor.name] = tensor
+    return found
 
 
 class MappedFile:

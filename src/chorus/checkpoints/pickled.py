@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from chorus.architectures.openai_whisper import transformers_config, transformers_name
-from chorus.checkpoints.directory import each_once
 from chorus.checkpoints.dtypes import DTYPES
-from chorus.checkpoints.lazy_tensor import Checkpoint, MemoryTensor
+from chorus.checkpoints.lazy_tensor import Checkpoint, MemoryTensor, each_once
 from chorus.checkpoints.model import Model, OpenOptions
 from chorus.checkpoints.weights import WeightFiles, refuse_pickle
 from chorus.errors import CheckpointError
