@@ -67,6 +67,8 @@ def test_every_kind_is_trained_and_measured(kind, adapter, dtype, bases, manifes
 @pytest.mark.parametrize("adapter", ADAPTERS[1:])
 def test_every_adapter_is_trained_and_measured(adapter, dtype, bases, manifest, tmp_path):
     done = trained(bases["whisper"], manifest, tmp_path, dtype, adapter)
+    assert done.best is not None
+    assert math.isfinite(done.best)
     factors = chorus.open_model(f"{bases['whisper']}+{done.directory}").checkpoint
     read = factors["model.encoder.layers.0.self_attn.q_proj.weight"].read()
     assert torch.isfinite(read.float()).all()

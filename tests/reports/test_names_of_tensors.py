@@ -369,7 +369,9 @@ def test_a_config_that_no_model_can_have_is_told_at_once(tmp_path, kind, odd):
     bad = copy_model(b, tmp_path / "bad", **changed)
     with pytest.raises(PlanError, match="bad: ") as error:
         chorus.plan(halves(bad))
-    assert told in str(error.value) or odd == "no heads"
+    # that it divides by zero is all that transformers' own class says of no heads
+    unnamed = (kind, odd) == ("gemma2", "no heads")
+    assert ("cannot build Gemma2ForCausalLM from its config" if unnamed else told) in str(error.value)
 
 
 def test_an_implementation_that_is_not_installed_is_not_asked_for(tmp_path):
