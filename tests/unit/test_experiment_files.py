@@ -268,3 +268,12 @@ def test_rows_without_a_language_are_told_before_a_training(tmp_path: Path) -> N
     ]
     assert wrong(base=str(BASE), data={"manifest": manifest, "language": "sv-SE"}) == []
     assert wrong(base=str(BASE), data={"manifest": f"{tmp_path}/later.csv"}) == []
+
+
+def test_a_manifest_that_comes_later_passes_beside_a_split_of_another(tmp_path: Path) -> None:
+    rows = [Row(f"{i}.wav", "x", "en", speaker=f"s{i}", domain="xy"[i % 2]) for i in range(40)]
+    data = {"manifest": str(write_manifest(rows, tmp_path / "m.csv")), "split": {"dev": 0.2, "test": 0.2}}
+    later = {"z": {"manifest": f"{tmp_path}/later.csv"}, "x": {"where": {"domain": "x"}, "test": f"{tmp_path}/too.csv"}}
+    for domains in (["x", "y"], later):
+        assert wrong(base=str(BASE), data=data, domains=domains) == []
+    assert wrong(base=str(BASE), data=data, domains=["x", "w"])[0].startswith("domains.w: no train rows")

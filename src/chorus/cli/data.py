@@ -135,7 +135,7 @@ def manifest(**flags: Any) -> None:
     target = Path(flags["out"] or Path(folder) / "manifest.csv")
     # before a recording is looked for: a refusal at the end would have cost the whole walk
     planned = [outdir / "train.csv", outdir / "val.csv"] if outdir else [target]
-    free(*planned, overwrite=flags["overwrite"])  # before hours of listing files
+    free(*planned, overwrite=flags["overwrite"])
     extensions = tuple(e for group in flags["extensions"] for e in group.replace(",", " ").split()) or SUFFIXES
     found = pair(
         Path(folder),

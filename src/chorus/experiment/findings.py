@@ -53,7 +53,7 @@ def _recovered(merge: Line, specialists: Sequence[Line]) -> str:
     if merge.recovery_mean is None or merge.recovery_worst is None:
         return "No specialist gains more than chance may give: there is nothing that a merge could recover."
     left = len(specialists) - len(merge.recovery)
-    where = f" ({left} of {len(specialists)} domains left out, where the gain may be chance)" if left else ""
+    where = f" ({left} of {len(specialists)} domains left out, where no gain is sure)" if left else ""
     return (
         f"Of what they gain the merge recovers {merge.recovery_mean:.2f} in the mean, {merge.recovery_worst:.2f} in "
         f"the worst domain{where}."

@@ -42,7 +42,7 @@ def _of_rows(experiment: Experiment) -> Iterator[str]:
             splits = ("train", "dev", "test") if group == "domains" else ("test",)
             for split in splits:
                 own = {"dev": domain.dev, "test": domain.test}.get(split)
-                if not _is_there(experiment, own or manifest_of(experiment, domain)):
+                if not _is_there(experiment, domain, own):
                     continue
                 try:
                     rows = _rows(experiment, name, domain, split)
@@ -55,10 +55,12 @@ def _of_rows(experiment: Experiment) -> Iterator[str]:
     yield from _of_languages(experiment, found)
 
 
-def _is_there(experiment: Experiment, manifest: str) -> bool:
-    """Whether a manifest may be read now; what the run itself writes, or somebody will, is read later."""
-    made_later = experiment.data.split is not None and experiment.data.manifest is not None
-    return present(expanded(manifest)) or (made_later and present(expanded(experiment.data.manifest or "")))
+def _is_there(experiment: Experiment, domain: DomainRows, own: str | None) -> bool:
+    """Whether a domain's rows, or its `own` manifest of a split, is there to be read; others are read later."""
+    # the run itself writes what it divides, from a manifest that may be there
+    divided = experiment.data.split is not None and not (own or domain.manifest)
+    manifest = experiment.data.manifest if divided else own or manifest_of(experiment, domain)
+    return manifest is not None and present(expanded(manifest))
 
 
 def _rows(experiment: Experiment, name: str, domain: DomainRows, split: str) -> list[Row]:
