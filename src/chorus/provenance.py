@@ -59,10 +59,10 @@ def licence_of(directory: Path | None) -> str | None:
     return shown(value) if value else None
 
 
-def license_of(stated: Mapping[str, str | None]) -> str | None:
+def licences_in_words(stated: Mapping[str, str | None]) -> str | None:
     """One text for the licences of a model, or of the models that a merge is made of.
 
-    >>> license_of({"a": "mit", "b": "apache-2.0", "c": None})
+    >>> licences_in_words({"a": "mit", "b": "apache-2.0", "c": None})
     'apache-2.0 + mit + not stated'
     """
     found = [value for value in stated.values() if value]

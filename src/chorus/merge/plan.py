@@ -29,7 +29,7 @@ from chorus.merge.arithmetic.session import Session
 from chorus.merge.arithmetic.tensor_plan import TensorPlan
 from chorus.merge.options import Options
 from chorus.merge.recipes.loading import LoadedRecipe
-from chorus.provenance import licence_of, license_of
+from chorus.provenance import licence_of, licences_in_words
 from chorus.runtime import threads
 
 
@@ -292,7 +292,7 @@ class Plan(Mapping[str, LazyTensor]):
 
 def license_text(model: Model) -> str | None:
     """The licence of a model, with its adapters' and, of a planned merge, its models' ones."""
-    return license_of(model.made_of or _stated(model))
+    return licences_in_words(model.made_of or _stated(model))
 
 
 def _stated(model: Model) -> dict[str, str | None]:

@@ -187,6 +187,7 @@ class SpeechTrainer(Trainer):
             super()._save_checkpoint(model, trial)
             if self.args.should_save:
                 mark_whole(directory, self.state.global_step, self.fingerprint)
+        # a full disk speaks in the words of whoever was writing: safetensors, torch, or the system
         except Exception as error:
             if not _no_room(error):
                 raise
