@@ -14,6 +14,7 @@ from chorus.evaluate.comparison import Comparison
 from chorus.evaluate.results import Evaluation
 from chorus.experiment.schema import Experiment
 from chorus.experiment.steps import Outcome
+from chorus.export.api import Exported
 from chorus.extract.task_vector import TaskVectorResult
 from chorus.merge.recipes.loading import LoadedRecipe
 from chorus.merge.runs.engine import Result
@@ -44,6 +45,11 @@ def measures() -> None:
     decoding = assert_type(chorus.Decoding(beam=5), chorus.Decoding)
     one = assert_type(chorus.evaluate("org/name", "test.csv", decoding=decoding), Evaluation)
     assert_type(chorus.compare([one, one]), Comparison)
+
+
+def ships() -> None:
+    settings = chorus.ExportOptions(trim_vocabulary=True)
+    assert_type(chorus.export("org/name", "ggml-name.bin", "ggml", types="q5_0", settings=settings), Exported)
 
 
 def trains() -> None:

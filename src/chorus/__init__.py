@@ -24,6 +24,8 @@ if TYPE_CHECKING:  # the public names, listed once: type checkers read this bloc
     from chorus.evaluate.run import evaluate as evaluate
     from chorus.experiment.load import load_experiment as load_experiment
     from chorus.experiment.run import experiment as experiment
+    from chorus.export.api import export as export
+    from chorus.export.protocol import ExportOptions as ExportOptions
     from chorus.extract.lora import extract_lora as extract_lora
     from chorus.extract.pair import Selection as Selection
     from chorus.extract.task_vector import extract_task_vector as extract_task_vector

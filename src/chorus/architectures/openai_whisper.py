@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+
+from chorus.plain import JsonMap
 
 # openai-whisper's module names -> transformers', in this order
 OPENAI_NAMES = (
@@ -37,6 +39,51 @@ def transformers_name(name: str) -> str:
     for pattern, replacement in OPENAI_NAMES:  # in their order: `attn` is a part of `cross_attn`
         name = re.sub(pattern, replacement, name)
     return f"model.{name}"
+
+
+def openai_names(encoder_layers: int, decoder_layers: int) -> list[str]:
+    """All tensors of a Whisper of so many layers under openai-whisper's names, which whisper.cpp has too.
+
+    >>> len(openai_names(4, 4)) == 11 + 15 * 4 + 24 * 4
+    True
+    """
+    names = ["encoder.positional_embedding", *_both("encoder", "conv1", "conv2")]
+    for layer in range(encoder_layers):
+        names += _block(f"encoder.blocks.{layer}", ("attn",))
+    names += [*_both("encoder", "ln_post"), "decoder.positional_embedding", "decoder.token_embedding.weight"]
+    for layer in range(decoder_layers):
+        names += _block(f"decoder.blocks.{layer}", ("attn", "cross_attn"))
+    return [*names, *_both("decoder", "ln")]
+
+
+def _block(block: str, attentions: Sequence[str]) -> list[str]:
+    names: list[str] = []
+    for attention in attentions:
+        # keys have no bias: softmax does not see one
+        names += [*_both(f"{block}.{attention}", "query"), f"{block}.{attention}.key.weight"]
+        names += [*_both(f"{block}.{attention}", "value", "out"), *_both(block, f"{attention}_ln")]
+    return [*names, *_both(block, "mlp.0", "mlp.2", "mlp_ln")]
+
+
+def _both(within: str, *modules: str) -> list[str]:
+    return [f"{within}.{module}.{part}" for module in modules for part in ("weight", "bias")]
+
+
+def dimensions(config: JsonMap) -> dict[str, int]:
+    """openai-whisper's ten dimensions of a transformers config."""
+    return {
+        "n_mels": int(config["num_mel_bins"]),
+        "n_audio_ctx": int(config["max_source_positions"]),
+        "n_audio_state": int(config["d_model"]),
+        "n_audio_head": int(config["encoder_attention_heads"]),
+        "n_audio_layer": int(config["encoder_layers"]),
+        "n_vocab": int(config["vocab_size"]),
+        # not `max_length`, which fine-tunes set to what they generate: the table has as many rows as before
+        "n_text_ctx": int(config["max_target_positions"]),
+        "n_text_state": int(config["d_model"]),
+        "n_text_head": int(config["decoder_attention_heads"]),
+        "n_text_layer": int(config["decoder_layers"]),
+    }
 
 
 def transformers_config(dims: Mapping[str, int]) -> dict[str, object]:

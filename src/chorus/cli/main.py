@@ -32,6 +32,9 @@ SECTIONS = {  # in the order of the line: name -> (module, what it is for)
         "compare": ("chorus.cli.compare", "Base, specialists, joint and merges in one table."),
         "gate": ("chorus.cli.gate", "Exit 1 where an evaluation is not good enough."),
     },
+    "Shipping": {
+        "export": ("chorus.cli.export", "Write a model in the form of another runtime."),
+    },
     "The whole line": {
         "experiment": ("chorus.cli.experiment", "From one file: train, merge, choose on dev, test, report."),
     },

@@ -18,6 +18,32 @@ if TYPE_CHECKING:
 START, NO_TIMESTAMPS, END = "<|startoftranscript|>", "<|notimestamps|>", "<|endoftext|>"
 TIMESTAMPS = 1501  # tokens: from 0.00 to 30.00 s
 LARGE_V3 = 51_866  # tokens; one more than before, for Cantonese
+ENGLISH, MULTILINGUAL = 51_864, 51_865  # tokens of the two that were before it
+# in the order of their tokens (openai-whisper, tokenizer.py); the models without Cantonese end before it
+IN_ORDER = (
+    "en", "zh", "de", "es", "ru", "ko", "fr", "ja", "pt", "tr", "pl", "ca", "nl", "ar", "sv", "it", "id", "hi",
+    "fi", "vi", "he", "uk", "el", "ms", "cs", "ro", "da", "hu", "ta", "no", "th", "ur", "hr", "bg", "lt", "la",
+    "mi", "ml", "cy", "sk", "te", "fa", "lv", "bn", "sr", "az", "sl", "kn", "et", "mk", "br", "eu", "is", "hy",
+    "ne", "mn", "bs", "kk", "sq", "sw", "gl", "mr", "pa", "si", "km", "sn", "yo", "so", "af", "oc", "ka", "be",
+    "tg", "sd", "gu", "am", "yi", "lo", "uz", "fo", "ht", "ps", "tk", "nn", "mt", "sa", "lb", "my", "bo", "tl",
+    "mg", "as", "tt", "haw", "ln", "ha", "ba", "jw", "su", "yue",
+)  # fmt: skip
+
+
+def special_ids(size: int) -> dict[str, int]:
+    """Every token after a Whisper's text tokens by its id; `size` is that of one of the three vocabularies.
+
+    Runtimes that know a vocabulary by its size alone (openai-whisper, whisper.cpp) count on these.
+
+    >>> special_ids(51_865)["<|notimestamps|>"]
+    50363
+    """
+    first = 50_256 if size == ENGLISH else 50_257
+    languages = IN_ORDER[: size - 51_765 - (size != ENGLISH)]
+    names = [END, START, *(f"<|{code}|>" for code in languages), "<|translate|>", "<|transcribe|>"]
+    names += ["<|startoflm|>", "<|startofprev|>", "<|nospeech|>", NO_TIMESTAMPS]
+    names += [f"<|{i * 0.02:.2f}|>" for i in range(TIMESTAMPS)]
+    return {name: first + i for i, name in enumerate(names)}
 
 
 def check_tokens(config: JsonMap, tokenizer: PreTrainedTokenizerBase) -> None:

@@ -1,0 +1,293 @@
+"""whisper.cpp's file: what is written is what the source holds, and what is no such file is told."""
+
+from __future__ import annotations
+
+import struct
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import chorus
+from chorus.errors import CheckpointError, OutputError, UsageError
+from chorus.export.ggml.layout import BY_TENSOR, MAGIC, TYPES, GgmlHeader, header_of, shape_of, shapes, stored
+from chorus.export.ggml.mel import mel_filters
+from chorus.export.ggml.quants import dequantised, quantised
+from chorus.export.ggml.reader import read
+from chorus.export.values import as_bfloat16, as_float16
+from chorus.models.whisper_tokens import IN_ORDER, special_ids
+from sounds import BASE
+
+PLAIN = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
+LEGACY = ("q8_0", "q5_0", "q5_1", "q4_0", "q4_1")
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("ggml")
+    return chorus.export(BASE, folder, "ggml", types=[*PLAIN, *LEGACY]).places
+
+
+def test_names_are_those_of_whisper_cpp_s_models(written):
+    assert [p.name for p in written.values()][:4] == [
+        "ggml-base-f32.bin", "ggml-base.bin", "ggml-base-bf16.bin", "ggml-base-q8_0.bin"
+    ]  # fmt: skip
+    assert len(written) == 8
+
+
+@pytest.mark.parametrize("kind", [*PLAIN, *LEGACY])
+def test_every_tensor_is_the_source_s_in_the_type_that_it_has_there(written, kind):
+    gguf = pytest.importorskip("gguf")
+    source, found = chorus.open_model(BASE), read(written[kind])
+    assert list(found.problems()) == []
+    back = chorus.open_model(written[kind])
+    assert len(back.checkpoint) == len(found.entries) == 11 + 15 * 2 + 24 * 1
+    names = dict(zip(back.checkpoint, found.entries.values(), strict=True))
+    for name, entry in names.items():
+        value = source.checkpoint[name].read().float()
+        raw = written[kind].read_bytes()[entry.start : entry.start + entry.nbytes]
+        if entry.kind.quantised:
+            number = gguf.GGMLQuantizationType(entry.kind.tensor)
+            assert raw == gguf.quants.quantize(value.numpy(), number).tobytes()
+        else:
+            cast = value.to(PLAIN[entry.kind.name])
+            assert raw == cast.reshape(-1).view(torch.uint8).numpy().tobytes()
+            assert torch.equal(back.checkpoint[name].read().float().reshape(-1), cast.float().reshape(-1))
+    kinds = {entry.kind.name for entry in names.values()}
+    assert kinds == {"f32", "f16", kind} - ({"f16"} if kind == "f32" else set())
+
+
+def test_the_header_the_filters_and_the_tokens(written):
+    found = read(written["q5_0"])
+    assert vars(found.header) == {
+        "n_vocab": 51865, "n_audio_ctx": 1500, "n_audio_state": 64, "n_audio_head": 4, "n_audio_layer": 2,
+        "n_text_ctx": 448, "n_text_state": 64, "n_text_head": 4, "n_text_layer": 1, "n_mels": 80, "ftype": 2008,
+    }  # fmt: skip
+    from transformers import AutoTokenizer, WhisperFeatureExtractor
+
+    theirs = WhisperFeatureExtractor(feature_size=80).mel_filters.T
+    assert np.abs(found.filters - theirs).max() < 1e-8
+    tokenizer = AutoTokenizer.from_pretrained(BASE)
+    assert len(found.tokens) == 50257
+    assert found.tokens[-1] == b""
+    for text in ("seven, and Zürich", "三"):
+        ids = tokenizer.encode(text, add_special_tokens=False)
+        assert b"".join(found.tokens[i] for i in ids).decode() == text
+
+
+def test_mel_filters_of_128_bins_are_transformers():
+    from transformers import WhisperFeatureExtractor
+
+    theirs = WhisperFeatureExtractor(feature_size=128).mel_filters.T
+    assert np.abs(mel_filters(128) - theirs).max() < 1e-8
+
+
+def test_languages_are_in_the_order_of_their_tokens():
+    from transformers.models.whisper.tokenization_whisper import LANGUAGES
+
+    assert list(LANGUAGES) == list(IN_ORDER)
+    for size, end, none, first in (
+        (51864, 50256, 50361, 50363),
+        (51865, 50257, 50362, 50364),
+        (51866, 50257, 50363, 50365),
+    ):
+        ids = special_ids(size)
+        assert (ids["<|endoftext|>"], ids["<|nospeech|>"], ids["<|0.00|>"]) == (end, none, first)
+        assert max(ids.values()) == size - 1
+    assert special_ids(51866)["<|yue|>"] == 50358
+
+
+def test_a_recipe_is_merged_while_it_is_written(tmp_path):
+    recipe = tmp_path / "half.yml"
+    one = f"{{model: {BASE}, parameters: {{weight: 1}}}}"
+    recipe.write_text(f"merge_method: task_arithmetic\nbase_model: {BASE}\nmodels:\n  - {one}\n")
+    chorus.export(recipe, tmp_path / "half.bin", "ggml")
+    plain = chorus.export(BASE, tmp_path / "plain.bin", "ggml").places["f16"]
+    assert (tmp_path / "half.bin").read_bytes() == plain.read_bytes()
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "half.bin", "half.bin.json", "half.yml", "plain.bin", "plain.bin.json"
+    ]  # fmt: skip
+
+
+# ---- refused, and nothing is left ----
+
+
+def test_what_is_there_stays(tmp_path):
+    mine, other = tmp_path / "mine.bin", tmp_path / "other.bin"
+    chorus.export(BASE, mine, "ggml")
+    other.write_bytes(b"somebody's")
+    with pytest.raises(OutputError, match="exists"):
+        chorus.export(BASE, mine, "ggml")
+    with pytest.raises(OutputError, match="no file of this format"):
+        chorus.export(BASE, other, "ggml", overwrite=True)
+    assert other.read_bytes() == b"somebody's"
+    before = mine.read_bytes()
+    chorus.export(BASE, mine, "ggml", overwrite=True)
+    assert mine.read_bytes() == before
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["mine.bin", "mine.bin.json", "other.bin"]
+
+
+@pytest.mark.parametrize(("kind", "told"), [("q4_k", "--type q4_0"), ("q6_k", "--type q5_1"), ("q5_k", "--type q5_0")])
+def test_rows_that_no_block_fits_name_the_nearest_type(kind, told, tmp_path):
+    with pytest.raises(CheckpointError, match=r"rows of 64 values are no whole blocks of 256") as caught:
+        chorus.export(BASE, tmp_path / "x.bin", "ggml", types=kind)
+    assert caught.value.hint.startswith(told)
+
+
+def test_unknown_words_name_the_nearest(tmp_path):
+    with pytest.raises(UsageError, match=r'did you mean "q5_0"'):
+        chorus.export(BASE, tmp_path / "x.bin", "ggml", types="q5-0")
+    with pytest.raises(UsageError, match=r'did you mean "ggml"'):
+        chorus.export(BASE, tmp_path / "x.bin", "gmml")
+    with pytest.raises(UsageError, match="modelfile: without a meaning for ggml"):
+        chorus.export(BASE, tmp_path / "x.bin", "ggml", settings=chorus.ExportOptions(modelfile=True))
+
+
+def changed(tmp_path: Path, *, vocabulary: int = 0, **tensors: Any) -> Path:
+    """The demo's base with tensors changed, or with more rows in its vocabulary."""
+    import json
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+
+    place = tmp_path / "model"
+    shutil.copytree(BASE, place)
+    weights = load_file(place / "model.safetensors")
+    for name, value in tensors.items():
+        weights[name.replace("__", ".")] = value
+    if vocabulary:
+        config = json.loads((place / "config.json").read_text())
+        (place / "config.json").write_text(json.dumps({**config, "vocab_size": vocabulary}))
+    save_file(weights, place / "model.safetensors", {"format": "pt"})
+    return place
+
+
+EMBEDDING = "model.decoder.embed_tokens.weight"
+
+
+def grown(rows: torch.Tensor) -> torch.Tensor:
+    from safetensors.torch import load_file
+
+    return torch.cat([load_file(BASE / "model.safetensors")[EMBEDDING], rows.half()])
+
+
+def test_a_padded_vocabulary_is_cut_on_request_and_a_trained_one_is_not(tmp_path):
+    padded = changed(tmp_path / "a", vocabulary=51872, **{EMBEDDING: grown(torch.full((7, 64), 0.02))})
+    with pytest.raises(CheckpointError, match="51,872 tokens") as caught:
+        chorus.export(padded, tmp_path / "x.bin", "ggml")
+    assert "--trim-vocab" in caught.value.hint
+    settings = chorus.ExportOptions(trim_vocabulary=True)
+    made = chorus.export(padded, tmp_path / "x.bin", "ggml", settings=settings).places["f16"]
+    plain = chorus.export(BASE, tmp_path / "plain.bin", "ggml").places["f16"]
+    assert made.read_bytes() == plain.read_bytes()
+    learnt = changed(tmp_path / "b", vocabulary=51872, **{EMBEDDING: grown(torch.randn(7, 64) * 0.02)})
+    with pytest.raises(CheckpointError, match="51,872 tokens") as caught:
+        chorus.export(learnt, tmp_path / "y.bin", "ggml", settings=settings)
+    assert "base's own tokenizer" in caught.value.hint
+    assert not (tmp_path / "y.bin").exists()
+
+
+def test_values_beyond_float16_are_refused(tmp_path):
+    name = "model.encoder.layers.0.fc1.weight"
+    place = changed(tmp_path, **{name: torch.full((256, 64), 1e5)})
+    with pytest.raises(CheckpointError, match=r"mlp\.0\.weight: holds NaN, infinity, or values beyond float16"):
+        chorus.export(place, tmp_path / "x.bin", "ggml")
+    assert [p.name for p in tmp_path.iterdir()] == ["model"]
+    assert chorus.export(place, tmp_path / "x.bin", "ggml", types="f32").places
+
+
+def test_other_models_are_refused_with_all_that_stands_in_the_way(tmp_path):
+    from sounds import tiny
+
+    with pytest.raises(CheckpointError, match="a model of the type qwen2") as caught:
+        chorus.export(tiny(tmp_path / "qwen", "qwen2"), tmp_path / "x.bin", "ggml")
+    assert "whisper.cpp runs Whisper alone" in caught.value.hint
+    place = changed(tmp_path)
+    (place / "tokenizer.json").unlink()
+    with pytest.raises(CheckpointError, match="no tokenizer is beside it"):
+        chorus.export(place, tmp_path / "x.bin", "ggml")
+    assert chorus.export(place, tmp_path / "x.bin", "ggml", tokenizer=BASE).places
+
+
+# ---- read back ----
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_a_file_that_is_cut_off_is_told_wherever_it_ends(written, tmp_path_factory, data):
+    whole = written["q4_0"].read_bytes()
+    found = read(written["q4_0"])
+    edges = [0, 4, 20, 48, *(entry.start for entry in found.entries.values()), len(whole) - 1]
+    end = data.draw(st.sampled_from(edges) | st.integers(0, len(whole) - 1))
+    place = tmp_path_factory.mktemp("cut") / "cut.bin"
+    place.write_bytes(whole[:end])
+    try:
+        problems = list(read(place).problems())
+    except CheckpointError as error:
+        problems = [error.message]
+    assert problems
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 2000), st.integers(0, 255))
+def test_no_byte_of_the_beginning_makes_it_fail_in_another_way(written, tmp_path_factory, at, value):
+    raw = bytearray(written["q4_0"].read_bytes())
+    raw[at] = value
+    place = tmp_path_factory.mktemp("byte") / "byte.bin"
+    place.write_bytes(raw)
+    with suppress(CheckpointError):
+        list(read(place).problems())
+
+
+def test_a_header_that_promises_other_tensors_is_told(written, tmp_path):
+    raw = bytearray(written["f16"].read_bytes())
+    raw[20:24] = struct.pack("<i", 3)  # encoder layers
+    place = tmp_path / "x.bin"
+    place.write_bytes(raw)
+    assert any("lacks encoder.blocks.2" in problem for problem in read(place).problems())
+    with pytest.raises(CheckpointError, match=r"lacks encoder.blocks.2"):
+        chorus.open_model(place)
+
+
+# ---- numbers ----
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.floats(-60000, 60000, width=32), min_size=1, max_size=64))
+def test_half_types_are_torch_s(values):
+    given_values = np.array(values, np.float32)
+    tensor = torch.from_numpy(given_values)
+    assert as_float16(given_values, "x").tobytes() == tensor.half().numpy().tobytes()
+    assert as_bfloat16(given_values, "x").tobytes() == tensor.bfloat16().view(torch.int16).numpy().tobytes()
+
+
+@pytest.mark.parametrize("kind", [name for name, one in TYPES.items() if one.quantised])
+def test_blocks_are_ggml_s_and_come_back_near(kind):
+    from chorus.export.ggml.quants import needs
+
+    if needs(TYPES[kind]):
+        pytest.skip("the package that makes these blocks is not installed")
+    rows = np.random.default_rng(0).normal(0, 0.02, (8, 512)).astype(np.float32)
+    blocks = quantised(rows, TYPES[kind])
+    assert blocks.shape == (8, TYPES[kind].nbytes(512))
+    error = np.sqrt(np.mean((dequantised(blocks, TYPES[kind]) - rows) ** 2)) / 0.02
+    assert error < 1.2 * 2.0 ** (1.2 - TYPES[kind].bits)
+
+
+def test_types_are_named_once_and_matrices_alone_have_them():
+    assert len({one.file for one in TYPES.values()}) == len(BY_TENSOR) == len(TYPES) == 14
+    dims = GgmlHeader(51866, 1500, 1280, 20, 32, 448, 1280, 20, 32, 128, 1).dims
+    known = shapes(dims)
+    cases = {
+        "encoder.conv1.weight": "f16", "encoder.conv2.bias": "f32", "decoder.positional_embedding": "f32",
+        "decoder.token_embedding.weight": "q4_k", "encoder.blocks.3.mlp.0.weight": "q4_k",
+        "encoder.blocks.3.mlp.0.bias": "f32", "decoder.ln.weight": "f32",
+    }  # fmt: skip
+    for name, kind in cases.items():
+        assert stored(name, shape_of(name, known), TYPES["q4_k"]).name == kind
+    assert header_of(chorus.open_model(BASE).config, TYPES["f16"], 51865).packed()[:4] == struct.pack("<i", MAGIC)
