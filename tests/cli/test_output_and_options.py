@@ -10,12 +10,13 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from chorus.checkpoints.shards import DEFAULT_SHARD_BYTES
 from chorus.cli import doctor, output
 from chorus.cli.main import COMMANDS, run
 from chorus.cli.options import IDLE_FLAGS, IDLE_VALUES, idle_note, merge_options, options_of
 from chorus.errors import UsageError
 from chorus.merge.method import METHODS
-from chorus.merge.options import DEFAULT_BUDGET_BYTES, DEFAULT_SHARD_BYTES, Options
+from chorus.merge.options import DEFAULT_BUDGET_BYTES, Options
 from chorus.sizes import size
 
 # ---- output ----

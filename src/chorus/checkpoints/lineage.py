@@ -1,4 +1,4 @@
-"""What a model has learnt from, as its `chorus.json` tells: of a merge, what its models did."""
+"""Where a model comes from: what it has learnt from, as its `chorus.json` tells, and under which licence it is."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from chorus.checkpoints.model import Model
 from chorus.errors import CheckpointError
 from chorus.files import present, read_json
 from chorus.plain import JsonMap, JsonObject
+from chorus.provenance import licence_of, licences_in_words
 
 PROVENANCE = "chorus.json"
 TRAINING = "train"  # what a training calls its kind there
@@ -22,6 +23,18 @@ def facts_in(directory: Path | None) -> JsonObject:
         return read_json(path) if path is not None and present(path) else {}
     except CheckpointError:
         return {}
+
+
+def license_text(model: Model) -> str | None:
+    """The licence of a model, with its adapters' and, of a planned merge, its models' ones."""
+    return licences_in_words(model.made_of or _stated(model))
+
+
+def _stated(model: Model) -> dict[str, str | None]:
+    """What the cards of a model and of the adapters on it say; adapters without a card say nothing against it."""
+    adapters = dict.fromkeys(path.parent for path in model.adapter_paths.values())
+    own = {"": licence_of(model.directory)}
+    return {**own, **{str(place): stated for place in adapters if (stated := licence_of(place))}}
 
 
 def lineage_of(model: Model) -> Lineage:

@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from chorus.checkpoints.shards import DEFAULT_SHARD_BYTES
 from chorus.cli.flags import device_flag, jobs_flag, offline_flag, pickle_flag
 from chorus.errors import UsageError
-from chorus.merge.options import DEFAULT_BUDGET_BYTES, DEFAULT_SHARD_BYTES, Options
+from chorus.merge.options import DEFAULT_BUDGET_BYTES, Options
 from chorus.sizes import parse_size
 
 F = TypeVar("F", bound=Callable[..., object])

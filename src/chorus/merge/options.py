@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from chorus.checkpoints.shards import DEFAULT_SHARD_BYTES
 from chorus.linalg.blocks import CHUNK
 
-DEFAULT_SHARD_BYTES = 5_000_000_000  # mergekit's --out-shard-size, which counts bytes whatever its help says
 DEFAULT_BUDGET_BYTES = 512 * 2**20
 
 

@@ -17,10 +17,10 @@ from chorus.cache import Cache
 from chorus.checkpoints.beside import Beside
 from chorus.checkpoints.dtypes import itemsize
 from chorus.checkpoints.lazy_tensor import LazyTensor
-from chorus.checkpoints.lineage import TRAINING, Lineage, facts_in, joined, lineage_of
+from chorus.checkpoints.lineage import TRAINING, Lineage, facts_in, joined, license_text, lineage_of
 from chorus.checkpoints.model import PROCESSOR_FILES, Model
 from chorus.checkpoints.reference import Reference
-from chorus.checkpoints.safetensors_header import build_header
+from chorus.checkpoints.shards import Shard, lay_out
 from chorus.checkpoints.sidecar import VOCABULARIES
 from chorus.errors import UsageError
 from chorus.identity import fingerprint
@@ -29,18 +29,7 @@ from chorus.merge.arithmetic.session import Session
 from chorus.merge.arithmetic.tensor_plan import TensorPlan
 from chorus.merge.options import Options
 from chorus.merge.recipes.loading import LoadedRecipe
-from chorus.provenance import licence_of, licences_in_words
 from chorus.runtime import threads
-
-
-@dataclass(frozen=True)
-class Shard:
-    """One output file: its header, its whole size, where each tensor starts."""
-
-    file: str
-    header: bytes
-    size: int
-    starts: dict[str, int]
 
 
 @dataclass
@@ -60,21 +49,7 @@ class Variant:
 
     def lay_out(self, max_shard_bytes: int) -> None:
         """Assign tensors to files, in the order of their names, none above the limit where it can be kept."""
-        groups: list[list[TensorPlan]] = [[]]
-        size = 0
-        for tensor in self.tensors.values():
-            # files are cut between tensors only: one above the limit has a file to itself
-            if groups[-1] and size + tensor.nbytes > max_shard_bytes:
-                groups.append([])
-                size = 0
-            groups[-1].append(tensor)
-            size += tensor.nbytes
-        self.shards = []
-        for i, group in enumerate(groups, 1):
-            file = "model.safetensors" if len(groups) == 1 else f"model-{i:05d}-of-{len(groups):05d}.safetensors"
-            # now, before any value is known: with every place fixed, threads and resumes may write in any order
-            header, starts = build_header([(t.name, t.dtype, t.shape) for t in group])
-            self.shards.append(Shard(file, header, len(header) + sum(t.nbytes for t in group), starts))
+        self.shards = lay_out([(t.name, t.dtype, t.shape) for t in self.tensors.values()], max_shard_bytes)
 
 
 @dataclass(frozen=True)
@@ -288,18 +263,6 @@ class Plan(Mapping[str, LazyTensor]):
     @cached_property
     def _only(self) -> Mapping[str, LazyTensor]:
         return self.model().checkpoint
-
-
-def license_text(model: Model) -> str | None:
-    """The licence of a model, with its adapters' and, of a planned merge, its models' ones."""
-    return licences_in_words(model.made_of or _stated(model))
-
-
-def _stated(model: Model) -> dict[str, str | None]:
-    """What the cards of a model and of the adapters on it say; adapters without a card say nothing against it."""
-    adapters = dict.fromkeys(path.parent for path in model.adapter_paths.values())
-    own = {"": licence_of(model.directory)}
-    return {**own, **{str(place): stated for place in adapters if (stated := licence_of(place))}}
 
 
 def stored_bytes(tensor: LazyTensor) -> int:

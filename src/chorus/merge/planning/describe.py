@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from typing import NotRequired, TypedDict
 
 from chorus.architectures.classes import architecture
+from chorus.checkpoints.lineage import license_text
 from chorus.merge.arithmetic.tensor_plan import Input, Step, TensorPlan
 from chorus.merge.method import Value
-from chorus.merge.plan import Plan, license_text
+from chorus.merge.plan import Plan
 from chorus.merge.planning.published import plain_parameters
 
 

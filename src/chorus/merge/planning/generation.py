@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from chorus.checkpoints.model import Model
 from chorus.checkpoints.reference import parse_reference
 from chorus.checkpoints.vocabulary import vocabulary_of
 from chorus.errors import nearest, some
-from chorus.files import present, read_json
 from chorus.merge.planning.inputs import Inputs
-from chorus.models.registry import kind_of
+from chorus.models.generation import completed, generation_config
 
 # By these a Whisper writes another language, task or text; beams and lengths are for whoever decodes to set.
 SHOWN = (
@@ -26,14 +24,6 @@ SHOWN = (
     "eos_token_id",
     "pad_token_id",
 )
-
-
-def generation_config(model: Model) -> dict[str, object]:
-    """The model's generation settings; empty where it has none."""
-    if model.generation is not None:
-        return model.generation
-    path = model.directory / "generation_config.json" if model.directory else None
-    return read_json(path) if path is not None and present(path) else {}
 
 
 def settings(request: object, inputs: Inputs) -> tuple[dict[str, object] | None, list[str], list[str]]:
@@ -89,15 +79,13 @@ def _requested(request: object, inputs: Inputs) -> tuple[int | None, dict[str, o
 
 def _whole(inputs: Inputs, i: int, written: dict[str, object]) -> dict[str, object]:
     """A model's settings with what its kind derives from config and tokenizer, where they lack it."""
-    # one that knows its languages is whole; the vocabulary of others is read, which takes longer than all else here
-    if "lang_to_id" in written or written.get("is_multilingual") is False:
-        return written
-    model, kind = inputs.models[i], kind_of(inputs.models[i].config)
-    if kind is None or kind.generation is None:
-        return written
-    tokenizer = inputs.donor if inputs.tokenizer is None else inputs.tokenizer
-    found = vocabulary_of(inputs.beside[i].carried) or vocabulary_of(inputs.beside[tokenizer].carried)
-    return kind.generation(model.config, written, found.ids if found else {})
+
+    def ids() -> dict[str, int]:
+        tokenizer = inputs.donor if inputs.tokenizer is None else inputs.tokenizer
+        found = vocabulary_of(inputs.beside[i].carried) or vocabulary_of(inputs.beside[tokenizer].carried)
+        return found.ids if found else {}
+
+    return completed(inputs.models[i].config, written, ids)
 
 
 def _difference(inputs: Inputs, configs: list[dict[str, object]], i: int, chosen: int, *, bare: bool) -> str:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import copy
-
 from chorus.architectures.roles import Stack
 from chorus.checkpoints.dtypes import parse_dtype
+from chorus.checkpoints.shards import stored_config
 from chorus.merge.arithmetic.tensor_plan import TensorPlan
 from chorus.merge.options import Options
 from chorus.merge.planning.inputs import Inputs, vocabulary_sizes
@@ -42,14 +41,7 @@ def output_config(
 ) -> JsonObject:
     """The donor's config, made true: dtype as stored, layers as stacked, vocabulary as cut."""
     donor, layout = inputs.models[inputs.donor], inputs.layouts[inputs.donor]
-    config = copy.deepcopy(donor.config)
-    config.pop("_name_or_path", None)  # a path on the machine that saved the donor
-    config.pop("transformers_weights", None)  # the donor's files, which the result has not
-    if tensors:
-        # one word for a file that may hold several types: that of most of its bytes
-        largest = max(tensors.values(), key=lambda t: (t.nbytes, t.name))
-        config.pop("torch_dtype", None)  # what transformers 4 calls it
-        config["dtype"] = largest.dtype
+    config = stored_config(donor.config, [(t.name, t.dtype, t.shape) for t in tensors.values()])
     for stack in layout.stacks:
         _follow_stack(config, inputs, stack, slices.get(stack.module, []))
     if options.truncate_vocabulary:

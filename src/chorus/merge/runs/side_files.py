@@ -9,6 +9,7 @@ import yaml
 
 from chorus._version import __version__
 from chorus.checkpoints.model import INDEX, Model
+from chorus.checkpoints.shards import index_of
 from chorus.checkpoints.sidecar import copy_side_files, write_json
 from chorus.checkpoints.writer import write_text
 from chorus.identity import bytes_hash, file_hash, file_sha256
@@ -33,7 +34,7 @@ def write_side_files(plan: Plan, directory: Path, done: Done) -> list[str]:
         if variant.generation is not None:
             write_json(out / "generation_config.json", variant.generation)
         if len(variant.shards) > 1:
-            write_json(out / INDEX, _index(variant))
+            write_json(out / INDEX, index_of(variant.shards))
         warnings += copy_side_files(plan.beside.carried, out)
         losses = cast_losses(variant, done)
         shown = _loss_lines(losses)
@@ -42,12 +43,6 @@ def write_side_files(plan: Plan, directory: Path, done: Done) -> list[str]:
         if plan.options.model_card:
             write_text(out / "README.md", _card(plan, variant, shown))
     return list(dict.fromkeys(warnings + licence_warnings(plan.licences)))
-
-
-def _index(variant: Variant) -> dict[str, object]:
-    weight_map = {name: shard.file for shard in variant.shards for name in shard.starts}
-    # of the tensors, without the headers, as transformers counts
-    return {"metadata": {"total_size": variant.nbytes}, "weight_map": dict(sorted(weight_map.items()))}
 
 
 def input_identities(plan: Plan, done: Done, *, read_files: bool = True) -> list[dict[str, object]]:
