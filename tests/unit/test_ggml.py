@@ -5,7 +5,6 @@ from __future__ import annotations
 import struct
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import chorus
+from altered import EMBEDDING, changed, grown
 from chorus.errors import CheckpointError, OutputError, UsageError
 from chorus.export.ggml.layout import BY_TENSOR, MAGIC, TYPES, GgmlHeader, header_of, shape_of, shapes, stored
 from chorus.export.ggml.mel import mel_filters
@@ -146,34 +146,6 @@ def test_unknown_words_name_the_nearest(tmp_path):
         chorus.export(BASE, tmp_path / "x.bin", "gmml")
     with pytest.raises(UsageError, match="modelfile: without a meaning for ggml"):
         chorus.export(BASE, tmp_path / "x.bin", "ggml", settings=chorus.ExportOptions(modelfile=True))
-
-
-def changed(tmp_path: Path, *, vocabulary: int = 0, **tensors: Any) -> Path:
-    """The demo's base with tensors changed, or with more rows in its vocabulary."""
-    import json
-    import shutil
-
-    from safetensors.torch import load_file, save_file
-
-    place = tmp_path / "model"
-    shutil.copytree(BASE, place)
-    weights = load_file(place / "model.safetensors")
-    for name, value in tensors.items():
-        weights[name.replace("__", ".")] = value
-    if vocabulary:
-        config = json.loads((place / "config.json").read_text())
-        (place / "config.json").write_text(json.dumps({**config, "vocab_size": vocabulary}))
-    save_file(weights, place / "model.safetensors", {"format": "pt"})
-    return place
-
-
-EMBEDDING = "model.decoder.embed_tokens.weight"
-
-
-def grown(rows: torch.Tensor) -> torch.Tensor:
-    from safetensors.torch import load_file
-
-    return torch.cat([load_file(BASE / "model.safetensors")[EMBEDDING], rows.half()])
 
 
 def test_a_padded_vocabulary_is_cut_on_request_and_a_trained_one_is_not(tmp_path):

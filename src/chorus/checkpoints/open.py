@@ -15,6 +15,7 @@ from chorus.checkpoints.model import TOKENIZER_FILES, Model, OpenOptions, stacke
 from chorus.checkpoints.names import named
 from chorus.checkpoints.reference import Reference, looks_local, parse_reference
 from chorus.checkpoints.task_vector import TASK_VECTOR, apply_task_vector
+from chorus.checkpoints.weights import is_converted
 from chorus.checkpoints.whereabouts import nearest_path
 from chorus.errors import CheckpointError, UsageError
 from chorus.files import expanded, read_json
@@ -141,7 +142,8 @@ def _in_a_form(reference: Reference, options: OpenOptions) -> Model | None:
     # a model directory is none, whatever it also holds
     if not path.exists() and path.suffix in (".yml", ".yaml"):
         raise CheckpointError(f"{path}: no such file", "check the path of the recipe")
-    if not path.exists() or (path / "config.json").exists() or (path / CONFIG).exists():
+    own = (path / "config.json").exists() and not is_converted(path)
+    if not path.exists() or own or (path / CONFIG).exists():
         return None
     form = format_of(path)
     if reference.revision and (form is not None or path.is_file()):

@@ -22,6 +22,7 @@ from chorus.plain import JsonMap, JsonObject
 PICKLE, PICKLE_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
 SHARD = re.compile(r".*-\d{5}-of-\d{5}\.safetensors")
 MISTRAL = "consolidated"  # Mistral's own files: other names for the tensors, another config beside them
+CONVERTED = "model.bin"  # what CTranslate2's converters write, beside a config.json of their own
 
 
 class Files(Protocol):
@@ -77,6 +78,12 @@ class OnDisk:
 
     def remedy(self) -> str:
         return remedy_in(self.directory)
+
+
+def is_converted(directory: Path) -> bool:
+    """Whether a directory holds CTranslate2's weights and none of transformers'."""
+    names = (SINGLE, INDEX, PICKLE, PICKLE_INDEX)
+    return present(directory / CONVERTED) and not any(present(directory / name) for name in names)
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,10 @@ from chorus.registry import Registry
 
 
 def _load() -> None:
+    from chorus.export.ctranslate2.exporter import CTranslate2
     from chorus.export.ggml.exporter import Ggml
 
+    EXPORTERS.add("ctranslate2", CTranslate2())
     EXPORTERS.add("ggml", Ggml())
 
 

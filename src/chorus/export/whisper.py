@@ -77,7 +77,7 @@ def _check_vocabulary(model: Model, trim: bool) -> Iterator[Requirement]:
     known = f"{', '.join(f'{n:,} ({what})' for n, what in SIZES.items())}"
     if size not in SIZES:
         wanted = trimmed_size(model)
-        padding = wanted is not None and _is_padding(model, wanted)
+        padding = wanted is not None and is_padding(model, wanted)
         if padding and trim:
             size = wanted or size
             yield Requirement("size of the vocabulary")
@@ -91,7 +91,7 @@ def _check_vocabulary(model: Model, trim: bool) -> Iterator[Requirement]:
             return
     else:
         yield Requirement("size of the vocabulary")
-    yield from _check_tokens(model, size)
+    yield from check_tokens(model, size)
 
 
 def size_of(model: Model, *, trim: bool) -> int:
@@ -109,7 +109,7 @@ def trimmed_size(model: Model) -> int | None:
     return max(fits, default=None)
 
 
-def _is_padding(model: Model, wanted: int) -> bool:
+def is_padding(model: Model, wanted: int) -> bool:
     """Whether the rows from `wanted` on are alike: zeros, or what resizing draws, which no training has moved."""
     embedding = tensor_of(model, EMBEDDING)
     width = embedding.shape[1]
@@ -119,7 +119,8 @@ def _is_padding(model: Model, wanted: int) -> bool:
     return bool(np.abs(rows - mean).max() <= UNTOUCHED * max(float(np.abs(mean).max()), 1e-12))
 
 
-def _check_tokens(model: Model, size: int) -> Iterator[Requirement]:
+def check_tokens(model: Model, size: int) -> Iterator[Requirement]:
+    """Whether the tokenizer is that of a vocabulary of this size, token by token."""
     ids = token_ids(model)
     if not ids:
         yield Requirement(

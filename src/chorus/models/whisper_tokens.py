@@ -6,7 +6,7 @@ With the tokenizer of the other kind a model trains on shifted tokens and decode
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from chorus.errors import CheckpointError
@@ -48,7 +48,12 @@ def special_ids(size: int) -> dict[str, int]:
 
 def check_tokens(config: JsonMap, tokenizer: PreTrainedTokenizerBase) -> None:
     """`CheckpointError` with both numbers where the tokenizer is not this model's."""
-    place, size, known = tokenizer.name_or_path or "the tokenizer", int(config["vocab_size"]), tokenizer.get_vocab()
+    check_ids(config, tokenizer.get_vocab(), tokenizer.name_or_path or "the tokenizer")
+
+
+def check_ids(config: JsonMap, known: Mapping[str, int], place: str) -> None:
+    """The same of a tokenizer's tokens by id; `place` is what the message calls it."""
+    size, count = int(config["vocab_size"]), len(known)
     absent = [name for name in (START, NO_TIMESTAMPS) if name not in known]
     if absent:
         raise CheckpointError(
@@ -56,7 +61,7 @@ def check_tokens(config: JsonMap, tokenizer: PreTrainedTokenizerBase) -> None:
             "copy all of the base's tokenizer (tokenizer.json; or added_tokens.json beside vocab.json and merges.txt)",
         )
     last = int(known[NO_TIMESTAMPS]) + TIMESTAMPS
-    sizes = f"{max(last + 1, len(tokenizer)):,} tokens, the model has {size:,}"
+    sizes = f"{max(last + 1, count):,} tokens, the model has {size:,}"
     for name, theirs, key in _named(config):
         if name in known and known[name] != theirs:
             raise CheckpointError(
@@ -64,7 +69,7 @@ def check_tokens(config: JsonMap, tokenizer: PreTrainedTokenizerBase) -> None:
                 f"model's settings ({key}); {sizes}",
                 "take tokenizer, config.json and generation_config.json from one model",
             )
-    lacks_cantonese = size == LARGE_V3 and "<|yue|>" not in known and len(tokenizer) < LARGE_V3
+    lacks_cantonese = size == LARGE_V3 and "<|yue|>" not in known and count < LARGE_V3
     if last >= size or lacks_cantonese:
         raise CheckpointError(
             f"{place}: the tokenizer is another model's ({sizes})", "take tokenizer and config.json from one model"

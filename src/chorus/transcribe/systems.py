@@ -71,6 +71,7 @@ def _of_model(model: Model, label: str) -> System:
         return System(
             name, "adapter", model.directory, identity, model.checkpoint, role, home, trained_on=lineage_of(model),
             config=model.config,  # an adapter may have untied what the directory's ties
+            generation=model.generation,
         )  # fmt: skip
     tensors = None if model.as_stored else model.checkpoint
     return System(name, "model", model.directory, identity, tensors, role, home, trained_on=lineage_of(model))

@@ -11,13 +11,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from chorus import cache
+from chorus.checkpoints.lazy_tensor import Checkpoint
+from chorus.checkpoints.model import Model, relabelled
+from chorus.checkpoints.names import named
+from chorus.checkpoints.open import open_model
 from chorus.data.manifest import Row
-from chorus.errors import CheckpointError, ChorusError, MissingExtraError
+from chorus.errors import CheckpointError, MissingExtraError
+from chorus.export.api import refuse
+from chorus.export.protocol import ExportOptions
+from chorus.export.registry import EXPORTERS
 from chorus.models.languages import known_language
-from chorus.models.loading import load_parts, read_config
-from chorus.models.registry import kind_of
-from chorus.models.whisper import KIND, LoadedWhisper, task_token
-from chorus.runtime import device_parts, quiet_libraries
+from chorus.models.loading import read_config
+from chorus.models.whisper import task_token
+from chorus.runtime import device_parts
 from chorus.transcribe.backends.huggingface import origin_of
 from chorus.transcribe.backends.isolated import Isolated
 from chorus.transcribe.backends.protocol import Backend, Hypothesis, Sound
@@ -28,7 +34,7 @@ if TYPE_CHECKING:
     from chorus.checkpoints.lazy_tensor import LazyTensor
 
 POSITIONS = 448  # of every Whisper's decoder
-COPIED = ("tokenizer.json", "preprocessor_config.json")  # what faster-whisper reads beside the model
+TYPE = "float32"
 
 
 def open_backend(system: System, decoding: Decoding, device: str) -> Backend:
@@ -41,32 +47,38 @@ def open_backend(system: System, decoding: Decoding, device: str) -> Backend:
 
 
 def convert(system: System) -> Path:
-    """The system in CTranslate2's format, kept in the cache by content; weights in float32, cast when loaded."""
+    """The system as `chorus export --to ctranslate2 --type float32` writes it, kept in the cache by content.
+
+    float32, as it is cast when it is loaded.
+    """
     place = cache.directory() / cache.CONVERTED
     final = place / cache.cache_key(ctranslate2=system.identity)
     if (final / CONVERTED).exists():
         os.utime(final)
         return final
-    origin = origin_of(system)
-    if kind_of(read_config(origin)) is not KIND:
-        raise CheckpointError(f"{system.label}: faster-whisper runs Whisper only", "use --backend transformers")
-    from ctranslate2.converters import TransformersConverter
-
+    model, exporter, options = _model_of(system), EXPORTERS.get("ctranslate2"), ExportOptions()
+    refuse("faster-whisper", model, exporter.check(model, [TYPE], options))
     place.mkdir(parents=True, exist_ok=True)
-    with quiet_libraries(), tempfile.TemporaryDirectory(dir=place) as folder:
-        source = Path(folder) / "source"
-        parts = load_parts(KIND, origin, "float32")
-        LoadedWhisper(parts)  # completes its generation settings, and refuses a tokenizer of another model
-        parts.save(source)
-        try:
-            TransformersConverter(str(source), copy_files=[n for n in COPIED if (source / n).exists()]).convert(
-                str(Path(folder) / "made")
-            )
-        except Exception as error:  # the converter raises whatever it meets
-            raise ChorusError(f"{system.label}: CTranslate2's converter failed ({error})") from None
-        (Path(folder) / "made").replace(final)
+    with tempfile.TemporaryDirectory(dir=place) as folder:
+        made = Path(folder) / "made"
+        exporter.write(model, {TYPE: made}, options, lambda done, total: None)
+        made.replace(final)
     _bound(place, final)
     return final
+
+
+def _model_of(system: System) -> Model:
+    """What a system is made of, as export takes it."""
+    if system.tensors is None:
+        return relabelled(open_model(system.directory), system.label)
+    config = read_config(origin_of(system))
+    tensors = Checkpoint(system.tensors, system.label)
+    return named(
+        Model(
+            system.label, tensors, config, system.directory, tokenizer_directory=system.tokenizer,
+            generation=system.generation,
+        )
+    )  # fmt: skip
 
 
 def _bound(place: Path, keep: Path) -> None:
