@@ -20,6 +20,7 @@ from chorus.merge.recipes.loading import LoadedRecipe
 from chorus.merge.runs.engine import Result
 from chorus.train.config import TrainConfig
 from chorus.train.facts import Trained
+from chorus.transcribe.listening import Transcription
 
 
 def merges() -> None:
@@ -45,6 +46,11 @@ def measures() -> None:
     decoding = assert_type(chorus.Decoding(beam=5), chorus.Decoding)
     one = assert_type(chorus.evaluate("org/name", "test.csv", decoding=decoding), Evaluation)
     assert_type(chorus.compare([one, one]), Comparison)
+
+
+def hears() -> None:
+    heard = assert_type(chorus.transcribe("org/name", ["a.mp3"], words=True, backend="auto"), list[Transcription])
+    assert_type(heard[0].segments[0].words[0].start, float)
 
 
 def ships() -> None:

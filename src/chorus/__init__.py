@@ -43,6 +43,7 @@ if TYPE_CHECKING:  # the public names, listed once: type checkers read this bloc
     from chorus.merge.recipes.loading import load_recipe as load_recipe
     from chorus.train.layers import load_train_config as load_train_config
     from chorus.train.run import train as train
+    from chorus.transcribe.api import transcribe as transcribe
     from chorus.transcribe.decoding import Decoding as Decoding
 
 

@@ -235,7 +235,7 @@ def test_long_audio_is_cut_only_where_the_runtime_cannot_take_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def halves(audio: Any, longest_s: float) -> list[Any]:
-        return [audio[: len(audio) // 2], audio[len(audio) // 2 :]]
+        return [(0, len(audio) // 2), (len(audio) // 2, len(audio))]
 
     monkeypatch.setattr("chorus.transcribe.sounds.pieces", halves)
     test = spoken(tmp_path, [2.0])
@@ -244,6 +244,7 @@ def test_long_audio_is_cut_only_where_the_runtime_cannot_take_it(
         test.kept.clear()
         request = Request(SYSTEM, test, Decoding(segments=segments))
         [(_, [loaded])] = Sounds(request, backend).ahead([("0.flac", "clean")])
+        assert [sound.start_s for sound in loaded] == [0.0, 1.0][: len(loaded)]
         return len(loaded)
 
     assert count(Lengths(longest_s=1.0)) == 2
@@ -297,7 +298,7 @@ def test_a_worker_answers_call_by_call() -> None:
     )
     assert replies[0] == {"facts": {}, "longest_s": 5.0, "long_form": False}
     assert replies[1] == {"key": [1.0, -1.5]}
-    assert replies[2] == {"hypotheses": [["1.0", "en", False]]}
+    assert replies[2] == {"hypotheses": [["1.0", "en", False, []]]}
     assert replies[3]["error"]["message"] == "RuntimeError: confused"
     assert replies[4]["error"] == {"kind": "DataError", "message": "no such language", "hint": "name another"}
     assert replies[5] == {}

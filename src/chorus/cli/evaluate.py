@@ -166,22 +166,23 @@ def opened(text: str) -> System:
     """`[NAME=]MODEL` as a system."""
     from chorus.transcribe.systems import open_system
 
-    label, name = _labelled(text)
+    label, name = labelled(text)
     return open_system(name, label=label)
 
 
 def told_apart(texts: Sequence[str], systems: Sequence[System]) -> list[System]:
     """Systems that nobody has named, and that would be called alike, under as much of their paths as it takes."""
     from chorus.checkpoints.open import reference_to
-    from chorus.checkpoints.reference import labelled
+    from chorus.checkpoints.reference import labelled as by_path
 
     taken = Counter(system.label for system in systems)
-    names = [one.name for one in labelled([reference_to(_labelled(text)[1]) for text in texts])]
-    free = [taken[s.label] > 1 and not _labelled(text)[0] for text, s in zip(texts, systems, strict=True)]
+    names = [one.name for one in by_path([reference_to(labelled(text)[1]) for text in texts])]
+    free = [taken[s.label] > 1 and not labelled(text)[0] for text, s in zip(texts, systems, strict=True)]
     return [replace(s, label=name) if change else s for s, name, change in zip(systems, names, free, strict=True)]
 
 
-def _labelled(text: str) -> tuple[str, str]:
+def labelled(text: str) -> tuple[str, str]:
+    """`[NAME=]MODEL` in two."""
     label, equals, name = text.partition("=")
     # a path may hold a = of its own
     return ("", text) if not equals or Path(text).exists() else (label, name)

@@ -33,6 +33,7 @@ SECTIONS = {  # in the order of the line: name -> (module, what it is for)
         "gate": ("chorus.cli.gate", "Exit 1 where an evaluation is not good enough."),
     },
     "Shipping": {
+        "transcribe": ("chorus.cli.transcribe", "Write down what is said in recordings."),
         "export": ("chorus.cli.export", "Write a model in the form of another runtime."),
     },
     "The whole line": {

@@ -1,4 +1,7 @@
-"""Audio files to mono float32 at one rate: libsndfile decodes (WAV, FLAC, MP3, Ogg Vorbis and Opus), soxr resamples."""
+"""Audio files to mono float32 at one rate: libsndfile decodes (WAV, FLAC, MP3, Ogg Vorbis and Opus), soxr resamples.
+
+What else there is (MP4, WebM ...) FFmpeg decodes, where PyAV is installed: containers.py.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from chorus.data.containers import KNOWN_BY, Container, UnreadableError, form_of
 from chorus.errors import DataError, MissingExtraError
 from chorus.files import present, regular
 from chorus.lazy import lazy
@@ -28,14 +32,8 @@ NOT_TOLD = 1 << 62  # frames: what libsndfile says of a FLAC without a sample co
 BLOCK = 1 << 20  # samples of all channels that are decoded at once
 LOWEST_HZ, HIGHEST_HZ = 1_000, 1_000_000  # sample rates; a header's 1 Hz would make hours of a kilobyte
 LONGEST_S = 7200.0  # seconds that are read as one recording
-FOREIGN = {  # what the containers begin with that libsndfile does not read, after some bytes -> their usual suffix
-    (4, b"ftyp"): "m4a", (0, b"\x1a\x45\xdf\xa3"): "webm", (0, b"\x30\x26\xb2\x75"): "wma", (0, b"#!AMR"): "amr",
-    (0, b"\xff\xf1"): "aac", (0, b"\xff\xf9"): "aac", (0, b".RMF"): "rm", (0, b"MAC "): "ape", (0, b"wvpk"): "wv",
-    (0, b"\x0b\x77"): "ac3", (0, b"FLV"): "flv", (0, b"TTA1"): "tta",
-}  # fmt: skip
 LFS = b"version https://git-lfs.github.com/spec"  # how a pointer begins that Git LFS leaves in a file's place
 TAGGED = 2048  # bytes of an MP3's first frame that hold its length, after the ID3 tag
-HEAD = 64  # bytes that tell a form
 # what a decoder raises where a file is not what it says: libsndfile's errors are RuntimeErrors
 DECODING = (RuntimeError, OSError, ValueError, TypeError, OverflowError, MemoryError, AssertionError)
 
@@ -69,8 +67,10 @@ def opened(source: Path | bytes) -> Iterator[soundfile.SoundFile]:
         file = soundfile.SoundFile(io.BytesIO(source) if isinstance(source, bytes) else source)
     # TypeError: a file without a header (.raw), of which soundfile would have to be told the rate
     except DECODING as error:
-        form, remedy = _form(source)
-        raise DataError(f"{name}: not readable as audio ({form or _reason(error)})", remedy) from None
+        file = _container(source)
+        if file is None:
+            form, remedy = _form(source)
+            raise DataError(f"{name}: not readable as audio ({form or _reason(error)})", remedy) from None
     if not LOWEST_HZ <= file.samplerate <= HIGHEST_HZ:
         file.close()
         raise DataError(
@@ -84,6 +84,15 @@ def opened(source: Path | bytes) -> Iterator[soundfile.SoundFile]:
         raise DataError(f"{name}: damaged audio ({_reason(error)})", "replace it") from None
 
 
+def _container(source: Path | bytes) -> Container | None:
+    """The sound of a container; None where there is none, or no PyAV to read it."""
+    try:
+        head = source[:KNOWN_BY] if isinstance(source, bytes) else _head(source)
+        return Container(source, NOT_TOLD, LONGEST_S) if form_of(head) else None
+    except (ImportError, OSError, UnreadableError):
+        return None
+
+
 def _reason(error: Exception) -> str:
     told = str(getattr(error, "error_string", error)) or type(error).__name__
     return told.splitlines()[0].rstrip(".")
@@ -95,7 +104,7 @@ def _form(source: Path | bytes) -> tuple[str, str]:
     Lists of many files show the first without the second, and so the first says it in short.
     """
     try:
-        head = source[:HEAD] if isinstance(source, bytes) else _head(source)
+        head = source[:KNOWN_BY] if isinstance(source, bytes) else _head(source)
     except OSError:
         return "", "replace it"
     if not head:
@@ -104,7 +113,7 @@ def _form(source: Path | bytes) -> tuple[str, str]:
         return "a Git LFS pointer: git lfs pull", "fetch it with `git lfs pull`"
     if head.lstrip().lower().startswith((b"<html", b"<!doctype html")):
         return "a web page", "download it again"
-    found = next((form for (place, magic), form in FOREIGN.items() if head[place:].startswith(magic)), "")
+    found = form_of(head)
     if isinstance(source, bytes):
         return (f"{found}, to be converted", "convert it to FLAC") if found else ("", "replace it")
     if source.suffix == ".raw" and not found:
@@ -122,7 +131,7 @@ def _form(source: Path | bytes) -> tuple[str, str]:
 
 def _head(path: Path) -> bytes:
     with path.open("rb") as file:
-        return file.read(HEAD)
+        return file.read(KNOWN_BY)
 
 
 def info(source: Path | bytes) -> AudioInfo:

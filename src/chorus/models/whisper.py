@@ -44,6 +44,8 @@ class GenerateSettings(TypedDict, total=False):
     max_new_tokens: int
     return_timestamps: bool
     synced_gpus: bool
+    return_segments: bool
+    force_unique_generate_call: bool
     language: str
     task: str
     prompt_ids: torch.Tensor

@@ -10,8 +10,10 @@ from pydantic import (
     ConfigDict,
     Field,
     ModelWrapValidatorHandler,
+    SerializerFunctionWrapHandler,
     ValidationError,
     field_validator,
+    model_serializer,
     model_validator,
 )
 
@@ -22,6 +24,7 @@ from chorus.tasks.registry import TaskName
 
 BY_COLUMN, DETECT = "column", "detect"
 Segments = Literal["auto", "vad", "native"]
+Detail = Literal["text", "segments", "words"]
 Seconds = Annotated[int, Field(ge=1, le=30)]
 Windows = Annotated[
     tuple[Seconds, ...], BeforeValidator(lambda v: tuple(sorted(v)) if isinstance(v, list | tuple) else (v,))
@@ -36,6 +39,7 @@ class Decoding(Strict):
         long form.
     window_s: Whisper is given the shortest of these windows (seconds) that holds an utterance, else the whole 30. Which
         one depends on the utterance alone, so that batches of any size decode the same.
+    detail: what is told of a sound besides its text: when its segments, or words, were said.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -57,6 +61,15 @@ class Decoding(Strict):
     max_new_tokens: int | None = Field(default=None, ge=1)  # else as many as the model can write
     window_s: Windows | None = None
     dtype: Literal["float32", "float16", "bfloat16", "int8"] = "float32"
+    detail: Detail = "text"
+
+    @model_serializer(mode="wrap")
+    def _as_ever(self, handler: SerializerFunctionWrapHandler) -> dict[str, object]:
+        """Without the detail where only the text is told: results and fingerprints that have none stay as they are."""
+        found: dict[str, object] = handler(self)
+        if self.detail == "text":
+            found.pop("detail", None)
+        return found
 
     @model_validator(mode="wrap")
     @classmethod

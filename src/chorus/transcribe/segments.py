@@ -50,18 +50,18 @@ def joined(spans: list[tuple[int, int]], longest: int) -> list[tuple[int, int]]:
     return found
 
 
-def stretches(audio: Audio, longest_s: float = STRETCH_S) -> list[Audio]:
-    """The whole audio in parts of at most so many seconds, each cut where it is quietest in the last minute."""
-    longest, step, found = int(longest_s * RATE), int(QUIET_S * RATE), []
-    while len(audio) > longest:
-        first = max(step, longest - int(LOOK_BACK_S * RATE))
-        power = [float(np.square(audio[i : i + step]).sum()) for i in range(first, longest - step + 1, step)]
+def stretches(audio: Audio, longest_s: float = STRETCH_S) -> list[tuple[int, int]]:
+    """The whole audio in spans of at most so many seconds, each cut where it is quietest in the last minute."""
+    longest, step, found, start = int(longest_s * RATE), int(QUIET_S * RATE), [], 0
+    while len(audio) - start > longest:
+        first = start + max(step, longest - int(LOOK_BACK_S * RATE))
+        power = [float(np.square(audio[i : i + step]).sum()) for i in range(first, start + longest - step + 1, step)]
         end = first + int(np.argmin(power)) * step + step // 2
-        found.append(audio[:end])
-        audio = audio[end:]
-    return [*found, audio]
+        found.append((start, end))
+        start = end
+    return [*found, (start, len(audio))]
 
 
-def pieces(audio: Audio, longest_s: float) -> list[Audio]:
-    """The audio's speech in pieces that a model takes at once; none where nobody speaks."""
-    return [audio[a:b] for a, b in joined(speech(audio), int(longest_s * RATE))]
+def pieces(audio: Audio, longest_s: float) -> list[tuple[int, int]]:
+    """The audio's speech in spans [samples] that a model takes at once; none where nobody speaks."""
+    return joined(speech(audio), int(longest_s * RATE))

@@ -77,8 +77,14 @@ class Sounds:
         content = content if condition == CLEAN else f"{content}|{condition}"
         if self.request.decoding.segments == "vad" or (self._cuts and len(audio) > self._longest):
             cut = pieces(audio, self._longest / RATE)
-            return [Sound(piece, utterance.row, f"{content}|vad{i}") for i, piece in enumerate(cut)]
+            return [
+                Sound(audio[first:last], utterance.row, f"{content}|vad{i}", first / RATE)
+                for i, (first, last) in enumerate(cut)
+            ]
         parts = stretches(audio)
         if len(parts) == 1:
             return [Sound(audio, utterance.row, content)]
-        return [Sound(part, utterance.row, f"{content}|long{i}") for i, part in enumerate(parts)]
+        return [
+            Sound(audio[first:last], utterance.row, f"{content}|long{i}", first / RATE)
+            for i, (first, last) in enumerate(parts)
+        ]

@@ -78,7 +78,9 @@ def _either(value: object) -> str:
 
 def of_rows(rows: Sequence[Row], *, skip_bad: bool = False) -> TestSet:
     """The rows as a test set; `DataError` as `load_test_set` says."""
-    found, bad = _readable(rows)
+    every = looked_at(rows)
+    found = [one for one in every if isinstance(one, Utterance)]
+    bad = [one for one in every if isinstance(one, str)]
     if bad and not skip_bad:
         told = "\n".join(f"  {line}" for line in bad[:SHOWN])
         told += f"\n  and {len(bad) - SHOWN} more" if len(bad) > SHOWN else ""
@@ -102,8 +104,8 @@ def _of_split(rows: list[Row], split: str | None) -> list[Row]:
     return tests if tests else rows
 
 
-def _readable(rows: Sequence[Row]) -> tuple[list[Utterance], list[str]]:
-    """Rows whose audio has a header, with their lengths; what is wrong with the others."""
+def looked_at(rows: Sequence[Row]) -> list[Utterance | str]:
+    """Each row with the length of its audio, as its header tells; or what is wrong with it."""
 
     def look(row: Row) -> Utterance | str:
         try:
@@ -117,14 +119,7 @@ def _readable(rows: Sequence[Row]) -> tuple[list[Utterance], list[str]]:
             return f"{row}: {length / 3600:.1f} h; at most {LONGEST_S / 3600:g} are read at once"
         return Utterance(row, length)
 
-    found: list[Utterance] = []
-    bad: list[str] = []
-    for one in in_order(look, rows, JOBS):
-        if isinstance(one, str):
-            bad.append(one)
-        else:
-            found.append(one)
-    return found, bad
+    return list(in_order(look, rows, JOBS))
 
 
 def _unique(utterances: Sequence[Utterance]) -> dict[str, Utterance]:

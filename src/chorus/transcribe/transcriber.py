@@ -18,13 +18,57 @@ from chorus.transcribe.request import Key, Request
 from chorus.transcribe.sounds import Sounds
 
 Place = tuple[int, int]  # (utterance of a part, piece of it)
-Decoded = dict[Place, tuple[Hypothesis | str, float]]  # what came of a piece, or why nothing did; seconds it took
+Pieces = list[tuple[Hypothesis | str, float]]  # what came of each piece, or why nothing did; seconds it took
+Decoded = dict[Place, tuple[Hypothesis | str, float]]
 
 
 def load_backend(request: Request) -> Backend:
     """The request's runtime with its system loaded."""
     with quiet_libraries():
         return BACKENDS.get(request.backend)(request.system, request.decoding, request.device)
+
+
+class Decoder:
+    """Decodes the recordings of a request with a loaded backend."""
+
+    def __init__(self, request: Request, backend: Backend) -> None:
+        self.request, self.backend = request, backend
+
+    def decoded(self, keys: Sequence[Key]) -> Iterator[list[tuple[Key, Loaded, Pieces]]]:
+        """Some recordings after the other in the order of the keys: what was read of each, and what came of that."""
+        for part, loaded in Sounds(self.request, self.backend).ahead(keys):
+            found = self._decode(loaded)
+            yield [
+                (key, one, [] if isinstance(one, str) else [found[i, n] for n in range(len(one))])
+                for i, (key, one) in enumerate(zip(part, loaded, strict=True))
+            ]
+
+    def _decode(self, loaded: Sequence[Loaded]) -> Decoded:
+        """Every piece of some utterances: in batches of one kind, the longest first."""
+        sounds = {
+            (i, n): sound for i, one in enumerate(loaded) if not isinstance(one, str) for n, sound in enumerate(one)
+        }
+        found: Decoded = {}
+        for batch in self._batches(sounds):
+            started = time.perf_counter()
+            hypotheses = carefully(self.backend, [sounds[place] for place in batch])
+            each_s = (time.perf_counter() - started) / len(batch)
+            found |= {place: (one, each_s) for place, one in zip(batch, hypotheses, strict=True)}
+        return found
+
+    def _batches(self, sounds: dict[Place, Sound]) -> Iterator[list[Place]]:
+        batch: list[Place] = []
+        kind: float | None = None
+        sort_key = self.backend.sort_key
+        for place in sorted(sounds, key=lambda place: (*sort_key(sounds[place].seconds), place)):
+            its = sort_key(sounds[place].seconds)[0]
+            if batch and (its != kind or len(batch) >= self.request.decoding.batch_size):
+                yield batch
+                batch = []
+            kind = its
+            batch.append(place)
+        if batch:
+            yield batch
 
 
 class Transcriber:
@@ -47,47 +91,19 @@ class Transcriber:
             try:
                 backend.check([u.row for u in request.test.utterances.values()])
                 left.sort(key=lambda key: (*backend.sort_key(request.test.utterances[key[0]].duration_s), key))
-                for part, loaded in Sounds(request, backend).ahead(left):
-                    decoded = self._decode(backend, loaded)
-                    self.partial.add(self._row(key, i, loaded[i], decoded) for i, key in enumerate(part))
+                for part in Decoder(request, backend).decoded(left):
+                    self.partial.add(self._row(*one) for one in part)
                     progress(sum(key in self.partial.rows for key in keys), len(keys))
             finally:
                 if backend is not self.backend:
                     backend.close()
         return dict(backend.facts)
 
-    def _decode(self, backend: Backend, loaded: Sequence[Loaded]) -> Decoded:
-        """Every piece of some utterances: in batches of one kind, the longest first."""
-        sounds = {
-            (i, n): sound for i, one in enumerate(loaded) if not isinstance(one, str) for n, sound in enumerate(one)
-        }
-        found: Decoded = {}
-        for batch in self._batches(backend, sounds):
-            started = time.perf_counter()
-            hypotheses = carefully(backend, [sounds[place] for place in batch])
-            each_s = (time.perf_counter() - started) / len(batch)
-            found |= {place: (one, each_s) for place, one in zip(batch, hypotheses, strict=True)}
-        return found
-
-    def _batches(self, backend: Backend, sounds: dict[Place, Sound]) -> Iterator[list[Place]]:
-        batch: list[Place] = []
-        kind: float | None = None
-        for place in sorted(sounds, key=lambda place: (*backend.sort_key(sounds[place].seconds), place)):
-            its = backend.sort_key(sounds[place].seconds)[0]
-            if batch and (its != kind or len(batch) >= self.request.decoding.batch_size):
-                yield batch
-                batch = []
-            kind = its
-            batch.append(place)
-        if batch:
-            yield batch
-
-    def _row(self, key: Key, index: int, loaded: Loaded, decoded: Decoded) -> Answer:
+    def _row(self, key: Key, loaded: Loaded, parts: Pieces) -> Answer:
         name, condition = key
         utterance = self.request.test.utterances[name]
-        parts = [] if isinstance(loaded, str) else [decoded[index, n] for n in range(len(loaded))]
-        wrong = loaded if isinstance(loaded, str) else next((one for one, _ in parts if isinstance(one, str)), "")
-        found = [] if wrong else [one for one, _ in parts if isinstance(one, Hypothesis)]
+        heard = hypotheses_or_reason(loaded, parts)
+        found, wrong = ([], heard) if isinstance(heard, str) else (heard, "")
         row: Answer = {
             "name": name, "condition": condition, "language": utterance.row.language, "domain": utterance.row.domain,
             "speaker": utterance.row.speaker, "seconds": round(utterance.duration_s, 3),
@@ -105,6 +121,14 @@ class Transcriber:
         if self.request.decoding.language == DETECT and len(languages) == 1:
             row["detected_language"] = languages.pop()
         return row
+
+
+def hypotheses_or_reason(loaded: Loaded, parts: Pieces) -> list[Hypothesis] | str:
+    """What was heard in all pieces of a recording, or why one of them failed."""
+    if isinstance(loaded, str):
+        return loaded
+    wrong = next((one for one, _ in parts if isinstance(one, str)), "")
+    return wrong or [one for one, _ in parts if isinstance(one, Hypothesis)]
 
 
 def carefully(backend: Backend, sounds: Sequence[Sound]) -> list[Hypothesis | str]:

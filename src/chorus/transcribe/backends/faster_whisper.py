@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from chorus import cache
 from chorus.checkpoints.lazy_tensor import Checkpoint
@@ -22,6 +22,7 @@ from chorus.export.protocol import ExportOptions
 from chorus.export.registry import EXPORTERS
 from chorus.models.languages import known_language
 from chorus.models.loading import read_config
+from chorus.models.times import Segment, Word, in_ms
 from chorus.models.whisper import task_token
 from chorus.runtime import device_parts
 from chorus.transcribe.backends.huggingface import origin_of
@@ -92,6 +93,38 @@ def _bound(place: Path, keep: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
+class SpokenWord(Protocol):
+    """A word as faster-whisper has it."""
+
+    start: float
+    end: float
+    word: str
+    probability: float
+
+
+class SpokenSegment(Protocol):
+    """A segment as faster-whisper has it."""
+
+    start: float
+    end: float
+    text: str
+    words: Sequence[SpokenWord] | None
+
+
+def times_of(segments: Sequence[SpokenSegment], seconds: float) -> tuple[Segment, ...]:
+    """Segments with a text, and their words, within the sound."""
+
+    def within(time_s: float) -> float:
+        return in_ms(min(max(0.0, time_s), seconds))
+
+    return tuple(
+        Segment(within(s.start), within(s.end), s.text.strip(), tuple(
+            Word(within(w.start), within(w.end), w.word, round(float(w.probability), 4)) for w in s.words or ()
+        ))
+        for s in segments if s.text.strip()
+    )  # fmt: skip
+
+
 class FasterWhisper:
     """The backend itself, in the child process. Temperature 0: nothing is drawn, so that a result can be repeated."""
 
@@ -138,14 +171,15 @@ class FasterWhisper:
             sound.audio, language=language, task=task_token(settings.task), beam_size=settings.beam,
             temperature=0.0, initial_prompt=settings.prompt or None,
             without_timestamps=not settings.timestamps and sound.seconds <= 30,
-            condition_on_previous_text=False, max_new_tokens=limit,
+            condition_on_previous_text=False, max_new_tokens=limit, word_timestamps=settings.detail == "words",
         )  # fmt: skip
         found = list(segments)
         windows: dict[int, int] = {}  # where a window begins -> how many tokens it was given
         for segment in found:
             windows[segment.seek] = windows.get(segment.seek, 0) + len(segment.tokens)
         cut = any(count >= limit for count in windows.values())
-        return Hypothesis(" ".join(s.text.strip() for s in found).strip(), told.language, cut)
+        text = " ".join(s.text.strip() for s in found).strip()
+        return Hypothesis(text, told.language, cut, () if settings.detail == "text" else times_of(found, sound.seconds))
 
     def replace(self, tensors: Mapping[str, LazyTensor]) -> None:
         """Refused: its weights are converted."""

@@ -5,10 +5,12 @@ After a request to transcribe come the samples of its sounds, raw float32, one a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, NotRequired, TypedDict
 
 from chorus.data.manifest import Row
 from chorus.errors import CheckpointError, ChorusError, DataError, MissingExtraError, UsageError
+from chorus.models.times import Plain, as_plain, from_plain
 from chorus.transcribe.backends.protocol import Hypothesis
 
 
@@ -70,7 +72,7 @@ class Reply(TypedDict, total=False):
     longest_s: float | None
     long_form: bool
     key: tuple[float, float]
-    hypotheses: list[tuple[str, str, bool]]  # text, language, whether it was cut
+    hypotheses: list[tuple[str, str, bool, list[Plain]]]  # text, language, whether it was cut, segments
 
 
 KINDS: dict[str, type[ChorusError]] = {
@@ -106,6 +108,13 @@ def error_of(message: ErrorMessage) -> ChorusError:
     return KINDS[message["kind"]](message["message"], message["hint"])
 
 
+def told_hypotheses(hypotheses: Sequence[Hypothesis]) -> Reply:
+    """What was said, for the parent."""
+    return {"hypotheses": [(one.text, one.language, one.cut, as_plain(one.segments)) for one in hypotheses]}
+
+
 def hypotheses_of(reply: Reply) -> list[Hypothesis]:
     """What a reply says that was said."""
-    return [Hypothesis(*told) for told in reply["hypotheses"]]
+    return [
+        Hypothesis(text, language, cut, from_plain(segments)) for text, language, cut, segments in reply["hypotheses"]
+    ]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from chorus.data.manifest import Row
 from chorus.models.limits import PROMPT as PROMPT
+from chorus.models.times import Segment
 
 if TYPE_CHECKING:
     from chorus.checkpoints.lazy_tensor import LazyTensor
@@ -16,11 +17,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Sound:
-    """What is to be transcribed: samples at 16 kHz, the row that they belong to, and what they are by content."""
+    """What is to be transcribed: samples at 16 kHz, the row that they belong to, and what they are by content.
+
+    `start_s` is where it begins in its recording, of which it may be a piece.
+    """
 
     audio: Audio = field(repr=False)
     row: Row
     key: str = ""
+    start_s: float = 0.0
 
     @property
     def seconds(self) -> float:
@@ -35,11 +40,13 @@ class Hypothesis:
     """What a runtime made of a sound; `language` is the one that it decoded in, where the runtime tells.
 
     `cut`: it stopped at the limit of new tokens, before its end.
+    `segments` say when, in seconds of the sound: where the decoding asks for that detail and the runtime knows it.
     """
 
     text: str
     language: str = ""
     cut: bool = False
+    segments: tuple[Segment, ...] = ()
 
 
 class Backend(Protocol):

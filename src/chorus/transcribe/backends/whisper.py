@@ -16,9 +16,11 @@ from chorus.models.languages import known_language
 from chorus.models.loading import put_weights
 from chorus.models.parts import Parts
 from chorus.models.texts import plain_ids
+from chorus.models.times import Segment, in_ms
 from chorus.models.whisper import GenerateSettings, LoadedWhisper, shorter_window, task_token
 from chorus.transcribe.backends.greedy import greedy
 from chorus.transcribe.backends.protocol import Hypothesis, Sound
+from chorus.transcribe.backends.whisper_times import Timed, WordTimes, by_timestamps
 from chorus.transcribe.decoding import BY_COLUMN, DETECT, Decoding
 
 if TYPE_CHECKING:
@@ -47,6 +49,8 @@ class WhisperDecoder:
         self.windows = sorted({min(float(s), self.longest_s) for s in (*(decoding.window_s or ()), self.longest_s)})
         self.facts: dict[str, str] = {}  # versions of transformers and torch are told of every result
         self.prompt = self._prompt(decoding.prompt)
+        self.told = decoding.detail != "text"
+        self.words = WordTimes(self.whisper, self.task) if decoding.detail == "words" else None
 
     def _prompt(self, text: str) -> list[int]:
         if not text:
@@ -96,18 +100,43 @@ class WhisperDecoder:
             else:
                 ids = self._generate(hidden, inputs, languages)
                 written = [self._written(one) for one in ids]
+        segments = [self._told(*one) for one in zip(sounds, languages, ids, strict=True)]
         texts = self.tokenizer.batch_decode(ids, skip_special_tokens=True)
         limit = self._room(len(self.prompt) + len(self.whisper.spoken(languages[0], self.decoding.task)) + 2)
         return [
-            Hypothesis(text.strip(), code, count >= limit)
-            for text, count, code in zip(texts, written, languages, strict=True)
+            Hypothesis(text.strip(), code, count >= limit, told)
+            for text, count, code, told in zip(texts, written, languages, segments, strict=True)
         ]
+
+    def _told(self, sound: Sound, code: str, ids: Sequence[int]) -> tuple[Segment, ...]:
+        """The segments of a window between the timestamps in it; one, where it has none."""
+        if not self.told:
+            return ()
+        settings = self.model.generation_config
+        return self._segments(
+            sound, code, by_timestamps(ids, self._end, settings.no_timestamps_token_id, sound.seconds)
+        )
+
+    def _segments(self, sound: Sound, code: str, timed: Sequence[Timed]) -> tuple[Segment, ...]:
+        if not timed:  # batch_decode takes no texts for one text
+            return ()
+        spoken = self.words.of(sound, timed, code) if self.words is not None else [()] * len(timed)
+        texts = self.tokenizer.batch_decode([list(one.ids) for one in timed], skip_special_tokens=True)
+        return tuple(
+            Segment(in_ms(one.start), in_ms(one.end), text.strip(), words)
+            for one, text, words in zip(timed, texts, spoken, strict=True)
+        )
+
+    @property
+    def _end(self) -> int:
+        """The token that ends a text; those below it are text."""
+        end = self.model.generation_config.eos_token_id
+        return int(end[0] if isinstance(end, list) else end)
 
     def _written(self, ids: Sequence[int]) -> int:
         """How many tokens of text and timestamps a model has written: what has ended has one less than it might."""
-        settings = self.model.generation_config
-        end = settings.eos_token_id[0] if isinstance(settings.eos_token_id, list) else settings.eos_token_id
-        return sum(token < end or token > settings.no_timestamps_token_id for token in ids)
+        last = self.model.generation_config.no_timestamps_token_id
+        return sum(token < self._end or token > last for token in ids)
 
     def _features(self, sound: Sound) -> Features:
         return self.whisper.features.cached(sound.key, lambda: sound.audio)
@@ -172,7 +201,7 @@ class WhisperDecoder:
                 **self._settings(code),
             )
             found |= dict(zip(members, ids.tolist(), strict=True))
-        return [self._without_prompt(found[i]) for i in range(len(languages))]
+        return [self._without_prompt(found[i], len(self.whisper.spoken(c, self.task))) for i, c in enumerate(languages)]
 
     def _settings(self, code: str) -> GenerateSettings:
         settings = GenerateSettings(
@@ -185,24 +214,46 @@ class WhisperDecoder:
                 settings["language"] = code
         if self.prompt:
             settings["prompt_ids"] = torch.tensor(self.prompt, device=self.model.device)
+        if self.told and self.decoding.timestamps:
+            # else a window whose speech ends early is decoded again from its beginning, as its encoding is given
+            settings["force_unique_generate_call"] = True
         return settings
 
-    def _without_prompt(self, ids: list[int]) -> list[int]:
+    def _without_prompt(self, ids: list[int], spoken: int) -> list[int]:
         count = len(self.prompt)
-        return ids[count:] if count and ids[:count] == self.prompt else ids
+        ids = ids[count:] if count and ids[:count] == self.prompt else ids
+        # a single call gives its beginning back: the start, the language and the task
+        start = self.model.generation_config.decoder_start_token_id
+        return ids[1 + spoken :] if self.told and ids[:1] == [start] else ids
 
     def _long(self, sounds: Sequence[Sound]) -> list[Hypothesis]:
         """The model's own long form: windows that go on from the last timestamp decoded."""
         hypotheses = []
-        for sound, code in zip(sounds, self._languages(sounds), strict=True):
+        for sound, code in zip(sounds, self._long_languages(sounds), strict=True):
             whole = self.whisper.extractor(
                 sound.audio, sampling_rate=RATE, return_tensors="pt", truncation=False, padding="longest",
                 return_attention_mask=True,
             )  # fmt: skip
             batch: Batch = {name: whole[name] for name in ("input_features", "attention_mask")}
             settings: GenerateSettings = {**self._settings(code), "return_timestamps": True}
+            settings.pop("force_unique_generate_call", None)
             with torch.inference_mode():
-                ids = self.model.generate(**as_taken(batch, self.model), **settings)
+                made = self.model.generate(**as_taken(batch, self.model), **settings, return_segments=self.told)
+            ids, parts = (made["sequences"], made["segments"][0]) if self.told else (made, [])
             text = self.tokenizer.batch_decode(ids, skip_special_tokens=True)[0]
-            hypotheses.append(Hypothesis(text.strip(), code))
+            timed = [Timed.of(p["start"], p["end"], p["tokens"].tolist(), self._end, sound.seconds) for p in parts]
+            told = self._segments(sound, code, [one for one in timed if one.ids])
+            hypotheses.append(Hypothesis(text.strip(), code, segments=told))
         return hypotheses
+
+    def _long_languages(self, sounds: Sequence[Sound]) -> list[str]:
+        """As `_languages`; where it is to be told it is detected in the first window, as transformers detects it."""
+        if not (self.told and self.languages and self.decoding.language == DETECT):
+            return self._languages(sounds)
+        columns = int(self.longest_s * FRAMES_PER_SECOND)
+        batch = {
+            "input_features": self.whisper.features.window([self.whisper.features(s.audio) for s in sounds], columns)
+        }
+        with torch.inference_mode():
+            hidden = self.model.get_encoder()(as_taken(batch, self.model)["input_features"]).last_hidden_state
+        return self._detected(hidden)

@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from chorus.transcribe.backends.messages import Call, Reply, row_of, told_error
+from chorus.transcribe.backends.messages import Call, Reply, row_of, told_error, told_hypotheses
 from chorus.transcribe.backends.protocol import Backend, Sound
 
 SAMPLE_BYTES = 4
@@ -54,7 +54,7 @@ class Worker:
             backend.check(rows)
             return {}
         sounds = [Sound(samples, row) for samples, row in zip(audio, rows, strict=True)]
-        return {"hypotheses": [(one.text, one.language, one.cut) for one in backend.transcribe(sounds)]}
+        return told_hypotheses(backend.transcribe(sounds))
 
     def _samples(self, count: int) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
         return np.frombuffer(self.requests.read(count * SAMPLE_BYTES), np.float32)

@@ -1,0 +1,50 @@
+"""Transcripts as files: one a recording and format, each whole or not there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from chorus.errors import OutputError
+from chorus.export.output import Sink, appearing
+from chorus.files import present, shown
+from chorus.transcribe.formats import FORMATS, Subtitles
+from chorus.transcribe.listening import Transcription
+from chorus.transcribe.systems import folder_of
+
+
+@dataclass(frozen=True)
+class Writing:
+    """Where transcripts go: `names` are the recordings' (`recordings.stems`); of `several` models each has a folder."""
+
+    folder: Path
+    names: Sequence[str]
+    forms: Sequence[str]
+    layout: Subtitles
+    overwrite: bool = False
+    several: bool = False
+
+    def places(self, label: str, number: int) -> dict[str, Path]:
+        """Format -> file of a recording."""
+        folder = self.folder / folder_of(label) if self.several else self.folder
+        return {form: folder / f"{self.names[number]}.{form}" for form in self.forms}
+
+    def check(self, label: str) -> None:
+        """`OutputError` where a transcript would stand on something that is there, before any is made."""
+        if present(self.folder) and not self.folder.is_dir():
+            raise OutputError(f"{shown(self.folder)}: no folder", "choose another one with -o")
+        for number in range(len(self.names)):
+            for place in self.places(label, number).values():
+                if present(place) and not self.overwrite:
+                    raise OutputError(f"{shown(place)}: exists", "choose another -o, or pass --overwrite")
+
+    def write(self, label: str, number: int, heard: Transcription) -> Iterator[Path]:
+        """Write a recording's files, and tell them."""
+        places = self.places(label, number)
+        # what is there under just this name is a transcript, whoever made it: the flag says that it may go
+        with appearing(places, lambda path: True, overwrite=self.overwrite) as drafts:
+            for form, draft in drafts.items():
+                with Sink(draft) as sink:
+                    sink.write(FORMATS[form](heard, self.layout).encode("utf-8", "replace"))
+        yield from places.values()
