@@ -21,6 +21,7 @@ from chorus.merge.runs.engine import Result
 from chorus.train.config import TrainConfig
 from chorus.train.facts import Trained
 from chorus.transcribe.listening import Transcription
+from chorus.verify.verdict import Verification
 
 
 def merges() -> None:
@@ -56,6 +57,8 @@ def hears() -> None:
 def ships() -> None:
     settings = chorus.ExportOptions(trim_vocabulary=True)
     assert_type(chorus.export("org/name", "ggml-name.bin", "ggml", types="q5_0", settings=settings), Exported)
+    wanted = chorus.VerifyOptions(level=1)
+    assert_type(chorus.verify("ggml-name.bin", "org/name", settings=wanted), Verification)
 
 
 def trains() -> None:

@@ -9,11 +9,9 @@ from chorus.registry import Registry
 def _load() -> None:
     from chorus.export.ctranslate2.exporter import CTranslate2
     from chorus.export.ggml.exporter import Ggml
-    from chorus.export.openai.exporter import Openai
 
     EXPORTERS.add("ctranslate2", CTranslate2())
     EXPORTERS.add("ggml", Ggml())
-    EXPORTERS.add("openai", Openai())
 
 
 EXPORTERS: Registry[Exporter] = Registry("format of export", "chorus.exporters", _load)

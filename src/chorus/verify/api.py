@@ -1,0 +1,184 @@
+"""`chorus.verify`: whether an export is the model that it was made of, by levels from cheap to dear."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from chorus.checkpoints.model import Model, OpenOptions
+from chorus.checkpoints.open import Source
+from chorus.errors import CheckpointError, ChorusError, UsageError, nearest
+from chorus.export.api import SIDECAR, source_of
+from chorus.files import expanded, present, read_json
+from chorus.identity import file_hash
+from chorus.provenance import versions
+from chorus.sizes import size
+from chorus.verify.cost import sizes
+from chorus.verify.front_end import front_end
+from chorus.verify.protocol import Client, Subject
+from chorus.verify.registry import VERIFIERS, format_of
+from chorus.verify.tensors import tensors
+from chorus.verify.verdict import LEVELS, Verdict, Verification, fails, holds, judged, skipped
+
+NORMALISER = "marks"
+PACKAGES = ("ctranslate2", "faster-whisper", "gguf", "pywhispercpp", "torch", "transformers")
+
+
+@dataclass(frozen=True)
+class VerifyOptions:
+    """How far an export is looked at, and what it must keep.
+
+    level: the last that is looked at: 0 structure, 1 tensors, 2 front end, 3 logits, 4 transcripts, 5 cost.
+    runtimes: which are asked; empty for all that the format is for and that are installed.
+    timestamps: whether it must work with them too.
+    max_wer_increase: points of error rate that a quantised export may have more than its source.
+    language: of recordings that do not say it; empty: detected.
+    limit: the first so many rows of a manifest.
+    """
+
+    level: int = 5
+    runtimes: tuple[str, ...] = ()
+    timestamps: bool = True
+    max_wer_increase: float = 0.5
+    language: str = ""
+    split: str | None = None
+    limit: int | None = None
+    normaliser: str = NORMALISER
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.level < len(LEVELS):
+            raise UsageError(f"no level {self.level}", f"0 to {len(LEVELS) - 1}")
+
+
+def verify(
+    export: str | Path,
+    against: Source,
+    audio: Sequence[str | Path] = (),
+    *,
+    data: str | Path | Sequence[str | Path] = (),
+    form: str = "",
+    tokenizer: str | Path | None = None,
+    settings: VerifyOptions | None = None,
+    options: OpenOptions | None = None,
+) -> Verification:
+    """Hold an export against the model that it was made of.
+
+    `against` is whatever `chorus.export` takes. Recordings are files (`audio`) or manifests (`data`): without any,
+    logits and transcripts are skipped. `form` names the format that a file should be in whose damage hides it.
+
+    What does not hold is in the result, not raised; `UsageError`, `CheckpointError` of the source and `DataError` are.
+
+    >>> chorus.verify("ggml-mine-q5_0.bin", "merged", data="test.csv").ok  # doctest: +SKIP
+    True
+    """
+    wanted = settings or VerifyOptions()
+    path = expanded(export)
+    if not present(path):
+        raise CheckpointError(f"{path}: no such file or directory", "check the path of the export")
+    name = form or format_of(path)
+    verifier = VERIFIERS.get(name)
+    source = source_of(against, options or OpenOptions(), tokenizer)
+    found = Verification(path.name, name, "", source.label, versions=versions(PACKAGES))
+    try:
+        subject = verifier.open(path, source)
+    except CheckpointError as error:
+        found.verdicts.append(fails(0, "read to its end", error.message))
+        found.verdicts += [skipped(level, what, "its structure does not hold") for level, what in _after(wanted)]
+        return found
+    found.kind = subject.kind
+    clients = list(_clients(subject, wanted, found))
+    found.verdicts += _cheap(subject, wanted)
+    if wanted.level >= 2:
+        found.verdicts += _heard(subject, source, clients, wanted, audio, data, sound=not found.failed_at(0))
+    if wanted.level >= 5:
+        found.verdicts += sizes(subject)
+    # stable: within a level in the order of looking
+    found.verdicts.sort(key=lambda one: one.level)
+    return found
+
+
+def _after(wanted: VerifyOptions) -> Iterator[tuple[int, str]]:
+    """What is not looked at, of a file that cannot be read."""
+    yield from list(enumerate(LEVELS))[1 : wanted.level + 1]
+
+
+def _clients(subject: Subject, wanted: VerifyOptions, found: Verification) -> Iterator[Client]:
+    """The runtimes that are asked; those that are not installed are noted."""
+    known = {client.name: client for client in subject.clients}
+    for name in wanted.runtimes:
+        if name not in known:
+            told = f"{name} runs no {subject.format}{nearest(name, known)}"
+            raise UsageError(told, f"a runtime of it: {', '.join(known) or 'none'}")
+    for name, client in known.items():
+        if wanted.runtimes and name not in wanted.runtimes:
+            continue
+        if client.installed():
+            yield client
+            continue
+        if name in wanted.runtimes:
+            found.missing.append(name)
+        if wanted.level >= 3:
+            why = f'{name} is not installed: pip install "chorus-merge[{client.extra}]"'
+            found.verdicts += [skipped(level, f"in {name}", why) for level in range(3, min(wanted.level, 4) + 1)]
+
+
+def _cheap(subject: Subject, wanted: VerifyOptions) -> Iterator[Verdict]:
+    """L0 and L1."""
+    yield holds(0, "read to its end", size(subject.nbytes))
+    yield from _as_written(subject.path)
+    yield from subject.structure
+    if wanted.level >= 1:
+        yield from tensors(subject.tensors)
+
+
+def _as_written(path: Path) -> Iterator[Verdict]:
+    """Whether the file is the one that its sidecar tells of."""
+    beside = path.with_name(path.name + SIDECAR)
+    # files of other converters have none
+    if path.is_dir() or not present(beside):
+        return
+    told = read_json(beside).get("xxh3")
+    if isinstance(told, str):
+        changed = told != file_hash(path)
+        yield judged(0, "as it was written", "it has changed since (its sidecar has another hash)" if changed else "")
+
+
+def _heard(
+    subject: Subject, source: Model, clients: Sequence[Client], wanted: VerifyOptions,
+    audio: Sequence[str | Path], data: str | Path | Sequence[str | Path], *, sound: bool,
+) -> Iterator[Verdict]:  # fmt: skip
+    """L2 to L5; `sound` says whether the structure holds, without which no runtime is given the file."""
+    from chorus.transcribe.decoding import DETECT, Decoding
+    from chorus.transcribe.systems import open_system
+    from chorus.verify.hearing import Hearing
+    from chorus.verify.original import Original
+    from chorus.verify.recordings import recordings
+    from chorus.verify.transcripts import Bound
+
+    if find_spec("transformers") is None:
+        yield skipped(2, LEVELS[2], "transformers is not installed")
+        return
+    sounds = recordings(audio, data, wanted) if wanted.level >= 3 else []
+    # one setting for all: languages that are told and languages that are heard would be two decodings
+    untold = any(not one.row.language for one in sounds)
+    try:
+        original = Original(open_system(source), Decoding(language=DETECT) if untold else Decoding())
+    except ChorusError as error:
+        yield skipped(2, "the source in transformers", f"{error.message}: {error.hint}")
+        return
+    yield from front_end(subject, original)
+    # a runtime given what its loader cannot follow crashes, and that tells nothing that is not known
+    if not sound:
+        for level, what in enumerate(LEVELS[: min(wanted.level, 4) + 1]):
+            if level >= 3:
+                yield skipped(level, what, "its structure does not hold")
+        return
+    modes = (False, True) if wanted.timestamps else (False,)
+    bound = Bound(subject.exact, wanted.max_wer_increase, wanted.normaliser)
+    hearing = Hearing(original, sounds, modes, bound, wanted.level)
+    if wanted.level >= 4:
+        yield from hearing.taught()
+    for client in clients:
+        yield from hearing.of(subject, client)

@@ -1,0 +1,94 @@
+"""L2: what comes before and after the model: the spectrum of the sound, and the tokens of texts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from chorus.errors import some
+from chorus.verify.protocol import FrontEndOf, Subject
+from chorus.verify.verdict import Verdict, judged
+
+if TYPE_CHECKING:
+    from chorus.verify.original import Original
+
+FILTERS = 1e-6
+# of many scripts and of what tokenizers stumble over: numbers, signs, spaces, composed and decomposed letters, emoji
+TEXTS = (
+    "And so, my fellow Americans, ask not what your country can do for you.",
+    "Er kam um 17:45 Uhr in Zürich an.",
+    "¿Cuántos años tienes? Doce, señor.",
+    "L'été, ça n'a pas duré : voilà tout.",
+    "Não sei, amanhã à tarde talvez.",
+    "Всё счастливые семьи похожи друг на друга.",
+    "Όλοι οι άνθρωποι γεννιούνται ελεύθεροι.",
+    "من جدّ وجد ومن زرع حصد",
+    "כל בני האדם נולדו בני חורין",
+    "सभी मनुष्य जन्म से स्वतंत्र हैं।",
+    "সব মানুষ স্বাধীনভাবে জন্মগ্রহণ করে।",
+    "எல்லா மனிதரும் சுதந்திரமாக",
+    "人人生而自由，在尊严和权利上一律平等。",
+    "すべての人間は、生まれながらにして自由である。",
+    "모든 인간은 태어날 때부터 자유롭다.",
+    "มนุษย์ทั้งหลายเกิดมามีอิสระ",
+    "Tất cả mọi người sinh ra đều tự do.",
+    "Bütün insanlar hür doğarlar: ığüşöç.",
+    "zażółć gęślą jaźń",
+    "e\u0301te\u0301 decomposed",
+    "3.14159 % of £1,000,000 = ?",
+    "  two  spaces, a\ttab",
+    "👩\u200d👩\u200d👧 and 🎤",
+    "naïve café — “quoted”…",
+    "seven",
+)
+
+
+def front_end(subject: Subject, original: Original) -> Iterator[Verdict]:
+    """The export's own parts beside the source's extractor and tokenizer."""
+    bins, takes = original.bins, original.config_bins
+    told = f"the feature extractor makes {bins} mel bins, the model takes {takes}"
+    yield judged(2, "mel bins of extractor and model", told if bins != takes else "", f"{bins}")
+    if subject.filters is not None:
+        yield _filters(subject, original)
+    if subject.tokens is not None:
+        yield _texts(subject, original)
+
+
+def _filters(subject: Subject, original: Original) -> Verdict:
+    what, mine, theirs = "mel filters of the extractor", subject.filters, original.filters
+    assert mine is not None
+    if mine.shape != theirs.shape:
+        return judged(2, what, f"{mine.shape[0]} by {mine.shape[1]}, the extractor's {theirs.shape[0]} by "
+                               f"{theirs.shape[1]}")  # fmt: skip
+    worst = float(np.abs(mine - theirs).max())
+    problem = "" if worst <= FILTERS else f"off by {worst:.2g}"
+    return judged(2, what, problem, f"at most {worst:.1g} off", worst=worst)
+
+
+def _texts(subject: Subject, original: Original) -> Verdict:
+    """What the source's tokenizer makes of a text must be that text by the export's table."""
+    table, wrong = subject.tokens, []
+    assert table is not None
+    for text in TEXTS:
+        ids = original.ids(text)
+        if any(i >= len(table) for i in ids) or b"".join(table[i] for i in ids) != text.encode():
+            wrong.append(repr(text[:20]))
+    told = f"{len(wrong)} texts are others by its table: {some(wrong)}" if wrong else ""
+    return judged(2, "texts by tokenizer and table", told, f"{len(TEXTS)} texts of many scripts", texts=len(TEXTS))
+
+
+def front_end_of(original: Original) -> FrontEndOf:
+    """The source's, for a runtime's own check."""
+    return FrontEndOf(
+        original.log_mel, original.ids, original.tokens, original.filters, original.bins, rising_tone()
+    )  # fmt: skip
+
+
+def rising_tone() -> np.ndarray[tuple[int], np.dtype[np.float32]]:
+    """Three seconds in which every mel bin hears something: a tone that rises, in noise."""
+    time = np.arange(48_000) / 16_000
+    rising = 0.3 * np.sin(2 * np.pi * (100 * time + 1_100 * time**2))
+    noise = np.random.default_rng(0).normal(0, 0.02, len(time))
+    return (rising + noise).astype(np.float32)

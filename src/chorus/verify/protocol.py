@@ -1,0 +1,119 @@
+"""What a format brings to be verified: small functions, one for each level."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Protocol
+
+from chorus.checkpoints.model import Model
+from chorus.verify.verdict import Verdict
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from chorus.data.audio import Audio
+
+    Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class TensorProof:
+    """One tensor of an export beside the source's.
+
+    same    whether its bytes are those that the source's values make in its type; None where only the error tells
+    error   root mean square of the difference to the source, relative to the source's own
+    problem what is wrong with it; empty where it holds
+    """
+
+    name: str
+    kind: str
+    same: bool | None
+    error: float
+    problem: str = ""
+
+
+class Native(Protocol):
+    """A runtime's own numbers for an export; in a process of its own, a context manager."""
+
+    @property
+    def versions(self) -> Mapping[str, str]: ...
+
+    def logits(self, tokens: Sequence[int], *, mel: Floats) -> Floats:
+        """[tokens, vocabulary]: after each token, given those before it and a log-mel spectrum [bins, frames]."""
+        ...
+
+    def __enter__(self) -> Native: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None: ...
+
+
+@dataclass(frozen=True)
+class Client:
+    """A runtime that an export is for, under the name of its backend (chorus.transcribe).
+
+    `extra` is what installs it, and `installed` whether that is there; `forced` opens its own numbers for the export,
+    where it gives them, and `front_end` looks at what it does before the model. `decoding` are settings of its decoding
+    (chorus.Decoding) that this export asks for.
+    """
+
+    name: str
+    extra: str
+    installed: Callable[[], bool]
+    forced: Callable[[], Native] | None = None
+    front_end: Callable[[FrontEndOf], Iterator[Verdict]] | None = None
+    decoding: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class FrontEndOf:
+    """The source's own front end: `log_mel` of its extractor, `ids` of its tokenizer, its tokens, and a sound."""
+
+    log_mel: Callable[[Audio], Floats]
+    ids: Callable[[str], list[int]]
+    tokens: Mapping[str, int]
+    filters: Floats  # [bins, 201]
+    bins: int
+    sound: Audio
+
+
+@dataclass
+class Subject:
+    """An export that was read: what each level looks at.
+
+    kind: the number type of its matrices, `exact` whether it is one without quantisation; `gates` names the bounds of
+    its logits (logits.py). `structure` and `tensors` are gone through once. `filters` and `tokens` (bytes by id) are
+    its front end's, where it holds one. `nbytes` is what it takes, `predicted` what it should take, `as_float16` what
+    it would take in float16.
+    """
+
+    path: Path
+    format: str
+    kind: str
+    exact: bool
+    structure: Iterable[Verdict]
+    tensors: Iterable[TensorProof]
+    clients: Sequence[Client]
+    filters: Floats | None = None
+    tokens: Sequence[bytes] | None = None
+    nbytes: int = 0
+    predicted: int | None = None
+    as_float16: int | None = None
+    facts: dict[str, str] = field(default_factory=dict)
+
+
+class Verifier(Protocol):
+    """A format that can be verified. One file a format; others' come from the entry-point group `chorus.verifiers`."""
+
+    def takes(self, path: Path) -> bool:
+        """Whether a path is in this format."""
+        ...
+
+    def open(self, path: Path, source: Model) -> Subject:
+        """The export beside its source; `CheckpointError` where it cannot be followed to its end."""
+        ...

@@ -1,0 +1,30 @@
+"""The formats that can be verified; others' come from the entry-point group `chorus.verifiers`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from chorus.errors import UsageError
+from chorus.files import shown
+from chorus.registry import Registry
+from chorus.verify.protocol import Verifier
+
+
+def _load() -> None:
+    from chorus.verify.formats.ggml import GgmlVerifier
+
+    VERIFIERS.add("ggml", GgmlVerifier())
+
+
+VERIFIERS: Registry[Verifier] = Registry("format of verification", "chorus.verifiers", _load)
+
+
+def format_of(path: Path) -> str:
+    """The format that an export is in; `UsageError` where it is none that is known."""
+    for name in VERIFIERS.names():
+        if VERIFIERS.get(name).takes(path):
+            return name
+    raise UsageError(
+        f"{shown(path)}: in no format that can be verified ({', '.join(VERIFIERS.names())})",
+        "give what `chorus export` wrote; --format says what a damaged file should be",
+    )

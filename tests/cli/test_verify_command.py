@@ -1,0 +1,105 @@
+"""`chorus verify` as its users meet it: tables, JSON, exit codes, and what it says of a wrong flag."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+import chorus
+from chorus.cli.main import run
+from sounds import BASE
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("verify") / "good.bin"
+    chorus.export(BASE, path, "ggml")
+    return path
+
+
+def test_a_good_file_is_told_level_by_level(good, capsys):
+    assert run(["verify", str(good), "--against", str(BASE), "--level", "1"]) == 0
+    text = capsys.readouterr().out
+    assert text.startswith("good.bin (ggml, f16) against base\n")
+    assert "L0 structure  header" in text
+    assert "L1 tensors    tensors in f16                    holds   25 by bytes" in text
+    assert text.endswith(" checks: 12 holds\n")
+
+
+def test_a_damaged_file_ends_with_1_and_says_which_tensor(good, tmp_path, capsys):
+    data = bytearray(good.read_bytes())
+    data[-5000] ^= 64
+    (tmp_path / "bad.bin").write_bytes(data)
+    assert run(["verify", str(tmp_path / "bad.bin"), "--against", str(BASE), "--level", "1", "--json"]) == 1
+    told = json.loads(capsys.readouterr().out)
+    assert (told["ok"], told["exit_code"], told["counts"]["fails"]) == (False, 1, 1)
+    (one,) = [one for one in told["verdicts"] if one["status"] == "fails"]
+    assert one["what"] == "tensors in f16"
+    assert one["facts"]["wrong"][0] in one["told"]
+
+
+def test_a_file_that_is_none_ends_with_1_where_its_format_is_said(tmp_path, capsys):
+    (tmp_path / "torn.bin").write_bytes(b"lmg")
+    line = ["verify", str(tmp_path / "torn.bin"), "--against", str(BASE), "--level", "1"]
+    assert run(line) == 2
+    assert "--format says what a damaged file should be" in capsys.readouterr().err
+    assert run([*line, "--format", "ggml"]) == 1
+    text = capsys.readouterr().out
+    assert "fails" in text
+    assert "skipped  its structure does not hold" in text
+
+
+def test_neither_or_both_of_the_two_ways_are_refused(good, capsys):
+    assert run(["verify", str(good)]) == 2
+    assert run(["verify", str(good), "--against", str(BASE), "--ready", "ggml"]) == 2
+    assert "either --against MODEL or --ready FORMAT" in capsys.readouterr().err
+
+
+def test_a_model_that_is_ready_says_what_comes_next(capsys):
+    assert run(["verify", str(BASE), "--ready", "ggml", "--type", "q5_0"]) == 0
+    told = capsys.readouterr()
+    assert "ready: 10 of 10 hold" in told.out
+    assert f"next: chorus export {BASE} --to ggml --type q5_0 -o ..." in told.err
+
+
+def test_a_model_that_is_not_ready_says_what_to_do(tmp_path, capsys):
+    other = tmp_path / "other"
+    shutil.copytree(BASE, other)
+    for name in ("tokenizer.json", "preprocessor_config.json"):
+        (other / name).unlink()
+    assert run(["verify", str(other), "--ready", "ggml", "--type", "q4_k"]) == 1
+    text = capsys.readouterr().out
+    assert "no tokenizer is beside it" in text
+    assert "--type q4_0, the nearest that they allow" in text
+    assert "copy the base's preprocessor_config.json beside it" in text
+    assert "3 of 8 stand in the way" in text
+
+
+def test_a_directory_of_transformers_5_is_ready(tmp_path, capsys):
+    """It writes processor_config.json in the place of preprocessor_config.json, and tokenizer.json alone."""
+    from transformers import AutoTokenizer, WhisperFeatureExtractor, WhisperForConditionalGeneration, WhisperProcessor
+
+    model = WhisperForConditionalGeneration.from_pretrained(BASE)
+    model.save_pretrained(tmp_path)
+    WhisperProcessor(WhisperFeatureExtractor(feature_size=80), AutoTokenizer.from_pretrained(BASE)).save_pretrained(
+        tmp_path
+    )
+    assert not (tmp_path / "preprocessor_config.json").exists()
+    assert not (tmp_path / "vocab.json").exists()
+    assert run(["verify", str(tmp_path), "--ready", "ggml"]) == 0
+    settings = json.loads((tmp_path / "processor_config.json").read_text())
+    settings["feature_extractor"]["feature_size"] = 128
+    (tmp_path / "processor_config.json").write_text(json.dumps(settings))
+    capsys.readouterr()
+    assert run(["verify", str(tmp_path), "--ready", "ggml"]) == 1
+    assert "it makes 128 mel bins, the model takes 80" in capsys.readouterr().out
+
+
+def test_flags_without_a_meaning_are_refused(good, capsys):
+    assert run(["verify", str(BASE), "--ready", "ggml", "--strict"]) == 2
+    assert run(["verify", str(good), "--against", str(BASE), "--type", "q5_0"]) == 2
+    assert run(["verify", str(good), "--against", str(BASE), "--runtime", "whisper"]) == 2
+    assert "whisper runs no ggml" in capsys.readouterr().err
