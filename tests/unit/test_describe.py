@@ -11,7 +11,7 @@ from chorus import cache
 from chorus.evaluate import describe
 from chorus.evaluate.facts import Measures
 from chorus.evaluate.results import Evaluation
-from chorus.transcribe.backends.faster_whisper import _bound
+from chorus.transcribe.backends.converting import bound
 from results import made_up
 
 
@@ -86,5 +86,5 @@ def test_conversions_not_used_for_longest_make_room(tmp_path: Path, monkeypatch:
         (tmp_path / name / "model.bin").write_bytes(b"x" * 100)
         os.utime(tmp_path / name, (1000 - age, 1000 - age))
     monkeypatch.setattr(cache, "limit_bytes", lambda: 250)
-    _bound(tmp_path, tmp_path / "oldest")
+    bound(tmp_path, tmp_path / "oldest")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["newest", "oldest"], "what was just made stays"

@@ -12,6 +12,7 @@ import pytest
 
 from chorus.data.manifest import Row
 from chorus.errors import ChorusError
+from chorus.transcribe.backends.child import EndedError
 from chorus.transcribe.backends.isolated import Isolated
 from chorus.transcribe.backends.protocol import Hypothesis, Sound
 
@@ -64,8 +65,8 @@ def test_a_restart_that_fails_is_tried_again(tmp_path: Path) -> None:
 
 def test_a_child_that_was_killed_between_two_calls_is_told_and_closed(tmp_path: Path) -> None:
     made = Isolated("test_isolated:Fragile", {"broken": str(tmp_path / "broken")})
-    child = made._child
-    assert child is not None
+    assert made._child is not None
+    child = made._child._process
     child.kill()
     child.wait()
     with pytest.raises(ChorusError, match="signal 9"):
@@ -73,3 +74,42 @@ def test_a_child_that_was_killed_between_two_calls_is_told_and_closed(tmp_path: 
     assert child.stdin is not None
     assert child.stdin.closed
     made.close()
+
+
+class Loud:
+    """Says a lot where it should be silent, and is ended by its own native code's check."""
+
+    facts: dict[str, str] = {}  # noqa: RUF012
+    longest_s, long_form = 30.0, False
+
+    def __init__(self, words: str) -> None:
+        os.write(1, b"loading\n" * 2000)
+        os.write(2, words.encode())
+
+    def sort_key(self, seconds: float) -> tuple[float, float]:
+        os.abort()
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("a.cpp:7: ASSERT(n > 0) failed\nbye\n", r"signal 6: a.cpp:7: ASSERT\(n > 0\) failed\)"),
+        ("all is well\n\n", r"signal 6: all is well\)"),
+        ("\xff", r"signal 6: \xff\)"),
+    ],
+)
+def test_a_silent_child_has_last_words(words: str, told: str, capfd: pytest.CaptureFixture[str]) -> None:
+    made = Isolated("test_isolated:Loud", {"words": words}, silent=True)
+    with pytest.raises(EndedError, match=told):
+        made.sort_key(1.0)
+    made.close()
+    assert capfd.readouterr() == ("", "")
+
+
+def test_what_a_child_prints_is_shown_where_it_need_not_be_silent(capfd: pytest.CaptureFixture[str]) -> None:
+    made = Isolated("test_isolated:Loud", {"words": "careful"})
+    with pytest.raises(EndedError, match=r"\(signal 6\)"):
+        made.sort_key(1.0)
+    made.close()
+    out, shown = capfd.readouterr()
+    assert (out, shown.startswith("loading"), shown.endswith("careful")) == ("", True, True)

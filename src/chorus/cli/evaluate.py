@@ -34,7 +34,7 @@ SHOWING = ("by", "worst", "json_", "quiet")  # flags that a finished evaluation 
 @click.option("--where", multiple=True, metavar="COLUMN=VALUE", help="Only these rows; may be repeated.")
 @columns_flags
 @click.option("--limit", type=click.IntRange(1), help="The first so many rows of each manifest.")
-@click.option("--backend", default="auto", help="transformers or faster-whisper.  [default: as the model is]")
+@click.option("--backend", default="auto", help="transformers, faster-whisper or whisper.cpp.  [default: by the model]")
 @device_flag("auto")
 @click.option("--preset", default="default", help="default, or paper (cut by voice activity, beam 5).")
 @click.option("--beam", type=click.IntRange(1), help="Beams.  [default: 1]")

@@ -13,9 +13,11 @@ from chorus.checkpoints.model import Model, OpenOptions
 from chorus.checkpoints.open import Source, open_model
 from chorus.checkpoints.reference import Reference, public_name
 from chorus.errors import CheckpointError, UsageError
+from chorus.export.ggml.reader import GgmlForm
 from chorus.files import expanded, read_json
 from chorus.identity import file_hash, fingerprint
 
+GGML = "ggml"  # the kind of what is whisper.cpp's file
 CONVERTED = "model.bin"  # what CTranslate2's converter writes, beside a vocabulary
 
 
@@ -23,7 +25,8 @@ CONVERTED = "model.bin"  # what CTranslate2's converter writes, beside a vocabul
 class System:
     """One thing that transcribes. `directory` holds config, tokenizer and the like; `tensors`, where given, weights.
 
-    kind: model, adapter, merge (weights in `tensors`) or converted (CTranslate2).
+    kind: model, adapter, merge (weights in `tensors`), converted (CTranslate2), or ggml (whisper.cpp's file, which
+        `directory` names).
     role: base, specialist, joint, merge, or empty; `home` is what a specialist was trained on: {column: value}.
     """
 
@@ -42,12 +45,15 @@ class System:
 
 
 def open_system(source: Source, *, label: str = "", offline: bool = False) -> System:
-    """Whatever `chorus.open_model` takes, a plan among it, and directories of adapters alone or of converted models.
+    """Whatever `chorus.open_model` takes, a plan among it, adapters' directories alone, and models converted for
+    CTranslate2 or whisper.cpp.
 
     A merge is not written: each tensor is computed when it is loaded. `plan.model("name")` is one of a plan's outputs.
     """
     if isinstance(source, str | Path):
         path = expanded(source)
+        if GgmlForm().takes(path):
+            return System(label or path.stem, GGML, path, fingerprint(files=[file_hash(path)]))
         if path.is_dir() and (path / CONVERTED).exists() and not (path / "model.safetensors").exists():
             return System(label or path.name, "converted", path, _of_files(path))
         source = _adapter_on_its_base(path) or source

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from chorus.registry import Registry
-from chorus.transcribe.backends import faster_whisper, huggingface
+from chorus.transcribe.backends import faster_whisper, huggingface, whisper_cpp
 from chorus.transcribe.backends.protocol import Backend
 from chorus.transcribe.decoding import Decoding
-from chorus.transcribe.systems import System
+from chorus.transcribe.systems import GGML, System
 
 Opener = Callable[[System, Decoding, str], Backend]
 
@@ -16,14 +16,16 @@ Opener = Callable[[System, Decoding, str], Backend]
 def _load() -> None:
     BACKENDS.add("transformers", huggingface.open_backend)
     BACKENDS.add("faster-whisper", faster_whisper.open_backend)
+    BACKENDS.add("whisper.cpp", whisper_cpp.open_backend)
 
 
+AUTO = {"converted": "faster-whisper", GGML: "whisper.cpp"}
 BACKENDS: Registry[Opener] = Registry("backend", "chorus.backends", _load)
 
 
 def chosen_backend(name: str, system: System) -> str:
-    """`auto` is faster-whisper for models that are converted for it, else transformers; `UsageError` for no backend."""
+    """`auto` is the runtime that a model is converted for, else transformers; `UsageError` for no backend."""
     if name == "auto":
-        return "faster-whisper" if system.kind == "converted" else "transformers"
+        return AUTO.get(system.kind, "transformers")
     BACKENDS.get(name)  # before anything is written: a misspelt name must leave no unfinished evaluation behind
     return name

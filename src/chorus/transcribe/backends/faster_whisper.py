@@ -2,34 +2,26 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from chorus import cache
-from chorus.checkpoints.lazy_tensor import Checkpoint
-from chorus.checkpoints.model import Model, relabelled
-from chorus.checkpoints.names import named
-from chorus.checkpoints.open import open_model
 from chorus.data.manifest import Row
-from chorus.errors import CheckpointError, MissingExtraError
+from chorus.errors import CheckpointError, MissingExtraError, UsageError
 from chorus.export.api import refuse
 from chorus.export.protocol import ExportOptions
 from chorus.export.registry import EXPORTERS
 from chorus.models.languages import known_language
-from chorus.models.loading import read_config
 from chorus.models.times import Segment, Word, in_ms
 from chorus.models.whisper import task_token
 from chorus.runtime import device_parts
-from chorus.transcribe.backends.huggingface import origin_of
+from chorus.transcribe.backends.converting import in_cache, model_of
 from chorus.transcribe.backends.isolated import Isolated
 from chorus.transcribe.backends.protocol import Backend, Hypothesis, Sound
 from chorus.transcribe.decoding import BY_COLUMN, DETECT, Decoding
-from chorus.transcribe.systems import CONVERTED, System
+from chorus.transcribe.systems import CONVERTED, GGML, System
 
 if TYPE_CHECKING:
     from chorus.checkpoints.lazy_tensor import LazyTensor
@@ -42,6 +34,8 @@ def open_backend(system: System, decoding: Decoding, device: str) -> Backend:
     """Convert if need be, and load in a process of its own."""
     if find_spec("faster_whisper") is None:
         raise MissingExtraError("evaluate", "the faster-whisper backend")
+    if system.kind == GGML:
+        raise UsageError(f"{system.label} is converted for whisper.cpp", "use --backend whisper.cpp")
     directory = system.directory if system.kind == "converted" else convert(system)
     settings = {"directory": str(directory), "device": device, "decoding": decoding.model_dump(mode="json")}
     return Isolated(f"{__name__}:FasterWhisper", settings)
@@ -52,45 +46,13 @@ def convert(system: System) -> Path:
 
     float32, as it is cast when it is loaded.
     """
-    place = cache.directory() / cache.CONVERTED
-    final = place / cache.cache_key(ctranslate2=system.identity)
-    if (final / CONVERTED).exists():
-        os.utime(final)
-        return final
-    model, exporter, options = _model_of(system), EXPORTERS.get("ctranslate2"), ExportOptions()
-    refuse("faster-whisper", model, exporter.check(model, [TYPE], options))
-    place.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=place) as folder:
-        made = Path(folder) / "made"
-        exporter.write(model, {TYPE: made}, options, lambda done, total: None)
-        made.replace(final)
-    _bound(place, final)
-    return final
 
+    def make(place: Path) -> None:
+        model, exporter, options = model_of(system), EXPORTERS.get("ctranslate2"), ExportOptions()
+        refuse("faster-whisper", model, exporter.check(model, [TYPE], options))
+        exporter.write(model, {TYPE: place}, options, lambda done, total: None)
 
-def _model_of(system: System) -> Model:
-    """What a system is made of, as export takes it."""
-    if system.tensors is None:
-        return relabelled(open_model(system.directory), system.label)
-    config = read_config(origin_of(system))
-    tensors = Checkpoint(system.tensors, system.label)
-    return named(
-        Model(
-            system.label, tensors, config, system.directory, tokenizer_directory=system.tokenizer,
-            generation=system.generation,
-        )
-    )  # fmt: skip
-
-
-def _bound(place: Path, keep: Path) -> None:
-    """What was not used for longest goes, until the folder fits the cache's limit."""
-    found = sorted((p for p in place.iterdir() if p != keep), key=lambda p: p.stat().st_mtime)
-    sizes = {p: sum(f.stat().st_size for f in p.rglob("*") if f.is_file()) for p in [*found, keep]}
-    for path in found:
-        if sum(sizes.values()) <= cache.limit_bytes():
-            break
-        del sizes[path]
-        shutil.rmtree(path, ignore_errors=True)
+    return in_cache(cache.CONVERTED, cache.cache_key(ctranslate2=system.identity), CONVERTED, make)
 
 
 class SpokenWord(Protocol):

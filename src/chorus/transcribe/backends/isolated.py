@@ -6,16 +6,14 @@ The parent sends a line of JSON and the samples as raw float32; the child (worke
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from chorus.data.manifest import Row
-from chorus.errors import CheckpointError, ChorusError
+from chorus.errors import CheckpointError
+from chorus.transcribe.backends.child import Child, EndedError
 from chorus.transcribe.backends.messages import Call, Reply, error_of, hypotheses_of, told_row
 from chorus.transcribe.backends.protocol import Hypothesis, Sound
 
@@ -24,17 +22,20 @@ if TYPE_CHECKING:
 
 
 class Isolated:
-    """The backend (see protocol.py) that `module:class` makes of `settings` (for JSON), in a child process."""
+    """The backend (see protocol.py) that `module:class` makes of `settings` (for JSON), in a child process.
 
-    def __init__(self, made_by: str, settings: Mapping[str, object]) -> None:
-        self.made_by, self.settings = made_by, dict(settings)
-        self._child: subprocess.Popen[bytes] | None = None
+    `silent`: what the child prints is shown only where it ends before its time.
+    """
+
+    def __init__(self, made_by: str, settings: Mapping[str, object], *, silent: bool = False) -> None:
+        self.made_by, self.settings, self.silent = made_by, dict(settings), silent
+        self._child: Child | None = None
         made = self._start()
         self.longest_s, self.long_form, self.facts = made["longest_s"], made["long_form"], made["facts"]
 
     def _start(self) -> Reply:
-        command = [sys.executable, "-m", "chorus.transcribe.backends.worker", self.made_by]
-        self._child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        worker = "chorus.transcribe.backends.worker"
+        self._child = Child(worker, self.made_by, what="the decoder's process", silent=self.silent)
         try:
             return self._ask({"call": "make", "settings": self.settings})
         except BaseException:
@@ -51,7 +52,7 @@ class Isolated:
         self._ask({"call": "check", "rows": [told_row(row) for row in rows]})
 
     def transcribe(self, sounds: Sequence[Sound]) -> list[Hypothesis]:
-        """As the child does; `ChorusError` where its process died, which the next call starts again."""
+        """As the child does; `EndedError` where its process died, which the next call starts again."""
         arrays = [np.ascontiguousarray(s.audio, dtype=np.float32) for s in sounds]
         request: Call = {
             "call": "transcribe", "rows": [told_row(s.row) for s in sounds], "samples": [len(a) for a in arrays]
@@ -65,22 +66,12 @@ class Isolated:
     def _ask(self, request: Call, data: bytes = b"") -> Reply:
         if self._child is None:
             self._start()
-        child = self._child
-        assert child is not None
-        assert child.stdin is not None
-        assert child.stdout is not None
+        assert self._child is not None
         try:
-            child.stdin.write(json.dumps(request).encode() + b"\n" + data)
-            child.stdin.flush()
-            line = child.stdout.readline()
-        except BrokenPipeError:
-            line = b""
-        if not line:
-            code = child.wait()
-            self.close()
-            how = f"signal {-code}" if code < 0 else f"exit code {code}"
-            raise ChorusError(f"the decoder's process ended ({how})")
-        reply: Reply = json.loads(line)
+            reply: Reply = json.loads(self._child.ask(json.dumps(request).encode() + b"\n", data))
+        except EndedError:
+            self._child = None
+            raise
         if "error" in reply:
             raise error_of(reply["error"])
         return reply
@@ -88,12 +79,4 @@ class Isolated:
     def close(self) -> None:
         child, self._child = self._child, None
         if child is not None:
-            for pipe in (child.stdin, child.stdout):
-                if pipe is not None:
-                    with suppress(BrokenPipeError):  # what a dead child has not read
-                        pipe.close()
-            try:
-                child.wait(timeout=5)
-            except subprocess.TimeoutExpired:
-                child.kill()
-                child.wait()
+            child.close()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Callable
 from importlib import import_module
@@ -11,6 +10,7 @@ from typing import BinaryIO
 
 import numpy as np
 
+from chorus.transcribe.backends.child import pipes
 from chorus.transcribe.backends.messages import Call, Reply, row_of, told_error, told_hypotheses
 from chorus.transcribe.backends.protocol import Backend, Sound
 
@@ -62,15 +62,14 @@ class Worker:
 
 def main(made_by: str) -> None:
     """Serve `module:class` on stdin and stdout; what libraries print goes to stderr."""
-    replies = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)
+    requests, replies = pipes()
     module, _, name = made_by.partition(":")
 
     def opener(**settings: object) -> Backend:
         made: Backend = getattr(import_module(module), name)(**settings)
         return made
 
-    worker = Worker(opener, sys.stdin.buffer, replies)
+    worker = Worker(opener, requests, replies)
     while worker.serve():
         pass
 

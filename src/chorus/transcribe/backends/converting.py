@@ -1,0 +1,59 @@
+"""Models in a runtime's own form, made once and kept in the cache by content."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from chorus import cache
+from chorus.checkpoints.lazy_tensor import Checkpoint
+from chorus.checkpoints.model import Model, relabelled
+from chorus.checkpoints.names import named
+from chorus.checkpoints.open import open_model
+from chorus.models.loading import read_config
+from chorus.transcribe.backends.huggingface import origin_of
+from chorus.transcribe.systems import System
+
+
+def in_cache(folder: str, key: str, holds: str, make: Callable[[Path], None]) -> Path:
+    """The directory that `make` fills, kept under a key; it `holds` a file of this name once it is whole."""
+    place = cache.directory() / folder
+    final = place / key
+    if (final / holds).exists():
+        os.utime(final)
+        return final
+    place.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=place) as draft:
+        made = Path(draft) / "made"
+        make(made)
+        made.replace(final)
+    bound(place, final)
+    return final
+
+
+def model_of(system: System) -> Model:
+    """What a system is made of, as export takes it."""
+    if system.tensors is None:
+        return relabelled(open_model(system.directory), system.label)
+    config = read_config(origin_of(system))
+    tensors = Checkpoint(system.tensors, system.label)
+    return named(
+        Model(
+            system.label, tensors, config, system.directory, tokenizer_directory=system.tokenizer,
+            generation=system.generation,
+        )
+    )  # fmt: skip
+
+
+def bound(place: Path, keep: Path) -> None:
+    """What was not used for longest goes, until the folder fits the cache's limit."""
+    found = sorted((p for p in place.iterdir() if p != keep), key=lambda p: p.stat().st_mtime)
+    sizes = {p: sum(f.stat().st_size for f in p.rglob("*") if f.is_file()) for p in [*found, keep]}
+    for path in found:
+        if sum(sizes.values()) <= cache.limit_bytes():
+            break
+        del sizes[path]
+        shutil.rmtree(path, ignore_errors=True)
