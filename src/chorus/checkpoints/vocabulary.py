@@ -164,30 +164,36 @@ def _tiktoken(path: Path) -> Tokens:
 
 def _sentencepiece(path: Path) -> Tokens:
     """The pieces of a SentencePiece model, in order: field 1 of a protocol buffer, in each of them field 1 its text."""
-    fields = _fields(read_bytes(path, MAX_TOKENIZER))
-    return dict(enumerate(_text(body) for number, body in fields if number == 1))
+    fields = protobuf_fields(read_bytes(path, MAX_TOKENIZER))
+    return dict(enumerate(_text(body) for number, body in fields if number == 1 and isinstance(body, bytes)))
 
 
 def _text(message: bytes) -> str:
-    return next((body.decode("utf-8", "replace") for number, body in _fields(message) if number == 1), "")
+    fields = protobuf_fields(message)
+    return next((body.decode("utf-8", "replace") for n, body in fields if n == 1 and isinstance(body, bytes)), "")
 
 
-def _fields(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """The fields of a protocol buffer that have a length; nothing more once it is none."""
+def protobuf_fields(data: bytes) -> Iterator[tuple[int, bytes | int]]:
+    """(number, value) of a protocol buffer's fields: a number where it is one, else its bytes (of a float all four).
+
+    Nothing more once it is none.
+    """
     at = 0
     while at < len(data):
         key, at = _varint(data, at)
         kind = key & 7
         if kind == 0:
-            _, at = _varint(data, at)
-        elif kind in (1, 5):
-            at += 8 if kind == 1 else 4
-        elif kind == 2:
+            value, at = _varint(data, at)
+            yield key >> 3, value
+            continue
+        if kind == 2:
             size, at = _varint(data, at)
-            yield key >> 3, data[at : at + size]
-            at += size
+        elif kind in (1, 5):
+            size = 8 if kind == 1 else 4
         else:
             return
+        yield key >> 3, data[at : at + size]
+        at += size
 
 
 def _varint(data: bytes, at: int) -> tuple[int, int]:

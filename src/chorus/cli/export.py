@@ -22,6 +22,7 @@ from chorus.sizes import size
 @click.option("--tokenizer", type=click.Path(), metavar="DIR", help="Where the tokenizer is, for models without one.")
 @click.option("--trim-vocab", is_flag=True, help="Leave out rows of the vocabulary that are untouched padding.")
 @click.option("--max-shard-size", type=Size(), help="Largest weight file, where there are several.")
+@click.option("--adapter", is_flag=True, help="Write the LoRA adapter that MODEL is, not the merged model (gguf).")
 @click.option("--modelfile", is_flag=True, help="Write Ollama's Modelfile beside it (gguf).")
 @click.option("--pre-tokenizer", default="", metavar="NAME", help="GGUF's name of it, where not the model's usual.")
 @overwrite_flag("Replace a file or result that is there.")
@@ -37,6 +38,7 @@ def command(
     tokenizer: str | None,
     trim_vocab: bool,
     max_shard_size: int | None,
+    adapter: bool,
     modelfile: bool,
     pre_tokenizer: str,
     overwrite: bool,
@@ -67,8 +69,8 @@ def command(
     started = time.monotonic()
     with shown(quiet=quiet, label="exporting", unit="values") as bar:
         done = export(
-            model, Path(out), to, types=types, tokenizer=tokenizer, overwrite=overwrite, settings=settings,
-            options=options, progress=bar,
+            model, Path(out), f"{to}-adapter" if adapter else to, types=types, tokenizer=tokenizer,
+            overwrite=overwrite, settings=settings, options=options, progress=bar,
         )  # fmt: skip
     for warning in done.warnings:
         note(f"warning: {warning}", quiet=quiet)

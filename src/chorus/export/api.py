@@ -12,7 +12,7 @@ from chorus.checkpoints.model import Model, OpenOptions
 from chorus.checkpoints.open import Source, open_model, reference_to
 from chorus.checkpoints.output_place import refuse_input
 from chorus.checkpoints.sidecar import write_json
-from chorus.checkpoints.writer import appearing_whole
+from chorus.checkpoints.writer import appearing_whole, explained
 from chorus.errors import CheckpointError, UsageError, nearest, some
 from chorus.export.output import appearing, check_room
 from chorus.export.protocol import Exporter, ExportOptions, Making, Requirement
@@ -24,6 +24,7 @@ from chorus.progress import Progress
 from chorus.provenance import versions
 
 SIDECAR, FACTS = ".json", "chorus.json"  # beside a file, and in a directory
+GGUF = ".gguf"
 
 
 @dataclass
@@ -135,10 +136,18 @@ def places_of(output: Path, exporter: Exporter, to: str, kinds: Sequence[str], n
         return {kinds[0]: output}
     if present(output) and not output.is_dir():
         raise UsageError(f"{output}: a file, for {len(kinds)} types", "name a folder")
+    if exporter.suffix == GGUF:  # as llama.cpp's files are called: base-f16.gguf
+        return {kind: output / f"{name}-{kind}{GGUF}" for kind in kinds}
     # whisper.cpp's own names in its models/: ggml-base.en.bin, ggml-base.en-q5_0.bin
     return {
         kind: output / f"{to}-{name}{'' if kind == exporter.default else f'-{kind}'}{exporter.suffix}" for kind in kinds
     }
+
+
+def modelfiles_of(places: Mapping[str, Path]) -> dict[str, Path]:
+    """Type -> the place of Ollama's file, which is called Modelfile where there is one."""
+    single = len(places) == 1
+    return {kind: place.with_name("Modelfile" if single else f"Modelfile-{kind}") for kind, place in places.items()}
 
 
 def made_from(model: Model) -> JsonObject:
@@ -168,8 +177,13 @@ def _files(
     overwrite: bool,
     progress: Progress,
 ) -> Making:
-    with appearing(places, exporter.ours, overwrite=overwrite) as drafts:
+    beside = {f"Modelfile of {kind}": place for kind, place in modelfiles_of(places).items() if wanted.modelfile}
+    with appearing({**places, **beside}, exporter.ours, overwrite=overwrite) as every:
+        drafts = {kind: every[kind] for kind in places}
         written = exporter.write(model, drafts, wanted, progress)
+        for name, place in zip(beside, places.values(), strict=False):
+            with explained(every[name]):
+                every[name].write_text(written.modelfile.replace("{file}", place.name, 1), encoding="utf-8")
         content = {kind: {"bytes": draft.stat().st_size, "xxh3": file_hash(draft)} for kind, draft in drafts.items()}
     for kind, place in places.items():
         write_json(place.with_name(place.name + SIDECAR), _facts(facts, kind, checks, written, content[kind]))

@@ -45,10 +45,14 @@ class Requirement:
 
 @dataclass(frozen=True)
 class Making:
-    """What came of it: facts for the sidecar, and what there is to think about."""
+    """What came of it: facts for the sidecar, what there is to think about, Ollama's Modelfile where one is wanted.
+
+    The first `{file}` of that stands for the name of the file that it is beside.
+    """
 
     facts: JsonObject = field(default_factory=dict)
     warnings: Sequence[str] = ()
+    modelfile: str = ""
 
 
 class Exporter(Protocol):

@@ -9,9 +9,13 @@ from chorus.registry import Registry
 def _load() -> None:
     from chorus.export.ctranslate2.exporter import CTranslate2
     from chorus.export.ggml.exporter import Ggml
+    from chorus.export.gguf.adapter import GgufAdapter
+    from chorus.export.gguf.exporter import Gguf
 
     EXPORTERS.add("ctranslate2", CTranslate2())
     EXPORTERS.add("ggml", Ggml())
+    EXPORTERS.add("gguf", Gguf())
+    EXPORTERS.add("gguf-adapter", GgufAdapter())
 
 
 EXPORTERS: Registry[Exporter] = Registry("format of export", "chorus.exporters", _load)
