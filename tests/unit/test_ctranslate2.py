@@ -449,7 +449,7 @@ def test_every_byte_of_a_real_whisper_is_that_of_the_converter(whisper_tiny, kin
 @pytest.mark.slow
 def test_faster_whisper_hears_what_transformers_hears(whisper_tiny, tmp_path):
     pytest.importorskip("faster_whisper")
-    from chorus.evaluate import evaluate
+    from chorus.evaluate.run import evaluate
     from chorus.transcribe.decoding import Decoding
 
     def heard(model: Path, name: str, **more: Any) -> list[str]:

@@ -11,11 +11,13 @@ def _load() -> None:
     from chorus.export.ggml.exporter import Ggml
     from chorus.export.gguf.adapter import GgufAdapter
     from chorus.export.gguf.exporter import Gguf
+    from chorus.export.openai.exporter import Openai
 
     EXPORTERS.add("ctranslate2", CTranslate2())
     EXPORTERS.add("ggml", Ggml())
     EXPORTERS.add("gguf", Gguf())
     EXPORTERS.add("gguf-adapter", GgufAdapter())
+    EXPORTERS.add("openai", Openai())
 
 
 EXPORTERS: Registry[Exporter] = Registry("format of export", "chorus.exporters", _load)
