@@ -596,6 +596,17 @@ def test_named_templates_are_kept(made, tmp_path):
     assert found["tokenizer.chat_templates"] == ["tool_use"] or found["tokenizer.chat_templates"] == "tool_use"
 
 
+def test_the_file_s_template_goes_before_the_settings_as_in_transformers(made, tmp_path):
+    import transformers
+
+    model = edited(shutil.copytree(made["qwen2"], tmp_path / "m"), "tokenizer_config.json", chat_template="old")
+    found = keys_of(chorus.export(model, tmp_path / "m.gguf", "gguf").places["f16"])
+    assert found["tokenizer.chat_template"] == transformers.AutoTokenizer.from_pretrained(model).chat_template == CHATML
+    (model / "chat_template.jinja").unlink()
+    found = keys_of(chorus.export(model, tmp_path / "n.gguf", "gguf").places["f16"])
+    assert found["tokenizer.chat_template"] == transformers.AutoTokenizer.from_pretrained(model).chat_template == "old"
+
+
 def test_flags_of_other_formats_are_refused(made, tmp_path):
     with pytest.raises(UsageError, match="trim_vocabulary: without a meaning for gguf"):
         chorus.export(made["qwen2"], tmp_path / "x", "gguf", settings=chorus.ExportOptions(trim_vocabulary=True))

@@ -13,7 +13,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from chorus.checkpoints.adapted import AdaptedTensor, ShiftedTensor
 from chorus.checkpoints.lazy_tensor import FileTensor, LazyTensor, MappedFile
@@ -26,6 +25,7 @@ from chorus.export.gguf import writer
 from chorus.export.gguf.exporter import is_ours, refuse_missing
 from chorus.export.gguf.kinds import check_kind, heads_of, kind_of
 from chorus.export.gguf.modelfile import for_adapter
+from chorus.export.gguf.package import Keys, package
 from chorus.export.gguf.tensors import GgufTensor, check_rows, named, pairs, turned_heads
 from chorus.export.protocol import ExportOptions, Making, Requirement
 from chorus.export.values import Array
@@ -39,7 +39,7 @@ class GgufAdapter:
 
     covers = "LoRA adapters of these language models, for llama.cpp and Ollama"
     types: Mapping[str, str] = {name: TYPES[name].doc.partition(";")[0] for name in ("f32", "f16", "bf16", "q8_0")}
-    default = "f32"
+    default = "f32"  # as small as adapters are, nothing is gained by rounding them
     suffix = ".gguf"
     uses = frozenset({"modelfile"})
 
@@ -66,15 +66,16 @@ class GgufAdapter:
         alpha = common_alpha(parts)
         base = k.called(str(model.adapter_config.get("base_model_name_or_path") or model.label.partition("+")[0]))
 
-        def describe(keys: Any, number: NumberType) -> None:
+        def describe(keys: Keys, number: NumberType) -> None:
             k.describe_file(keys, number, model.label, "adapter")
-            keys.add_string(writer.package().Keys.Adapter.TYPE, "lora")
-            keys.add_float32(writer.package().Keys.Adapter.LORA_ALPHA, alpha)
+            keys.add_string(package().Keys.Adapter.TYPE, "lora")
+            keys.add_float32(package().Keys.Adapter.LORA_ALPHA, alpha)
             keys.add_base_model_count(1)
             keys.add_base_model_name(0, base)
 
         made = [entry for part in parts for entry in part.entries(alpha)]
         writer.write(kind.name, made, places, describe, progress)
+        # told in the sidecar: these modules' B is no longer what was trained, but a multiple
         other = sum(part.alpha != alpha for part in parts)
         facts = {"architecture": kind.name, "alpha": alpha, "modules": len(parts), "scale_in_b": other}
         return Making(facts, modelfile=for_adapter(base) if options.modelfile else "")
@@ -134,7 +135,7 @@ def common_alpha(parts: Sequence[Adapted]) -> float:
 
 def adapted(model: Model) -> list[Adapted]:
     """The modules that an adapter changes; `CheckpointError` where it is none, or more than factors."""
-    found = named(model, writer.package())
+    found = named(model, package())
     parts, whole, biased, dora, stacked = [], [], [], [], []
     heads, key_heads, _ = heads_of(model, {name: tensor.shape for name, (_, tensor) in found.items()})
     for name, (own, tensor) in found.items():
@@ -183,5 +184,6 @@ def _tied(found: Mapping[str, tuple[str, LazyTensor]]) -> bool:
     """Whether head and embedding are one in the base, below what the adapter adds."""
     if HEAD not in found:
         return True
+    # by values: PEFT saves an adapted embedding with the adapter, so that the two need not be one file's
     below = [getattr(tensor, "base", tensor) for _, tensor in (found[EMBEDDING], found[HEAD])]
     return equal_values(below[0], below[1])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from chorus.checkpoints.model import Model
 from chorus.errors import CheckpointError, MissingExtraError
@@ -15,6 +14,7 @@ from chorus.export.gguf import keys as k
 from chorus.export.gguf import writer
 from chorus.export.gguf.kinds import check_kind, kind_of
 from chorus.export.gguf.modelfile import FIRST, for_model
+from chorus.export.gguf.package import Keys, package
 from chorus.export.gguf.tensors import check_rows, entries
 from chorus.export.gguf.tokens import Words, read_words
 from chorus.export.protocol import ExportOptions, Making, Requirement
@@ -38,7 +38,7 @@ class Gguf:
         if any(check.problem for check in found):  # what follows goes by what these say
             return found
         try:
-            made = entries(model, writer.package())
+            made = entries(model, package())
         except CheckpointError as error:  # of no use without them
             return [*found, Requirement("tensors", error.message, error.hint)]
         found += [Requirement("tensors"), *check_rows(made, types, list(self.types))]
@@ -51,14 +51,14 @@ class Gguf:
 
     def nbytes(self, model: Model, kind: str, options: ExportOptions) -> int:
         tokenizer = sum(path.stat().st_size for path in tokenizer_files(model).values())
-        return writer.nbytes(entries(model, writer.package()), TYPES[kind]) + tokenizer
+        return writer.nbytes(entries(model, package()), TYPES[kind]) + tokenizer
 
     def write(self, model: Model, places: Mapping[str, Path], options: ExportOptions, progress: Progress) -> Making:
         refuse_missing(places)
         kind, words = kind_of(model), words_of(model, options)
-        made = entries(model, writer.package())
+        made = entries(model, package())
 
-        def describe(keys: Any, number: NumberType) -> None:
+        def describe(keys: Keys, number: NumberType) -> None:
             k.describe_file(keys, number, model.label, "model")
             k.describe_model(keys, model, kind, made)
             k.describe_words(keys, words)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from pathlib import PurePath
-from typing import Any
 
 from chorus.checkpoints.model import Model
 from chorus.export.ggml.layout import NumberType
 from chorus.export.gguf.kinds import LanguageKind, heads_of, rope_of
+from chorus.export.gguf.package import Keys, package
 from chorus.export.gguf.tensors import GgufTensor
 from chorus.export.gguf.tokens import Words
-from chorus.export.gguf.writer import FILE_TYPES, package
+from chorus.export.gguf.writer import FILE_TYPES
 from chorus.plain import JsonMap
 
 
@@ -20,15 +20,16 @@ def called(label: str) -> str:
     return PurePath(label.rpartition("+")[2]).name.partition("@")[0] or "model"
 
 
-def describe_file(keys: Any, kind: NumberType, label: str, what: str) -> None:
+def describe_file(keys: Keys, kind: NumberType, label: str, what: str) -> None:
     """What every file says: `what` it is (a model, an adapter), its name, its type."""
     keys.add_type(what)
     keys.add_name(called(label))
     keys.add_file_type(FILE_TYPES[kind.name])
+    # llama.cpp refuses blocks of a version that it does not know
     keys.add_quantization_version(package().GGML_QUANT_VERSION)
 
 
-def describe_model(keys: Any, model: Model, kind: LanguageKind, made: list[GgufTensor]) -> None:
+def describe_model(keys: Keys, model: Model, kind: LanguageKind, made: list[GgufTensor]) -> None:
     """Sizes and positions, by the names of `kind`'s architecture."""
     config, shapes = model.config, {entry.name: entry.shape for entry in made}
     heads, key_heads, width = heads_of(model, shapes)
@@ -36,6 +37,7 @@ def describe_model(keys: Any, model: Model, kind: LanguageKind, made: list[GgufT
     keys.add_size_label(package().size_label(total, total, 0, 0))
     keys.add_block_count(int(config["num_hidden_layers"]))
     keys.add_context_length(int(config.get("max_position_embeddings") or kind.context))
+    # by the tensors, not the config: the file must fit itself
     keys.add_embedding_length(shapes["token_embd.weight"][1])
     keys.add_feed_forward_length(shapes["blk.0.ffn_up.weight"][0])
     keys.add_head_count(heads)
@@ -51,7 +53,7 @@ def describe_model(keys: Any, model: Model, kind: LanguageKind, made: list[GgufT
     describe_positions(keys, config)
 
 
-def describe_positions(keys: Any, config: JsonMap) -> None:
+def describe_positions(keys: Keys, config: JsonMap) -> None:
     """Rotary positions. Llama 3.1's scaling is a tensor (see `frequency_factors`), and no kind of scaling here."""
     rope = rope_of(config)
     keys.add_rope_freq_base(float(rope["rope_theta"]))
@@ -93,7 +95,7 @@ def attention_ratio(rope: JsonMap) -> float:
     return 1.0
 
 
-def describe_words(keys: Any, words: Words) -> None:
+def describe_words(keys: Keys, words: Words) -> None:
     """The tokenizer."""
     names = package().Keys.Tokenizer
     keys.add_tokenizer_model(words.model)
@@ -106,6 +108,7 @@ def describe_words(keys: Any, words: Words) -> None:
         keys.add_token_merges(words.merges)
     for role, i in words.special.items():
         getattr(keys, f"add_{role}_token_id")(i)
+    # said even where it is no: what llama.cpp takes where nothing is said depends on the rules' name
     keys.add_add_bos_token(words.add_bos)
     keys.add_add_eos_token(words.add_eos)
     if words.add_space_prefix is not None:

@@ -58,6 +58,7 @@ def check_kind(model: Model) -> list[Requirement]:
 def _other(model: Model) -> tuple[str, str]:
     """(problem, remedy) where it is none of the kinds."""
     config, kind = model.config, str(model.config.get("model_type") or "unknown")
+    # by what the config holds before its class: these have a language model of a known class inside
     if kind == "whisper":
         return "a Whisper, which llama.cpp does not run", "--to ggml writes what whisper.cpp loads"
     if any(key in config for key in TOWERS):
@@ -75,6 +76,7 @@ def _other(model: Model) -> tuple[str, str]:
 
 def _check_sums(config: JsonMap) -> Iterator[Requirement]:
     """What llama.cpp computes in one way only."""
+    # older configs say it by a flag, newer ones layer by layer; where both are, the layers are what is computed
     kinds = config.get("layer_types")
     kinds = {str(kind) for kind in kinds} if isinstance(kinds, list) else set()
     slides = bool(config.get("use_sliding_window")) and config.get("sliding_window") is not None
@@ -94,6 +96,7 @@ SCALINGS = ("default", "linear", "yarn", "llama3")
 def rope_of(config: JsonMap) -> JsonObject:
     """Rotary positions in transformers 5's words (`rope_type`, `rope_theta`, ...), whichever wrote the config."""
     found: JsonObject = {}
+    # the newer wins: transformers 5 reads both, and writes this one
     for key in ("rope_scaling", "rope_parameters"):
         given = config.get(key)
         found |= given if isinstance(given, dict) else {}

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Any
+from typing import NoReturn
 
 from chorus.checkpoints.beside import beside
 from chorus.checkpoints.model import Model
@@ -96,6 +96,7 @@ def known_format(words: Words) -> tuple[ChatFormat | None, str]:
 def _system(one: ChatFormat, bare: str) -> str:
     """What a template puts in the system's place where a chat has none."""
     before, after = one.message("system", "\0").split("\0")
+    # asked with a question alone: what stands before it nobody has written
     rest = one.written(TALK[1:2])
     if bare.startswith(before) and bare.endswith(after + rest) and '"""' not in bare:
         return bare.removeprefix(before).removesuffix(after + rest)
@@ -109,11 +110,12 @@ def _rendered(template: str, messages: Messages, words: Words) -> str:
     from jinja2 import TemplateError
     from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-    def refuse(message: str) -> str:
+    def refuse(message: str) -> NoReturn:
         raise TemplateError(message)
 
+    # a template is somebody else's program: in the sandbox that transformers runs it in
     world = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"])
-    names: Mapping[str, Any] = {f"{role}_token": words.tokens[i] for role, i in words.special.items()}
+    names: Mapping[str, str] = {f"{role}_token": words.tokens[i] for role, i in words.special.items()}
     world.globals["raise_exception"] = refuse
     world.globals["strftime_now"] = lambda form: ""  # a template that tells the date writes no format to the letter
     try:

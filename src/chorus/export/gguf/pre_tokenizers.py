@@ -26,6 +26,7 @@ KNOWN: Mapping[tuple[str, ...], str] = {
 def recognised(document: JsonMap) -> str:
     """llama.cpp's name of a byte-level tokenizer's rules; `CheckpointError` where they are none that is known here."""
     rules = tuple(_rules(document.get("pre_tokenizer")))
+    # compared as they stand: rules that look alike cut numbers, or other scripts, otherwise
     if rules in KNOWN:
         return KNOWN[rules]
     told = "; ".join(rules)[:160] or "nothing"
@@ -47,6 +48,7 @@ def _rules(given: object) -> Iterator[str]:
     elif kind == "Digits" and given.get("individual_digits"):
         yield "each digit"
     elif kind == "ByteLevel":
+        # llama.cpp adds none to byte-level tokens, so that no known rules have this one
         if given.get("add_prefix_space"):
             yield "a space before the text"
         if given.get("use_regex", True):

@@ -53,6 +53,7 @@ def read(path: Path) -> list[Piece]:
 def _piece(body: bytes) -> Piece:
     fields = dict(protobuf_fields(body))
     text, score, kind = fields.get(1, b""), fields.get(2, b""), fields.get(3, NORMAL)
+    # by the defaults of its protocol: a field that is left out has this value
     return Piece(
         text.decode("utf-8", "replace") if isinstance(text, bytes) else "",
         struct.unpack("<f", score)[0] if isinstance(score, bytes) and len(score) == 4 else 0.0,
@@ -75,6 +76,7 @@ def of_merges(tokens: Mapping[int, str], merges: Sequence[tuple[str, str]]) -> l
     for made in order:
         if any(pair not in pairs for pair in _splits(made) if pair[0] in known and pair[1] in known):
             raise _no_scores(f"has not every pair that makes {made!r}")
+    # scores stand in a list without gaps
     missing = [i for i in range(len(tokens)) if i not in tokens]
     if missing:
         raise CheckpointError(f"its tokenizer has no token {missing[0]}", "take the base's tokenizer")

@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 
@@ -16,6 +15,7 @@ from chorus.checkpoints.ties import settled
 from chorus.errors import CheckpointError
 from chorus.export.ggml.layout import TYPES, NumberType
 from chorus.export.gguf.kinds import LanguageKind, heads_of, kind_of, rope_of
+from chorus.export.gguf.package import Package
 from chorus.export.protocol import Requirement
 from chorus.export.values import Array, blocks
 from chorus.plain import JsonMap
@@ -45,7 +45,7 @@ class GgufTensor:
         return TYPES["f32"] if plain else kind
 
 
-def named(model: Model, package: Any) -> dict[str, tuple[str, LazyTensor]]:
+def named(model: Model, package: Package) -> dict[str, tuple[str, LazyTensor]]:
     """GGUF's name -> (the architecture's, tensor); a head that is the embedding is left out, as llama.cpp knows it so.
 
     `CheckpointError` where GGUF, or llama.cpp for this architecture, has no place for one.
@@ -58,6 +58,7 @@ def named(model: Model, package: Any) -> dict[str, tuple[str, LazyTensor]]:
     for own, stored in (whole.spelling or {name: name for name in whole.checkpoint}).items():
         name = table.get_name(own, try_suffixes=(".weight", ".bias"))
         module, _, slot = (name or "").rpartition(".")
+        # the table knows names of every architecture, in which this one need not have a tensor
         bare = module.rpartition(".")[2]
         fits = any(one.rpartition(".")[2] == bare for one in known) and (slot != "bias" or bare in kind.biases)
         if name is None or not fits:
@@ -69,16 +70,17 @@ def named(model: Model, package: Any) -> dict[str, tuple[str, LazyTensor]]:
     return found
 
 
-def _architecture(kind: LanguageKind, package: Any) -> Any:
+def _architecture(kind: LanguageKind, package: Package) -> object:
     return next(arch for arch, name in package.MODEL_ARCH_NAMES.items() if name == kind.name)
 
 
-def entries(model: Model, package: Any) -> list[GgufTensor]:
+def entries(model: Model, package: Package) -> list[GgufTensor]:
     """Every tensor of the file, in the order in which the model has them; what scales positions comes first."""
     found = named(model, package)
     kind = kind_of(model)
     heads, keys, width = heads_of(model, {name: tensor.shape for name, (_, tensor) in found.items()})
     made = []
+    # a tensor of no model's: llama.cpp has no key for this scaling
     if (factors := frequency_factors(model.config, width)) is not None:
         made.append(GgufTensor("rope_freqs.weight", factors.shape, "rope_parameters", partial(iter, [factors])))
     for name, (own, tensor) in found.items():
@@ -97,7 +99,7 @@ def turned_heads(name: str, kind: LanguageKind, heads: int, keys: int) -> int:
 
 def turned(tensor: LazyTensor, heads: int) -> Iterator[Array]:
     """Queries' or keys' weights, or their biases, of rows in pairs (see `pairs`); a few whole heads at a time."""
-    columns = math.prod(tensor.shape[1:])
+    columns = math.prod(tensor.shape[1:])  # 1 of a bias, whose values are turned as rows are
     rows = tensor.shape[0] // heads
     for part in blocks(tensor, rows * columns):
         yield pairs(part.reshape(-1, columns), rows).reshape(-1)

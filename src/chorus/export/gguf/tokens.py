@@ -79,6 +79,7 @@ def _of_document(document: JsonObject, files: Mapping[str, Path], size: int, pre
         raise CheckpointError(f"a tokenizer of the kind {kind}; llama.cpp has BPE for these models", TAKE)
     merges = _merges(model.get("merges"))
     tokens = {i: str(token) for token, i in vocabulary.items() if isinstance(i, int)}
+    # by what cuts and joins: GPT-2's letters and SentencePiece's both stand in a model of the type BPE
     if byte_level(document):
         normalizers = {str(part.get("type")) for part in _parts(document.get("normalizer"), "normalizers")}
         if normalizers - {"NFC", "None"}:
@@ -135,6 +136,7 @@ def sentencepiece_words(pieces: Sequence[sentencepiece.Piece], size: int) -> Wor
     words = _padded("llama", "default", {i: piece.text for i, piece in enumerate(pieces)}, size)
     words.types[: len(pieces)] = [piece.type for piece in pieces]
     words.scores = [piece.score for piece in pieces] + [-1000.0] * (size - len(pieces))
+    # Llama's, where nothing says otherwise
     words.add_bos, words.add_space_prefix = True, True
     unknown = [i for i, piece in enumerate(pieces) if piece.type == UNKNOWN]
     words.special = {"unk": unknown[0]} if unknown else {}
@@ -195,6 +197,7 @@ def _merges(given: object) -> list[tuple[str, str]]:
     """Pairs, written as such or with a space between them."""
     found = []
     for one in given if isinstance(given, list) else []:
+        # tokenizers before 0.20 wrote them as one text
         pair = one.split(" ", 1) if isinstance(one, str) else one
         if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(part, str) for part in pair):
             raise CheckpointError(f"a merge that is no pair: {str(one)[:80]}", TAKE)
@@ -251,18 +254,18 @@ def _name_special(words: Words, settings: JsonMap, config: JsonMap) -> None:
 def chat_templates(files: Mapping[str, Path]) -> dict[str, str]:
     """Chat templates by name; the one that is meant is called default."""
     found = {}
+    for name, path in files.items():
+        folder, _, file = name.rpartition("/")
+        if name == "chat_template.jinja":
+            found["default"] = read_text(path, MAX_TOKENIZER)
+        elif folder == "additional_chat_templates" and file.endswith(".jinja"):
+            found[file.removesuffix(".jinja")] = read_text(path, MAX_TOKENIZER)
+    if found:  # in the place of what the settings say, to transformers
+        return found
     given = _settings(files).get("chat_template")
     if given is None and "chat_template.json" in files:
         given = read_json(files["chat_template.json"], limit=MAX_TOKENIZER).get("chat_template")
     if isinstance(given, str):
-        found["default"] = given
-    for one in given if isinstance(given, list) else []:
-        if isinstance(one, dict) and isinstance(one.get("template"), str):
-            found[str(one.get("name"))] = one["template"]
-    for name, path in files.items():
-        folder, _, file = name.rpartition("/")
-        if name == "chat_template.jinja":
-            found.setdefault("default", read_text(path, MAX_TOKENIZER))
-        elif folder == "additional_chat_templates" and file.endswith(".jinja"):
-            found.setdefault(file.removesuffix(".jinja"), read_text(path, MAX_TOKENIZER))
-    return found
+        return {"default": given}
+    named = [one for one in given if isinstance(one, dict)] if isinstance(given, list) else []
+    return {str(one.get("name")): one["template"] for one in named if isinstance(one.get("template"), str)}

@@ -5,17 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import BinaryIO
 
 import numpy as np
 
 from chorus.checkpoints.writer import explained
-from chorus.errors import MissingExtraError
 from chorus.export.ggml.layout import TYPES, NumberType
 from chorus.export.ggml.quants import quantised
+from chorus.export.gguf.package import Keys, package
 from chorus.export.gguf.tensors import GgufTensor
 from chorus.export.values import Array, as_bfloat16, as_float16, as_float32
 from chorus.progress import Progress
@@ -26,15 +25,6 @@ FILE_TYPES = {
     "f32": 0, "f16": 1, "q4_0": 2, "q4_1": 3, "q8_0": 7, "q5_0": 8, "q5_1": 9, "q2_k": 10, "q3_k": 11, "q4_k": 14,
     "q5_k": 16, "q6_k": 18, "iq4_nl": 25, "bf16": 32,
 }  # fmt: skip
-
-
-def package() -> Any:
-    """The `gguf` package."""
-    if find_spec("gguf") is None:
-        raise MissingExtraError("export", "a GGUF file")
-    import gguf
-
-    return gguf
 
 
 class GgufFile:
@@ -48,6 +38,7 @@ class GgufFile:
     def begin(self, made: Sequence[GgufTensor], kind: NumberType) -> None:
         """Everything before the first tensor's values."""
         for entry in made:
+            # the writer takes type and size as given, so that no array is needed before its turn
             stored = entry.stored(kind)
             number = package().GGMLQuantizationType(stored.tensor)
             self.keys.add_tensor_info(
@@ -57,11 +48,13 @@ class GgufFile:
             self.keys.write_header_to_file(self.path)
             self.keys.write_kv_data_to_file()
             self.keys.write_ti_data_to_file()
+            # where the first tensor begins the list does not say: readers round up to this themselves
             self.keys.write_padding(self._file, self._file.tell())
 
     @property
-    def _file(self) -> Any:
-        return self.keys.fout[0]  # the package splits files on request; here there is one
+    def _file(self) -> BinaryIO:
+        file: BinaryIO = self.keys.fout[0]  # the package splits files on request; here there is one
+        return file
 
     def write(self, data: Array) -> None:
         with explained(self.path):
@@ -78,12 +71,12 @@ class GgufFile:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> None:
-        if self.keys.fout is None:
+        if self.keys.fout is None:  # it failed before there was a file
             return
         with explained(self.path):
             if kind is None:
                 self._file.flush()
-                os.fsync(self._file.fileno())
+                os.fsync(self._file.fileno())  # the name that it gets afterwards must not outlive its content
             self.keys.close()
 
 
@@ -91,7 +84,7 @@ def write(
     architecture: str,
     made: Sequence[GgufTensor],
     places: Mapping[str, Path],
-    describe: Callable[[Any, NumberType], None],
+    describe: Callable[[Keys, NumberType], None],
     progress: Progress,
 ) -> None:
     """Write every type to its place. `describe` adds the keys of a file to the package's writer."""
