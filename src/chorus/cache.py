@@ -5,9 +5,9 @@
 
 Entries are safetensors files, each with a digest of its key and values that is checked as it is read: what is damaged
 is computed anew, for no result may depend on what has become of the cache. Beside them lie models converted for
-faster-whisper and whisper.cpp. What was not used for longest goes first, but never what this very run has used or made;
-and a merge that needs more than the whole cache takes only the room that is free, so that no run chases out what the
-last one kept.
+faster-whisper, whisper.cpp and openai-whisper. What was not used for longest goes first, but never what this very run
+has used or made; and a merge that needs more than the whole cache takes only the room that is free, so that no run
+chases out what the last one kept.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ else:
 
 DEFAULT_LIMIT = 20_000_000_000
 SUFFIX = ".safetensors"
-CONVERTED, GGML = "ctranslate2", "ggml"  # the folders of models that were converted for faster-whisper, whisper.cpp
+CONVERTED, GGML, OPENAI = "ctranslate2", "ggml", "openai"
+FOLDERS = (CONVERTED, GGML, OPENAI)  # of models in the forms of faster-whisper, whisper.cpp, openai-whisper
 DIGEST = "xxh3"  # the key of an entry's metadata
 FORMAT = 2  # of keys and entries; another number forgets everything
 
@@ -197,7 +198,7 @@ class Cache:
     def usage(self) -> Usage:
         """Entries and converted models, and their bytes."""
         files = self._files()
-        converted = [p for folder in (CONVERTED, GGML) for p in (self.place / folder).glob("*/")]
+        converted = [p for folder in FOLDERS for p in (self.place / folder).glob("*/")]
         size = sum(s.st_size for _, s in files) + sum(_size(p) for p in converted)
         return Usage(self.place, len(files) + len(converted), size, self.limit)
 
@@ -210,7 +211,7 @@ class Cache:
         # drafts of processes that were killed while they wrote
         for part in self.place.glob("??/*.part"):
             part.unlink(missing_ok=True)
-        for folder in (CONVERTED, GGML):
+        for folder in FOLDERS:
             freed += _size(self.place / folder)
             shutil.rmtree(self.place / folder, ignore_errors=True)
         return freed

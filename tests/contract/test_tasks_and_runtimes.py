@@ -12,6 +12,7 @@ import pytest
 import chorus.testing
 from chorus.data.manifest import Row, read_manifest
 from chorus.errors import UsageError
+from chorus.models.times import Segment, Word
 from chorus.tasks.asr import ASR, Asr
 from chorus.tasks.protocol import Task
 from chorus.tasks.registry import TASKS, parse_task
@@ -143,6 +144,16 @@ def test_whisper_through_transformers_keeps_the_contract() -> None:
     assert chorus.testing.check_backend(backend, some_sounds()) == 16
 
 
+@pytest.mark.parametrize("detail", ["segments", "words"])
+def test_times_keep_the_contract(detail: str) -> None:
+    from chorus.transcribe.backends.choose import BACKENDS
+    from chorus.transcribe.systems import open_system
+
+    asked = Decoding(max_new_tokens=8, timestamps=detail == "segments", detail=detail)
+    backend = BACKENDS.get("transformers")(open_system(BASE), asked, "cpu")
+    assert chorus.testing.check_backend(backend, some_sounds()) == 16
+
+
 class Careless:
     """A runtime that tells how many sounds it was given."""
 
@@ -169,3 +180,28 @@ class Careless:
 def test_a_runtime_whose_batches_change_texts_is_noticed() -> None:
     with pytest.raises(AssertionError, match="alone gives another text"):
         chorus.testing.check_backend(Careless(), some_sounds())
+
+
+class Untimely(Careless):
+    """A runtime with one wrong segment."""
+
+    def __init__(self, segment: Segment) -> None:
+        self.segment = segment
+
+    def transcribe(self, sounds: Sequence[Sound]) -> list[Hypothesis]:
+        return [Hypothesis("a b", segments=(Segment(0.0, 0.1, "a b"), self.segment)) for _ in sounds]
+
+
+@pytest.mark.parametrize(
+    ("segment", "told"),
+    [
+        (Segment(0.1, 900.0, "beyond"), "in "),
+        (Segment(0.2, 0.1, "backwards"), "in "),
+        (Segment(0.1, 0.2, " spaced"), "spaces around it"),
+        (Segment(0.1, 0.2, "a b", (Word(0.1, 0.2, " a"), Word(0.0, 0.1, " b"))), "not in order"),
+        (Segment(0.1, 0.2, "a b", (Word(0.1, 0.2, " a"),)), "other words"),
+    ],
+)
+def test_times_that_cannot_be_are_noticed(segment: Segment, told: str) -> None:
+    with pytest.raises(AssertionError, match=told):
+        chorus.testing.check_backend(Untimely(segment), some_sounds())

@@ -18,7 +18,8 @@ from chorus.errors import DataError, OutputError, UsageError
 from chorus.models.times import Segment, Word, as_plain, from_plain
 from chorus.transcribe.backends.messages import hypotheses_of, told_hypotheses
 from chorus.transcribe.backends.protocol import Hypothesis
-from chorus.transcribe.backends.whisper_times import by_timestamps, focused, path_starts, with_marks
+from chorus.transcribe.backends.whisper_times import by_timestamps, focused, path_starts
+from chorus.transcribe.backends.words import with_marks
 from chorus.transcribe.decoding import Decoding
 from chorus.transcribe.formats import FORMATS, Subtitles, clock
 from chorus.transcribe.listening import Transcription

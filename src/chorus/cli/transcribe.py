@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from chorus.transcribe.recordings import Recording
     from chorus.transcribe.writing import Writing
 
+Flags = dict[str, Any]  # by the names of click's options
 RULE = (
     "with --model all other names are recordings; else a recording is -, a file called as audio is, a folder that is "
     "no model's, or another file that is no model's; all else is a model"
@@ -85,6 +86,7 @@ def command(names: tuple[str, ...], models: tuple[str, ...], **flags: Any) -> No
     """
     from chorus.transcribe.recordings import STDIN, stems, with_stdin
 
+    # first: it puts the values of whisper's flags where ours are
     told = given_to_whisper(flags)
     if told:
         note(told, quiet=flags["quiet"])
@@ -92,6 +94,7 @@ def command(names: tuple[str, ...], models: tuple[str, ...], **flags: Any) -> No
     forms = _forms("json" if flags["json_"] else flags["form"])
     _check(chosen, forms, flags)
     listeners = _listeners(chosen, forms, flags)
+    # a terminal has no recording to give, and would look as if nothing happened
     if audio.count(STDIN) and sys.stdin.isatty():
         note("reading a recording from standard input", quiet=flags["quiet"])
     with with_stdin(audio, lambda: sys.stdin.buffer) as found:
@@ -128,7 +131,7 @@ def _forms(text: str) -> list[str]:
     return list(dict.fromkeys(forms))
 
 
-def _check(models: Sequence[str], forms: Sequence[str], flags: dict[str, Any]) -> None:
+def _check(models: Sequence[str], forms: Sequence[str], flags: Flags) -> None:
     """What is wrong with the line whatever the recordings are."""
     if len(forms) > 1 and flags["out"] is None:
         raise UsageError(f"--format {','.join(forms)} on one standard output", "-o DIR")
@@ -140,7 +143,7 @@ def _check(models: Sequence[str], forms: Sequence[str], flags: dict[str, Any]) -
             raise UsageError(f"--{name.replace('_', '-')} without the times of words", "--words")
 
 
-def _listeners(models: Sequence[str], forms: Sequence[str], flags: dict[str, Any]) -> list[Listener]:
+def _listeners(models: Sequence[str], forms: Sequence[str], flags: Flags) -> list[Listener]:
     """Every model, opened: a mistake in the last costs no hour of the others."""
     from chorus.cli.evaluate import labelled
     from chorus.cli.evaluate import told_apart as apart
@@ -166,9 +169,7 @@ def _listeners(models: Sequence[str], forms: Sequence[str], flags: dict[str, Any
     ]
 
 
-def _writing(
-    listeners: Sequence[Listener], names: Sequence[str], forms: Sequence[str], flags: dict[str, Any]
-) -> Writing | None:
+def _writing(listeners: Sequence[Listener], names: Sequence[str], forms: Sequence[str], flags: Flags) -> Writing | None:
     """Where transcripts go; None for standard output. `OutputError` where one is there, before anything is decoded."""
     from chorus.transcribe.formats import Subtitles
     from chorus.transcribe.writing import Writing
@@ -189,13 +190,14 @@ def _hear(
     found: Sequence[Recording],
     writing: Writing | None,
     forms: Sequence[str],
-    flags: dict[str, Any],
+    flags: Flags,
 ) -> list[Transcription]:
     heard: list[Transcription] = []
     label = listener.system.label
     with shown(quiet=flags["quiet"], label=label, unit="recordings") as bar:
         for i, one in enumerate(listener.hear(found, bar)):
             heard.append(one)
+            # even with --quiet: a file that is missing below must be told somewhere
             if one.failed:
                 note(f"WARNING: {label}: {one.name}: {one.failed}")
             elif one.cut:
@@ -206,9 +208,7 @@ def _hear(
     return heard
 
 
-def _show(
-    heard: dict[str, list[Transcription]], forms: Sequence[str], writing: Writing | None, flags: dict[str, Any]
-) -> None:
+def _show(heard: dict[str, list[Transcription]], forms: Sequence[str], writing: Writing | None, flags: Flags) -> None:
     """What goes to standard output: a table of several models, else what is not in files."""
     from chorus.transcribe.formats import FORMATS, Subtitles
     from chorus.transcribe.side_by_side import side_by_side

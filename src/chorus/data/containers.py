@@ -9,13 +9,15 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from chorus.lazy import lazy
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+    Samples = NDArray[np.generic]  # [frames, channels]
 else:
     np = lazy("numpy")
 
@@ -64,10 +66,12 @@ class Container:
             head = self._file.read(KNOWN_BY)
             self._file.seek(0)
             reader = next(names for (place, magic), (_, names) in READERS.items() if head[place:].startswith(magic))
+            # the reader is named, as FFmpeg would try playlists too
             self._opened = av.open(self._file, format=reader, metadata_errors="replace")
             streams = self._opened.streams.audio
-            if not streams:
-                raise UnreadableError("no sound in it")
+            # a stream of a kind that FFmpeg has no decoder of has no context, and so no rate
+            if not streams or streams[0].codec_context is None:
+                raise UnreadableError("no sound in it that can be decoded")
             self._stream = streams[0]
             self.samplerate, self.channels = int(self._stream.rate or 0), int(self._stream.channels or 0)
             if not 1 <= self.channels <= MOST_CHANNELS:
@@ -78,8 +82,8 @@ class Container:
         except BaseException:
             self._file.close()
             raise
-        self._planes: Iterator[NDArray[Any]] | None = None
-        self._held: NDArray[Any] | None = None
+        self._planes: Iterator[Samples] | None = None
+        self._held: Samples | None = None
         self._read = 0
 
     def seekable(self) -> bool:
@@ -91,7 +95,7 @@ class Container:
         while left > 0 and len(block := self.read(min(left, self.samplerate))):
             left -= len(block)
 
-    def read(self, count: int, dtype: str = "float32", always_2d: bool = True) -> NDArray[Any]:
+    def read(self, count: int, dtype: str = "float32", always_2d: bool = True) -> Samples:
         """The next frames [frames, channels], as many as there are."""
         if self._planes is None:
             self._planes = self._decoded(dtype)
@@ -103,11 +107,11 @@ class Container:
             have += len(plane)
         whole = np.concatenate(parts) if len(parts) > 1 else parts[0]
         self._held = whole[count:]
-        found: NDArray[Any] = whole[:count]
+        found: Samples = whole[:count]
         self._read += len(found)
         return found
 
-    def _decoded(self, dtype: str) -> Iterator[NDArray[Any]]:
+    def _decoded(self, dtype: str) -> Iterator[Samples]:
         """Frames as FFmpeg gives them [frames, channels]."""
         import av
 
@@ -118,10 +122,11 @@ class Container:
             for frame in self._opened.decode(self._stream):
                 for made in same.resample(frame):
                     total += made.samples
+                    # here, where nothing is kept yet: hours of silence take few bytes
                     if total > self._longest_s * self.samplerate:
                         raise UnreadableError(f"more than {self._longest_s / 3600:g} h of sound")
                     yield made.to_ndarray().T
-            for made in same.resample(None):
+            for made in same.resample(None):  # what it holds back
                 yield made.to_ndarray().T
         except av.FFmpegError as error:
             raise UnreadableError(str(error)) from None

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from inspect import signature
 from typing import TYPE_CHECKING
 
 from chorus.architectures.classes import architecture
 from chorus.cache import Cache
+from chorus.errors import UsageError
 from chorus.lazy import lazy
 from chorus.models.batches import as_taken
 from chorus.models.features import FRAMES_PER_SECOND, RATE
@@ -15,6 +17,7 @@ from chorus.models.kind import SPEECH_TO_TEXT, Kind
 from chorus.models.limits import Limits
 from chorus.models.parts import Parts
 from chorus.models.recogniser import Speech, Transcript
+from chorus.models.times import Word, in_ms
 from chorus.plain import JsonMap
 
 if TYPE_CHECKING:
@@ -104,6 +107,32 @@ class CtcRecogniser:
         synced_gpus: bool = False,
     ) -> list[Transcript]:  # fmt: skip
         """The best token of each frame, repeats and blanks taken out; frames of the padding say nothing."""
+        return [Transcript(str(text).strip()) for text in self.parts.tokenizer.batch_decode(self._best(model, inputs))]
+
+    def with_words(
+        self, model: PreTrainedModel, inputs: Batch, *, seconds: Sequence[float], synced_gpus: bool = False
+    ) -> list[Transcript]:  # fmt: skip
+        """As `texts`; a word lasts from the first frame of its first letter to the last frame of its last."""
+        tokenizer = self.parts.tokenizer
+        if "output_word_offsets" not in signature(tokenizer.batch_decode).parameters:
+            raise UsageError(
+                f"no word timestamps: {type(tokenizer).__name__} does not tell where words are", "leave out --words"
+            )
+        ids = self._best(model, inputs)
+        made = tokenizer.batch_decode(ids, output_word_offsets=True)
+        found = []
+        for text, offsets, row, length_s in zip(made.text, made.word_offsets, ids, seconds, strict=True):
+            # not the stride of the convolutions: their edges and the rounding would add up over a minute
+            frame_s = length_s / max(1, len(row))
+            words = tuple(
+                Word(in_ms(o["start_offset"] * frame_s), in_ms(o["end_offset"] * frame_s), f" {o['word']}")
+                for o in offsets if o["word"]
+            )  # fmt: skip
+            found.append(Transcript(str(text).strip(), words=words))
+        return found
+
+    def _best(self, model: PreTrainedModel, inputs: Batch) -> Sequence[torch.Tensor]:
+        """The best token of each frame of each sound."""
         # no beam: without a language model over letters the best path is all but the best text
         logits = model(**as_taken(inputs, model)).logits
         need_finite(logits.amax(-1))
@@ -111,7 +140,7 @@ class CtcRecogniser:
         if self.masks:
             lengths = self.frames(inputs["attention_mask"].sum(-1)).tolist()
             ids = [row[:n] for row, n in zip(ids, lengths, strict=True)]
-        return [Transcript(str(text).strip()) for text in self.parts.tokenizer.batch_decode(ids)]
+        return ids
 
 
 KIND = Kind(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+from chorus.models.times import Word
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -26,10 +28,14 @@ class Speech:
 
 @dataclass(frozen=True)
 class Transcript:
-    """What a model wrote; `cut` where it stopped at the limit of new tokens, before its end."""
+    """What a model wrote; `cut` where it stopped at the limit of new tokens, before its end.
+
+    `words` say when, where they were asked for.
+    """
 
     text: str
     cut: bool = False
+    words: tuple[Word, ...] = ()
 
 
 class Recogniser(Protocol):
@@ -56,6 +62,17 @@ class Recogniser(Protocol):
         `max_new_tokens`: None for as many as the model itself can write.
         `synced_gpus`: every process generates equally long, as sharded models need.
         """
+        ...
+
+
+@runtime_checkable
+class WordTimer(Protocol):
+    """What a recogniser has besides, where it knows when a word was said."""
+
+    def with_words(
+        self, model: PreTrainedModel, inputs: Batch, *, seconds: Sequence[float], synced_gpus: bool = False
+    ) -> list[Transcript]:
+        """As `texts` on inputs that are so long, with words; `UsageError` where this model does not tell them."""
         ...
 
 

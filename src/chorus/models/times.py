@@ -39,6 +39,14 @@ class Segment:
         words = tuple(w._replace(start=in_ms(w.start + by_s), end=in_ms(w.end + by_s)) for w in self.words)
         return replace(self, start=in_ms(self.start + by_s), end=in_ms(self.end + by_s), words=words)
 
+    def as_its_words(self) -> Segment:
+        """From the beginning of its first word to the end of its last; as it is where it has none.
+
+        >>> Segment(0.0, 9.0, "yes", (Word(2.0, 2.5, " yes"),)).as_its_words().start
+        2.0
+        """
+        return replace(self, start=self.words[0].start, end=self.words[-1].end) if self.words else self
+
 
 def in_ms(seconds: float) -> float:
     """A time to the millisecond, which no runtime tells more exactly than."""

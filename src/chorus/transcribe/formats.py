@@ -81,7 +81,7 @@ def clock(seconds: float, *, hours: bool = False, mark: str = ".") -> str:
     >>> clock(61.5), clock(3661.5, mark=","), clock(1.0004, hours=True)
     ('01:01.500', '01:01:01,500', '00:00:01.000')
     """
-    left = round(1000 * seconds)
+    left = round(1000 * seconds)  # once: rounded apart, 59.9996 s would be 59 s and 1000 ms
     hour, left = divmod(left, 3_600_000)
     minute, left = divmod(left, 60_000)
     second, milli = divmod(left, 1000)
@@ -118,6 +118,7 @@ def _filled(segments: tuple[Segment, ...], layout: Subtitles) -> Iterator[list[W
     for word, first in _words(segments, layout.line_words or ANY_WIDTH):
         pause = not by_segment and word.start - last > PAUSE_S
         border = by_segment and first and bool(shown)
+        # a line begins without the space that is before its first word
         text = word.text
         if letters > 0 and letters + len(text) <= width and not pause and not border:
             letters += len(text)

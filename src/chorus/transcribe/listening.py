@@ -70,7 +70,7 @@ class Listener:
         # what is wrong with a file is known before a model is loaded
         seen = looked_at([Row(str(one.path.absolute())) for one in found])
         good = {str(i): one for i, one in enumerate(seen) if isinstance(one, Utterance)}
-        heard = self._heard(TestSet(good)) if good else iter(())
+        heard = self._heard(TestSet(good)) if good else iter(())  # a generator: nothing is loaded yet
         progress(0, len(found))
         for i, (recording, one) in enumerate(zip(found, seen, strict=True), 1):
             yield named(recording, one if isinstance(one, str) else next(heard))
@@ -82,6 +82,7 @@ class Listener:
             backend = load_backend(request)
             try:
                 backend.check([u.row for u in test.utterances.values()])
+                # in the order of the line and not by length: whoever waits reads the first file first
                 for part in Decoder(request, backend).decoded([(name, CLEAN) for name in test.utterances]):
                     for (name, _), loaded, pieces in part:
                         found = hypotheses_or_reason(loaded, pieces)

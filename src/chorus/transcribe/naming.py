@@ -30,7 +30,8 @@ def is_recording(name: str) -> bool:
     if path.is_dir():
         return not any((path / mark).exists() for mark in IN_MODELS)
     if is_audio(path):
-        return "+" not in name or path.exists()  # base+adapter may end as it likes
+        # base+adapter may end as it likes
+        return "+" not in name or path.exists()
     return path.exists() and path.suffix.lower() not in MODEL_FILES
 
 

@@ -100,6 +100,7 @@ def stems(found: Sequence[Recording]) -> list[str]:
         lambda path: path.stem, lambda path: path.name, lambda path: f"{path.absolute().parent.name}-{path.name}"
     ]  # fmt: skip
     names = [ways[0](one.path) for one in found]
+    # only where it is needed: `talk.srt` is what people and players look for beside `talk.mp3`
     for way in ways[1:]:
         alike = _alike(names)
         names = [way(one.path) if name.casefold() in alike else name for one, name in zip(found, names, strict=True)]

@@ -26,6 +26,7 @@ def side_by_side(heard: Mapping[str, Sequence[Transcription]]) -> Table:
             if one.failed or other.failed:
                 rows.append([one.name, label, "-", _told(other)])
                 continue
+            # of a language without spaces a sentence would be one word
             unit: Unit = "characters" if unspaced(other.language or one.language) else "words"
             text, count = marked(one.text, other.text, unit)
             rows.append([one.name, label, str(count), text])

@@ -34,6 +34,7 @@ class Writing:
         """`OutputError` where a transcript would stand on something that is there, before any is made."""
         if present(self.folder) and not self.folder.is_dir():
             raise OutputError(f"{shown(self.folder)}: no folder", "choose another one with -o")
+        # all of them: hours of decoding must not end at a file that was there from the beginning
         for number in range(len(self.names)):
             for place in self.places(label, number).values():
                 if present(place) and not self.overwrite:

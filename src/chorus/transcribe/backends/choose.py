@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from chorus.registry import Registry
-from chorus.transcribe.backends import faster_whisper, huggingface, whisper_cpp
+from chorus.transcribe.backends import faster_whisper, huggingface, openai_whisper, whisper_cpp
 from chorus.transcribe.backends.protocol import Backend
 from chorus.transcribe.decoding import Decoding
 from chorus.transcribe.systems import GGML, System
@@ -17,6 +17,7 @@ def _load() -> None:
     BACKENDS.add("transformers", huggingface.open_backend)
     BACKENDS.add("faster-whisper", faster_whisper.open_backend)
     BACKENDS.add("whisper.cpp", whisper_cpp.open_backend)
+    BACKENDS.add("openai-whisper", openai_whisper.open_backend)
 
 
 AUTO = {"converted": "faster-whisper", GGML: "whisper.cpp"}

@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 
 from chorus.cache import Cache
 from chorus.data.manifest import Row
+from chorus.errors import UsageError
 from chorus.lazy import lazy
 from chorus.models.kind import Kind
 from chorus.models.loading import put_weights
 from chorus.models.parts import Parts
-from chorus.models.recogniser import Speech
+from chorus.models.recogniser import Recogniser, Speech, Transcript, WordTimer
+from chorus.models.times import Segment, in_ms
 from chorus.tasks.registry import TASKS
 from chorus.transcribe.backends.protocol import PROMPT, Hypothesis, Sound
 from chorus.transcribe.decoding import Decoding
@@ -35,6 +37,7 @@ class Recognising:
         self.recogniser = kind.recogniser(parts, Cache())
         self.longest_s = self.recogniser.longest_s
         self.task = TASKS.get(decoding.task)
+        self.timer = _timer(kind, self.recogniser) if decoding.detail == "words" else None
         self.facts: dict[str, str] = {}  # versions of transformers and torch are told of every result
 
     def replace(self, tensors: Mapping[str, LazyTensor]) -> None:
@@ -54,11 +57,23 @@ class Recognising:
     def _together(self, sounds: Sequence[Sound]) -> list[Hypothesis]:
         speech = [self._asked(sound) for sound in sounds]
         with torch.inference_mode():  # the recogniser leaves gradients to its caller, as training measures with it too
-            found = self.recogniser.texts(
-                self.parts.model, self.recogniser.inputs(speech), beam=self.decoding.beam,
-                max_new_tokens=self.decoding.max_new_tokens,
-            )  # fmt: skip
-        return [Hypothesis(one.text, cut=one.cut) for one in found]
+            inputs = self.recogniser.inputs(speech)
+            if self.timer is not None:
+                found = self.timer.with_words(self.parts.model, inputs, seconds=[s.seconds for s in sounds])
+            else:
+                found = self.recogniser.texts(
+                    self.parts.model, inputs, beam=self.decoding.beam, max_new_tokens=self.decoding.max_new_tokens
+                )
+        return [
+            Hypothesis(one.text, cut=one.cut, segments=self._segments(sound, one))
+            for sound, one in zip(sounds, found, strict=True)
+        ]
+
+    def _segments(self, sound: Sound, found: Transcript) -> tuple[Segment, ...]:
+        """The sound as one segment: what is longer was cut at pauses before."""
+        if self.decoding.detail == "text" or not found.text:
+            return ()
+        return (Segment(0.0, in_ms(sound.seconds), found.text, found.words),)
 
     def _asked(self, sound: Sound) -> Speech:
         prompt = sound.row.get(PROMPT) or self.decoding.prompt or self.task.instruction(sound.row)
@@ -66,3 +81,9 @@ class Recognising:
 
     def close(self) -> None:
         del self.parts, self.recogniser
+
+
+def _timer(kind: Kind, recogniser: Recogniser) -> WordTimer:
+    if not isinstance(recogniser, WordTimer):
+        raise UsageError(f"no word timestamps: {kind.covers} do not tell when a word was said", "leave out --words")
+    return recogniser

@@ -113,9 +113,10 @@ class WhisperDecoder:
         if not self.told:
             return ()
         settings = self.model.generation_config
-        return self._segments(
-            sound, code, by_timestamps(ids, self._end, settings.no_timestamps_token_id, sound.seconds)
-        )
+        timed = by_timestamps(ids, self._end, settings.no_timestamps_token_id, sound.seconds)
+        found = self._segments(sound, code, timed)
+        # without timestamps the words alone know when it began and ended
+        return found if self.decoding.timestamps else tuple(one.as_its_words() for one in found)
 
     def _segments(self, sound: Sound, code: str, timed: Sequence[Timed]) -> tuple[Segment, ...]:
         if not timed:  # batch_decode takes no texts for one text
@@ -125,6 +126,7 @@ class WhisperDecoder:
         return tuple(
             Segment(in_ms(one.start), in_ms(one.end), text.strip(), words)
             for one, text, words in zip(timed, texts, spoken, strict=True)
+            if text.strip()
         )
 
     @property

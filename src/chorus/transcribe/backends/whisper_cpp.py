@@ -23,6 +23,7 @@ from chorus.transcribe.backends.child import EndedError
 from chorus.transcribe.backends.converting import in_cache, model_of
 from chorus.transcribe.backends.isolated import Isolated
 from chorus.transcribe.backends.protocol import Backend, Hypothesis, Sound
+from chorus.transcribe.backends.words import of_tokens
 from chorus.transcribe.decoding import BY_COLUMN, DETECT, Decoding
 from chorus.transcribe.native.library import DISTRIBUTION, Messages, library
 from chorus.transcribe.native.whisper_cpp import AGAIN, FLASH_ATTENTION, SHORTEST, language_count, long_enough
@@ -156,15 +157,30 @@ class WhisperCpp:
         text = b"".join(api.whisper_full_get_segment_text(context, i) for i in parts).decode(errors="replace")
         spoken = api.whisper_lang_str(api.whisper_full_lang_id(context))
         told = self.decoding.detail != "text"
-        segments = tuple(self._segment(i, sound.seconds) for i in parts) if told else ()
-        return Hypothesis(text.strip(), spoken, any(self._is_cut(i) for i in parts), segments)
+        segments = [self._segment(i, sound.seconds, spoken) for i in parts] if told else []
+        cut = any(self._is_cut(i) for i in parts)
+        return Hypothesis(text.strip(), spoken, cut, tuple(one for one in segments if one.text))
 
-    def _segment(self, part: int, seconds: float) -> Segment:
-        """A segment with its times, which are in hundredths of a second; words it has none."""
+    def _segment(self, part: int, seconds: float, language: str) -> Segment:
+        """A segment with its times, which are in hundredths of a second."""
         api, context = self.api, self.context
-        times = (api.whisper_full_get_segment_t0(context, part), api.whisper_full_get_segment_t1(context, part))
-        start, end = (in_ms(min(max(0.0, time / 100), seconds)) for time in times)
-        return Segment(start, end, api.whisper_full_get_segment_text(context, part).decode(errors="replace").strip())
+
+        def within(hundredths: int) -> float:
+            return in_ms(min(max(0.0, hundredths / 100), seconds))
+
+        start = within(api.whisper_full_get_segment_t0(context, part))
+        end = max(start, within(api.whisper_full_get_segment_t1(context, part)))
+        text = api.whisper_full_get_segment_text(context, part).decode(errors="replace").strip()
+        if self.decoding.detail != "words":
+            return Segment(start, end, text)
+        tokens = [
+            api.whisper_full_get_token_data(context, part, i) for i in range(api.whisper_full_n_tokens(context, part))
+        ]
+        spoken = [
+            (api.whisper_token_to_bytes(context, one.id), within(one.t0), max(within(one.t0), within(one.t1)), one.p)
+            for one in tokens if one.id < api.whisper_token_eot(context)
+        ]  # fmt: skip
+        return Segment(start, end, text, of_tokens(spoken, language))
 
     def _run(self, settings: Any, sound: Sound) -> None:
         samples = long_enough(sound.audio)
@@ -199,6 +215,7 @@ class WhisperCpp:
         made.no_timestamps, made.no_context, made.n_max_text_ctx = not timestamps, True, 0
         if decoding.max_new_tokens is not None:
             made.max_tokens = decoding.max_new_tokens - 1
+        made.token_timestamps = decoding.detail == "words"  # after the decoding: no text depends on it
         if decoding.prompt:
             self._prompt(made)
         return made

@@ -7,15 +7,14 @@ the path of least cost through it (dynamic time warping) says which frame each t
 
 from __future__ import annotations
 
-import string
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from chorus.errors import UsageError
 from chorus.lazy import lazy
-from chorus.models.languages import unspaced
 from chorus.models.times import Word, in_ms
 from chorus.models.whisper import POSITIONS_PER_SECOND, LoadedWhisper
+from chorus.transcribe.backends.words import begins_word, with_marks
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,7 +32,6 @@ STEP_S = 0.02  # between two timestamps
 SMOOTHED = 7  # frames that a median is taken of
 LONGEST_WORD_S = 1.4  # at the end of a sentence, where a pause would belong to it
 ROOM = 8  # of the decoder's positions: start, language, task, no timestamps, end
-BEFORE, AFTER = "\"'“¿([{-", "\"'.。,，!！?？:：”)]}、"  # marks that belong to the word after, or before, them
 SENTENCE_ENDS = ".。!！?？"
 RATE = 16_000
 
@@ -61,7 +59,7 @@ def by_timestamps(ids: Sequence[int], end_token: int, no_timestamps: int, second
     found: list[Timed] = []
     start, text = 0.0, list[int]()
     for token in ids:
-        if token == end_token:
+        if token == end_token:  # what follows is padding
             break
         if token <= no_timestamps:
             text.append(token)
@@ -116,7 +114,7 @@ class WordTimes:
         longest, room = self.whisper.longest_s, int(self.model.config.max_target_positions) - ROOM
         group: list[Timed] = []
         whole = sound.seconds <= longest
-        for one in [*timed, None]:
+        for one in [*timed, None]:  # None ends the last group
             if group and (
                 one is None
                 or (not whole and one.end - group[0].start > longest)
@@ -140,7 +138,7 @@ class WordTimes:
             chance = float(np.mean(chances[at : at + count]))
             words.append((Word(starts[at], starts[at + count], text, round(chance, 4)), count))
             at += count
-        return _without_pauses(words)
+        return without_pauses(words)
 
     def _attended(self, audio: Audio, ids: Sequence[int], language: str, frames: int) -> tuple[Floats, Floats]:
         """What the heads look at [tokens of text and the end, frames], and how likely each token of the text was."""
@@ -161,6 +159,7 @@ class WordTimes:
             handle: torch.utils.hooks.RemovableHandle = layers[layer].encoder_attn.register_forward_hook(look)
             return handle
 
+        # one forward pass over the finished text: the decoding itself may be fast, and need not keep what it looked at
         usual = self.model.config._attn_implementation
         self.model.set_attn_implementation("eager")  # the fast kinds do not say what they look at
         hooks = [keep(layer) for layer in sorted({layer for layer, _ in self.heads})]
@@ -172,6 +171,7 @@ class WordTimes:
             for hook in hooks:
                 hook.remove()
             self.model.set_attn_implementation(usual)
+        # of tokens of text alone: what a timestamp might have got is no doubt about a word
         chances = logits[len(before) - 1 : -2, :end].softmax(-1)
         likely = chances[torch.arange(len(ids)), torch.tensor(list(ids), device=chances.device)]
         looked = torch.stack([weights[layer][head] for layer, head in self.heads])[:, :, :frames]
@@ -181,8 +181,7 @@ class WordTimes:
         """The text in words, each with the number of its tokens; letters by themselves where no spaces are written."""
         text, count = "", 0
         for piece, size in self._letters(ids):
-            apart = unspaced(language) or piece.startswith(" ") or piece.strip() in string.punctuation
-            if count and apart:
+            if count and begins_word(piece, language):
                 yield text, count
                 text, count = "", 0
             text, count = text + piece, count + size
@@ -204,6 +203,7 @@ class WordTimes:
 
 def focused(looked: Floats) -> Floats:
     """Weights of heads [heads, tokens, frames] as one matrix [tokens, frames]: what stands out, smoothed."""
+    # as a softmax over these frames alone would have it
     weights = looked / np.maximum(looked.sum(-1, keepdims=True), 1e-12)  # of the frames with speech alone
     deviation = np.maximum(weights.std(-2, keepdims=True), 1e-12)
     weights = (weights - weights.mean(-2, keepdims=True)) / deviation
@@ -257,38 +257,23 @@ def _taken(words: Sequence[tuple[Word, int]], tokens: int) -> Iterator[tuple[Wor
         tokens -= count
 
 
-def _without_pauses(words: list[tuple[Word, int]]) -> list[tuple[Word, int]]:
-    """Words beside the end of a sentence, which take its pause for theirs, not longer than twice the usual."""
+def without_pauses(words: Sequence[tuple[Word, int]]) -> list[tuple[Word, int]]:
+    """Words beside a pause, which take it for theirs, not longer than twice the usual.
+
+    Such are the first and the last of a window, and those beside the end of a sentence.
+
+    >>> words = [Word(0.0, 5.0, " yes"), Word(5.0, 5.5, " we"), Word(5.5, 6.0, " can")]
+    >>> without_pauses([(word, 1) for word in words])[0][0].start
+    4.0
+    """
     lengths = [w.end - w.start for w, _ in words if w.end > w.start]
     most = min(LONGEST_WORD_S, 2 * float(np.median(lengths))) if lengths else 0.0
     found: list[tuple[Word, int]] = []
     for i, (word, count) in enumerate(words):
-        if i and word.end - word.start > most:
-            if word.text.strip() in SENTENCE_ENDS:
-                word = word._replace(end=word.start + most)
-            elif words[i - 1][0].text.strip() in SENTENCE_ENDS:
+        if word.end - word.start > most:
+            if i == 0 or words[i - 1][0].text.strip() in SENTENCE_ENDS:
                 word = word._replace(start=word.end - most)
+            elif i == len(words) - 1 or word.text.strip() in SENTENCE_ENDS:
+                word = word._replace(end=word.start + most)
         found.append((word, count))
-    return found
-
-
-def with_marks(words: Sequence[Word]) -> list[Word]:
-    """Marks joined to their words, whose times stay: an opening one to the word after it, others to the one before.
-
-    >>> [w.text for w in with_marks([Word(0, 1, " ("), Word(1, 2, "yes"), Word(2, 3, ")"), Word(3, 4, ".")])]
-    [' (yes).']
-    """
-    found: list[Word] = []
-    waiting = ""
-    for word in words:
-        mark = word.text.strip()
-        if mark and mark in BEFORE and word.text.startswith(" "):
-            waiting += word.text
-        elif found and not waiting and word.text in AFTER and not found[-1].text.endswith(" "):
-            found[-1] = found[-1]._replace(text=found[-1].text + word.text)
-        else:
-            found.append(word._replace(text=waiting + word.text))
-            waiting = ""
-    if waiting and found:
-        found[-1] = found[-1]._replace(text=found[-1].text + waiting)
     return found

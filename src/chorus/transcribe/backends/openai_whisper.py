@@ -1,0 +1,181 @@
+"""openai-whisper itself, on the `.pt` that `chorus export --to openai` writes: in a process of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, TypedDict
+
+from chorus import cache
+from chorus.checkpoints.model import Model
+from chorus.data.manifest import Row
+from chorus.errors import CheckpointError, MissingPackageError, UsageError
+from chorus.export.api import refuse
+from chorus.export.protocol import ExportOptions
+from chorus.export.registry import EXPORTERS
+from chorus.models.generation import generation_config
+from chorus.models.languages import known_language
+from chorus.models.times import Segment, Word, in_ms
+from chorus.models.whisper import task_token
+from chorus.plain import JsonMap
+from chorus.runtime import device_parts
+from chorus.transcribe.backends.converting import in_cache, model_of
+from chorus.transcribe.backends.isolated import Isolated
+from chorus.transcribe.backends.protocol import Backend, Hypothesis, Sound
+from chorus.transcribe.decoding import BY_COLUMN, DETECT, Decoding
+from chorus.transcribe.systems import GGML, System
+
+if TYPE_CHECKING:
+    from chorus.checkpoints.lazy_tensor import LazyTensor
+
+FILE, TYPE = "model.pt", "float32"
+WINDOW_S = 30
+
+
+class Settings(TypedDict):
+    """What the child makes the backend of."""
+
+    file: str
+    heads: list[list[int]]
+    suppressed: dict[str, object]
+    device: str
+    decoding: dict[str, object]
+
+
+def open_backend(system: System, decoding: Decoding, device: str) -> Backend:
+    """Convert if need be, and load in a process of its own."""
+    if find_spec("whisper") is None:
+        raise MissingPackageError("openai-whisper", "the openai-whisper backend")
+    if system.kind in ("converted", GGML):
+        raise UsageError(f"{system.label} is converted for another runtime", "give the model that it was made from")
+    if decoding.dtype in ("int8", "bfloat16"):
+        raise UsageError(f"openai-whisper has no {decoding.dtype}", "--dtype float32 or float16")
+    if decoding.dtype == "float16" and device_parts(device)[0] == "cpu":
+        raise UsageError("openai-whisper works in float32 on a CPU", "leave out --dtype float16")
+    model = model_of(system)
+    generation = generation_config(model)
+    settings = Settings(
+        file=str(convert(system, model)), heads=generation.get("alignment_heads") or [],
+        # its own lists are the published models', and a fine-tune may have others, or none
+        suppressed={
+            "suppress_tokens": generation.get("suppress_tokens") or [],
+            "suppress_blank": bool(generation.get("begin_suppress_tokens")),
+        },
+        device=device, decoding=decoding.model_dump(mode="json"),
+    )  # fmt: skip
+    return Isolated(f"{__name__}:OpenaiDecoder", {**settings})
+
+
+def convert(system: System, model: Model) -> Path:
+    """The system as a `.pt` in float32, kept in the cache by content."""
+    exporter, options = EXPORTERS.get("openai"), ExportOptions()
+
+    def make(place: Path) -> None:
+        refuse("openai-whisper", model, exporter.check(model, [TYPE], options))
+        place.mkdir()
+        exporter.write(model, {TYPE: place / FILE}, options, lambda done, total: None)
+
+    return in_cache(cache.OPENAI, cache.cache_key(openai=system.identity), FILE, make) / FILE
+
+
+class OpenaiDecoder:
+    """The backend itself, in the child process.
+
+    Pinned, as the others are: temperature 0 alone, no window left out, none told of the one before.
+    """
+
+    longest_s: float | None = float(WINDOW_S)
+    long_form = True
+
+    def __init__(
+        self, file: str, heads: Sequence[Sequence[int]], suppressed: JsonMap, device: str,
+        decoding: Mapping[str, object],
+    ) -> None:  # fmt: skip
+        import whisper
+        from whisper.tokenizer import LANGUAGES
+
+        self.decoding, self.suppressed = Decoding.model_validate(decoding), suppressed
+        # a path and never a name, which it would download
+        self.model = whisper.load_model(file, device=device)
+        if heads:
+            self._follow(heads)
+        count = self.model.num_languages if self.model.is_multilingual else 0
+        self.languages = list(LANGUAGES)[:count]
+        self.facts = {"openai-whisper": whisper.__version__}
+
+    def _follow(self, heads: Sequence[Sequence[int]]) -> None:
+        """Tell the model which heads follow speech; of a file it takes all of its upper half."""
+        import torch
+
+        dims = self.model.dims
+        mask = torch.zeros(dims.n_text_layer, dims.n_text_head, dtype=torch.bool)
+        for layer, head in heads:
+            mask[layer, head] = True
+        self.model.register_buffer("alignment_heads", mask.to_sparse(), persistent=False)
+
+    def sort_key(self, seconds: float) -> tuple[float, float]:
+        return (0.0, -seconds)
+
+    def check(self, rows: Sequence[Row]) -> None:
+        for row in rows:
+            self._language(row)
+
+    def _language(self, row: Row) -> str | None:
+        """The code that a row is decoded in; None where it is detected. `DataError` as `known_language` says."""
+        given = self.decoding.language
+        if given == DETECT or not self.languages:
+            return None
+        text = row.language if given == BY_COLUMN else given
+        return known_language(text, self.languages, where=row, hint="give --language CODE, or --language detect")
+
+    def transcribe(self, sounds: Sequence[Sound]) -> list[Hypothesis]:
+        return [self._one(sound) for sound in sounds]
+
+    def _one(self, sound: Sound) -> Hypothesis:
+        settings = self.decoding
+        limit = self._limit()
+        made: JsonMap = self.model.transcribe(
+            # a copy: what came through a pipe may not be written to, which torch warns of
+            sound.audio.copy(), language=self._language(sound.row), task=task_token(settings.task),
+            beam_size=settings.beam if settings.beam > 1 else None, temperature=0.0,
+            compression_ratio_threshold=None, logprob_threshold=None, no_speech_threshold=None,
+            condition_on_previous_text=False, initial_prompt=settings.prompt or None,
+            without_timestamps=not settings.timestamps and sound.seconds <= WINDOW_S, sample_len=limit,
+            word_timestamps=settings.detail == "words", fp16=settings.dtype == "float16", **self.suppressed,
+        )  # fmt: skip
+        windows: dict[int, int] = {}  # where a window begins -> how many tokens it was given
+        for segment in made["segments"]:
+            windows[segment["seek"]] = windows.get(segment["seek"], 0) + len(segment["tokens"])
+        cut = any(count >= limit for count in windows.values())
+        language = str(made["language"])
+        told = () if settings.detail == "text" else times_of(made["segments"], sound.seconds)
+        return Hypothesis(str(made["text"]).strip(), language, cut, told)
+
+    def _limit(self) -> int:
+        """How many tokens a window may have, by its own rule the half of those that fit."""
+        positions = int(self.model.dims.n_text_ctx)
+        taken = 4 + (positions // 2 if self.decoding.prompt else 0)
+        return min(self.decoding.max_new_tokens or positions, positions - taken)
+
+    def replace(self, tensors: Mapping[str, LazyTensor]) -> None:
+        """Refused: its weights are converted."""
+        raise CheckpointError("openai-whisper takes no other weights in place", "load it anew")
+
+    def close(self) -> None:
+        del self.model
+
+
+def times_of(segments: Sequence[JsonMap], seconds: float) -> tuple[Segment, ...]:
+    """openai-whisper's segments with a text, and their words, within the sound."""
+
+    def within(time_s: float) -> float:
+        return in_ms(min(max(0.0, time_s), seconds))
+
+    return tuple(
+        Segment(within(s["start"]), within(s["end"]), s["text"].strip(), tuple(
+            Word(within(w["start"]), within(w["end"]), w["word"], round(float(w["probability"]), 4))
+            for w in s.get("words", ())
+        ))
+        for s in segments if s["text"].strip()
+    )  # fmt: skip
