@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import chorus
 from chats import CHATML, LLAMA3, SPECIALS, TEXT, edited, language_model, model_proto, pieces
@@ -21,6 +23,7 @@ from chorus.errors import CheckpointError, OutputError, UsageError
 from chorus.export.ggml.layout import TYPES
 from chorus.export.ggml.quants import needs
 from chorus.export.gguf.keys import attention_ratio
+from chorus.export.gguf.kinds import rope_of
 from chorus.export.gguf.modelfile import CHATML as QWENS
 from chorus.export.gguf.modelfile import TALK
 from chorus.export.gguf.pre_tokenizers import KNOWN
@@ -31,6 +34,7 @@ from llama_sums import File
 gguf = pytest.importorskip("gguf")
 KINDS = ("qwen2", "qwen3", "llama3", "llama2")
 LEGACY = ("q8_0", "q5_0", "q5_1", "q4_0", "q4_1")
+LLAMA2 = pieces()
 TEXTS = ("The quick brown fox", "she's 12345!\n\n  ok\t東京 🦙", "<|im_start|>user<tool>", "")
 
 
@@ -133,13 +137,15 @@ def test_file_types_are_the_package_s():
     assert all(found.removeprefix("MOSTLY_").removesuffix("_S") == name.upper() for name, found in names.items())
 
 
-def test_rows_in_pairs_are_undone_by_transformers_own(made):
+@settings(max_examples=50, deadline=None)
+@given(st.integers(1, 6), st.integers(1, 5), st.integers(1, 4))
+def test_rows_in_pairs_are_undone_by_transformers_own(heads, half, columns):
     from transformers.modeling_gguf_pytorch_utils import LlamaTensorProcessor
 
-    rows = np.arange(6 * 8 * 5, dtype=np.float32).reshape(48, 5)
-    back = LlamaTensorProcessor()._reverse_permute_weights(pairs(rows, 8), 6)
-    assert np.array_equal(back, rows)
-    assert not np.array_equal(pairs(rows, 8), rows)
+    rows = np.arange(heads * 2 * half * columns, dtype=np.float32).reshape(-1, columns)
+    turned = pairs(rows, 2 * half)
+    assert np.array_equal(LlamaTensorProcessor()._reverse_permute_weights(turned, heads), rows)
+    assert np.array_equal(turned, rows) == (half == 1)
 
 
 # ---- as transformers loads it ----
@@ -241,6 +247,11 @@ def test_a_llama_3_begins_its_texts_and_a_llama_2_has_scores(made):
     assert set(types[3:259]) == {gguf.TokenType.BYTE}
 
 
+@pytest.fixture(scope="module")
+def llama2(made: dict[str, Path]) -> dict[str, Any]:
+    return keys_of(file_of(made["llama2"]))
+
+
 def by_scores(text: str, tokens: list[str], scores: list[float]) -> list[int]:
     """SentencePiece's BPE: the two neighbours whose piece scores highest are joined, the leftmost of equals."""
     ids = {token: i for i, token in enumerate(tokens)}
@@ -255,14 +266,10 @@ def by_scores(text: str, tokens: list[str], scores: list[float]) -> list[int]:
     return [1, *(i for one in known for i in one)]
 
 
-def test_scores_join_what_the_merges_join(made):
-    found = keys_of(file_of(made["llama2"]))
-    tokenizer = pieces()
-    for text in (*TEXT.split("\n"), "hers hers sss thethe", "Zzz 🦙 aaa"):
-        wanted = tokenizer.encode(text).ids if text else [1, 436]
-        assert (
-            by_scores(text, found["tokenizer.ggml.tokens"], found["tokenizer.ggml.scores"]) in (wanted, [1]) or not text
-        )
+@settings(max_examples=200, deadline=None)
+@given(st.text(st.sampled_from([*sorted(set(TEXT)), "🦙", "ß"]), min_size=1) | st.sampled_from(["they hey the", TEXT]))
+def test_scores_join_what_the_merges_join(llama2, text):
+    assert by_scores(text, llama2["tokenizer.ggml.tokens"], llama2["tokenizer.ggml.scores"]) == LLAMA2.encode(text).ids
 
 
 def test_a_tokenizer_model_alone_says_the_same(made, tmp_path):
@@ -316,7 +323,7 @@ def test_a_vocabulary_in_two_files_has_its_type_s_rules(made, tmp_path):
 def test_other_rules_are_known_or_must_be_named(made, tmp_path):
     model = shutil.copytree(made["qwen2"], tmp_path / "m")
     document = json.loads((model / "tokenizer.json").read_text())
-    for given, name in (
+    for rules, name in (
         ({"type": "ByteLevel", "add_prefix_space": False, "use_regex": True}, "gpt-2"),
         (
             {
@@ -333,15 +340,15 @@ def test_other_rules_are_known_or_must_be_named(made, tmp_path):
             "",
         ),
     ):
-        (model / "tokenizer.json").write_text(json.dumps({**document, "pre_tokenizer": given}))
+        (model / "tokenizer.json").write_text(json.dumps({**document, "pre_tokenizer": rules}))
         if name:
             path = chorus.export(model, tmp_path / f"{name}.gguf", "gguf").places["f16"]
             assert keys_of(path)["tokenizer.ggml.pre"] == name
     with pytest.raises(CheckpointError, match="rules that are none of") as caught:
         chorus.export(model, tmp_path / "m.gguf", "gguf")
     assert "--pre-tokenizer NAME" in caught.value.hint
-    settings = chorus.ExportOptions(pre_tokenizer="deepseek-llm")
-    path = chorus.export(model, tmp_path / "m.gguf", "gguf", settings=settings).places["f16"]
+    wanted = chorus.ExportOptions(pre_tokenizer="deepseek-llm")
+    path = chorus.export(model, tmp_path / "m.gguf", "gguf", settings=wanted).places["f16"]
     assert keys_of(path)["tokenizer.ggml.pre"] == "deepseek-llm"
     with pytest.raises(CheckpointError, match="no name of llama"):
         chorus.export(model, tmp_path / "n.gguf", "gguf", settings=chorus.ExportOptions(pre_tokenizer="a b"))
@@ -411,6 +418,12 @@ def test_old_configs_say_the_same_of_positions(made, tmp_path):
     assert (found["qwen3.rope.scaling.type"], found["qwen3.rope.scaling.factor"]) == ("linear", 2.0)
 
 
+def test_positions_that_are_told_by_the_kind_of_layer_are_those_of_full_attention():
+    config = {"rope_parameters": {"full_attention": {"rope_type": "linear", "factor": 2.0, "rope_theta": 5e5}}}
+    assert rope_of(config) == {"rope_type": "linear", "factor": 2.0, "rope_theta": 5e5}
+    assert rope_of({"rope_theta": 1e6, "rope_scaling": None}) == {"rope_type": "default", "rope_theta": 1e6}
+
+
 # ---- other ways to name a model ----
 
 
@@ -429,15 +442,15 @@ def test_a_recipe_is_merged_while_it_is_written(made, tmp_path):
 
 def test_what_is_there_stays(made, tmp_path):
     mine, other = tmp_path / "mine.gguf", tmp_path / "Modelfile"
-    settings = chorus.ExportOptions(modelfile=True)
+    wanted = chorus.ExportOptions(modelfile=True)
     other.write_text("FROM llama3\n")
     with pytest.raises(OutputError, match="Modelfile: no file of this format"):
-        chorus.export(made["qwen2"], mine, "gguf", settings=settings, overwrite=True)
+        chorus.export(made["qwen2"], mine, "gguf", settings=wanted, overwrite=True)
     assert other.read_text() == "FROM llama3\n"
     assert not mine.exists()
     other.unlink()
     for overwrite in (False, True):
-        chorus.export(made["qwen2"], mine, "gguf", settings=settings, overwrite=overwrite)
+        chorus.export(made["qwen2"], mine, "gguf", settings=wanted, overwrite=overwrite)
     with pytest.raises(OutputError, match="exists"):
         chorus.export(made["qwen2"], mine, "gguf")
     assert mine.read_bytes() == file_of(made["qwen2"], "f16").read_bytes()
@@ -558,21 +571,21 @@ def test_no_tokenizer_of_anybody_s_fails_in_another_way(made, tmp_path, document
 
 
 def test_known_chats_are_translated_and_others_left_to_the_file(made, tmp_path):
-    settings = chorus.ExportOptions(modelfile=True)
-    chorus.export(made["qwen2"], tmp_path / "q", "gguf", types=["f16", "q8_0"], settings=settings)
+    wanted = chorus.ExportOptions(modelfile=True)
+    chorus.export(made["qwen2"], tmp_path / "q", "gguf", types=["f16", "q8_0"], settings=wanted)
     text = (tmp_path / "q" / "Modelfile-q8_0").read_text()
     assert "\nFROM ./qwen2-q8_0.gguf\n" in text
     assert "{{ .Role }}\n{{ .Content }}<|im_end|>\n" in text
     assert '\nSYSTEM """You are Tiny."""\n' in text
     assert '\nPARAMETER stop "<|im_end|>"\n' in text
     (tmp_path / "l").mkdir()
-    chorus.export(made["llama3"], tmp_path / "l", "gguf", settings=settings)
+    chorus.export(made["llama3"], tmp_path / "l", "gguf", settings=wanted)
     text = (tmp_path / "l" / "Modelfile").read_text()
     assert "<|start_header_id|>{{ .Role }}<|end_header_id|>" in text
     assert "SYSTEM" not in text
     odd = shutil.copytree(made["llama3"], tmp_path / "odd")
     (odd / "chat_template.jinja").write_text("{% for m in messages %}[{{ m.role }}] {{ m.content }}{% endfor %}")
-    chorus.export(odd, tmp_path / "odd.gguf", "gguf", settings=settings)
+    chorus.export(odd, tmp_path / "odd.gguf", "gguf", settings=wanted)
     text = (tmp_path / "Modelfile").read_text()
     assert "TEMPLATE" not in text
     assert 'PARAMETER stop "<|eot_id|>"' in text

@@ -99,6 +99,7 @@ def rope_of(config: JsonMap) -> JsonObject:
     # the newer wins: transformers 5 reads both, and writes this one
     for key in ("rope_scaling", "rope_parameters"):
         given = config.get(key)
+        given = given.get("full_attention", given) if isinstance(given, dict) else {}
         found |= given if isinstance(given, dict) else {}
     found.setdefault("rope_type", found.get("type") or "default")
     found.setdefault("rope_theta", config.get("rope_theta", 10000.0))
