@@ -45,6 +45,7 @@ def command(context: click.Context, /, export: str, audio: tuple[str, ...], **fl
     chorus verify ggml-mine-q5_0.bin --against merged --data test.csv
     chorus verify merged --ready ggml --type q5_0
     """
+    # two questions of one command: with neither there is nothing to answer, with both not one exit code
     if bool(flags["against"]) == bool(flags["ready"]):
         raise UsageError("either --against MODEL or --ready FORMAT", "chorus verify EXPORT --against MODEL")
     context.exit(_ready(export, audio, flags) if flags["ready"] else _verify(export, audio, flags))
@@ -88,6 +89,7 @@ def _verify(export: str, audio: tuple[str, ...], flags: dict[str, Any]) -> int:
         as_json({**found.as_dict(), "exit_code": found.exit_code(strict=flags["strict"])})
     else:
         table(found.table())
+    # told apart from the table, whose rows read as results
     for one in found.missing:
         note(f"{one} was asked for and is not installed", quiet=flags["quiet"])
     return found.exit_code(strict=flags["strict"])

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from chorus.checkpoints.model import Model, OpenOptions
 from chorus.checkpoints.open import Source
-from chorus.errors import CheckpointError, ChorusError, UsageError, nearest
-from chorus.export.api import SIDECAR, source_of
+from chorus.errors import CheckpointError, ChorusError, UsageError, nearest, some
+from chorus.export.api import FACTS, SIDECAR, source_of
 from chorus.files import expanded, present, read_json
 from chorus.identity import file_hash
 from chorus.provenance import versions
@@ -135,14 +135,23 @@ def _cheap(subject: Subject, wanted: VerifyOptions) -> Iterator[Verdict]:
 
 def _as_written(path: Path) -> Iterator[Verdict]:
     """Whether the file is the one that its sidecar tells of."""
+    if path.is_dir() and present(path / FACTS):
+        told = read_json(path / FACTS).get("contents")
+        hashes = told if isinstance(told, dict) else {}
+        changed = [
+            name for name, known in hashes.items() if not present(path / name) or file_hash(path / name) != known
+        ]
+        yield judged(
+            0, "as it was written", f"changed since: {some(changed)}" if changed else "", f"{len(hashes)} files"
+        )
     beside = path.with_name(path.name + SIDECAR)
     # files of other converters have none
     if path.is_dir() or not present(beside):
         return
-    told = read_json(beside).get("xxh3")
-    if isinstance(told, str):
-        changed = told != file_hash(path)
-        yield judged(0, "as it was written", "it has changed since (its sidecar has another hash)" if changed else "")
+    written = read_json(beside).get("xxh3")
+    if isinstance(written, str):
+        problem = "" if written == file_hash(path) else "it has changed since (its sidecar has another hash)"
+        yield judged(0, "as it was written", problem)
 
 
 def _heard(

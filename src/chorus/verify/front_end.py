@@ -59,6 +59,7 @@ def front_end(subject: Subject, original: Original) -> Iterator[Verdict]:
 def _filters(subject: Subject, original: Original) -> Verdict:
     what, mine, theirs = "mel filters of the extractor", subject.filters, original.filters
     assert mine is not None
+    # before the subtraction, which numpy would broadcast or refuse in its own words
     if mine.shape != theirs.shape:
         return judged(2, what, f"{mine.shape[0]} by {mine.shape[1]}, the extractor's {theirs.shape[0]} by "
                                f"{theirs.shape[1]}")  # fmt: skip

@@ -87,6 +87,7 @@ class Hearing:
         """What a runtime raises is a check that fails: a damaged file, or the end of its process, with its signal."""
         try:
             yield from found
+        # first: it is a ChorusError as well, and what is not installed has not failed
         except MissingExtraError as error:
             yield skipped(level, what, str(error))
         except ChorusError as error:
@@ -100,7 +101,7 @@ class Hearing:
             yield skipped(3, what, NO_SOUND)
         else:
             with client.forced() as native:
-                yield from logits(native, [*self.forcings, *self.closings], subject.kind, client.name)
+                yield from logits(native, self.forcings, subject.kind, client.name)
 
     def _transcripts(self, subject: Subject, client: Client) -> Iterator[Verdict]:
         # of its own name: the runtime decodes the very file that ships

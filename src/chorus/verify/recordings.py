@@ -21,6 +21,7 @@ def recordings(
     audio: Sequence[str | Path], data: str | Path | Sequence[str | Path], wanted: VerifyOptions
 ) -> list[Sound]:
     """Sounds of at most half a minute; `DataError` where one cannot be read."""
+    # a text is a sequence of texts too: one path must not become its letters
     manifests = [data] if isinstance(data, str | Path) else list(data)
     found = []
     if manifests:

@@ -11,8 +11,10 @@ from chorus.verify.protocol import Verifier
 
 
 def _load() -> None:
+    from chorus.verify.formats.ctranslate2 import CTranslate2Verifier
     from chorus.verify.formats.ggml import GgmlVerifier
 
+    VERIFIERS.add("ctranslate2", CTranslate2Verifier())
     VERIFIERS.add("ggml", GgmlVerifier())
 
 

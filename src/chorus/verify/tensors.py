@@ -30,7 +30,13 @@ def tensors(proofs: Iterable[TensorProof]) -> Iterator[Verdict]:
         wrong = [one for one in own if one.problem]
         told = some((f"{one.name} {one.problem}" for one in wrong), 2)
         by_bytes = sum(one.same is not None for one in own)
-        how = "by bytes" if by_bytes == len(own) else f"{by_bytes} by bytes, {len(own) - by_bytes} by their error"
+        how = (
+            "by bytes"
+            if by_bytes == len(own)
+            else "by how far values are off"
+            if not by_bytes
+            else f"{by_bytes} by bytes, {len(own) - by_bytes} by how far values are off"
+        )
         yield judged(
             1, f"tensors in {kind}", f"{len(wrong)} of {len(own)}: {told}" if wrong else "",
             f"{len(own)} {how}", tensors=len(own), by_bytes=by_bytes, wrong=[one.name for one in wrong],

@@ -50,6 +50,7 @@ def transcripts(sounds: Sequence[Sound], source: Heard, export: Heard, where: st
         yield holds(4, f"transcripts {where}", told, same=len(sounds) - len(other))
     if any(sound.row.text for sound in sounds):
         yield _rates(sounds, theirs, mine, where, bound)
+    # with four rounds a reader takes it for a loop; a speaker may have said it, and then the source writes it too
     loops = [str(s.row) for s, a, b in zip(sounds, theirs, mine, strict=True) if is_loop(b) and not is_loop(a)]
     both = [str(s.row) for s, a, b in zip(sounds, theirs, mine, strict=True) if is_loop(b) and is_loop(a)]
     if loops:

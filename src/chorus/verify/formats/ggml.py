@@ -19,6 +19,7 @@ from chorus.export.ggml.quants import dequantised, needs, quantised
 from chorus.export.ggml.reader import GgmlEntry, GgmlFile, GgmlForm, read
 from chorus.export.values import BLOCK, from_bfloat16, numbers
 from chorus.models.whisper_tokens import special_ids
+from chorus.verify.formats.whisper_cpp import client
 from chorus.verify.protocol import Subject, TensorProof
 from chorus.verify.verdict import Verdict, judged
 
@@ -52,7 +53,7 @@ class GgmlVerifier:
             path, "ggml", kind.name if kind else "", kind is not None and not kind.quantised,
             structure=_structure(found, source, size),
             tensors=_tensors(found, source) if plain else (),
-            clients=(), filters=found.filters, tokens=found.tokens, nbytes=found.size,
+            clients=(client(path, found.tokens),), filters=found.filters, tokens=found.tokens, nbytes=found.size,
             predicted=_nbytes(found, source, size, kind) if kind else None,
             as_float16=_nbytes(found, source, size, TYPES["f16"]),
         )  # fmt: skip

@@ -1,0 +1,227 @@
+"""CTranslate2's directory, as faster-whisper loads it, beside the Whisper that it was made of."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from chorus.checkpoints.lazy_tensor import MappedFile
+from chorus.checkpoints.model import Model
+from chorus.errors import CheckpointError, some
+from chorus.export import whisper
+from chorus.export.ctranslate2.form import CTranslate2Form, open_converted
+from chorus.export.ctranslate2.layout import (
+    EMBEDDING,
+    FLOATS,
+    HEAD,
+    WEIGHTS,
+    Part,
+    Variable,
+    constants,
+    variables,
+)
+from chorus.export.ctranslate2.reader import CTranslate2File, Record, read
+from chorus.export.ctranslate2.side_files import VOCABULARY
+from chorus.export.values import BLOCK, from_bfloat16, numbers
+from chorus.files import MAX_TOKENIZER, parse_json, present, read_text
+from chorus.plain import JsonMap
+from chorus.verify.formats.faster_whisper import client
+from chorus.verify.protocol import Subject, TensorProof
+from chorus.verify.ready import extractor_settings
+from chorus.verify.verdict import Verdict, judged
+
+NUMPY = {"float32": np.float32, "float16": np.float16, "int8": np.int8, "int16": np.int16}
+HALF = 0.5  # of a step: what rounding to whole numbers may be off by
+SLACK = 1e-3  # of a step: the product with a scale is rounded as well
+
+
+class CTranslate2Verifier:
+    """The format (see protocol.py)."""
+
+    def takes(self, path: Path) -> bool:
+        return CTranslate2Form().takes(path)
+
+    def open(self, path: Path, source: Model) -> Subject:
+        """As the protocol says; a source that is no Whisper is refused."""
+        if not whisper.is_whisper(source):
+            kind = source.config.get("model_type") or "unknown"
+            raise CheckpointError(f"{source.label}: no Whisper, but of the type {kind}", "name what it was made of")
+        place = path if path.is_dir() else path.parent
+        found = read(place / WEIGHTS)
+        config = {**source.config, "vocab_size": _size(found, source)}
+        kind = _kind(found, config)
+        exact = kind in FLOATS
+        plain = not any(found.problems(config))
+        return Subject(
+            place, "ctranslate2", kind, exact, structure=_structure(found, place, source, config),
+            tensors=_tensors(found, source, config) if plain else (),
+            # every type is loaded as it computes on this processor without loss: float16 is none of a processor's
+            clients=(client(place, "float32" if exact else "int8"),),
+            nbytes=sum(one.stat().st_size for one in place.iterdir() if one.is_file()),
+        )  # fmt: skip
+
+
+def _size(found: CTranslate2File, source: Model) -> int:
+    """Tokens: the source's, or those that are left of it without its padding."""
+    record, stored = found.record(EMBEDDING), int(source.config["vocab_size"])
+    trimmed = whisper.size_of(source, trim=True)
+    return trimmed if record is not None and record.shape[:1] == (trimmed,) else stored
+
+
+def _kind(found: CTranslate2File, config: JsonMap) -> str:
+    """The type by what most matrices are in, and what the rest is in."""
+    records = [(one, found.record(one.name)) for one in variables(config)]
+    matrices = Counter(record.dtype for one, record in records if record is not None and one.matrix)
+    others = Counter(record.dtype for one, record in records if record is not None and not one.matrix)
+    main, rest = (kinds.most_common(1)[0][0] if kinds else "" for kinds in (matrices, others))
+    return main if main in FLOATS or main == "int16" else f"{main}_{rest}"
+
+
+def _structure(found: CTranslate2File, place: Path, source: Model, config: JsonMap) -> Iterator[Verdict]:
+    problems = list(found.problems(dict(config)))
+    yield judged(
+        0, "variables, shapes and types", some(problems), f"{len(found.records)} entries, {len(found.aliases)} of them "
+        f"twice, {found.size:,} bytes to the end", problems=problems,
+    )  # fmt: skip
+    wanted = constants(config)
+    other = [f"{name} is {found.constant(name)}, by the config {value}" for name, (_, value) in wanted.items()
+             if found.constant(name) != value]  # fmt: skip
+    yield judged(0, "constants", some(other), f"{len(wanted)}")
+    yield _head(found)
+    yield _vocabulary(place, source, int(config["vocab_size"]))
+    yield _front_end(place, config)
+    try:
+        open_converted(place, place.name)
+        problem = ""
+    except CheckpointError as error:
+        problem = error.message
+    yield judged(0, "opens as a model", problem)
+    yield judged(0, "no NaN, no infinity", some(_not_finite(found)))
+
+
+def _head(found: CTranslate2File) -> Verdict:
+    there, same = found.record(HEAD), found.record(HEAD) is found.record(EMBEDDING)
+    problem = "" if there is not None else f"it lacks {HEAD}"
+    return judged(0, "head", problem, "tied to the embedding" if same else "of its own")
+
+
+def _vocabulary(place: Path, source: Model, size: int) -> Verdict:
+    what, ids = "tokens, id for id", whisper.token_ids(source)
+    if not ids:
+        return Verdict(0, what, "skipped", "the source has no tokenizer: --tokenizer DIR")
+    if not present(place / VOCABULARY):
+        return judged(0, what, f"no {VOCABULARY}, without which no token has a text")
+    mine = parse_json(read_text(place / VOCABULARY, MAX_TOKENIZER), place / VOCABULARY)
+    if not isinstance(mine, list) or len(mine) != size:
+        return judged(0, what, f"{len(mine):,} tokens, the model has {size:,}")
+    wrong = [f"token {i} is {mine[i]!r}, in the tokenizer {name!r}" for name, i in ids.items()
+             if i < size and mine[i] not in (name, whisper.ALIASES.get(name))]  # fmt: skip
+    return judged(0, what, some(wrong, 2), f"{size:,}", wrong=len(wrong))
+
+
+def _front_end(place: Path, config: JsonMap) -> Verdict:
+    what, wanted = "preprocessor_config.json", int(config["num_mel_bins"])
+    settings = extractor_settings(place)
+    bins = 80 if settings is None else settings.get("feature_size", 80)  # what faster-whisper takes without it
+    problem = f"faster-whisper makes {bins} mel bins of it, the model takes {wanted}" if bins != wanted else ""
+    return judged(0, what, problem, f"{bins} mel bins")
+
+
+def _raw(file: MappedFile, record: Record) -> NDArray[np.uint8]:
+    return file.bytes()[record.start : record.start + record.nbytes]
+
+
+def _not_finite(found: CTranslate2File) -> Iterator[str]:
+    file = MappedFile(found.path)
+    for record in found.records.values():
+        if record.dtype in FLOATS and not np.isfinite(_values(_raw(file, record), record.dtype)).all():
+            yield record.name
+
+
+def _values(raw: NDArray[np.uint8], dtype: str) -> NDArray[np.float32]:
+    if dtype == "bfloat16":
+        return from_bfloat16(raw)
+    return raw.copy().view(NUMPY[dtype]).astype(np.float32)
+
+
+def _tensors(found: CTranslate2File, source: Model, config: JsonMap) -> Iterator[TensorProof]:
+    file = MappedFile(found.path)
+    for variable in variables(config):
+        record = found.record(variable.name)
+        assert record is not None, "one of the problems"
+        yield _proof(file, found, variable, record, source)
+
+
+def _proof(file: MappedFile, found: CTranslate2File, variable: Variable, record: Record, source: Model) -> TensorProof:
+    """All parts of a variable, one below the other, block by block."""
+    scale = found.scale(record)
+    scales = None if scale is None else _values(_raw(file, scale), "float32")
+    raw, size = _raw(file, record), record.nbytes // variable.count
+    off = whole = 0.0
+    first, at = -1, 0
+    for part in variable.parts:
+        for values in _blocks(source, part, variable.row):
+            mine = _values(raw[at * size : (at + len(values)) * size], record.dtype)
+            row_scales = None
+            if scales is not None:
+                rows = at // variable.row + np.arange(len(values)) // variable.row
+                row_scales = scales[rows] if len(scales) > 1 else scales[0]
+            other = _differing(values, mine, row_scales, record.dtype)
+            first = at + int(other[0]) if first < 0 and len(other) else first
+            held = mine if row_scales is None else mine / row_scales
+            with np.errstate(over="ignore", invalid="ignore"):
+                off += float(np.square(held - values, dtype=np.float64).sum())
+                whole += float(np.square(values, dtype=np.float64).sum())
+            at += len(values)
+    error = float(np.sqrt(off / whole)) if whole else float(np.sqrt(off))
+    problem = f"differs from the source in {record.dtype} from its value {first:,} on" if first >= 0 else ""
+    problem = problem or _scales_problem(scales, raw, record)
+    # of rounded numbers each value was looked at, and not the bytes
+    return TensorProof(variable.name, record.dtype, None if scales is not None else first < 0, error, problem)
+
+
+def _blocks(source: Model, part: Part, row: int) -> Iterator[NDArray[np.float32]]:
+    step = max(1, BLOCK // row) * row
+    for start in range(0, part.count, step):
+        stop = min(start + step, part.count)
+        if not part.tensor:  # keys have no bias
+            yield np.zeros(stop - start, np.float32)
+        else:
+            yield np.asarray(numbers(whisper.tensor_of(source, _tied(source, part.tensor)), start, stop), np.float32)
+
+
+def _tied(source: Model, name: str) -> str:
+    """A head that is not stored is the embedding."""
+    there = source.spelling.get(name, name) in source.checkpoint
+    return whisper.EMBEDDING if name == whisper.HEAD and not there else name
+
+
+def _differing(
+    values: NDArray[np.float32], mine: NDArray[np.float32], scales: NDArray[np.float32] | None, dtype: str
+) -> NDArray[np.intp]:
+    """Places of values that are not the source's in this type. Whole numbers are rounded: to the nearest of them."""
+    if scales is not None:
+        return np.flatnonzero(~(np.abs(mine - values * scales) <= HALF + SLACK))
+    with np.errstate(over="ignore"):
+        wanted = values.astype(NUMPY[dtype]).astype(np.float32) if dtype != "bfloat16" else _bfloat16(values)
+    return np.flatnonzero(~(mine == wanted))
+
+
+def _bfloat16(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    import torch
+
+    found: NDArray[np.float32] = torch.from_numpy(np.ascontiguousarray(values)).to(torch.bfloat16).float().numpy()
+    return found
+
+
+def _scales_problem(scales: NDArray[np.float32] | None, raw: NDArray[np.uint8], record: Record) -> str:
+    """A scale that is too small wastes the range, which no value shows: the largest of a row must fill it."""
+    if scales is None or record.dtype != "int8":
+        return ""
+    largest = np.abs(raw.view(np.int8).reshape(len(scales), -1).astype(np.int16)).max(1)
+    wrong = np.flatnonzero((largest != 127) & (largest != 0))
+    return f"uses {int(largest[wrong[0]])} of 127 steps in row {int(wrong[0])}" if len(wrong) else ""
