@@ -25,6 +25,9 @@ if TYPE_CHECKING:  # the public names, listed once: type checkers read this bloc
     from chorus.experiment.load import load_experiment as load_experiment
     from chorus.experiment.run import experiment as experiment
     from chorus.export.api import export as export
+    from chorus.export.hf.upload import Upload as Upload
+    from chorus.export.hf.upload import upload as upload
+    from chorus.export.imported import import_model as import_model
     from chorus.export.protocol import ExportOptions as ExportOptions
     from chorus.extract.lora import extract_lora as extract_lora
     from chorus.extract.pair import Selection as Selection

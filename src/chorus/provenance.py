@@ -8,7 +8,7 @@ from __future__ import annotations
 import platform
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -20,8 +20,10 @@ from chorus._version import __version__
 from chorus.documents import TextLoader, parse_yaml
 from chorus.errors import RecipeError
 from chorus.files import MAX_FRONT, opened, present, shown
-from chorus.plain import JsonObject
+from chorus.plain import JsonMap, JsonObject
 
+# cards are written by hand, on Windows as well: any line ends, any encoding, for a licence is looked for, no error
+FRONT = re.compile(r"\A---\r?\n(.*?)\r?\n---\r?\n", re.DOTALL)
 PACKAGES = ("torch", "numpy", "numba", "scipy", "safetensors", "transformers")
 
 
@@ -39,18 +41,27 @@ def versions(more: tuple[str, ...] = ()) -> dict[str, str]:
 
 def card_metadata(directory: Path | None) -> JsonObject:
     """The front matter of a model's card, every value a text; empty where there is none that can be read."""
+    match = FRONT.match(_beginning_of_card(directory))
     path = directory / "README.md" if directory else None
-    if path is None or not present(path):
-        return {}
-    with opened(path, what="model card") as file:  # a card may embed pictures after its front matter
-        raw = file.read(MAX_FRONT)
-    # cards are written by hand, on Windows as well: any line ends, any encoding, for a licence is looked for, no error
-    match = re.match(r"---\r?\n(.*?)\r?\n---\r?\n", raw.decode("utf-8", errors="replace"), re.DOTALL)
     try:
         documents = parse_yaml(match[1], str(path), TextLoader) if match else []
     except RecipeError:
         return {}
     return documents[0] if len(documents) == 1 and isinstance(documents[0], dict) else {}
+
+
+def card_body(directory: Path | None) -> str:
+    """What a model's card says after its front matter; empty where there is none."""
+    return FRONT.sub("", _beginning_of_card(directory), count=1).strip()
+
+
+def _beginning_of_card(directory: Path | None) -> str:
+    path = directory / "README.md" if directory else None
+    if path is None or not present(path):
+        return ""
+    with opened(path, what="model card") as file:  # a card may embed pictures after its front matter
+        raw = file.read(MAX_FRONT)
+    return raw.decode("utf-8", errors="replace")
 
 
 def licence_of(directory: Path | None) -> str | None:
@@ -91,12 +102,14 @@ class Card:
     settings: of the run, in YAML, under the heading that is named.
     kept: what `chorus.json` holds, in a clause.
     notes: under their heading, where there are some.
+    more: of the front matter, below what is said here: of a model that is the same but for its form its own.
+    below: at the end, as it is.
     """
 
     title: str
     intro: str
     base_models: Sequence[str]
-    relation: Literal["merge", "adapter", "finetune"]
+    relation: Literal["merge", "adapter", "finetune", "quantized"]
     tags: Sequence[str]
     rows: Sequence[tuple[str, str]]
     settings: tuple[str, str]
@@ -107,11 +120,13 @@ class Card:
     pipeline_tag: str | None = None
     picture: str = ""  # in Markdown, below the table
     notes: tuple[str, Sequence[str]] = ("", ())
+    more: JsonMap = field(default_factory=dict)
+    below: str = ""
 
     @property
     def front(self) -> JsonObject:
         """What the hub reads."""
-        alone = len(self.base_models) == 1 and self.relation == "finetune"
+        alone = len(self.base_models) == 1 and self.relation in ("finetune", "quantized")
         found: JsonObject = {}
         if self.base_models:
             found["base_model"] = self.base_models[0] if alone else list(self.base_models)
@@ -120,6 +135,7 @@ class Card:
         found |= {"language": list(self.languages)} if self.languages else {}
         found["library_name"] = "peft" if self.relation == "adapter" else "transformers"
         found |= {"pipeline_tag": self.pipeline_tag} if self.pipeline_tag else {}
+        found |= {key: value for key, value in self.more.items() if key not in found}
         return {**found, "tags": list(self.tags)}
 
     def text(self) -> str:
@@ -132,6 +148,7 @@ class Card:
         lines += [f"## {heading}", "", "```yaml", settings.rstrip(), "```", "", f"`chorus.json` holds {self.kept}.", ""]
         heading, notes = self.notes
         lines += [f"## {heading}", "", *(f"- {note}" for note in notes), ""] if notes else []
+        lines += [self.below, ""] if self.below else []
         return "\n".join(lines)
 
 

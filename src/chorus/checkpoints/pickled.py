@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,7 @@ def load_pickle(path: Path, allow_pickle: bool) -> object:
     refuse_pickle(path, allow_pickle)
     with opened(path, what="checkpoint") as file:
         refuse_pointer(file.read(len(LFS)), path)
+    _refuse_packed(path)
     try:
         # weights_only is torch's default only since 2.6; mmap refuses files from before torch 1.6 (no zip archive)
         return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
@@ -34,6 +36,20 @@ def load_pickle(path: Path, allow_pickle: bool) -> object:
             f"{path}: cannot be loaded as plain tensors ({type(error).__name__})",
             "the file is damaged, or holds more than tensors; convert it to safetensors where you trust it",
         ) from error
+
+
+def _refuse_packed(path: Path) -> None:
+    """Refuse an archive that unpacks to more than lies there: a few bytes of it could take all memory."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            packed = any(one.compress_type != zipfile.ZIP_STORED for one in archive.infolist())
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):  # none, or damaged, which torch tells
+        return
+    if packed:
+        raise CheckpointError(
+            f"{path}: a compressed archive, which torch does not write (its tensors lie in it as they are)",
+            "download it again, or save it with torch.save",
+        )
 
 
 def open_pickles(directory: Path, chosen: WeightFiles, config: JsonObject, label: str, allow_pickle: bool) -> Model:
@@ -100,6 +116,9 @@ def _fault(value: torch.Tensor) -> str:
         return "without values (on the meta device)"
     if value.is_quantized or value.layout != torch.strided or value.is_nested:
         return "quantised" if value.is_quantized else "not dense"
+    # a view that repeats its values may be of any size, and is written out in full
+    if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+        return f"{value.numel():,} values wide, of which the file holds fewer"
     dtype = str(value.dtype).removeprefix("torch.")
     return "" if dtype in DTYPES else f"of the type {dtype}, which no safetensors file of a model has"
 

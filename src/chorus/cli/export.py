@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from chorus.cli.flags import offline_flag, overwrite_flag, pickle_flag, quiet_flag
+from chorus.cli.flags import offline_flag, overwrite_flag, pickle_flag, push_flags, quiet_flag
 from chorus.cli.options import Size
 from chorus.cli.output import note
+from chorus.errors import UsageError
+from chorus.export.hf.upload import Upload
 from chorus.progress import shown
 from chorus.sizes import size
+
+if TYPE_CHECKING:
+    from huggingface_hub import EvalResult
+
+    from chorus.checkpoints.open import Source
 
 
 @click.command("export")
@@ -25,6 +33,7 @@ from chorus.sizes import size
 @click.option("--adapter", is_flag=True, help="Write the LoRA adapter that MODEL is, not the merged model (gguf).")
 @click.option("--modelfile", is_flag=True, help="Write Ollama's Modelfile beside it (gguf).")
 @click.option("--pre-tokenizer", default="", metavar="NAME", help="GGUF's name of it, where not the model's usual.")
+@push_flags
 @overwrite_flag("Replace a file or result that is there.")
 @pickle_flag
 @offline_flag
@@ -41,6 +50,11 @@ def command(
     adapter: bool,
     modelfile: bool,
     pre_tokenizer: str,
+    push_to_hub: str | None,
+    private: bool,
+    revision: str,
+    commit_message: str,
+    results: tuple[str, ...],
     overwrite: bool,
     allow_pickle: bool,
     offline: bool,
@@ -54,22 +68,30 @@ def command(
     \b
     chorus export merged --to ggml --type f16,q5_0 -o whisper.cpp/models/
     chorus export recipe.yml --to ggml --type q5_0 -o ggml-mine.bin
+    chorus export merged --to hf --type float16 -o small --push-to-hub org/small
     """
     from chorus.checkpoints.model import OpenOptions
-    from chorus.export.api import export
+    from chorus.export.api import export, source_of
+    from chorus.export.hf.upload import check_upload, upload
     from chorus.export.protocol import ExportOptions
 
+    options = OpenOptions(allow_pickle=allow_pickle, offline=offline, cache_dir=cache_dir)
+    destination = Upload(push_to_hub or "", private, revision, commit_message)
+    _refuse(to, types, destination, results)
+    if push_to_hub:
+        check_upload(destination, offline=offline)
+    source = source_of(model, options, tokenizer) if results else model
     settings = ExportOptions(
         trim_vocabulary=trim_vocab,
         max_shard_bytes=max_shard_size,
         modelfile=modelfile,
         pre_tokenizer=pre_tokenizer,
+        measured=tuple(entry for one in results for entry in _measured(one, source)),
     )
-    options = OpenOptions(allow_pickle=allow_pickle, offline=offline, cache_dir=cache_dir)
     started = time.monotonic()
     with shown(quiet=quiet, label="exporting", unit="values") as bar:
         done = export(
-            model, Path(out), f"{to}-adapter" if adapter else to, types=types, tokenizer=tokenizer,
+            source, Path(out), f"{to}-adapter" if adapter else to, types=types, tokenizer=tokenizer,
             overwrite=overwrite, settings=settings, options=options, progress=bar,
         )  # fmt: skip
     for warning in done.warnings:
@@ -77,3 +99,22 @@ def command(
     for place in done.places.values():
         click.echo(str(place))
     note(f"{size(done.nbytes)} written, {time.monotonic() - started:.1f} s", quiet=quiet)
+    if push_to_hub:
+        click.echo(upload(out, destination))
+
+
+def _refuse(to: str, types: str, destination: Upload, results: tuple[str, ...]) -> None:
+    """`UsageError` where flags of the hub or of its card are given without it."""
+    if to != "hf" and (destination.repository or results):
+        raise UsageError("--push-to-hub and --results are for --to hf", "the hub's readers know model directories")
+    if not destination.repository and destination != Upload(""):
+        raise UsageError("--private, --revision and --commit-message go with --push-to-hub", "name it: org/name")
+    if destination.repository and len(types.split(",")) > 1:
+        raise UsageError("--push-to-hub: several types for one repository", "push one at a time, each with its --type")
+
+
+def _measured(directory: str, source: Source) -> list[EvalResult]:
+    from chorus.checkpoints.open import open_model
+    from chorus.evaluate.published import results_of
+
+    return results_of(directory, open_model(source))

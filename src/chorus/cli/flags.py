@@ -70,6 +70,23 @@ def offline_flag(command: F) -> F:
     return click.option("--offline", is_flag=True, help="Use only what is on disk or in the hub's cache.")(command)
 
 
+def push_flags(command: F) -> F:
+    """`--push-to-hub` and what goes with it."""
+    decorators = [
+        click.option("--push-to-hub", metavar="ORG/NAME", help="Upload the result (hf) to this repository of the hub."),
+        click.option("--private", is_flag=True, help="Make the repository private, where it is new."),
+        click.option("--revision", "--branch", default="", metavar="BRANCH", help="Upload to this branch."),
+        click.option("--commit-message", default="", metavar="TEXT", help="The upload's message."),
+        click.option(
+            "--results", multiple=True, type=click.Path(), metavar="DIR",
+            help="Results of `chorus evaluate` for the card; may be given several times.",
+        ),
+    ]  # fmt: skip
+    for decorate in reversed(decorators):
+        command = decorate(command)
+    return command
+
+
 def columns_flags(command: F) -> F:
     """`--columns` and `--audio-dir`: how a manifest of others is read."""
     named = click.option(

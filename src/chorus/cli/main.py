@@ -36,6 +36,7 @@ SECTIONS = {  # in the order of the line: name -> (module, what it is for)
         "transcribe": ("chorus.cli.transcribe", "Write down what is said in recordings."),
         "export": ("chorus.cli.export", "Write a model in the form of another runtime."),
         "verify": ("chorus.cli.verify", "Hold an export against the model that it was made of."),
+        "import": ("chorus.cli.import_model", "Make a model directory of a file of another runtime."),
     },
     "The whole line": {
         "experiment": ("chorus.cli.experiment", "From one file: train, merge, choose on dev, test, report."),

@@ -11,6 +11,7 @@ from chorus.checkpoints.adapter import CONFIG
 from chorus.checkpoints.model import Model, OpenOptions
 from chorus.checkpoints.open import Source, open_model, reference_to
 from chorus.checkpoints.output_place import refuse_input
+from chorus.checkpoints.reference import Reference
 from chorus.checkpoints.sidecar import write_json
 from chorus.checkpoints.writer import appearing_whole, explained
 from chorus.errors import CheckpointError, UsageError, nearest, some
@@ -100,6 +101,8 @@ def source_of(model: Source, options: OpenOptions, tokenizer: str | Path | None 
             model = f"{base}+{place}"
         model = reference_to(model)
     opened = open_model(model, options)
+    if isinstance(model, Reference) and not opened.method:
+        opened = replace(opened, hub_ids=tuple(model.hub_ids))
     if tokenizer is None:
         return opened
     place = expanded(tokenizer)

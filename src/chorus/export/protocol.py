@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from chorus.checkpoints.model import Model
 from chorus.plain import JsonObject
 from chorus.progress import Progress
+
+if TYPE_CHECKING:
+    from huggingface_hub import EvalResult
 
 
 @dataclass(frozen=True)
@@ -20,12 +23,14 @@ class ExportOptions:
     max_shard_bytes: largest weight file, where a format has several.
     modelfile: Ollama's file beside it.
     pre_tokenizer: GGUF's name of what cuts a text before its tokens, where it is not the model's usual one.
+    measured: results of evaluations, for the card.
     """
 
     trim_vocabulary: bool = False
     max_shard_bytes: int | None = None
     modelfile: bool = False
     pre_tokenizer: str = ""
+    measured: tuple[EvalResult, ...] = ()
 
     @property
     def given(self) -> set[str]:

@@ -11,6 +11,7 @@ def _load() -> None:
     from chorus.export.ggml.exporter import Ggml
     from chorus.export.gguf.adapter import GgufAdapter
     from chorus.export.gguf.exporter import Gguf
+    from chorus.export.hf.exporter import HuggingFace
     from chorus.export.openai.exporter import Openai
 
     EXPORTERS.add("ctranslate2", CTranslate2())
@@ -18,6 +19,7 @@ def _load() -> None:
     EXPORTERS.add("gguf", Gguf())
     EXPORTERS.add("gguf-adapter", GgufAdapter())
     EXPORTERS.add("openai", Openai())
+    EXPORTERS.add("hf", HuggingFace())
 
 
 EXPORTERS: Registry[Exporter] = Registry("format of export", "chorus.exporters", _load)

@@ -105,7 +105,7 @@ def trimmed_size(model: Model) -> int | None:
     size, ids = int(model.config["vocab_size"]), token_ids(model)
     if not ids or max(ids.values()) >= LARGE_V3:
         return None
-    fits = [n for n in SIZES if n <= size and not _misplaced(ids, n) and max(ids.values()) < n]
+    fits = [n for n in SIZES if n <= size and not misplaced(ids, n) and max(ids.values()) < n]
     return max(fits, default=None)
 
 
@@ -129,7 +129,7 @@ def check_tokens(model: Model, size: int) -> Iterator[Requirement]:
         )  # fmt: skip
         return
     yield Requirement("tokenizer")
-    wrong = _misplaced(ids, size)
+    wrong = misplaced(ids, size)
     told = some((f"{name} is {mine}, not {theirs}" for name, mine, theirs in wrong), 2)
     remedy = "its tokenizer is another model's, or has tokens in another order: take the base's"
     yield Requirement("ids of special tokens", told, remedy if wrong else "")
@@ -141,7 +141,7 @@ def check_tokens(model: Model, size: int) -> Iterator[Requirement]:
     yield Requirement("text tokens", problem, "take the base's tokenizer" if problem else "")
 
 
-def _misplaced(ids: Mapping[str, int], size: int) -> list[tuple[str, int, int]]:
+def misplaced(ids: Mapping[str, int], size: int) -> list[tuple[str, int, int]]:
     """(token, its id here, its id in a vocabulary of this size) where the two differ. Old ones lack timestamps."""
     found = []
     for name, wanted in special_ids(size).items():
@@ -187,6 +187,14 @@ def text_tokens(model: Model, size: int) -> list[bytes]:
             "take the base's tokenizer",
         )
     return [known[i] for i in range(count)]
+
+
+def ranked_tokens(path: Path) -> list[bytes]:
+    """The tokens of a `.tiktoken` file in the order of their ranks, which must be all from 0."""
+    found = _ranked(path)
+    if not found or sorted(found) != list(range(len(found))):
+        raise CheckpointError(f"{path}: its ranks are not all from 0 on", "take openai-whisper's own")
+    return [found[rank] for rank in range(len(found))]
 
 
 def _ranked(path: Path) -> dict[int, bytes]:

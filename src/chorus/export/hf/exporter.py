@@ -1,0 +1,94 @@
+"""`--to hf`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from chorus.checkpoints.beside import beside, is_tokenizer, told
+from chorus.checkpoints.lineage import PROVENANCE, facts_in, lineage_of
+from chorus.checkpoints.model import Model
+from chorus.checkpoints.shards import DEFAULT_SHARD_BYTES, stored_config
+from chorus.checkpoints.sidecar import VOCABULARIES, copy_side_files, write_json
+from chorus.checkpoints.ties import settled
+from chorus.checkpoints.vocabulary import vocabulary_of
+from chorus.checkpoints.writer import write_text
+from chorus.export.hf import writer
+from chorus.export.hf.card import card_of, licences_of
+from chorus.export.protocol import ExportOptions, Making, Requirement
+from chorus.files import present
+from chorus.models.generation import completed, generation_config
+from chorus.models.registry import kind_of
+from chorus.plain import JsonObject
+from chorus.progress import Progress
+from chorus.provenance import licence_warnings
+
+
+class HuggingFace:
+    """A model directory as transformers reads it, with the side files that older and other readers ask for."""
+
+    covers = "any model, for transformers"
+    types: Mapping[str, str] = {
+        writer.OWN: "each tensor in its own type",
+        "float32": "4 bytes a value",
+        "float16": "2 bytes a value",
+        "bfloat16": "2 bytes a value",
+    }
+    default = writer.OWN
+    suffix = ""
+    uses = frozenset({"max_shard_bytes", "measured"})
+
+    def check(self, model: Model, types: Sequence[str], options: ExportOptions) -> list[Requirement]:
+        bare = model.directory is None and model.beside is None
+        problem = "weights alone, without tokenizer, features and generation settings" if bare else ""
+        return [Requirement("side files", problem, "`chorus import` makes them" if bare else "")]
+
+    def nbytes(self, model: Model, kind: str, options: ExportOptions) -> int:
+        return writer.nbytes(model.checkpoint, kind) + sum(p.stat().st_size for p in files_of(model).values())
+
+    def write(self, model: Model, places: Mapping[str, Path], options: ExportOptions, progress: Progress) -> Making:
+        model = settled(model)
+        limit = options.max_shard_bytes or DEFAULT_SHARD_BYTES
+        stored = writer.write_weights(model, places, limit, progress)
+        files = files_of(model)
+        generation = whole_generation_of(model, files)
+        licences = licences_of(model)
+        warnings = [f"{model.label}: {line}" for line in [told(beside(model).left)] if line]
+        for kind, place in places.items():
+            write_json(place / "config.json", stored_config(model.config, stored[kind]))
+            if generation:
+                write_json(place / "generation_config.json", generation)
+            warnings += copy_side_files(files, place)
+            settings: JsonObject = {"to": "hf", "type": kind, "max_shard_bytes": limit}
+            write_text(place / "README.md", card_of(model, stored[kind], settings, options.measured))
+        if kind_of(model.config) is not None and not any(name in files for name in VOCABULARIES):
+            warnings.append(f"{model.label}: no tokenizer is beside it, and none beside the result; --tokenizer DIR")
+        warnings += licence_warnings(licences)
+        facts: JsonObject = {"trained_on": lineage_of(model), "licenses": licences}
+        before = {} if model.method or model.adapter_paths else facts_in(model.directory)
+        return Making(facts | ({"before": before} if before else {}), list(dict.fromkeys(warnings)))
+
+    def ours(self, path: Path) -> bool:
+        return present(path / PROVENANCE)
+
+
+def files_of(model: Model) -> dict[str, Path]:
+    """Name -> file of all that goes with the weights, the tokenizer from where it is."""
+    carried, place = dict(beside(model).carried), model.tokenizer_directory
+    here = {path.parent for name, path in carried.items() if name in VOCABULARIES}
+    if place is None or here == {place}:
+        return carried
+    found = [place] if place.is_file() else sorted(path for path in place.iterdir() if path.is_file())
+    tokenizer = {path.name: path for path in found if is_tokenizer(path.name)}
+    # all from one place: a vocabulary and the merges of another are no tokenizer
+    return {name: path for name, path in carried.items() if not is_tokenizer(name)} | tokenizer
+
+
+def whole_generation_of(model: Model, files: Mapping[str, Path]) -> JsonObject:
+    """The model's generation settings, completed from its vocabulary where they lack something."""
+
+    def ids() -> dict[str, int]:
+        found = vocabulary_of(files)
+        return {} if found is None else found.ids
+
+    return completed(model.config, generation_config(model), ids)
