@@ -87,9 +87,9 @@ def _explained(to: Upload) -> Iterator[None]:
         status = error.response.status_code if error.response is not None else 0
         if status == 401:
             raise UsageError(f"{to.repository}: the hub does not know this token (401)", LOGIN) from None
-        if status == 403:
+        if status in (403, 404):  # of what may not be seen the hub says that it is not there
             raise OutputError(
-                f"{to.repository}: the hub does not let you write there (403)",
+                f"{to.repository}: the hub does not let you write there ({status})",
                 "check the name; the token needs the right to write, in this organisation",
             ) from None
         told = " ".join(_public(error.server_message or "").split())
