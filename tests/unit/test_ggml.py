@@ -234,7 +234,8 @@ def test_a_header_that_promises_other_tensors_is_told(written, tmp_path):
 def test_half_types_are_torch_s(values):
     given_values = np.array(values, np.float32)
     tensor = torch.from_numpy(given_values)
-    assert as_float16(given_values, "x").tobytes() == tensor.half().numpy().tobytes()
+    for compiled in (False, True):
+        assert as_float16(given_values, "x", compiled=compiled).tobytes() == tensor.half().numpy().tobytes()
     assert as_bfloat16(given_values, "x").tobytes() == tensor.bfloat16().view(torch.int16).numpy().tobytes()
 
 

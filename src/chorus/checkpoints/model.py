@@ -75,7 +75,7 @@ class Model:
     beside: dict[str, Path] | None = None
     generation: JsonObject | None = None
     method: str = ""  # of a planned merge: by which it is merged
-    recipe: JsonObject = field(default_factory=dict)  # of a planned merge: what was written
+    recipe: JsonObject = field(default_factory=dict)  # of a planned merge: what was written, without paths
     known_as: str = ""  # the class that its tensors were found to be of; empty where nobody knows it
     spelling: dict[str, str] = field(default_factory=dict, repr=False)  # the architecture's name -> the name here
     made_of: dict[str, str | None] = field(default_factory=dict)  # of a planned merge: the models' licences by name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from huggingface_hub import EvalResult
 
     from chorus.checkpoints.open import Source
+    from chorus.merge.plan import Plan
 
 
 @click.command("export")
@@ -118,3 +120,49 @@ def _measured(directory: str, source: Source) -> list[EvalResult]:
     from chorus.evaluate.published import results_of
 
     return results_of(directory, open_model(source))
+
+
+def wished(exports: Sequence[str], planned: Plan) -> list[tuple[str, list[str]]]:
+    """(format, types) of each `--export FORMAT[:TYPE,...]`; what stands in its way is told before the merge begins."""
+    if not exports:
+        return []
+    from chorus.export.api import chosen_types, refuse
+    from chorus.export.protocol import ExportOptions
+    from chorus.export.registry import EXPORTERS
+
+    found = []
+    for text in exports:
+        to, _, types = text.partition(":")
+        exporter = EXPORTERS.get(to)
+        kinds = chosen_types(exporter, to, types)
+        # the plan is a model already: what cannot be exported need not be merged first
+        for variant in planned.variants:
+            model = planned.model(variant.name)
+            refuse(to, model, exporter.check(model, kinds, ExportOptions()))
+        found.append((to, kinds))
+    return found
+
+
+def export_result(
+    directory: Path,
+    variants: Sequence[str],
+    wishes: Sequence[tuple[str, list[str]]],
+    *,
+    overwrite: bool,
+    quiet: bool,
+) -> list[Path]:
+    """Export what a merge has written, each form into the result's own directory; their places."""
+    places: list[Path] = []
+    for to, kinds in wishes:
+        from chorus.export.api import export
+        from chorus.export.registry import EXPORTERS
+
+        for name in variants or [""]:
+            model = directory / name
+            whole = not EXPORTERS.get(to).suffix
+            with shown(quiet=quiet, label=f"exporting to {to}", unit="values") as bar:
+                done = export(model, model / to if whole else model, to, types=kinds, overwrite=overwrite, progress=bar)
+            for warning in done.warnings:
+                note(f"warning: {warning}", quiet=quiet)
+            places += done.places.values()
+    return places

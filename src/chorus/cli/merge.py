@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from chorus.cli.adapters import print_adapter, rank_options, rank_rule
+from chorus.cli.export import export_result, wished
 from chorus.cli.flags import json_flag, overwrite_flag
 from chorus.cli.options import idle_note, merge_options, options_of
 from chorus.cli.output import as_json, note
@@ -38,6 +39,9 @@ if TYPE_CHECKING:
 @click.option("--write-model-card/--no-write-model-card", "model_card", default=True, help="Write README.md.")
 @click.option("--sha256", is_flag=True, help="Note the inputs' SHA-256 as well (costs more than a merge).")
 @click.option("--as", "form", type=click.Choice(["model", "adapter"]), default="model", help="What to write.")
+@click.option(
+    "--export", "exports", multiple=True, metavar="FORMAT[:TYPE,...]", help="Export the result too: ggml:f16,q5_0."
+)
 @rank_options
 @json_flag()
 # mergekit-yaml writes its flags in pairs, and scripts give the negative ones
@@ -50,6 +54,7 @@ def command(
     resume: bool,
     overwrite: bool,
     form: str,
+    exports: tuple[str, ...],
     json_: bool,
     quiet: bool,
     **flags: Any,
@@ -62,6 +67,7 @@ def command(
     \b
     chorus merge recipe.yml -o merged
     chorus merge recipe.yml -o adapter --as adapter --max-rank 32
+    chorus merge recipe.yml -o merged --export ggml:q5_0
     """
     from chorus.checkpoints.beside import told
     from chorus.merge.api import merge
@@ -70,6 +76,8 @@ def command(
     target = _target(recipe, out, out_flag)
     # before planning, which opens every model: flags that contradict each other are told at once
     ranks = _ranks(form, resume, flags)
+    if exports and form == "adapter":
+        raise UsageError("--export is for models", "chorus export ADAPTER --to FORMAT, once it is written")
     note_text = idle_note(flags)
     if note_text:
         note(note_text, quiet=quiet)
@@ -77,6 +85,7 @@ def command(
     options = options_of(flags, resume=resume, overwrite=overwrite, **more)
     started = time.monotonic()
     planned = plan(recipe, options)
+    wishes = wished(exports, planned)
     # after the plan: a recipe that is refused need not wait for numba
     load_kernels()
     for warning in [*planned.warnings, *(f"generation: {d}" for d in planned.generation_differences)]:
@@ -92,12 +101,15 @@ def command(
     elapsed = time.monotonic() - started
     for warning in result.warnings:
         note(f"warning: {warning}", quiet=quiet)
+    places = export_result(result.directory, result.variants, wishes, overwrite=overwrite, quiet=quiet)
     if json_:
-        facts = asdict(result)
+        facts = asdict(result) | ({"exports": list(map(str, places))} if wishes else {})
         # with the warnings of the plan, which otherwise went to stderr before
         as_json({**facts, "directory": str(result.directory), "warnings": [*planned.warnings, *result.warnings]})
     elif not quiet:
         _print(result, elapsed)
+        for place in places:
+            click.echo(str(place))
 
 
 def _target(recipe: str, out: str | None, out_flag: str | None) -> Path:

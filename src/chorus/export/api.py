@@ -187,7 +187,10 @@ def _files(
         for name, place in zip(beside, places.values(), strict=False):
             with explained(every[name]):
                 every[name].write_text(written.modelfile.replace("{file}", place.name, 1), encoding="utf-8")
-        content = {kind: {"bytes": draft.stat().st_size, "xxh3": file_hash(draft)} for kind, draft in drafts.items()}
+        content = {
+            kind: {"bytes": draft.stat().st_size, "xxh3": written.hashes.get(kind) or file_hash(draft)}
+            for kind, draft in drafts.items()
+        }
     for kind, place in places.items():
         write_json(place.with_name(place.name + SIDECAR), _facts(facts, kind, checks, written, content[kind]))
     return written

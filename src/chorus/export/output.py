@@ -77,6 +77,7 @@ def appearing(
             draft.unlink(missing_ok=True)
     try:
         yield drafts
+        # one after the other: a failure between two leaves whole files, each with its own name
         for kind, final in places.items():
             with explained(final):
                 os.replace(drafts[kind], final)

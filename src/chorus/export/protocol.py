@@ -53,11 +53,13 @@ class Making:
     """What came of it: facts for the sidecar, what there is to think about, Ollama's Modelfile where one is wanted.
 
     The first `{file}` of that stands for the name of the file that it is beside.
+    hashes: XXH3-128 of a type's file, where the writing found it: then it is not read again.
     """
 
     facts: JsonObject = field(default_factory=dict)
     warnings: Sequence[str] = ()
     modelfile: str = ""
+    hashes: Mapping[str, str] = field(default_factory=dict)
 
 
 class Exporter(Protocol):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import base64
 import binascii
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -153,7 +153,14 @@ def misplaced(ids: Mapping[str, int], size: int) -> list[tuple[str, int, int]]:
 
 def token_ids(model: Model) -> dict[str, int]:
     """The tokenizer's tokens as transformers calls them; empty where there is no tokenizer."""
-    found = vocabulary_of(tokenizer_files(model))
+    files = tokenizer_files(model)
+    # several checks ask, and a tokenizer takes a twentieth of a second to read
+    return _ids_in(tuple((name, path, path.stat().st_mtime_ns) for name, path in files.items()))
+
+
+@lru_cache(maxsize=2)
+def _ids_in(files: tuple[tuple[str, Path, int], ...]) -> dict[str, int]:
+    found = vocabulary_of({name: path for name, path, _ in files})
     return {} if found is None else found.ids
 
 
@@ -177,8 +184,8 @@ def text_tokens(model: Model, size: int) -> list[bytes]:
         known = _ranked(files[ranks])
     else:
         known = {i: _bytes_of(token) for token, i in token_ids(model).items() if i < count}
+    # transformers calls it "" or leaves it out
     if size != ENGLISH:
-        known.setdefault(count - 1, b"")
         known[count - 1] = b""
     missing = [i for i in range(count) if i not in known]
     if missing:
@@ -203,7 +210,7 @@ def _ranked(path: Path) -> dict[int, bytes]:
         word, _, rank = line.partition(" ")
         if word:
             try:
-                found[int(rank)] = base64.b64decode(word)
+                found[int(rank)] = binascii.a2b_base64(word, strict_mode=True)
             except (ValueError, binascii.Error):
                 raise CheckpointError(
                     f"{path}: a line that is no token and rank", "take openai-whisper's own"

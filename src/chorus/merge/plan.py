@@ -19,6 +19,7 @@ from chorus.checkpoints.dtypes import itemsize
 from chorus.checkpoints.lazy_tensor import LazyTensor
 from chorus.checkpoints.lineage import TRAINING, Lineage, facts_in, joined, license_text, lineage_of
 from chorus.checkpoints.model import PROCESSOR_FILES, Model
+from chorus.checkpoints.public_recipe import public_document
 from chorus.checkpoints.reference import Reference
 from chorus.checkpoints.shards import Shard, lay_out
 from chorus.checkpoints.sidecar import VOCABULARIES
@@ -134,7 +135,7 @@ class Plan(Mapping[str, LazyTensor]):
             beside=carried,
             generation=variant.generation,
             method=variant.method,
-            recipe=self.recipe.document,
+            recipe=public_document(self.recipe.document, self.references),
             made_of=self.licences,
             hub_ids=tuple(self.hub_ids),
             reads=tuple(self.places),

@@ -49,12 +49,12 @@ class Ggml:
             if extra := needs(TYPES[name]):
                 raise MissingExtraError(extra, f"the type {name}")
         size = whisper.size_of(model, trim=options.trim_vocabulary)
-        writer.write(model, places, size, progress)
+        hashes = writer.write(model, places, size, progress)
         warnings = []
         # known from whisper.cpp's loader: such a model it takes for one of the first distilled ones
         if int(model.config["decoder_layers"]) == 2 and size != LARGE_V3:
             warnings.append(f"{model.label}: of two decoder layers, so that whisper.cpp gives no timestamps")
-        return Making({"vocabulary": size}, warnings)
+        return Making({"vocabulary": size}, warnings, hashes=hashes)
 
     def ours(self, path: Path) -> bool:
         with path.open("rb") as file:

@@ -94,6 +94,7 @@ class GgmlHeader:
 
 def header_of(config: JsonMap, kind: NumberType, size: int) -> GgmlHeader:
     """The header of a model with this config, of `size` tokens, in this type."""
+    # the loader takes the number modulo 1000, and its own tool writes the version all the same
     version = QUANTISATION * kind.quantised
     return GgmlHeader(**{**dimensions(config), "n_vocab": size}, ftype=kind.file + 1000 * version)
 
@@ -124,6 +125,7 @@ def stored(name: str, shape: tuple[int, ...], kind: NumberType) -> NumberType:
 
     whisper.cpp takes no other: it makes room by the header and does not look at the tensor's own type.
     """
+    # convolutions are read as float16 only, but for a file that is float32 throughout
     if len(shape) == 3:
         return TYPES["f32"] if kind.name == "f32" else TYPES["f16"]
     plain = len(shape) == 1 or name.endswith(("positional_embedding", "conv1.bias", "conv2.bias"))

@@ -60,6 +60,7 @@ def _by_ggml(rows: NDArray[np.float32], kind: NumberType) -> NDArray[np.uint8]:
         raise MissingExtraError("verify", f"{kind.name}")
     out = np.empty((len(rows), kind.nbytes(rows.shape[1])), np.uint8)
     values = np.ascontiguousarray(rows)
+    # a few rows at a time: ggml makes a copy of what it is given for some of its types
     for start in range(0, len(rows), ROWS):
         part, into = values[start : start + ROWS], out[start : start + ROWS]
         written = found.ggml_quantize_chunk(

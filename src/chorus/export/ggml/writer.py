@@ -15,7 +15,7 @@ from chorus.export.ggml.layout import TYPES, NumberType, count_of, header_of, ro
 from chorus.export.ggml.mel import mel_filters
 from chorus.export.ggml.quants import quantised
 from chorus.export.output import Sink
-from chorus.export.values import Array, as_bfloat16, as_float16, as_float32, blocks
+from chorus.export.values import MANY, Array, as_bfloat16, as_float16, as_float32, blocks
 from chorus.progress import Progress
 
 
@@ -24,6 +24,7 @@ def write(model: Model, places: Mapping[str, Path], size: int, progress: Progres
     dims = {**dimensions(model.config), "n_vocab": size}
     known = shapes(dims)
     done, total = 0, sum(count_of(shape_of(name, known)) for name, _ in whisper.tensors(model))
+    compiled = total >= MANY
     with ExitStack() as stack:
         sinks = {TYPES[name]: stack.enter_context(Sink(path)) for name, path in places.items()}
         head = _beginning(whisper.text_tokens(model, size), dims["n_mels"])
@@ -41,7 +42,7 @@ def write(model: Model, places: Mapping[str, Path], size: int, progress: Progres
             left = count_of(shape)
             for part in blocks(tensor, row_of(shape)):
                 values = part[:left]  # rows of padding at the end stay out
-                cast = {one: _cast(values, row_of(shape), one, name) for one in set(kinds.values())}
+                cast = {one: _cast(values, row_of(shape), one, name, compiled=compiled) for one in set(kinds.values())}
                 for kind, sink in sinks.items():
                     sink.write(cast[kinds[kind]])
                 left -= len(values)
@@ -53,6 +54,7 @@ def write(model: Model, places: Mapping[str, Path], size: int, progress: Progres
 def _beginning(tokens: Sequence[bytes], mels: int) -> bytes:
     """Between the header and the tensors: mel filters and text tokens."""
     filters = mel_filters(mels)
+    # no filters of the model's own: every Whisper has these, and old directories hold none
     parts = [struct.pack("<2i", *filters.shape), filters.tobytes(), struct.pack("<i", len(tokens))]
     for token in tokens:
         parts += [struct.pack("<i", len(token)), token]
@@ -66,11 +68,11 @@ def _record(name: str, shape: tuple[int, ...], kind: NumberType) -> bytes:
     return struct.pack(f"<{len(numbers)}i", *numbers) + encoded
 
 
-def _cast(values: Array, row: int, kind: NumberType, name: str) -> Array:
+def _cast(values: Array, row: int, kind: NumberType, name: str, *, compiled: bool) -> Array:
     if kind.name == "f32":
         return as_float32(values, name)
     if kind.name == "f16":
-        return as_float16(values, name)
+        return as_float16(values, name, compiled=compiled)
     if kind.name == "bf16":
         return as_bfloat16(values, name)
     return quantised(as_float32(values, name).reshape(-1, row), kind)

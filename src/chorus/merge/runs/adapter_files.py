@@ -8,11 +8,11 @@ from chorus.architectures.modules import Modules
 from chorus.checkpoints.adapter_report import AdapterResult, notes
 from chorus.checkpoints.adapter_writer import AdapterWriter
 from chorus.checkpoints.model import Model
+from chorus.checkpoints.public_recipe import public_document
 from chorus.checkpoints.reference import is_hub_id
 from chorus.checkpoints.sidecar import write_json
 from chorus.checkpoints.writer import write_text
 from chorus.merge.plan import Plan, Variant
-from chorus.merge.planning.published import public_document
 from chorus.merge.runs.side_files import input_identities, provenance_of
 from chorus.models.registry import peft_task
 from chorus.provenance import licence_warnings, model_card

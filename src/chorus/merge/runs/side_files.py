@@ -9,12 +9,13 @@ import yaml
 
 from chorus._version import __version__
 from chorus.checkpoints.model import INDEX, Model
+from chorus.checkpoints.public_recipe import public_document
 from chorus.checkpoints.shards import index_of
 from chorus.checkpoints.sidecar import copy_side_files, write_json
 from chorus.checkpoints.writer import write_text
 from chorus.identity import bytes_hash, file_hash, file_sha256
 from chorus.merge.plan import Plan, Variant
-from chorus.merge.planning.published import plain_parameters, public_document
+from chorus.merge.planning.published import plain_parameters
 from chorus.merge.runs.journal import FinishedTensor
 from chorus.models.registry import kind_of
 from chorus.provenance import card_metadata, licence_warnings, model_card, versions
@@ -65,7 +66,7 @@ def input_identities(plan: Plan, done: Done, *, read_files: bool = True) -> list
         identity["files"] = {file: _file_identity(plan, i, file, digests, read_files) for file in sorted(model.paths)}
         if model.identify is not None:  # a planned merge has no files
             identity["fingerprint"] = model.identify()
-            identity |= {"recipe": public_document(model.recipe), "models": list(model.made_of)}
+            identity |= {"recipe": model.recipe, "models": list(model.made_of)}
         if model.adapter_paths:
             identity["adapter_files"] = {n: _whole_file(plan, p) for n, p in sorted(model.adapter_paths.items())}
         identities.append(identity)
