@@ -194,6 +194,16 @@ def test_the_real_english_model_comes_back_whole(tmp_path):
     assert heard(place, sounds) == heard(source, sounds)
 
 
+def test_a_ctranslate2_directory_comes_back_whole(tmp_path):
+    converted = chorus.export(BASE, tmp_path / "converted", "ctranslate2", types="float16").places["float16"]
+    place = chorus.import_model(converted, tmp_path / "made").places["own"]
+    found, first = load_all(place), load_all(BASE)
+    assert found.keys() == first.keys()
+    assert all(torch.equal(found[name], value) for name, value in first.items())
+    assert same_tokenizer(place, BASE) == len(TEXTS)
+    loads_whole(place)
+
+
 # ---- tokenizers from elsewhere ----
 
 

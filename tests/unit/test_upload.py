@@ -144,13 +144,14 @@ def test_the_directory_is_uploaded_as_it_is_and_no_token_is_told(hub, tmp_path):
     )  # fmt: skip
     assert found.exit_code == 0, found.output
     assert found.stdout.splitlines()[-1] == f"{hub.url}/org/small/commit/{'c' * 40}"
-    assert hub.repositories["org/small"]["private"] is True
+    asked = hub.repositories["org/small"]
+    assert asked.get("private") or asked["visibility"] == "private"  # before and since huggingface_hub 2
     assert hub.messages == ["In half"]
     assert hub.branches["org/small", "next"] == {p.name: p.read_bytes() for p in out.iterdir()}
     assert hub.branches["org/small", "main"] == {}
     assert hub.front["license"] == "cc-by-sa-4.0"
     assert TOKEN not in found.output
-    assert hub.asked[0] == "GET /api/whoami-v2"
+    assert hub.asked.index("GET /api/whoami-v2") < hub.asked.index("POST /api/repos/create")
 
 
 def test_nobody_logged_in_is_told_before_work(hub, tmp_path, monkeypatch):

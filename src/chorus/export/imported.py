@@ -18,7 +18,7 @@ from chorus.errors import CheckpointError, UsageError, some
 from chorus.export import whisper
 from chorus.export.api import Exported, export
 from chorus.export.ggml.reader import GgmlForm, read
-from chorus.export.hf.whisper_files import features_of, generation_of, write_tokenizer
+from chorus.export.hf.whisper_files import features_of, generation_of, write_tokenizer, write_tokenizer_config
 from chorus.export.protocol import ExportOptions
 from chorus.files import expanded, present
 from chorus.models.whisper_tokens import END, ENGLISH, special_ids
@@ -73,12 +73,17 @@ def _with_side_files(model: Model, place: Path, folder: Path, tokenizer: Path | 
     files = {name: path for name, path in there.items() if is_tokenizer(name)}
     if not any(name in files for name in VOCABULARIES):
         files = _tokenizer(model, place, folder, tokenizer)
+    size = int(model.config["vocab_size"])
+    # CTranslate2's directories have the tokenizer without its config, by which transformers knows its kind
+    if "tokenizer.json" in files and "tokenizer_config.json" not in files and size in whisper.SIZES:
+        write_tokenizer_config(folder, size)
+        files["tokenizer_config.json"] = folder / "tokenizer_config.json"
     features = {name: path for name, path in beside(model).carried.items() if is_processor(name)}
     if not features:
         write_json(folder / "preprocessor_config.json", features_of(model.config))
         features = {"preprocessor_config.json": folder / "preprocessor_config.json"}
     whole = replace(model, beside=files | features, tokenizer_directory=None)
-    size, ids = int(model.config["vocab_size"]), whisper.token_ids(whole)
+    ids = whisper.token_ids(whole)
     # of a vocabulary that was grown nobody knows the order: its tokenizer's word is taken
     wrong = whisper.misplaced(ids, size) if size in whisper.SIZES else []
     if wrong or END not in ids:

@@ -50,6 +50,12 @@ def write_tokenizer(directory: Path, tokens: Sequence[bytes], size: int, where: 
         },
     }  # fmt: skip
     write_json(directory / "tokenizer.json", document)
+    write_tokenizer_config(directory, size)
+
+
+def write_tokenizer_config(directory: Path, size: int) -> None:
+    """What transformers is to make of `tokenizer.json`."""
+    ids = special_ids(size)
     special = [name for name, i in ids.items() if i <= ids[NO_TIMESTAMPS] and name != END]
     write_json(
         directory / "tokenizer_config.json",
