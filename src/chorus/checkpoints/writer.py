@@ -145,9 +145,12 @@ class PartialDirectory:
 
 
 @contextmanager
-def appearing_whole(final: Path, *, overwrite: bool) -> Iterator[PartialDirectory]:
-    """A partial directory for work that cannot be resumed: it gets its final name at the end, or goes."""
-    partial = PartialDirectory(final, resume=False, overwrite=overwrite)
+def appearing_whole(final: Path, *, overwrite: bool, parts: Sequence[str] = ()) -> Iterator[PartialDirectory]:
+    """A partial directory for work that cannot be resumed: it gets its final name at the end, or goes.
+
+    `parts` are the names of the directories that a result of several has.
+    """
+    partial = PartialDirectory(final, resume=False, overwrite=overwrite, parts=parts)
     try:
         yield partial
     # an interrupt as well: nothing half made is left behind where it could not be resumed

@@ -209,7 +209,7 @@ def _directories(
 ) -> Making:
     output = next(iter(places.values()))
     whole = output if len(places) == 1 else output.parent
-    with appearing_whole(whole, overwrite=overwrite) as partial:
+    with appearing_whole(whole, overwrite=overwrite, parts=list(places) if len(places) > 1 else ()) as partial:
         drafts = {kind: partial.path / ("" if len(places) == 1 else kind) for kind in places}
         written = exporter.write(model, drafts, wanted, progress)
         for kind, draft in drafts.items():
