@@ -59,6 +59,8 @@ def ships() -> None:
     assert_type(chorus.export("org/name", "ggml-name.bin", "ggml", types="q5_0", settings=settings), Exported)
     wanted = chorus.VerifyOptions(level=1)
     assert_type(chorus.verify("ggml-name.bin", "org/name", settings=wanted), Verification)
+    assert_type(chorus.import_model("ggml-name.bin", "name"), Exported)
+    assert_type(chorus.upload("name", chorus.Upload("org/name", private=True)), str)
 
 
 def trains() -> None:

@@ -28,7 +28,7 @@ def recipe(qwen, tmp_path):
 def test_help_lists_every_command(capsys):
     assert run(["--help"]) == 0
     text = capsys.readouterr().out
-    assert len(COMMANDS) == 18
+    assert len(COMMANDS) == 19
     for name in COMMANDS:
         assert text.count(f"\n  {name} ") == 1
         assert run([name, "--help"]) == 0
@@ -173,7 +173,7 @@ def test_doctor_tells_versions_devices_extras_and_caches(capsys):
     facts = json.loads(capsys.readouterr().out)
     assert facts["packages"]["torch"]
     assert "cpu" in facts["devices"]
-    assert set(facts["extras"]) == {"audio", "evaluate", "train", "synth", "export", "test", "docs", "dev"}
+    assert set(facts["extras"]) == {"audio", "evaluate", "train", "synth", "export", "verify", "test", "docs", "dev"}
     assert set(facts["caches"]) == {"hub", "compiled kernels", "spectra"}
     assert run(["doctor"]) == 0
     assert "chorus-merge" in capsys.readouterr().out

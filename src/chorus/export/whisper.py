@@ -210,7 +210,8 @@ def _ranked(path: Path) -> dict[int, bytes]:
         word, _, rank = line.partition(" ")
         if word:
             try:
-                found[int(rank)] = binascii.a2b_base64(word, strict_mode=True)
+                # the empty token of the multilingual vocabulary is written as a sign of padding alone
+                found[int(rank)] = b"" if word == "=" else binascii.a2b_base64(word, strict_mode=True)
             except (ValueError, binascii.Error):
                 raise CheckpointError(
                     f"{path}: a line that is no token and rank", "take openai-whisper's own"
