@@ -70,9 +70,8 @@ class Hearing:
 
     def taught(self) -> Iterator[Verdict]:
         """Whether the source itself knows timestamps, where they are asked for."""
-        first = self.original.tokens.get("<|0.00|>")
-        if True in self.modes and self.sounds and first is not None:
-            yield timestamps_known(self.closings, first)
+        if True in self.modes and self.sounds:
+            yield timestamps_known(self.closings, self.original.first_timestamp)
 
     def of(self, subject: Subject, client: Client) -> Iterator[Verdict]:
         """All levels of one runtime."""

@@ -70,6 +70,11 @@ class Original:
     def config_bins(self) -> int:
         return int(self.parts.model.config.num_mel_bins)
 
+    @property
+    def first_timestamp(self) -> int:
+        """The id of <|0.00|>, by the model's settings: tokenizers of the first Whispers have no timestamps."""
+        return int(self.parts.model.generation_config.no_timestamps_token_id) + 1
+
     @cached_property
     def filters(self) -> Floats:
         """[bins, 201]."""

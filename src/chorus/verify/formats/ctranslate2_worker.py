@@ -19,21 +19,21 @@ if TYPE_CHECKING:
 
 
 def forced(model: ctranslate2.models.Whisper, mel: Floats, tokens: list[int]) -> Floats:
-    """[tokens, vocabulary]: what may follow each token, given all before it.
+    """[tokens, vocabulary]: what may follow each token, given all before it; NaN before the beginning of the text.
 
-    CTranslate2 gives what it would write next alone, so that every beginning of the row is a prompt of its own.
+    CTranslate2 takes the tokens after its start as written, and gives the logits that it had at each of them.
     """
     import ctranslate2
 
-    heard = model.encode(ctranslate2.StorageView.from_array(mel[None].copy()))
-    rows = []
-    for count in range(1, len(tokens) + 1):
-        (found,) = model.generate(
-            heard, [tokens[:count]], beam_size=1, max_length=1, suppress_blank=False, suppress_tokens=[],
-            return_logits_vocab=True,
-        )  # fmt: skip
-        rows.append(np.asarray(found.logits[0][0], np.float32))
-    return np.stack(rows)
+    # the last of the start is <|notimestamps|>, after which no special token has a larger id
+    start = tokens.index(max(tokens))
+    heard = ctranslate2.StorageView.from_array(mel[None].copy())
+    (found,) = model.generate(
+        heard, [tokens], beam_size=1, max_length=len(tokens) + 1, suppress_blank=False, suppress_tokens=[],
+        return_logits_vocab=True,
+    )  # fmt: skip
+    rows = [np.asarray(row, np.float32) for row in found.logits[0][: len(tokens) - start]]
+    return np.stack([np.full_like(rows[0], np.nan)] * start + rows)
 
 
 def serve(requests: BinaryIO, replies: BinaryIO, asked: JsonObject) -> None:
