@@ -165,6 +165,15 @@ def test_an_exact_export_writes_the_very_same():
     assert "of 1.flac it writes 'tree', the source 'three'" in other[0].told
 
 
+def test_a_runtime_that_hears_otherwise_is_flagged_and_its_rate_decides():
+    said, otherwise = sounds("one two", "three"), Bound(True, 0.5, "marks", "it pads with zeros")
+    found = list(transcripts(said, heard("one two", "three"), heard("one two", "tree"), "there", otherwise))
+    assert statuses(found) == {"transcripts": "flagged", "error rate": "flagged", "no loops": "holds"}
+    assert found[0].told.endswith("it pads with zeros")
+    same = transcripts(said, heard("one two", "three"), heard("one two", "three"), "there", otherwise)
+    assert statuses(same)["transcripts"] == "holds"
+
+
 def test_a_quantised_one_may_err_a_little_more_and_not_surely_much():
     texts = [f"word{i} and word{i + 1}" for i in range(40)]
     said = sounds(*texts)

@@ -106,6 +106,7 @@ class Hearing:
         # of its own name: the runtime decodes the very file that ships
         system = open_system(subject.path)
         ready_s, decode_s = [], 0.0
+        bound = replace(self.bound, otherwise=client.hears_otherwise)
         for mode in self.modes:
             where = f"in {client.name}, {MODES[mode]}"
             settings = self.original.decoding.model_copy(update={**client.decoding, "timestamps": mode})
@@ -122,7 +123,7 @@ class Hearing:
                     backend.close()
             theirs = self.heard(mode)
             if self.sounds:
-                yield from transcripts(self.sounds, theirs[:-1], mine, where, self.bound)
+                yield from transcripts(self.sounds, theirs[:-1], mine, where, bound)
             else:
                 yield skipped(4, f"transcripts {where}", NO_SOUND)
             yield silence(theirs[-1], quiet, where)

@@ -35,9 +35,10 @@ class Gate:
 
 # about three times the worst of what was measured on whisper-tiny.en and the digits' base (docs/export.md has both)
 PLAIN, Q8, Q5, Q4, LOW = Gate(0.04, 2e-4), Gate(0.15, 2e-3), Gate(1.0, 0.07), Gate(2.0, 0.3), Gate(4.0, 1.5)
+INT8 = Gate(0.3, 0.01)  # a scale a row, and what it is multiplied with is rounded to 8 bits as well
 GATES = {
     "f32": PLAIN, "f16": PLAIN, "bf16": PLAIN, "float32": PLAIN, "float16": PLAIN, "bfloat16": PLAIN,
-    "q8_0": Q8, "int8": Q8, "int16": Q8, "int8_float32": Q8, "int8_float16": Q8, "int8_bfloat16": Q8,
+    "int8": INT8, "int8_float32": INT8, "int8_float16": INT8, "int8_bfloat16": INT8, "int16": Q8, "q8_0": Q8,
     "q6_k": Q8, "q5_0": Q5, "q5_1": Q5, "q5_k": Q5, "q4_0": Q4, "q4_1": Q4, "q4_k": Q4, "iq4_nl": Q4,
 }  # fmt: skip
 TIE = 0.1  # of a logit: rounding to bfloat16 was seen to turn a choice between tokens 0.03 apart

@@ -59,7 +59,8 @@ class Client:
 
     `extra` is what installs it, and `installed` whether that is there; `forced` opens its own numbers for the export,
     where it gives them, and `front_end` looks at what it does before the model. `decoding` are settings of its decoding
-    (chorus.Decoding) that this export asks for.
+    (chorus.Decoding) that this export asks for. `hears_otherwise` says why its transcripts need not be transformers',
+    letter for letter, whatever the export; empty where they must.
     """
 
     name: str
@@ -68,6 +69,7 @@ class Client:
     forced: Callable[[], Native] | None = None
     front_end: Callable[[FrontEndOf], Iterator[Verdict]] | None = None
     decoding: Mapping[str, object] = field(default_factory=dict)
+    hears_otherwise: str = ""
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,7 @@ class Bound:
     exact: bool
     max_increase: float
     normaliser: str
+    otherwise: str = ""  # why the runtime may hear another text of the same weights
 
 
 def transcripts(sounds: Sequence[Sound], source: Heard, export: Heard, where: str, bound: Bound) -> Iterator[Verdict]:
@@ -44,7 +45,9 @@ def transcripts(sounds: Sequence[Sound], source: Heard, export: Heard, where: st
     other = [i for i, (a, b) in enumerate(zip(theirs, mine, strict=True)) if a != b]
     same = f"{len(sounds) - len(other)} of {len(sounds)} transcripts are the source's, letter for letter"
     told = f"{same}; {_shown(sounds[other[0]], theirs[other[0]], mine[other[0]])}" if other else same
-    if bound.exact:
+    if bound.otherwise and other:
+        yield flagged(4, f"transcripts {where}", f"{told}; {bound.otherwise}", same=len(sounds) - len(other))
+    elif bound.exact:
         yield judged(4, f"transcripts {where}", told if other else "", same, same=len(sounds) - len(other))
     else:
         yield holds(4, f"transcripts {where}", told, same=len(sounds) - len(other))

@@ -27,9 +27,11 @@ def forced(model: ctranslate2.models.Whisper, mel: Floats, tokens: list[int]) ->
 
     # the last of the start is <|notimestamps|>, after which no special token has a larger id
     start = tokens.index(max(tokens))
+    # its limit counts tokens of the start too, and not in all models the same: too many rows are cut
+    limit = 2 * len(tokens) + 8
     heard = ctranslate2.StorageView.from_array(mel[None].copy())
     (found,) = model.generate(
-        heard, [tokens], beam_size=1, max_length=len(tokens) + 1, suppress_blank=False, suppress_tokens=[],
+        heard, [tokens], beam_size=1, max_length=limit, suppress_blank=False, suppress_tokens=[],
         return_logits_vocab=True,
     )  # fmt: skip
     rows = [np.asarray(row, np.float32) for row in found.logits[0][: len(tokens) - start]]
