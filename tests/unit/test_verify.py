@@ -312,9 +312,10 @@ def test_a_model_of_80_bins_with_an_extractor_of_128(written, tmp_path):
     settings = json.loads((other / "preprocessor_config.json").read_text())
     (other / "preprocessor_config.json").write_text(json.dumps({**settings, "feature_size": 128}))
     found = chorus.verify(written["f16"], other, settings=chorus.VerifyOptions(level=2))
-    assert [one.what for one in found.failed if one.level == 2] == [
-        "mel bins of extractor and model", "mel filters of the extractor"
-    ]  # fmt: skip
+    failed = [one.what for one in found.failed if one.level == 2]
+    assert failed[:2] == ["mel bins of extractor and model", "mel filters of the extractor"]
+    # a runtime that is there has a spectrum of its own, which cannot be compared with 128 bins
+    assert set(failed[2:]) <= {"log-mel spectrum in whisper.cpp"}
 
 
 # ---- what it says ----
