@@ -45,7 +45,7 @@ def test_several_types_want_a_folder(tmp_path, capsys):
 def test_the_sidecar_says_what_went_in_and_names_no_place(recipe, tmp_path):
     assert run(["export", str(recipe), "--to", "ggml", "-o", str(tmp_path / "x.bin"), "-q"]) == 0
     facts = json.loads((tmp_path / "x.bin.json").read_text())
-    assert facts["format"], facts["type"] == ("ggml", "f16")
+    assert (facts["format"], facts["type"]) == ("ggml", "f16")
     assert facts["recipe"]["merge_method"] == "linear"
     assert facts["bytes"] == (tmp_path / "x.bin").stat().st_size
     assert "rows for f16" in facts["checks"]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from chorus.checkpoints.open import Source, open_model, reference_to
 from chorus.checkpoints.output_place import refuse_input
 from chorus.checkpoints.reference import Reference
 from chorus.checkpoints.sidecar import write_json
-from chorus.checkpoints.writer import appearing_whole, explained
+from chorus.checkpoints.writer import appearing_whole, write_text
 from chorus.errors import CheckpointError, UsageError, nearest, some
 from chorus.export.output import appearing, check_room
 from chorus.export.protocol import Exporter, ExportOptions, Making, Requirement
@@ -26,6 +27,8 @@ from chorus.provenance import versions
 
 SIDECAR, FACTS = ".json", "chorus.json"  # beside a file, and in a directory
 GGUF = ".gguf"
+ENDING = re.compile(r"\.(ya?ml|pth?|bin|gguf)$")  # of files that are models, which is no part of their names
+Write = Callable[[Mapping[str, Path]], Making]  # every type to its place
 
 
 @dataclass
@@ -65,17 +68,25 @@ def export(
     wanted = settings or ExportOptions()
     if idle := wanted.given - exporter.uses:
         raise UsageError(f"{some(sorted(idle))}: without a meaning for {to}", "leave it out")
-    opened = source_of(model, options or OpenOptions(), tokenizer)
-    places = places_of(Path(expanded(output)), exporter, to, kinds, name_of(model, opened))
-    refuse_input(Path(output), opened.places) if not exporter.suffix else None
+    opened, into = source_of(model, options or OpenOptions(), tokenizer), Path(expanded(output))
+    places = places_of(into, exporter, to, kinds, name_of(opened))
+    # of files their own places: the folder may hold what they are made from
+    for place in places.values() if exporter.suffix else [into]:
+        refuse_input(place, opened.places)
     refuse(to, opened, checks := exporter.check(opened, kinds, wanted))
     needed = sum(exporter.nbytes(opened, kind, wanted) for kind in kinds)
     check_room(next(iter(places.values())).parent, needed)
-    facts = {"chorus": __version__, "format": to, **made_from(opened)}
+    facts: JsonObject = {"chorus": __version__, "format": to, **made_from(opened)}
+    facts["checks"] = [check.what for check in checks]
+
+    def write(drafts: Mapping[str, Path]) -> Making:
+        return exporter.write(opened, drafts, wanted, progress)
+
     if exporter.suffix:
-        written = _files(exporter, opened, places, wanted, facts, checks, overwrite=overwrite, progress=progress)
+        beside = modelfiles_of(places) if wanted.modelfile else {}
+        written = _files(write, places, beside, facts, exporter.ours, overwrite=overwrite)
     else:
-        written = _directories(exporter, opened, places, wanted, facts, checks, overwrite=overwrite, progress=progress)
+        written = _directories(write, places, facts, overwrite=overwrite)
     warnings = list(dict.fromkeys([*opened.warnings, *written.warnings]))
     return Exported(places, sum(map(_nbytes, places.values())), warnings)
 
@@ -98,7 +109,7 @@ def source_of(model: Source, options: OpenOptions, tokenizer: str | Path | None 
             base = read_json(place / CONFIG).get("base_model_name_or_path")
             if not isinstance(base, str) or not base:
                 raise CheckpointError(f"{place}: an adapter that names no base", f"name it on its base: BASE+{place}")
-            model = f"{base}+{place}"
+            model = replace(reference_to(base), adapter=reference_to(place))
         model = reference_to(model)
     opened = open_model(model, options)
     if isinstance(model, Reference) and not opened.method:
@@ -122,12 +133,9 @@ def refuse(to: str, model: Model, checks: Iterable[Requirement]) -> None:
     raise CheckpointError(f"{model.label}: not for {to}, for {len(failed)} reasons\n{lines}")
 
 
-def name_of(source: Source, model: Model) -> str:
-    """What files are called after: the last part of what was named."""
-    text = model.label if not isinstance(source, str | Path) else str(source)
-    last = text.rpartition("+")[2].rstrip("/").rpartition("/")[2].partition("@")[0]
-    for ending in (".yml", ".yaml", ".pt", ".bin"):
-        last = last.removesuffix(ending)
+def name_of(model: Model) -> str:
+    """What files are called after: the last part of what the model is called, of an adapter on its base the adapter."""
+    last = ENDING.sub("", model.label.rpartition("+")[2].rpartition("/")[2].partition("@")[0])
     return "".join(letter if letter.isalnum() or letter in "-._" else "-" for letter in last).strip("-.") or "model"
 
 
@@ -142,6 +150,7 @@ def places_of(output: Path, exporter: Exporter, to: str, kinds: Sequence[str], n
     if exporter.suffix == GGUF:  # as llama.cpp's files are called: base-f16.gguf
         return {kind: output / f"{name}-{kind}{GGUF}" for kind in kinds}
     # whisper.cpp's own names in its models/: ggml-base.en.bin, ggml-base.en-q5_0.bin
+    name = name.removeprefix(f"{to}-")
     return {
         kind: output / f"{to}-{name}{'' if kind == exporter.default else f'-{kind}'}{exporter.suffix}" for kind in kinds
     }
@@ -162,59 +171,51 @@ def made_from(model: Model) -> JsonObject:
     return {key: value for key, value in found.items() if value} | {"versions": versions(("gguf", "ctranslate2"))}
 
 
-def _facts(
-    facts: JsonObject, kind: str, checks: Sequence[Requirement], written: Making, content: JsonObject
-) -> JsonObject:
-    held = {"checks": [check.what for check in checks]}
-    return {**facts, "type": kind, **held, **written.facts, **content}
-
-
 def _files(
-    exporter: Exporter,
-    model: Model,
+    write: Write,
     places: Mapping[str, Path],
-    wanted: ExportOptions,
+    beside: Mapping[str, Path],
     facts: JsonObject,
-    checks: Sequence[Requirement],
+    ours: Callable[[Path], bool],
     *,
     overwrite: bool,
-    progress: Progress,
 ) -> Making:
-    beside = {f"Modelfile of {kind}": place for kind, place in modelfiles_of(places).items() if wanted.modelfile}
-    with appearing({**places, **beside}, exporter.ours, overwrite=overwrite) as every:
-        drafts = {kind: every[kind] for kind in places}
-        written = exporter.write(model, drafts, wanted, progress)
-        for name, place in zip(beside, places.values(), strict=False):
-            with explained(every[name]):
-                every[name].write_text(written.modelfile.replace("{file}", place.name, 1), encoding="utf-8")
-        content = {
-            kind: {"bytes": draft.stat().st_size, "xxh3": written.hashes.get(kind) or file_hash(draft)}
-            for kind, draft in drafts.items()
-        }
-    for kind, place in places.items():
-        write_json(place.with_name(place.name + SIDECAR), _facts(facts, kind, checks, written, content[kind]))
+    sidecars = {kind: place.with_name(place.name + SIDECAR) for kind, place in places.items()}
+
+    def replaceable(path: Path) -> bool:
+        return _is_sidecar(path) if path in sidecars.values() else ours(path)
+
+    # the models last: whoever finds one finds what goes with it
+    finals = [*sidecars.values(), *beside.values(), *places.values()]
+    with appearing(finals, replaceable, overwrite=overwrite) as drafts:
+        written = write({kind: drafts[place] for kind, place in places.items()})
+        for kind, place in beside.items():
+            write_text(drafts[place], written.modelfile.replace("{file}", places[kind].name, 1))
+        for kind, place in places.items():
+            draft = drafts[place]
+            told = {"bytes": draft.stat().st_size, "xxh3": written.hashes.get(kind) or file_hash(draft)}
+            write_json(drafts[sidecars[kind]], {**facts, "type": kind, **written.facts, **told})
     return written
 
 
-def _directories(
-    exporter: Exporter,
-    model: Model,
-    places: Mapping[str, Path],
-    wanted: ExportOptions,
-    facts: JsonObject,
-    checks: Sequence[Requirement],
-    *,
-    overwrite: bool,
-    progress: Progress,
-) -> Making:
+def _is_sidecar(path: Path) -> bool:
+    """Whether a file tells of an export, so that `--overwrite` may replace it."""
+    try:
+        return {"chorus", "format", "type"} <= read_json(path).keys()
+    except CheckpointError:
+        return False
+
+
+def _directories(write: Write, places: Mapping[str, Path], facts: JsonObject, *, overwrite: bool) -> Making:
     output = next(iter(places.values()))
     whole = output if len(places) == 1 else output.parent
     with appearing_whole(whole, overwrite=overwrite, parts=list(places) if len(places) > 1 else ()) as partial:
         drafts = {kind: partial.path / ("" if len(places) == 1 else kind) for kind in places}
-        written = exporter.write(model, drafts, wanted, progress)
+        written = write(drafts)
         for kind, draft in drafts.items():
-            content = {"contents": {p.name: file_hash(p) for p in sorted(draft.iterdir()) if p.is_file()}}
-            write_json(draft / FACTS, _facts(facts, kind, checks, written, content))
+            files = sorted(path for path in draft.rglob("*") if path.is_file())
+            told = {"contents": {path.relative_to(draft).as_posix(): file_hash(path) for path in files}}
+            write_json(draft / FACTS, {**facts, "type": kind, **written.facts, **told})
     return written
 
 

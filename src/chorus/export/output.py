@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
+from typing import BinaryIO
 
 import numpy as np
 
@@ -20,48 +20,52 @@ from chorus.identity import digest
 from chorus.sizes import size
 
 
-class Sink:
-    """A new file that is written from its beginning to its end."""
-
-    def __init__(self, path: Path) -> None:
-        self.path, self._found = path, digest()
+@contextmanager
+def new_file(path: Path) -> Iterator[BinaryIO]:
+    """A file that is not there yet, on the disk when it is left: the name that it gets must not outlive its content."""
+    with explained(path):
+        file = path.open("xb")
+    try:
+        yield file
         with explained(path):
-            self._file = path.open("xb")
+            file.flush()
+            os.fsync(file.fileno())
+    finally:
+        with explained(path):
+            file.close()
+
+
+def write_bytes(file: BinaryIO, path: Path, data: bytes | Array) -> memoryview:
+    """Write all of them, an array's as they lie in memory; `path` is what a message calls the file."""
+    plain = data if isinstance(data, bytes) else np.ascontiguousarray(data).reshape(-1).view(np.uint8).data
+    view = memoryview(plain)
+    with explained(path):
+        file.write(view)
+    return view
+
+
+class Sink:
+    """A new file that is written from its beginning to its end, with its digest."""
+
+    def __init__(self, path: Path, file: BinaryIO) -> None:
+        self.path, self._file, self._found = path, file, digest()
 
     def write(self, data: bytes | Array) -> None:
-        plain = data if isinstance(data, bytes) else np.ascontiguousarray(data).reshape(-1).view(np.uint8).data
-        view = memoryview(plain)
-        with explained(self.path):
-            self._file.write(view)
-        self._found.update(view)
+        self._found.update(write_bytes(self._file, self.path, data))
 
     @property
     def digest(self) -> str:
         """XXH3-128 of what was written."""
         return self._found.hexdigest()
 
-    def __enter__(self) -> Sink:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
-    ) -> None:
-        with explained(self.path):
-            if kind is None:
-                self._file.flush()
-                os.fsync(self._file.fileno())
-            self._file.close()
-
 
 @contextmanager
-def appearing(
-    places: Mapping[str, Path], ours: Callable[[Path], bool], *, overwrite: bool
-) -> Iterator[dict[str, Path]]:
-    """Places to write files to, each renamed to its own at the end; all go where the work fails.
+def appearing(finals: Sequence[Path], ours: Callable[[Path], bool], *, overwrite: bool) -> Iterator[dict[Path, Path]]:
+    """Place -> where to write its file, each renamed at the end in their order; all go where the work fails.
 
     `ours` tells whether a file that is there may be replaced: `--overwrite` takes nobody else's.
     """
-    for final in places.values():
+    for final in finals:
         if final.is_symlink() or (present(final) and not final.is_file()):
             raise OutputError(f"{shown(final)}: a link or no file is in the way", "choose another name")
         if present(final) and not overwrite:
@@ -70,7 +74,7 @@ def appearing(
             raise OutputError(
                 f"{shown(final)}: no file of this format, so that --overwrite leaves it", "choose another name"
             )
-    drafts = {kind: final.with_name(final.name + PARTIAL) for kind, final in places.items()}
+    drafts = {final: final.with_name(final.name + PARTIAL) for final in finals}
     for draft in drafts.values():
         with explained(draft):
             draft.parent.mkdir(parents=True, exist_ok=True)
@@ -78,9 +82,9 @@ def appearing(
     try:
         yield drafts
         # one after the other: a failure between two leaves whole files, each with its own name
-        for kind, final in places.items():
+        for final, draft in drafts.items():
             with explained(final):
-                os.replace(drafts[kind], final)
+                os.replace(draft, final)
     finally:
         for draft in drafts.values():
             draft.unlink(missing_ok=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from chorus.errors import OutputError
-from chorus.export.output import Sink, appearing
+from chorus.export.output import appearing, new_file, write_bytes
 from chorus.files import present, shown
 from chorus.transcribe.formats import FORMATS, Subtitles
 from chorus.transcribe.listening import Transcription
@@ -44,8 +44,8 @@ class Writing:
         """Write a recording's files, and tell them."""
         places = self.places(label, number)
         # what is there under just this name is a transcript, whoever made it: the flag says that it may go
-        with appearing(places, lambda path: True, overwrite=self.overwrite) as drafts:
-            for form, draft in drafts.items():
-                with Sink(draft) as sink:
-                    sink.write(FORMATS[form](heard, self.layout).encode("utf-8", "replace"))
+        with appearing(list(places.values()), lambda path: True, overwrite=self.overwrite) as drafts:
+            for form, place in places.items():
+                with new_file(drafts[place]) as file:
+                    write_bytes(file, place, FORMATS[form](heard, self.layout).encode("utf-8", "replace"))
         yield from places.values()

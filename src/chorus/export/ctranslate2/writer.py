@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import struct
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +29,7 @@ from chorus.export.ctranslate2.layout import (
     constants,
     variables,
 )
+from chorus.export.output import new_file, write_bytes
 from chorus.export.values import Array, as_bfloat16, as_float16, as_float32, blocks
 from chorus.export.whisper import tensor_of
 from chorus.identity import digest
@@ -141,18 +140,13 @@ class _Weights:
         self._variable: Variable | None = None
         self._scales: list[NDArray[np.float32]] = []
         self._whole: list[NDArray[np.float32]] = []
-        with explained(path):
-            self._file = path.open("xb")
-        stack.push(self._closed)
+        self._file = stack.enter_context(new_file(path))
         self._write(struct.pack("<I", BINARY) + _text(SPECIFICATION) + struct.pack("<I", REVISION))
         self._counted_at = self._file.tell()
         self._write(struct.pack("<I", 0))
 
     def _write(self, data: bytes | Array) -> None:
-        with explained(self.path):
-            self._file.write(
-                data if isinstance(data, bytes) else np.ascontiguousarray(data).reshape(-1).view(np.uint8).data
-            )
+        write_bytes(self._file, self.path, data)
 
     def _record(self, name: str, shape: tuple[int, ...], dtype: str) -> None:
         count = int(np.prod(shape, dtype=np.int64)) * BYTES[dtype]
@@ -211,15 +205,6 @@ class _Weights:
         with explained(self.path):
             self._file.seek(self._counted_at)
         self._write(struct.pack("<I", self._count))
-
-    def _closed(
-        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
-    ) -> None:
-        with explained(self.path):
-            if kind is None:
-                self._file.flush()
-                os.fsync(self._file.fileno())
-            self._file.close()
 
 
 def _text(text: str) -> bytes:

@@ -14,7 +14,7 @@ from chorus.export import whisper
 from chorus.export.ggml.layout import TYPES, NumberType, count_of, header_of, row_of, shape_of, shapes, stored
 from chorus.export.ggml.mel import mel_filters
 from chorus.export.ggml.quants import quantised
-from chorus.export.output import Sink
+from chorus.export.output import Sink, new_file
 from chorus.export.values import MANY, Array, as_bfloat16, as_float16, as_float32, blocks
 from chorus.progress import Progress
 
@@ -26,7 +26,7 @@ def write(model: Model, places: Mapping[str, Path], size: int, progress: Progres
     done, total = 0, sum(count_of(shape_of(name, known)) for name, _ in whisper.tensors(model))
     compiled = total >= MANY
     with ExitStack() as stack:
-        sinks = {TYPES[name]: stack.enter_context(Sink(path)) for name, path in places.items()}
+        sinks = {TYPES[name]: Sink(path, stack.enter_context(new_file(path))) for name, path in places.items()}
         head = _beginning(whisper.text_tokens(model, size), dims["n_mels"])
         for kind, sink in sinks.items():
             sink.write(header_of(model.config, kind, size).packed())

@@ -17,7 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
@@ -71,8 +71,10 @@ class _Pickler(pickle.Pickler):
 class Archive:
     """A checkpoint of `dims` and tensors of these shapes, whose values come afterwards, in the same order."""
 
-    def __init__(self, path: Path, dims: Mapping[str, int], shapes: Mapping[str, tuple[int, ...]], dtype: str) -> None:
-        self.path, self._dtype = path, dtype
+    def __init__(
+        self, path: Path, file: BinaryIO, dims: Mapping[str, int], shapes: Mapping[str, tuple[int, ...]], dtype: str
+    ) -> None:
+        self.path = path
         counts = [int(np.prod(shape, dtype=np.int64)) for shape in shapes.values()]
         tensors = {
             name: _Tensor(_Record(str(i), dtype, counts[i]), tuple(shape))
@@ -83,8 +85,8 @@ class Archive:
         self._sizes = [count * np.dtype(dtype).itemsize for count in counts]
         self._next, self._left = 0, 0
         self._record: IO[bytes] | None = None
+        self._zip = zipfile.ZipFile(file, "w", zipfile.ZIP_STORED)
         with explained(path):
-            self._zip = zipfile.ZipFile(path, "x", zipfile.ZIP_STORED)
             self._small(PICKLE, told.getvalue())
             self._small("byteorder", b"little")
 
@@ -126,11 +128,12 @@ class Archive:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> None:
-        if kind is not None:  # the caller takes the file away
-            with suppress(OSError, ValueError, RuntimeError):
-                if self._record is not None:
-                    self._record.close()
-                self._zip.close()
+        if kind is not None:
+            # the caller takes the file away; what is left open would complain when it is collected
+            for one in (self._record, self._zip):
+                with suppress(OSError, ValueError, RuntimeError):
+                    if one is not None:
+                        one.close()
             return
         with explained(self.path):
             self._small("version", b"3\n")
@@ -150,7 +153,5 @@ def looks_so(path: Path) -> bool:
     texts = {arg for _, arg, _ in words if isinstance(arg, str)}
     called = {str(arg) for code, arg, _ in words if code.name == "GLOBAL"}
     # other ways to name what is called belong to later protocols, which torch does not write
-    plain = called <= KNOWN and not any(
-        code.name in ("STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4") for code, _, _ in words
-    )
+    plain = called <= KNOWN and not any(code.name in OTHER_CALLS for code, _, _ in words)
     return plain and {"dims", "model_state_dict"} <= texts

@@ -11,6 +11,7 @@ from chorus.architectures.openai_whisper import dimensions
 from chorus.checkpoints.model import Model
 from chorus.export import whisper
 from chorus.export.openai.archive import Archive, looks_so
+from chorus.export.output import new_file
 from chorus.export.protocol import ExportOptions, Making, Requirement
 from chorus.export.values import Array, as_float16, as_float32, blocks
 from chorus.progress import Progress
@@ -48,7 +49,10 @@ class Openai:
         dims, shapes = {**dimensions(model.config), "n_vocab": size}, _shapes(model, size)
         done, total = 0, sum(map(prod, shapes.values()))
         with ExitStack() as stack:
-            archives = {kind: stack.enter_context(Archive(path, dims, shapes, kind)) for kind, path in places.items()}
+            archives = {
+                kind: stack.enter_context(Archive(path, stack.enter_context(new_file(path)), dims, shapes, kind))
+                for kind, path in places.items()
+            }
             for name, tensor in whisper.tensors(model):
                 for archive in archives.values():
                     archive.begin()
