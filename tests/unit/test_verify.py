@@ -58,23 +58,23 @@ def test_a_k_quant_without_ggml_is_held_by_its_error(tmp_path, monkeypatch):
     """Rows of 256 values; the bounds are those of the types, far from what another tensor is off by."""
     pytest.importorskip("gguf")
     from chorus.export.ggml import quants
-    from chorus.verify.formats import ggml
+    from chorus.verify.formats import blocks
 
     if quants.library() is None:
         pytest.skip("ggml is not there")
     rng = np.random.default_rng(0)
     values = rng.standard_t(4, size=(64, 512)).astype(np.float32) * 0.05
-    for name, bound in ggml.ERRORS.items():
+    for name, bound in blocks.ERRORS.items():
         held = quants.dequantised(quants.quantised(values, TYPES[name]), TYPES[name])
         error = float(np.linalg.norm(held - values) / np.linalg.norm(values))
         assert bound / 4 < error < bound, (name, error)
-    assert len(ggml.ERRORS) == 6
+    assert len(blocks.ERRORS) == 6
 
 
 def test_without_what_makes_blocks_again_they_are_skipped_and_not_passed(written, monkeypatch):
-    from chorus.verify.formats import ggml
+    from chorus.verify.formats import blocks
 
-    monkeypatch.setattr(ggml, "needs", lambda kind: "export" if kind.quantised else "")
+    monkeypatch.setattr(blocks, "needs", lambda kind: "export" if kind.quantised else "")
     found = looked_at(written["q5_0"])
     (one,) = [one for one in found.verdicts if one.level == 1]
     assert (one.status, "chorus-merge[export]" in one.told) == ("skipped", True)

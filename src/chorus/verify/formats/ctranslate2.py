@@ -26,15 +26,15 @@ from chorus.export.ctranslate2.layout import (
 )
 from chorus.export.ctranslate2.reader import CTranslate2File, Record, read
 from chorus.export.ctranslate2.side_files import VOCABULARY
-from chorus.export.values import BLOCK, from_bfloat16, numbers
+from chorus.export.values import BLOCK
 from chorus.files import MAX_TOKENIZER, parse_json, present, read_text
 from chorus.plain import JsonMap
 from chorus.verify.formats.faster_whisper import client
 from chorus.verify.protocol import Subject, TensorProof
 from chorus.verify.ready import extractor_settings
+from chorus.verify.values import Distance, finite, floats, rounded, source_values
 from chorus.verify.verdict import Verdict, judged
 
-NUMPY = {"float32": np.float32, "float16": np.float16, "int8": np.int8, "int16": np.int16}
 HALF = 0.5  # of a step: what rounding to whole numbers may be off by
 SLACK = 1e-3  # of a step: the product with a scale is rounded as well
 
@@ -138,14 +138,8 @@ def _raw(file: MappedFile, record: Record) -> NDArray[np.uint8]:
 def _not_finite(found: CTranslate2File) -> Iterator[str]:
     file = MappedFile(found.path)
     for record in found.records.values():
-        if record.dtype in FLOATS and not np.isfinite(_values(_raw(file, record), record.dtype)).all():
+        if record.dtype in FLOATS and not finite(_raw(file, record), record.dtype):
             yield record.name
-
-
-def _values(raw: NDArray[np.uint8], dtype: str) -> NDArray[np.float32]:
-    if dtype == "bfloat16":
-        return from_bfloat16(raw)
-    return raw.copy().view(NUMPY[dtype]).astype(np.float32)
 
 
 def _tensors(found: CTranslate2File, source: Model, config: JsonMap) -> Iterator[TensorProof]:
@@ -159,13 +153,12 @@ def _tensors(found: CTranslate2File, source: Model, config: JsonMap) -> Iterator
 def _proof(file: MappedFile, found: CTranslate2File, variable: Variable, record: Record, source: Model) -> TensorProof:
     """All parts of a variable, one below the other, block by block."""
     scale = found.scale(record)
-    scales = None if scale is None else _values(_raw(file, scale), "float32")
+    scales = None if scale is None else floats(_raw(file, scale), "float32")
     raw, size = _raw(file, record), record.nbytes // variable.count
-    off = whole = 0.0
-    first, at = -1, 0
+    distance, first, at = Distance(), -1, 0
     for part in variable.parts:
         for values in _blocks(source, part, variable.row):
-            mine = _values(raw[at * size : (at + len(values)) * size], record.dtype)
+            mine = floats(raw[at * size : (at + len(values)) * size], record.dtype)
             row_scales = None
             if scales is not None:
                 rows = at // variable.row + np.arange(len(values)) // variable.row
@@ -173,15 +166,12 @@ def _proof(file: MappedFile, found: CTranslate2File, variable: Variable, record:
             other = _differing(values, mine, row_scales, record.dtype)
             first = at + int(other[0]) if first < 0 and len(other) else first
             held = mine if row_scales is None else mine / row_scales
-            with np.errstate(over="ignore", invalid="ignore"):
-                off += float(np.square(held - values, dtype=np.float64).sum())
-                whole += float(np.square(values, dtype=np.float64).sum())
+            distance.add(held, values)
             at += len(values)
-    error = float(np.sqrt(off / whole)) if whole else float(np.sqrt(off))
     problem = f"differs from the source in {record.dtype} from its value {first:,} on" if first >= 0 else ""
     problem = problem or _scales_problem(scales, raw, record)
     # of rounded numbers each value was looked at, and not the bytes
-    return TensorProof(variable.name, record.dtype, None if scales is not None else first < 0, error, problem)
+    return TensorProof(variable.name, record.dtype, None if scales is not None else first < 0, distance.error, problem)
 
 
 def _blocks(source: Model, part: Part, row: int) -> Iterator[NDArray[np.float32]]:
@@ -191,7 +181,7 @@ def _blocks(source: Model, part: Part, row: int) -> Iterator[NDArray[np.float32]
         if not part.tensor:  # keys have no bias
             yield np.zeros(stop - start, np.float32)
         else:
-            yield np.asarray(numbers(whisper.tensor_of(source, _tied(source, part.tensor)), start, stop), np.float32)
+            yield source_values(whisper.tensor_of(source, _tied(source, part.tensor)), start, stop)
 
 
 def _tied(source: Model, name: str) -> str:
@@ -206,16 +196,8 @@ def _differing(
     """Places of values that are not the source's in this type. Whole numbers are rounded: to the nearest of them."""
     if scales is not None:
         return np.flatnonzero(~(np.abs(mine - values * scales) <= HALF + SLACK))
-    with np.errstate(over="ignore"):
-        wanted = values.astype(NUMPY[dtype]).astype(np.float32) if dtype != "bfloat16" else _bfloat16(values)
-    return np.flatnonzero(~(mine == wanted))
-
-
-def _bfloat16(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    import torch
-
-    found: NDArray[np.float32] = torch.from_numpy(np.ascontiguousarray(values)).to(torch.bfloat16).float().numpy()
-    return found
+    wanted = rounded(values, dtype)
+    return np.flatnonzero(~(mine == floats(wanted.view(np.uint8), dtype)))
 
 
 def _scales_problem(scales: NDArray[np.float32] | None, raw: NDArray[np.uint8], record: Record) -> str:

@@ -3,34 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from chorus.architectures.openai_whisper import dimensions, transformers_name
-from chorus.checkpoints.lazy_tensor import LazyTensor, MappedFile
+from chorus.checkpoints.lazy_tensor import MappedFile
 from chorus.checkpoints.model import Model
-from chorus.errors import CheckpointError, MissingExtraError, some
+from chorus.errors import CheckpointError, some
 from chorus.export import whisper
 from chorus.export.ggml.layout import TYPES, NumberType, count_of, header_of, shape_of, shapes, stored
 from chorus.export.ggml.mel import mel_filters
-from chorus.export.ggml.quants import dequantised, needs, quantised
 from chorus.export.ggml.reader import GgmlEntry, GgmlFile, GgmlForm, read
-from chorus.export.values import BLOCK, from_bfloat16, numbers
 from chorus.models.whisper_tokens import special_ids
+from chorus.verify.formats.blocks import Blocks, not_finite, proof
 from chorus.verify.formats.whisper_cpp import client
 from chorus.verify.protocol import Subject, TensorProof
+from chorus.verify.values import source_values
 from chorus.verify.verdict import Verdict, judged
 
 FILTERS = 1e-6  # that a mel filter may differ by: float32 of values below 0.05
-# where a block's scales lie, which are float16: (from, to) in bytes. Known from ggml's block_* (ggml-common.h)
-SCALES = {
-    "q8_0": (0, 2), "q5_0": (0, 2), "q4_0": (0, 2), "iq4_nl": (0, 2), "q5_1": (0, 4), "q4_1": (0, 4), "q4_k": (0, 4),
-    "q5_k": (0, 4), "q2_k": (80, 84), "q3_k": (108, 110), "q6_k": (208, 210),
-}  # fmt: skip
-# the most that a k-quant's tensor may be off by, relative to its own size, where ggml is not there to make it again
-ERRORS = {"q6_k": 0.03, "q5_k": 0.06, "q4_k": 0.12, "iq4_nl": 0.14, "q3_k": 0.24, "q2_k": 0.5}
 HEAD = "decoder.proj"  # what a head that is not the embedding would be called, and what whisper.cpp does not take
 
 
@@ -71,7 +65,7 @@ def _structure(found: GgmlFile, source: Model, size: int) -> Iterator[Verdict]:
     yield _filters(found)
     yield _tokens(found, source, size)
     yield _special(found, source)
-    yield judged(0, "no NaN, no infinity", some(_not_finite(found)), "")
+    yield judged(0, "no NaN, no infinity", some(not_finite(_blocks(found))))
 
 
 def _other_numbers(found: GgmlFile, source: Model, kind: NumberType, size: int) -> list[str]:
@@ -125,34 +119,15 @@ def _special(found: GgmlFile, source: Model) -> Verdict:
         return Verdict(0, what, "skipped", "the source has no tokenizer: --tokenizer DIR")
     if size not in whisper.SIZES:
         return judged(0, what, f"of {size:,} tokens whisper.cpp knows none by its place")
-    wrong = []
-    theirs = special_ids(size)
-    for name, theirs_id in theirs.items():
-        mine = known.get(name, known.get(whisper.ALIASES.get(name, name)))
-        if mine is not None and mine != theirs_id:
-            wrong.append(f"{name} is {theirs_id} for whisper.cpp, {mine} in the tokenizer")
-    return judged(0, what, some(wrong, 2), f"{len(theirs):,} by the size of the vocabulary")
+    wrong = [f"{name} is {theirs} for whisper.cpp, {mine} in the tokenizer"
+             for name, mine, theirs in whisper.misplaced(known, size)]  # fmt: skip
+    return judged(0, what, some(wrong, 2), f"{len(special_ids(size)):,} by the size of the vocabulary")
 
 
-def _not_finite(found: GgmlFile) -> Iterator[str]:
-    """Tensors that hold what is no number; of a quantised one the scales are looked at, which alone can be none."""
+def _blocks(found: GgmlFile) -> Iterator[Blocks]:
     file = MappedFile(found.path)
     for name, entry in found.entries.items():
-        for start in range(0, count_of(entry.shape), BLOCK):
-            raw = _raw(file, entry, start, min(start + BLOCK, count_of(entry.shape)))
-            if not _finite(raw, entry.kind):
-                yield name
-                break
-
-
-def _finite(raw: NDArray[np.uint8], kind: NumberType) -> bool:
-    if kind.quantised:
-        first, last = SCALES[kind.name]
-        raw = np.ascontiguousarray(raw.reshape(-1, kind.bytes)[:, first:last]).reshape(-1)
-    if kind.name == "f32":
-        return bool(np.isfinite(raw.view(np.float32)).all())
-    mask = np.uint16(0x7F80 if kind.name == "bf16" else 0x7C00)  # all bits of the exponent
-    return not ((raw.view(np.uint16) & mask) == mask).any()
+        yield Blocks(name, entry.kind, entry.shape, partial(_raw, file, entry))
 
 
 def _raw(file: MappedFile, entry: GgmlEntry, start: int, stop: int) -> NDArray[np.uint8]:
@@ -162,69 +137,9 @@ def _raw(file: MappedFile, entry: GgmlEntry, start: int, stop: int) -> NDArray[n
 
 
 def _tensors(found: GgmlFile, source: Model) -> Iterator[TensorProof]:
-    file = MappedFile(found.path)
-    for name, entry in found.entries.items():
-        if needs(entry.kind) == "export":
-            raise MissingExtraError("export", f"comparing {entry.kind.name}")
-        yield _proof(file, entry, whisper.tensor_of(source, transformers_name(name)))
-
-
-def _proof(file: MappedFile, entry: GgmlEntry, tensor: LazyTensor) -> TensorProof:
-    kind, total, row = entry.kind, count_of(entry.shape), entry.shape[-1]
-    remade = not needs(kind)
-    off = size = 0.0
-    first = -1
-    # whole rows, whose blocks are whole ones
-    step = max(1, BLOCK // row) * row
-    for start in range(0, total, step):
-        stop = min(start + step, total)
-        values = np.asarray(numbers(tensor, start, stop), np.float32)
-        raw = _raw(file, entry, start, stop)
-        if remade and first < 0:
-            wanted = np.frombuffer(_cast(values, row, kind).tobytes(), np.uint8)
-            other = np.flatnonzero(raw != wanted)
-            first = kind.nbytes(start) + int(other[0]) if len(other) else -1
-        # in float64: of a million squares float32 loses the small ones
-        held = _values(raw, kind)
-        with np.errstate(over="ignore", invalid="ignore"):
-            off += float(np.square(held - values, dtype=np.float64).sum())
-            size += float(np.square(values, dtype=np.float64).sum())
-    error = float(np.sqrt(off / size)) if size else float(np.sqrt(off))
-    return TensorProof(
-        entry.name, kind.name, first < 0 if remade else None, error, _problem(entry, first, error, remade=remade)
-    )
-
-
-def _problem(entry: GgmlEntry, first: int, error: float, *, remade: bool) -> str:
-    kind = entry.kind.name
-    if remade:
-        where = f"differs from the source in {kind} from its byte {first:,} on"
-        return f"{where} (relative error {error:.2g})" if first >= 0 else ""
-    bound = ERRORS[kind]
-    return "" if error <= bound else f"is off by {error:.2g} of its size; {kind} keeps within {bound:g}"
-
-
-def _cast(values: NDArray[np.float32], row: int, kind: NumberType) -> NDArray[np.generic]:
-    """The source's values in a file's type. By other means than the exporter's: torch's bfloat16, numpy's float16."""
-    with np.errstate(over="ignore"):
-        if kind.name == "f32":
-            return values
-        if kind.name == "f16":
-            return values.astype(np.float16)
-    if kind.name == "bf16":
-        import torch
-
-        halves: NDArray[np.generic] = torch.from_numpy(values).to(torch.bfloat16).view(torch.int16).numpy()
-        return halves
-    return quantised(np.ascontiguousarray(values).reshape(-1, row), kind)
-
-
-def _values(raw: NDArray[np.uint8], kind: NumberType) -> NDArray[np.float32]:
-    if kind.quantised:
-        return dequantised(raw.reshape(-1, kind.bytes), kind).reshape(-1)
-    if kind.name == "bf16":
-        return from_bfloat16(raw)
-    return raw.view(np.float16 if kind.name == "f16" else np.float32).astype(np.float32)
+    for one in _blocks(found):
+        tensor = whisper.tensor_of(source, transformers_name(one.name))
+        yield proof(one, partial(source_values, tensor))
 
 
 def _nbytes(found: GgmlFile, source: Model, size: int, kind: NumberType) -> int:
