@@ -276,8 +276,9 @@ def test_what_cannot_be_asked_is_told_and_the_next_question_answered(
 
 def test_after_its_end_every_call_says_so(file: Path) -> None:
     with NativeWhisper(file) as made:
-        assert made._child is not None
-        made._child._process.kill()
+        child = made._remote._child
+        assert child is not None
+        child._process.kill()
         for _ in range(2):
             with pytest.raises(EndedError, match=r"whisper.cpp's process ended"):
                 made.tokens(["a"])

@@ -11,6 +11,7 @@ from chorus.checkpoints.model import Model, OpenOptions
 from chorus.checkpoints.open import Source
 from chorus.errors import CheckpointError, ChorusError, UsageError, nearest, some
 from chorus.export.api import FACTS, SIDECAR, source_of
+from chorus.export.whisper import is_whisper
 from chorus.files import expanded, present, read_json
 from chorus.identity import file_hash
 from chorus.provenance import versions
@@ -91,7 +92,7 @@ def verify(
     clients = list(_clients(subject, wanted, found))
     found.verdicts += _cheap(subject, wanted)
     if wanted.level >= 2:
-        found.verdicts += _heard(subject, source, clients, wanted, audio, data, sound=not found.failed_at(0))
+        found.verdicts += _runtimes(subject, source, clients, wanted, audio, data, sound=not found.failed_at(0))
     if wanted.level >= 5:
         found.verdicts += sizes(subject)
     # stable: within a level in the order of looking
@@ -120,7 +121,7 @@ def _clients(subject: Subject, wanted: VerifyOptions, found: Verification) -> It
         if name in wanted.runtimes:
             found.missing.append(name)
         if wanted.level >= 3:
-            why = f'{name} is not installed: pip install "chorus-merge[{client.extra}]"'
+            why = f'{name} is not installed: pip install "{client.package}"'
             found.verdicts += [skipped(level, f"in {name}", why) for level in range(3, min(wanted.level, 4) + 1)]
 
 
@@ -154,11 +155,49 @@ def _as_written(path: Path) -> Iterator[Verdict]:
         yield judged(0, "as it was written", problem)
 
 
-def _heard(
+def _runtimes(
     subject: Subject, source: Model, clients: Sequence[Client], wanted: VerifyOptions,
     audio: Sequence[str | Path], data: str | Path | Sequence[str | Path], *, sound: bool,
 ) -> Iterator[Verdict]:  # fmt: skip
     """L2 to L5; `sound` says whether the structure holds, without which no runtime is given the file."""
+    if find_spec("transformers") is None:
+        yield skipped(2, LEVELS[2], "transformers is not installed")
+        return
+    hears = is_whisper(source)
+    if (audio or data) and not hears:
+        raise UsageError(f"{source.label} hears nothing: no recordings are of use", "leave them out")
+    looked = _heard(subject, source, clients, wanted, audio, data, sound=sound) if hears else _read(
+        subject, source, clients, wanted, sound=sound
+    )  # fmt: skip
+    yield from looked
+    why = "its structure does not hold" if not sound else "no runtime of its format is known here"
+    # a runtime given what its loader cannot follow crashes, and that tells nothing that is not known
+    if not sound or not subject.clients:
+        yield from (skipped(level, LEVELS[level], why) for level in range(3, min(wanted.level, 4) + 1))
+
+
+def _read(
+    subject: Subject, source: Model, clients: Sequence[Client], wanted: VerifyOptions, *, sound: bool
+) -> Iterator[Verdict]:
+    """Of a language model."""
+    from chorus.verify.language import LanguageOriginal, read_by
+
+    if not clients or not sound:
+        return
+    try:
+        original = LanguageOriginal(source)
+    except ChorusError as error:
+        yield skipped(2, "the source in transformers", f"{error.message}: {error.hint}")
+        return
+    for client in clients:
+        yield from read_by(subject, original, client, wanted.level)
+
+
+def _heard(
+    subject: Subject, source: Model, clients: Sequence[Client], wanted: VerifyOptions,
+    audio: Sequence[str | Path], data: str | Path | Sequence[str | Path], *, sound: bool,
+) -> Iterator[Verdict]:  # fmt: skip
+    """Of a Whisper."""
     from chorus.transcribe.decoding import DETECT, Decoding
     from chorus.transcribe.systems import open_system
     from chorus.verify.hearing import Hearing
@@ -166,9 +205,6 @@ def _heard(
     from chorus.verify.recordings import recordings
     from chorus.verify.transcripts import Bound
 
-    if find_spec("transformers") is None:
-        yield skipped(2, LEVELS[2], "transformers is not installed")
-        return
     sounds = recordings(audio, data, wanted) if wanted.level >= 3 else []
     # one setting for all: languages that are told and languages that are heard would be two decodings
     untold = any(not one.row.language for one in sounds)
@@ -178,11 +214,7 @@ def _heard(
         yield skipped(2, "the source in transformers", f"{error.message}: {error.hint}")
         return
     yield from front_end(subject, original)
-    # a runtime given what its loader cannot follow crashes, and that tells nothing that is not known
     if not sound:
-        for level, what in enumerate(LEVELS[: min(wanted.level, 4) + 1]):
-            if level >= 3:
-                yield skipped(level, what, "its structure does not hold")
         return
     modes = (False, True) if wanted.timestamps else (False,)
     bound = Bound(subject.exact, wanted.max_wer_increase, wanted.normaliser)

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from chorus.errors import some
-from chorus.verify.protocol import FrontEndOf, Subject
+from chorus.verify.protocol import FrontEndOf, Hearer, Subject
 from chorus.verify.verdict import Verdict, judged
 
 if TYPE_CHECKING:
     from chorus.verify.original import Original
+    from chorus.verify.protocol import Floats
 
 FILTERS = 1e-6
+SPECTRUM = 1e-3  # of log-mel, whose range is about 2: float32 transforms of two makes
+EDGE = 3  # frames at the end of the sound, where the two fill up differently
 # of many scripts and of what tokenizers stumble over: numbers, signs, spaces, composed and decomposed letters, emoji
 TEXTS = (
     "And so, my fellow Americans, ask not what your country can do for you.",
@@ -82,9 +85,7 @@ def _texts(subject: Subject, original: Original) -> Verdict:
 
 def front_end_of(original: Original) -> FrontEndOf:
     """The source's, for a runtime's own check."""
-    return FrontEndOf(
-        original.log_mel, original.ids, original.tokens, original.filters, original.bins, rising_tone()
-    )  # fmt: skip
+    return FrontEndOf(original.ids, original.tokens, original.log_mel, rising_tone())
 
 
 def rising_tone() -> np.ndarray[tuple[int], np.dtype[np.float32]]:
@@ -93,3 +94,40 @@ def rising_tone() -> np.ndarray[tuple[int], np.dtype[np.float32]]:
     rising = 0.3 * np.sin(2 * np.pi * (100 * time + 1_100 * time**2))
     noise = np.random.default_rng(0).normal(0, 0.02, len(time))
     return (rising + noise).astype(np.float32)
+
+
+def in_runtime(
+    opens: Callable[[], Hearer], name: str, source: FrontEndOf, *, table: Sequence[bytes] | None = None
+) -> Iterator[Verdict]:
+    """A runtime's special tokens, spectrum and tokens of texts beside the source's.
+
+    One that cuts texts in its own way is held to their bytes by its `table`, others to the tokenizer's very ids.
+    """
+    with opens() as native:
+        mine = native.special_ids
+        known = {token: i for token, i in mine.items() if token in source.tokens}
+        wrong = [f"{token} is {i}, in the tokenizer {source.tokens[token]}" for token, i in known.items()
+                 if source.tokens[token] != i]  # fmt: skip
+        yield judged(2, f"special tokens in {name}", some(wrong, 2), f"{len(known)} alike", tokens=len(known))
+        if source.log_mel is not None and source.sound is not None:
+            yield _spectrum(name, native.log_mel(source.sound), source.log_mel(source.sound), len(source.sound))
+        yield _cut(native, name, source, table)
+
+
+def _spectrum(name: str, mine: Floats, theirs: Floats, samples: int) -> Verdict:
+    frames = samples // 160 - EDGE
+    worst = float(np.abs(mine[:, :frames] - theirs[:, :frames]).max()) if len(mine) == len(theirs) else float("inf")
+    problem = "" if worst <= SPECTRUM else f"off by {worst:.2g}; {len(mine)} bins, the extractor makes {len(theirs)}"
+    return judged(2, f"log-mel spectrum in {name}", problem, f"at most {worst:.1g} off", worst=worst)
+
+
+def _cut(native: Hearer, name: str, source: FrontEndOf, table: Sequence[bytes] | None) -> Verdict:
+    pairs = list(zip(TEXTS, native.tokens(TEXTS), strict=True))
+    alike = sum(ids == source.ids(text) for text, ids in pairs)
+    if table is None:
+        other = [repr(text[:20]) for text, ids in pairs if ids != source.ids(text)]
+        told = f"{len(TEXTS)} texts, cut as the tokenizer cuts them"
+    else:
+        other = [repr(text[:20]) for text, ids in pairs if b"".join(table[i] for i in ids) != text.encode()]
+        told = f"{len(TEXTS)} texts; {alike} cut as the tokenizer cuts them, the others longest token first"
+    return judged(2, f"texts in {name}", f"others of its tokens: {some(other)}" if other else "", told, alike=alike)

@@ -29,6 +29,8 @@ from chorus.verify.verdict import Verdict, fails, skipped
 if TYPE_CHECKING:
     import numpy as np
 
+    from chorus.transcribe.backends.protocol import Backend
+    from chorus.transcribe.decoding import Decoding
     from chorus.verify.original import Forcing, Original
 else:
     np = lazy("numpy")
@@ -36,6 +38,17 @@ else:
 FORCED = 8  # recordings that logits are compared on
 WINDOW_S = 30
 NO_SOUND = "no recordings: give AUDIO or --data MANIFEST"
+
+
+def told(level: int, what: str, found: Iterator[Verdict]) -> Iterator[Verdict]:
+    """What a runtime raises is a check that fails: a damaged file, or the end of its process, with its signal."""
+    try:
+        yield from found
+    # first: it is a ChorusError as well, and what is not installed has not failed
+    except MissingExtraError as error:
+        yield skipped(level, what, str(error))
+    except ChorusError as error:
+        yield fails(level, what, error.message)
 
 
 @dataclass
@@ -76,21 +89,11 @@ class Hearing:
     def of(self, subject: Subject, client: Client) -> Iterator[Verdict]:
         """All levels of one runtime."""
         if client.front_end is not None:
-            yield from self._told(2, f"front end of {client.name}", client.front_end(front_end_of(self.original)))
+            yield from told(2, f"front end of {client.name}", client.front_end(front_end_of(self.original)))
         if self.level >= 3:
-            yield from self._told(3, f"forced logits in {client.name}", self._logits(subject, client))
+            yield from told(3, f"forced logits in {client.name}", self._logits(subject, client))
         if self.level >= 4:
-            yield from self._told(4, f"decodes in {client.name}", self._transcripts(subject, client))
-
-    def _told(self, level: int, what: str, found: Iterator[Verdict]) -> Iterator[Verdict]:
-        """What a runtime raises is a check that fails: a damaged file, or the end of its process, with its signal."""
-        try:
-            yield from found
-        # first: it is a ChorusError as well, and what is not installed has not failed
-        except MissingExtraError as error:
-            yield skipped(level, what, str(error))
-        except ChorusError as error:
-            yield fails(level, what, error.message)
+            yield from told(4, f"decodes in {client.name}", self._transcripts(subject, client))
 
     def _logits(self, subject: Subject, client: Client) -> Iterator[Verdict]:
         what = f"forced logits in {client.name}"
@@ -103,8 +106,6 @@ class Hearing:
                 yield from logits(native, self.forcings, subject.kind, client.name)
 
     def _transcripts(self, subject: Subject, client: Client) -> Iterator[Verdict]:
-        # of its own name: the runtime decodes the very file that ships
-        system = open_system(subject.path)
         ready_s, decode_s = [], 0.0
         bound = replace(self.bound, otherwise=client.hears_otherwise)
         for mode in self.modes:
@@ -112,7 +113,7 @@ class Hearing:
             settings = self.original.decoding.model_copy(update={**client.decoding, "timestamps": mode})
             started = time.perf_counter()
             with quiet_libraries():
-                backend = BACKENDS.get(client.name)(system, settings, "cpu")
+                backend = _backend(subject, client, settings)
                 try:
                     ready_s.append(time.perf_counter() - started)
                     started = time.perf_counter()
@@ -130,6 +131,13 @@ class Hearing:
         if self.level >= 5:
             audio_s = len(self.modes) * sum(sound.seconds for sound in self.sounds)
             yield spent(Spent(min(ready_s), decode_s, audio_s, peak_bytes()), client.name)
+
+
+def _backend(subject: Subject, client: Client, settings: Decoding) -> Backend:
+    """The runtime's decoder of the very file that ships."""
+    if client.opens is not None:
+        return client.opens(settings)
+    return BACKENDS.get(client.name)(open_system(subject.path), settings, "cpu")
 
 
 def peak_bytes() -> int | None:

@@ -37,12 +37,12 @@ else:
 
 @dataclass(frozen=True)
 class Forcing:
-    """A sound, the tokens that a decoder is given for it, and the source's logits [tokens, vocabulary] after each.
+    """A sound, where one is heard, the tokens that a decoder is given, and the source's logits [tokens, vocabulary].
 
     first: the position from which on the tokens are the decoder's own choice; before it stand start, language and task.
     """
 
-    mel: Floats
+    mel: Floats | None
     tokens: Sequence[int]
     first: int
     logits: Floats
@@ -121,6 +121,12 @@ class Original:
             # <|0.00|> is the token after <|notimestamps|>, in every vocabulary
             tokens = [*start, none + 1 if closing else none, *text]
             return Forcing(mel, tokens, len(start), self._logits(hidden, tokens))
+
+    def logits(self, tokens: Sequence[int], *, mel: Floats) -> Floats:
+        """[tokens, vocabulary]: after each token, given those before it and a log-mel spectrum [bins, 3000]."""
+        with torch.inference_mode():
+            hidden = self.parts.model.get_encoder()(torch.from_numpy(mel)[None]).last_hidden_state
+            return self._logits(hidden, tokens)
 
     def _logits(self, hidden: torch.Tensor, tokens: Sequence[int]) -> Floats:
         from transformers.modeling_outputs import BaseModelOutput

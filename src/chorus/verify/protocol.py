@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from chorus.data.audio import Audio
+    from chorus.transcribe.backends.protocol import Backend
+    from chorus.transcribe.decoding import Decoding
 
     Floats = NDArray[np.float32]
 
@@ -42,11 +44,32 @@ class Native(Protocol):
     @property
     def versions(self) -> Mapping[str, str]: ...
 
-    def logits(self, tokens: Sequence[int], *, mel: Floats) -> Floats:
-        """[tokens, vocabulary]: after each token, given those before it and a log-mel spectrum [bins, frames]."""
+    def logits(self, tokens: Sequence[int], *, mel: Floats | None = None) -> Floats:
+        """[tokens, vocabulary]: after each token, given those before it and, to hear, a log-mel spectrum."""
         ...
 
     def __enter__(self) -> Native: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None: ...
+
+
+class Hearer(Protocol):
+    """A runtime's own front end; in a process of its own, a context manager."""
+
+    @property
+    def special_ids(self) -> Mapping[str, int]: ...
+
+    def tokens(self, texts: Sequence[str]) -> list[list[int]]:
+        """Each text as it cuts it; special tokens in it are text."""
+        ...
+
+    def log_mel(self, audio: Audio) -> Floats:
+        """[mel bins, frames] of audio at 16 kHz and of silence after it."""
+        ...
+
+    def __enter__(self) -> Hearer: ...
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
@@ -57,31 +80,31 @@ class Native(Protocol):
 class Client:
     """A runtime that an export is for, under the name of its backend (chorus.transcribe).
 
-    `extra` is what installs it, and `installed` whether that is there; `forced` opens its own numbers for the export,
-    where it gives them, and `front_end` looks at what it does before the model. `decoding` are settings of its decoding
+    `package` is what pip installs for it, and `installed` whether that is there; `forced` opens its own numbers for the
+    export, where it gives them, and `front_end` looks at what it does before the model. `opens` opens a backend of the
+    export, where the one of this name does not open the path itself. `decoding` are settings of its decoding
     (chorus.Decoding) that this export asks for. `hears_otherwise` says why its transcripts need not be transformers',
     letter for letter, whatever the export; empty where they must.
     """
 
     name: str
-    extra: str
+    package: str
     installed: Callable[[], bool]
     forced: Callable[[], Native] | None = None
     front_end: Callable[[FrontEndOf], Iterator[Verdict]] | None = None
+    opens: Callable[[Decoding], Backend] | None = None
     decoding: Mapping[str, object] = field(default_factory=dict)
     hears_otherwise: str = ""
 
 
 @dataclass(frozen=True)
 class FrontEndOf:
-    """The source's own front end: `log_mel` of its extractor, `ids` of its tokenizer, its tokens, and a sound."""
+    """The source's own front end: `ids` of its tokenizer, its tokens; of one that hears `log_mel` of a sound."""
 
-    log_mel: Callable[[Audio], Floats]
     ids: Callable[[str], list[int]]
     tokens: Mapping[str, int]
-    filters: Floats  # [bins, 201]
-    bins: int
-    sound: Audio
+    log_mel: Callable[[Audio], Floats] | None = None
+    sound: Audio | None = None
 
 
 @dataclass

@@ -64,11 +64,11 @@ def ready(
     source = source_of(model, options or OpenOptions(), tokenizer)
     found = list(exporter.check(source, kinds, ExportOptions()))
     if is_whisper(source):
-        found += _extractor(source)
+        found += extractor(source)
     return Readiness(source.label, to, found)
 
 
-def _extractor(model: Model) -> Iterator[Requirement]:
+def extractor(model: Model) -> Iterator[Requirement]:
     """Its mel bins must be the model's: with those of another size runtimes fail, or hear noise."""
     what, wanted = "feature extractor", int(model.config["num_mel_bins"])
     if model.directory is None:  # a .pt or a ggml file: made anew from the model's own size

@@ -13,9 +13,13 @@ from chorus.verify.protocol import Verifier
 def _load() -> None:
     from chorus.verify.formats.ctranslate2 import CTranslate2Verifier
     from chorus.verify.formats.ggml import GgmlVerifier
+    from chorus.verify.formats.hf import HfVerifier
+    from chorus.verify.formats.openai import OpenaiVerifier
 
     VERIFIERS.add("ctranslate2", CTranslate2Verifier())
     VERIFIERS.add("ggml", GgmlVerifier())
+    VERIFIERS.add("hf", HfVerifier())
+    VERIFIERS.add("openai", OpenaiVerifier())
 
 
 VERIFIERS: Registry[Verifier] = Registry("format of verification", "chorus.verifiers", _load)

@@ -54,9 +54,13 @@ def open_backend(system: System, decoding: Decoding, device: str) -> Backend:
     if decoding.dtype == "float16" and device_parts(device)[0] == "cpu":
         raise UsageError("openai-whisper works in float32 on a CPU", "leave out --dtype float16")
     model = model_of(system)
-    generation = generation_config(model)
+    return decoder_of(convert(system, model), generation_config(model), decoding, device)
+
+
+def decoder_of(file: Path, generation: JsonMap, decoding: Decoding, device: str) -> Backend:
+    """A `.pt` in a process of its own, decoded by these generation settings."""
     settings = Settings(
-        file=str(convert(system, model)), heads=generation.get("alignment_heads") or [],
+        file=str(file), heads=generation.get("alignment_heads") or [],
         # its own lists are the published models', and a fine-tune may have others, or none
         suppressed={
             "suppress_tokens": generation.get("suppress_tokens") or [],

@@ -11,6 +11,7 @@ import numpy as np
 
 from chorus.errors import CheckpointError, ChorusError
 from chorus.models.whisper_tokens import MULTILINGUAL
+from chorus.plain import JsonObject
 from chorus.runtime import threads
 from chorus.transcribe.native.library import DISTRIBUTION, Messages, library
 
@@ -63,6 +64,10 @@ class LoadedGgml:
         if not self.state:
             raise ChorusError(f"{path}: whisper.cpp has no memory to run it ({self.messages.first()})")
         self.dims = {name: int(getattr(self.library, f"whisper_model_{name}")(self.context)) for name in DIMS}
+
+    def about(self) -> JsonObject:
+        """What the file and the library say of themselves."""
+        return {"versions": self.versions(), "dims": self.dims, "special_ids": self.special_ids()}
 
     def versions(self) -> dict[str, str]:
         from importlib.metadata import version

@@ -27,7 +27,7 @@ ERRORS = {"q6_k": 0.03, "q5_k": 0.06, "q4_k": 0.12, "iq4_nl": 0.14, "q3_k": 0.24
 
 
 @dataclass(frozen=True)
-class Blocks:
+class BlockTensor:
     """A tensor of a file: `raw` gives the bytes of values so and so, which are whole blocks, in the source's order."""
 
     name: str
@@ -43,7 +43,7 @@ class Blocks:
             yield start, min(start + step, total)
 
 
-def not_finite(tensors: Iterable[Blocks]) -> Iterator[str]:
+def not_finite(tensors: Iterable[BlockTensor]) -> Iterator[str]:
     """Tensors that hold what is no number; of a quantised one the scales are looked at, which alone can be none."""
     for one in tensors:
         if not all(_finite(one.raw(start, stop), one.kind) for start, stop in one.pieces()):
@@ -57,7 +57,7 @@ def _finite(raw: NDArray[np.uint8], kind: NumberType) -> bool:
     return finite(np.ascontiguousarray(raw.reshape(-1, kind.bytes)[:, first:last]).reshape(-1), "float16")
 
 
-def proof(one: Blocks, values_of: Callable[[int, int], NDArray[np.float32]]) -> TensorProof:
+def proof(one: BlockTensor, values_of: Callable[[int, int], NDArray[np.float32]]) -> TensorProof:
     """A tensor beside the source's values, by bytes where its type can be made here."""
     kind = one.kind
     if needs(kind) == "export":

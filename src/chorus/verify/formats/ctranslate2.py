@@ -32,6 +32,7 @@ from chorus.plain import JsonMap
 from chorus.verify.formats.faster_whisper import client
 from chorus.verify.protocol import Subject, TensorProof
 from chorus.verify.ready import extractor_settings
+from chorus.verify.structure import refuse_other
 from chorus.verify.values import Distance, finite, floats, rounded, source_values
 from chorus.verify.verdict import Verdict, judged
 
@@ -47,9 +48,7 @@ class CTranslate2Verifier:
 
     def open(self, path: Path, source: Model) -> Subject:
         """As the protocol says; a source that is no Whisper is refused."""
-        if not whisper.is_whisper(source):
-            kind = source.config.get("model_type") or "unknown"
-            raise CheckpointError(f"{source.label}: no Whisper, but of the type {kind}", "name what it was made of")
+        refuse_other(source)
         place = path if path.is_dir() else path.parent
         found = read(place / WEIGHTS)
         config = {**source.config, "vocab_size": _size(found, source)}

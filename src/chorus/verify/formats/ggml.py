@@ -17,10 +17,10 @@ from chorus.export import whisper
 from chorus.export.ggml.layout import TYPES, NumberType, count_of, header_of, shape_of, shapes, stored
 from chorus.export.ggml.mel import mel_filters
 from chorus.export.ggml.reader import GgmlEntry, GgmlFile, GgmlForm, read
-from chorus.models.whisper_tokens import special_ids
-from chorus.verify.formats.blocks import Blocks, not_finite, proof
+from chorus.verify.formats.blocks import BlockTensor, not_finite, proof
 from chorus.verify.formats.whisper_cpp import client
 from chorus.verify.protocol import Subject, TensorProof
+from chorus.verify.structure import refuse_other, special_by_size, tied_head
 from chorus.verify.values import source_values
 from chorus.verify.verdict import Verdict, judged
 
@@ -36,9 +36,7 @@ class GgmlVerifier:
 
     def open(self, path: Path, source: Model) -> Subject:
         """As the protocol says; a source that is no Whisper is refused."""
-        if not whisper.is_whisper(source):
-            kind = source.config.get("model_type") or "unknown"
-            raise CheckpointError(f"{source.label}: no Whisper, but of the type {kind}", "name what it was made of")
+        refuse_other(source)
         found = read(path)
         kind = found.kind
         size = whisper.size_of(source, trim=True)
@@ -61,10 +59,10 @@ def _structure(found: GgmlFile, source: Model, size: int) -> Iterator[Verdict]:
     )  # fmt: skip
     if found.kind is not None:
         yield judged(0, "header", some(_other_numbers(found, source, found.kind, size), 4), str(found.header.dims))
-    yield _head(found, source)
+    yield tied_head(found.entries, source, own=HEAD, runtime="whisper.cpp")
     yield _filters(found)
     yield _tokens(found, source, size)
-    yield _special(found, source)
+    yield special_by_size(found.header.n_vocab, source, "whisper.cpp")
     yield judged(0, "no NaN, no infinity", some(not_finite(_blocks(found))))
 
 
@@ -74,18 +72,6 @@ def _other_numbers(found: GgmlFile, source: Model, kind: NumberType, size: int) 
     mine = vars(found.header)
     other = [name for name in wanted if mine[name] != wanted[name]]
     return [f"{name} is {mine[name]:,}, by the config {wanted[name]:,}" for name in other]
-
-
-def _head(found: GgmlFile, source: Model) -> Verdict:
-    what, table = "one table for embedding and head", "decoder.token_embedding.weight"
-    own = [name for name in found.entries if name.startswith(HEAD)]
-    if own:
-        return judged(0, what, f"it holds a head of its own ({own[0]}), which whisper.cpp does not take")
-    if table not in found.entries:
-        return judged(0, what, f"it lacks {table}, which is its head too")
-    asked = whisper.check_whisper(source, runtime="whisper.cpp", trim=True)
-    problem = next((one.problem for one in asked if "head" in one.what), "")
-    return judged(0, what, f"the source's is another: {problem}" if problem else "", "tied")
 
 
 def _filters(found: GgmlFile) -> Verdict:
@@ -112,22 +98,10 @@ def _tokens(found: GgmlFile, source: Model, size: int) -> Verdict:
     return judged(0, what, told, f"{len(wanted):,}", other=len(other))
 
 
-def _special(found: GgmlFile, source: Model) -> Verdict:
-    """whisper.cpp knows them by the vocabulary's size alone: it must be the size of the tokenizer's own order."""
-    what, known, size = "ids of special tokens", whisper.token_ids(source), found.header.n_vocab
-    if not known:
-        return Verdict(0, what, "skipped", "the source has no tokenizer: --tokenizer DIR")
-    if size not in whisper.SIZES:
-        return judged(0, what, f"of {size:,} tokens whisper.cpp knows none by its place")
-    wrong = [f"{name} is {theirs} for whisper.cpp, {mine} in the tokenizer"
-             for name, mine, theirs in whisper.misplaced(known, size)]  # fmt: skip
-    return judged(0, what, some(wrong, 2), f"{len(special_ids(size)):,} by the size of the vocabulary")
-
-
-def _blocks(found: GgmlFile) -> Iterator[Blocks]:
+def _blocks(found: GgmlFile) -> Iterator[BlockTensor]:
     file = MappedFile(found.path)
     for name, entry in found.entries.items():
-        yield Blocks(name, entry.kind, entry.shape, partial(_raw, file, entry))
+        yield BlockTensor(name, entry.kind, entry.shape, partial(_raw, file, entry))
 
 
 def _raw(file: MappedFile, entry: GgmlEntry, start: int, stop: int) -> NDArray[np.uint8]:
