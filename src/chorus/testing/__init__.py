@@ -1,4 +1,4 @@
-"""The contracts that methods, kinds of models, tasks and runtimes keep, as tests that their authors can run.
+"""The contracts that methods, kinds of models, tasks, runtimes and exports keep, as tests that their authors can run.
 
 import pytest, chorus.testing
 
@@ -17,8 +17,13 @@ def test_my_task():
 
 def test_my_runtime():
     chorus.testing.check_backend(my_backend, sounds)
+
+def test_my_format_of_export():
+    chorus.testing.check_exporter("my_format", "tests/tiny-model")
+    chorus.testing.check_verifier("my_format", "tests/tiny.mine", "tests/tiny-model")
 """
 
+from chorus.testing.exports import check_exporter, check_verifier
 from chorus.testing.kinds import check_kind
 from chorus.testing.merging import merge_deltas, merge_tensors
 from chorus.testing.methods import (
@@ -48,9 +53,11 @@ __all__ = [
     "Case",
     "agrees_with_itself",
     "check_backend",
+    "check_exporter",
     "check_golden",
     "check_kind",
     "check_task",
+    "check_verifier",
     "checks",
     "close",
     "example_parameters",
