@@ -24,8 +24,8 @@ from chorus.verify.registry import VERIFIERS
 from chorus.verify.verdict import holds
 from sounds import BASE
 
-# format -> how many types the model here is written in: k-quants need rows of 256 values
-TYPES = {"ctranslate2": 8, "ggml": 9, "gguf": 8, "gguf-adapter": 4, "hf": 4, "openai": 2}
+# format -> how many types the model here is written in: k-quants need rows of 256 values, q8_0 factors of a rank of 32
+TYPES = {"ctranslate2": 8, "ggml": 9, "gguf": 9, "gguf-adapter": 3, "hf": 4, "openai": 2}
 PAGE = Path(__file__).parents[2] / "docs" / "extending.md"
 PACKAGE = {"my_export": "chorus.exporters", "my_verifier": "chorus.verifiers"}
 
