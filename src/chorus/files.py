@@ -15,8 +15,9 @@ import stat
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from chorus.errors import CheckpointError, ChorusError
 from chorus.plain import JsonObject
@@ -96,7 +97,7 @@ def _reason(path: Path, error: OSError | ValueError) -> str:
     return f"cannot be read ({error.strerror})"
 
 
-def opened(path: Path, *, raises: Refusal = CheckpointError, what: str = "file") -> BinaryIO:
+def opened(path: Path, *, raises: Refusal = CheckpointError, what: str = "file") -> BufferedReader:
     """A regular file, open for reading bytes."""
     regular(path, raises=raises, what=what)
     try:

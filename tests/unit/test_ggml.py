@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -17,9 +18,10 @@ from altered import EMBEDDING, changed, grown
 from chorus.errors import CheckpointError, OutputError, UsageError
 from chorus.export.ggml.layout import BY_TENSOR, MAGIC, TYPES, GgmlHeader, header_of, shape_of, shapes, stored
 from chorus.export.ggml.mel import mel_filters
-from chorus.export.ggml.quants import dequantised, quantised
+from chorus.export.ggml.quants import as_blocks, dequantised, needs, quantised
 from chorus.export.ggml.reader import read
-from chorus.export.values import as_bfloat16, as_float16
+from chorus.export.values import as_bfloat16, as_float16, as_float32
+from chorus.linalg import casts
 from chorus.models.whisper_tokens import IN_ORDER, special_ids
 from sounds import BASE
 
@@ -234,15 +236,62 @@ def test_a_header_that_promises_other_tensors_is_told(written, tmp_path):
 def test_half_types_are_torch_s(values):
     given_values = np.array(values, np.float32)
     tensor = torch.from_numpy(given_values)
-    for compiled in (False, True):
-        assert as_float16(given_values, "x", compiled=compiled).tobytes() == tensor.half().numpy().tobytes()
-    assert as_bfloat16(given_values, "x").tobytes() == tensor.bfloat16().view(torch.int16).numpy().tobytes()
+    halves, brains = tensor.half().numpy().tobytes(), tensor.bfloat16().view(torch.int16).numpy()
+    for _ in by_llvm_and_by_numpy():
+        assert as_float16(given_values, "x").tobytes() == halves
+        assert as_bfloat16(given_values, "x").tobytes() == brains.tobytes()
+        # a source in bfloat16 comes as its bits
+        bits = brains.view(np.uint16)
+        assert as_bfloat16(bits, "x").tobytes() == brains.tobytes()
+        assert as_float32(bits, "x").tobytes() == tensor.bfloat16().float().numpy().tobytes()
+        assert as_float16(bits, "x").tobytes() == tensor.bfloat16().half().numpy().tobytes()
+
+
+def by_llvm_and_by_numpy() -> Iterator[bool]:
+    """Once as it is, once where nothing can be compiled."""
+    yield True
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(casts, "_loop", lambda source, target: None)
+        yield False
+
+
+@pytest.mark.parametrize("source", ["float32", "bfloat16", "float16"])
+def test_every_number_of_sixteen_bits_is_cast_as_torch_casts_it(source):
+    bits = np.arange(1 << 16, dtype=np.uint16)
+    values = torch.from_numpy(bits.view(np.int16)).view(torch.float16 if source == "float16" else torch.bfloat16)
+    given_values = bits if source == "bfloat16" else values.float().numpy()
+    given_values = bits.view(np.float16) if source == "float16" else given_values
+    for compiled in by_llvm_and_by_numpy():
+        for dtype, cast in ((torch.float16, as_float16), (torch.bfloat16, as_bfloat16), (torch.float32, as_float32)):
+            wanted = values.float().to(dtype)
+            whole = torch.isfinite(wanted)
+            found = cast(given_values[whole.numpy()], "x")
+            assert found.tobytes() == wanted[whole].view(torch.uint8).numpy().tobytes(), (compiled, dtype)
+            for i in torch.nonzero(~whole).reshape(-1).tolist()[::500]:
+                with pytest.raises(CheckpointError, match="x: holds NaN, infinity, or values beyond"):
+                    cast(given_values[i : i + 1], "x")
+                with pytest.raises(CheckpointError, match="x: holds NaN, infinity, or values beyond"):
+                    cast(np.concatenate([given_values[:100], given_values[i : i + 1], given_values[:99]]), "x")
+
+
+def test_float32_is_rounded_as_torch_rounds_it_at_every_step():
+    """Numbers around each half step of float16 and bfloat16: below, on it and above, of both signs."""
+    halves = np.arange(0x7C00, dtype=np.uint16).view(np.float16).astype(np.float64)
+    middles = ((halves[1:] + halves[:-1]) / 2).astype(np.float32)
+    brains = (np.arange(0x7F7F, dtype=np.uint32) << 16) + 0x8000
+    values = np.concatenate([middles, brains.view(np.float32)]).view(np.uint32)
+    values = np.concatenate([values - 1, values, values + 1]).view(np.float32)
+    values = np.concatenate([values, -values])
+    for _ in by_llvm_and_by_numpy():
+        for dtype, cast in ((torch.float16, as_float16), (torch.bfloat16, as_bfloat16)):
+            wanted = torch.from_numpy(values).to(dtype)
+            whole = torch.isfinite(wanted)
+            assert cast(values[whole.numpy()], "x").tobytes() == wanted[whole].view(torch.uint8).numpy().tobytes()
+    assert len(values) > 300_000
 
 
 @pytest.mark.parametrize("kind", [name for name, one in TYPES.items() if one.quantised])
 def test_blocks_are_ggml_s_and_come_back_near(kind):
-    from chorus.export.ggml.quants import needs
-
     if needs(TYPES[kind]):
         pytest.skip("the package that makes these blocks is not installed")
     rows = np.random.default_rng(0).normal(0, 0.02, (8, 512)).astype(np.float32)
@@ -250,6 +299,18 @@ def test_blocks_are_ggml_s_and_come_back_near(kind):
     assert blocks.shape == (8, TYPES[kind].nbytes(512))
     error = np.sqrt(np.mean((dequantised(blocks, TYPES[kind]) - rows) ** 2)) / 0.02
     assert error < 1.2 * 2.0 ** (1.2 - TYPES[kind].bits)
+
+
+@pytest.mark.parametrize("kind", [name for name, one in TYPES.items() if one.quantised])
+@pytest.mark.parametrize("size", [1e10, 3e38])
+def test_values_that_no_block_can_scale_are_refused(kind, size):
+    if needs(TYPES[kind]):
+        pytest.skip("the package that makes these blocks is not installed")
+    rows = np.random.default_rng(0).uniform(-1, 1, (2, 512)).astype(np.float32)
+    assert as_blocks(rows * np.float32(6e4), TYPES[kind], "x").any()
+    rows[1, 300] = size
+    with pytest.raises(CheckpointError, match=f"x: holds values beyond what {kind} can scale"):
+        as_blocks(rows, TYPES[kind], "x")
 
 
 def test_types_are_named_once_and_matrices_alone_have_them():

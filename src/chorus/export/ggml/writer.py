@@ -13,9 +13,9 @@ from chorus.errors import CheckpointError
 from chorus.export import whisper
 from chorus.export.ggml.layout import TYPES, NumberType, count_of, header_of, row_of, shape_of, shapes, stored
 from chorus.export.ggml.mel import mel_filters
-from chorus.export.ggml.quants import quantised
+from chorus.export.ggml.quants import as_blocks
 from chorus.export.output import Sink, new_file
-from chorus.export.values import MANY, Array, as_bfloat16, as_float16, as_float32, blocks
+from chorus.export.values import Array, as_bfloat16, as_float16, as_float32, as_they_lie
 from chorus.progress import Progress
 
 
@@ -24,7 +24,6 @@ def write(model: Model, places: Mapping[str, Path], size: int, progress: Progres
     dims = {**dimensions(model.config), "n_vocab": size}
     known = shapes(dims)
     done, total = 0, sum(count_of(shape_of(name, known)) for name, _ in whisper.tensors(model))
-    compiled = total >= MANY
     with ExitStack() as stack:
         sinks = {TYPES[name]: Sink(path, stack.enter_context(new_file(path))) for name, path in places.items()}
         head = _beginning(whisper.text_tokens(model, size), dims["n_mels"])
@@ -40,9 +39,9 @@ def write(model: Model, places: Mapping[str, Path], size: int, progress: Progres
             for kind, sink in sinks.items():
                 sink.write(_record(name, shape, kinds[kind]))
             left = count_of(shape)
-            for part in blocks(tensor, row_of(shape)):
+            for part in as_they_lie(tensor, row_of(shape)):
                 values = part[:left]  # rows of padding at the end stay out
-                cast = {one: _cast(values, row_of(shape), one, name, compiled=compiled) for one in set(kinds.values())}
+                cast = {one: _cast(values, row_of(shape), one, name) for one in set(kinds.values())}
                 for kind, sink in sinks.items():
                     sink.write(cast[kinds[kind]])
                 left -= len(values)
@@ -68,14 +67,14 @@ def _record(name: str, shape: tuple[int, ...], kind: NumberType) -> bytes:
     return struct.pack(f"<{len(numbers)}i", *numbers) + encoded
 
 
-def _cast(values: Array, row: int, kind: NumberType, name: str, *, compiled: bool) -> Array:
+def _cast(values: Array, row: int, kind: NumberType, name: str) -> Array:
     if kind.name == "f32":
         return as_float32(values, name)
     if kind.name == "f16":
-        return as_float16(values, name, compiled=compiled)
+        return as_float16(values, name)
     if kind.name == "bf16":
         return as_bfloat16(values, name)
-    return quantised(as_float32(values, name).reshape(-1, row), kind)
+    return as_blocks(as_float32(values, name).reshape(-1, row), kind, name)
 
 
 def nbytes(model: Model, kind: NumberType, size: int) -> int:

@@ -17,13 +17,16 @@ from chorus.export.ggml.layout import TYPES, NumberType
 from chorus.export.gguf.kinds import LanguageKind, heads_of, kind_of, rope_of
 from chorus.export.gguf.package import Package
 from chorus.export.protocol import Requirement
-from chorus.export.values import Array, blocks
+from chorus.export.values import Array, as_they_lie
 from chorus.plain import JsonMap
 
 
 @dataclass(frozen=True)
 class GgufTensor:
-    """A tensor of the file. `parts` gives its values, flattened, in whole rows; `source` is its name in the model."""
+    """A tensor of the file. `source` is its name in the model.
+
+    parts: its values, flattened, in whole rows; bfloat16 as its bits (see `as_they_lie`).
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -85,7 +88,7 @@ def entries(model: Model, package: Package) -> list[GgufTensor]:
         made.append(GgufTensor("rope_freqs.weight", factors.shape, "rope_parameters", partial(iter, [factors])))
     for name, (own, tensor) in found.items():
         count = turned_heads(name, kind, heads, keys)
-        parts = partial(turned, tensor, count) if count else partial(blocks, tensor, tensor.shape[-1])
+        parts = partial(turned, tensor, count) if count else partial(as_they_lie, tensor, tensor.shape[-1])
         made.append(GgufTensor(name, tensor.shape, own, parts))
     return made
 
@@ -101,7 +104,7 @@ def turned(tensor: LazyTensor, heads: int) -> Iterator[Array]:
     """Queries' or keys' weights, or their biases, of rows in pairs (see `pairs`); a few whole heads at a time."""
     columns = math.prod(tensor.shape[1:])  # 1 of a bias, whose values are turned as rows are
     rows = tensor.shape[0] // heads
-    for part in blocks(tensor, rows * columns):
+    for part in as_they_lie(tensor, rows * columns):
         yield pairs(part.reshape(-1, columns), rows).reshape(-1)
 
 

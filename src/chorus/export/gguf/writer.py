@@ -13,7 +13,7 @@ import numpy as np
 
 from chorus.checkpoints.writer import explained
 from chorus.export.ggml.layout import TYPES, NumberType
-from chorus.export.ggml.quants import quantised
+from chorus.export.ggml.quants import as_blocks
 from chorus.export.gguf.package import Keys, package
 from chorus.export.gguf.tensors import GgufTensor
 from chorus.export.values import Array, as_bfloat16, as_float16, as_float32
@@ -115,7 +115,7 @@ def as_stored(values: Array, entry: GgufTensor, kind: NumberType) -> Array:
         return as_float16(values, entry.source)
     if kind.name == "bf16":
         return as_bfloat16(values, entry.source)
-    return quantised(as_float32(values, entry.source).reshape(-1, entry.row), kind)
+    return as_blocks(as_float32(values, entry.source).reshape(-1, entry.row), kind, entry.source)
 
 
 def nbytes(made: Sequence[GgufTensor], kind: NumberType) -> int:

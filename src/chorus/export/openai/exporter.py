@@ -13,7 +13,7 @@ from chorus.export import whisper
 from chorus.export.openai.archive import Archive, looks_so
 from chorus.export.output import new_file
 from chorus.export.protocol import ExportOptions, Making, Requirement
-from chorus.export.values import Array, as_float16, as_float32, blocks
+from chorus.export.values import Array, as_float16, as_float32, as_they_lie
 from chorus.progress import Progress
 
 CASTS: dict[str, Callable[[Array, str], Array]] = {"float16": as_float16, "float32": as_float32}
@@ -57,7 +57,7 @@ class Openai:
                 for archive in archives.values():
                     archive.begin()
                 left = prod(shapes[name])  # rows of padding at the end stay out
-                for values in blocks(tensor):
+                for values in as_they_lie(tensor):
                     for kind, archive in archives.items():
                         archive.values(CASTS[kind](values[:left], name))
                     left -= len(values[:left])

@@ -10,17 +10,12 @@ from numpy.typing import NDArray
 
 from chorus.errors import MissingExtraError
 from chorus.export.ggml.layout import NumberType, count_of
-from chorus.export.ggml.quants import dequantised, needs, quantised
+from chorus.export.ggml.quants import SCALES, dequantised, needs, quantised
 from chorus.export.values import BLOCK
 from chorus.verify.protocol import TensorProof
 from chorus.verify.values import Distance, Raw, finite, floats, rounded
 
 PLAIN = {"f32": "float32", "f16": "float16", "bf16": "bfloat16"}
-# where a block's scales lie, which are float16: (from, to) in bytes. Known from ggml's block_* (ggml-common.h)
-SCALES = {
-    "q8_0": (0, 2), "q5_0": (0, 2), "q4_0": (0, 2), "iq4_nl": (0, 2), "q5_1": (0, 4), "q4_1": (0, 4), "q4_k": (0, 4),
-    "q5_k": (0, 4), "q2_k": (80, 84), "q3_k": (108, 110), "q6_k": (208, 210),
-}  # fmt: skip
 # the most that a tensor may be off by, relative to its own size, where ggml is not there to make its blocks again: 1.2
 # to 1.4 times what it was of values that are drawn (tests/unit/test_verify.py, which holds both sides)
 ERRORS = {"q6_k": 0.03, "q5_k": 0.06, "q4_k": 0.12, "iq4_nl": 0.14, "q3_k": 0.24, "q2_k": 0.5}
