@@ -25,7 +25,7 @@ from chorus.verify.verdict import holds
 from sounds import BASE
 
 # format -> how many types the model here is written in: k-quants need rows of 256 values, q8_0 factors of a rank of 32
-TYPES = {"ctranslate2": 8, "ggml": 9, "gguf": 9, "gguf-adapter": 3, "hf": 4, "openai": 2}
+TYPES = {"ctranslate2": 8, "ggml": 9, "gguf": 9, "gguf-adapter": 3, "hf": 4, "onnx": 3, "openai": 2}
 PAGE = Path(__file__).parents[2] / "docs" / "extending.md"
 PACKAGE = {"my_export": "chorus.exporters", "my_verifier": "chorus.verifiers"}
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from chorus.checkpoints.reference import Reference
 from chorus.checkpoints.sidecar import write_json
 from chorus.checkpoints.writer import appearing_whole, write_text
 from chorus.errors import CheckpointError, UsageError, nearest, some
+from chorus.export.naming import name_of
 from chorus.export.output import appearing, check_room
 from chorus.export.protocol import Exporter, ExportOptions, Making, Requirement
 from chorus.export.registry import EXPORTERS
@@ -27,7 +27,6 @@ from chorus.provenance import versions
 
 SIDECAR, FACTS = ".json", "chorus.json"  # beside a file, and in a directory
 GGUF = ".gguf"
-ENDING = re.compile(r"\.(ya?ml|pth?|bin|gguf)$")  # of files that are models, which is no part of their names
 Write = Callable[[Mapping[str, Path]], Making]  # every type to its place
 
 
@@ -131,12 +130,6 @@ def refuse(to: str, model: Model, checks: Iterable[Requirement]) -> None:
         raise CheckpointError(f"{model.label}: not for {to}: {failed[0].problem}", failed[0].remedy)
     lines = "\n".join(f"  - {check.problem}: {check.remedy}" for check in failed)
     raise CheckpointError(f"{model.label}: not for {to}, for {len(failed)} reasons\n{lines}")
-
-
-def name_of(model: Model) -> str:
-    """What files are called after: the last part of what the model is called, of an adapter on its base the adapter."""
-    last = ENDING.sub("", model.label.rpartition("+")[2].rpartition("/")[2].partition("@")[0])
-    return "".join(letter if letter.isalnum() or letter in "-._" else "-" for letter in last).strip("-.") or "model"
 
 
 def places_of(output: Path, exporter: Exporter, to: str, kinds: Sequence[str], name: str) -> dict[str, Path]:

@@ -12,12 +12,14 @@ def _load() -> None:
     from chorus.export.gguf.adapter import GgufAdapter
     from chorus.export.gguf.exporter import Gguf
     from chorus.export.hf.exporter import HuggingFace
+    from chorus.export.onnx.exporter import Onnx
     from chorus.export.openai.exporter import Openai
 
     EXPORTERS.add("ctranslate2", CTranslate2())
     EXPORTERS.add("ggml", Ggml())
     EXPORTERS.add("gguf", Gguf())
     EXPORTERS.add("gguf-adapter", GgufAdapter())
+    EXPORTERS.add("onnx", Onnx())
     EXPORTERS.add("openai", Openai())
     EXPORTERS.add("hf", HuggingFace())
 
