@@ -13,11 +13,15 @@ from chorus.verify.protocol import Verifier
 def _load() -> None:
     from chorus.verify.formats.ctranslate2 import CTranslate2Verifier
     from chorus.verify.formats.ggml import GgmlVerifier
+    from chorus.verify.formats.gguf import GgufVerifier
+    from chorus.verify.formats.gguf_adapter import GgufAdapterVerifier
     from chorus.verify.formats.hf import HfVerifier
     from chorus.verify.formats.openai import OpenaiVerifier
 
     VERIFIERS.add("ctranslate2", CTranslate2Verifier())
     VERIFIERS.add("ggml", GgmlVerifier())
+    VERIFIERS.add("gguf", GgufVerifier())
+    VERIFIERS.add("gguf-adapter", GgufAdapterVerifier())
     VERIFIERS.add("hf", HfVerifier())
     VERIFIERS.add("openai", OpenaiVerifier())
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from chorus.verify.protocol import Floats
 
 
-class NativeRuntime:
+class RuntimeChild:
     """What `module:class` makes of `settings` (see protocol.Native); it may lack what its format is not asked for."""
 
     def __init__(self, made_by: str, settings: JsonMap, *, what: str) -> None:
@@ -47,7 +47,7 @@ class NativeRuntime:
         found: Floats = self._remote.ask("log_mel", audio=audio)
         return found
 
-    def __enter__(self) -> NativeRuntime:
+    def __enter__(self) -> RuntimeChild:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:

@@ -64,7 +64,7 @@ def proof(one: BlockTensor, values_of: Callable[[int, int], NDArray[np.float32]]
             wanted = np.frombuffer(_cast(values, one.shape[-1], kind).tobytes(), np.uint8)
             other = np.flatnonzero(raw != wanted)
             first = kind.nbytes(start) + int(other[0]) if len(other) else -1
-        distance.add(_held(raw, kind), values)
+        distance.add(held_values(raw, kind), values)
     return TensorProof(
         one.name, kind.name, first < 0 if remade else None, distance.error,
         _problem(kind.name, first, distance.error, remade=remade),
@@ -85,7 +85,8 @@ def _cast(values: NDArray[np.float32], row: int, kind: NumberType) -> NDArray[np
     return quantised(np.ascontiguousarray(values).reshape(-1, row), kind)
 
 
-def _held(raw: NDArray[np.uint8], kind: NumberType) -> NDArray[np.float32]:
+def held_values(raw: NDArray[np.uint8], kind: NumberType) -> NDArray[np.float32]:
+    """float32 of whole blocks."""
     if not kind.quantised:
         return floats(raw, PLAIN[kind.name])
     return dequantised(raw.reshape(-1, kind.bytes), kind).reshape(-1)

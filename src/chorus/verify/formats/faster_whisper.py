@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from chorus.verify.protocol import Client
-from chorus.verify.runtime import NativeRuntime
+from chorus.verify.runtime import RuntimeChild
 
 LOADED = "chorus.verify.formats.ctranslate2_runtime:LoadedCTranslate2"
 
@@ -16,6 +16,6 @@ def client(path: Path, computed: str) -> Client:
     settings = {"path": str(path), "computed": computed}
     return Client(
         "faster-whisper", "chorus-merge[evaluate]", lambda: find_spec("faster_whisper") is not None,
-        lambda: NativeRuntime(LOADED, settings, what="CTranslate2's process"), decoding={"dtype": computed},
+        lambda: RuntimeChild(LOADED, settings, what="CTranslate2's process"), decoding={"dtype": computed},
         hears_otherwise="faster-whisper fills the window behind a sound with zeros, transformers with silence",
     )  # fmt: skip

@@ -29,7 +29,7 @@ from chorus.plain import JsonMap
 from chorus.verify.front_end import in_runtime
 from chorus.verify.protocol import Client, Subject, TensorProof
 from chorus.verify.ready import extractor
-from chorus.verify.runtime import NativeRuntime
+from chorus.verify.runtime import RuntimeChild
 from chorus.verify.structure import Held, other_tensors
 from chorus.verify.values import finite, plain_proof
 from chorus.verify.verdict import Verdict, flagged, holds, judged, skipped
@@ -71,7 +71,7 @@ class HfVerifier:
 
 def transformers_client(loaded: str, settings: JsonMap) -> Client:
     """transformers, in a process of its own, of one class of transformers_runtime.py."""
-    opens = partial(NativeRuntime, LOADED + loaded, settings, what=f"{NAME}' process")
+    opens = partial(RuntimeChild, LOADED + loaded, settings, what=f"{NAME}' process")
     return Client(
         NAME, "transformers torch", lambda: find_spec("torch") is not None, opens, partial(in_runtime, opens, NAME)
     )

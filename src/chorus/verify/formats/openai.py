@@ -20,7 +20,7 @@ from chorus.transcribe.backends.openai_whisper import decoder_of
 from chorus.verify.formats.openai_archive import PtFile, read
 from chorus.verify.front_end import in_runtime
 from chorus.verify.protocol import Client, Subject, TensorProof
-from chorus.verify.runtime import NativeRuntime
+from chorus.verify.runtime import RuntimeChild
 from chorus.verify.structure import Held, other_tensors, refuse_other, special_by_size, tied_head
 from chorus.verify.values import finite, plain_proof
 from chorus.verify.verdict import Verdict, judged
@@ -50,7 +50,7 @@ class OpenaiVerifier:
 
 
 def _client(path: Path, source: Model) -> Client:
-    opens = partial(NativeRuntime, LOADED, {"path": str(path)}, what=f"{NAME}'s process")
+    opens = partial(RuntimeChild, LOADED, {"path": str(path)}, what=f"{NAME}'s process")
     return Client(
         NAME, NAME, lambda: find_spec("whisper") is not None, opens, partial(in_runtime, opens, NAME),
         lambda decoding: decoder_of(path, generation_config(source), decoding, "cpu"),
