@@ -166,6 +166,7 @@ def _runtimes(
     hears = is_whisper(source)
     if (audio or data) and not hears:
         raise UsageError(f"{source.label} hears nothing: no recordings are of use", "leave them out")
+    # what a model of another kind makes of sounds or texts is compared by nobody yet, which `_read` tells
     looked = _heard(subject, source, clients, wanted, audio, data, sound=sound) if hears else _read(
         subject, source, clients, wanted, sound=sound
     )  # fmt: skip

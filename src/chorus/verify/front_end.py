@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from chorus.errors import some
 from chorus.verify.protocol import FrontEndOf, Hearer, Subject
-from chorus.verify.verdict import Verdict, judged
+from chorus.verify.verdict import Verdict, flagged, judged
 
 if TYPE_CHECKING:
     from chorus.verify.original import Original
@@ -97,11 +98,13 @@ def rising_tone() -> np.ndarray[tuple[int], np.dtype[np.float32]]:
 
 
 def in_runtime(
-    opens: Callable[[], Hearer], name: str, source: FrontEndOf, *, table: Sequence[bytes] | None = None
-) -> Iterator[Verdict]:
+    opens: Callable[[], Hearer], name: str, source: FrontEndOf, *, table: Sequence[bytes] | None = None,
+    composes: bool = False,
+) -> Iterator[Verdict]:  # fmt: skip
     """A runtime's special tokens, spectrum and tokens of texts beside the source's.
 
-    One that cuts texts in its own way is held to their bytes by its `table`, others to the tokenizer's very ids.
+    One that cuts texts in its own way is held to their bytes by its `table`, others to the tokenizer's very ids. What
+    `composes` letters and their accents by its own rule is told where it alone does, or does not.
     """
     with opens() as native:
         mine = native.special_ids
@@ -111,7 +114,10 @@ def in_runtime(
         yield judged(2, f"special tokens in {name}", some(wrong, 2), f"{len(known)} alike", tokens=len(known))
         if source.log_mel is not None and source.sound is not None:
             yield _spectrum(name, native.log_mel(source.sound), source.log_mel(source.sound), len(source.sound))
-        yield _cut(native, name, source, table)
+        if table is not None:
+            yield _cut_by_table(native, name, source, table)
+        else:
+            yield _cut(native, name, source, composes=composes)
 
 
 def _spectrum(name: str, mine: Floats, theirs: Floats, samples: int) -> Verdict:
@@ -121,13 +127,19 @@ def _spectrum(name: str, mine: Floats, theirs: Floats, samples: int) -> Verdict:
     return judged(2, f"log-mel spectrum in {name}", problem, f"at most {worst:.1g} off", worst=worst)
 
 
-def _cut(native: Hearer, name: str, source: FrontEndOf, table: Sequence[bytes] | None) -> Verdict:
+def _cut(native: Hearer, name: str, source: FrontEndOf, *, composes: bool) -> Verdict:
+    what = f"texts in {name}"
+    other = [text for text, ids in zip(TEXTS, native.tokens(TEXTS), strict=True) if ids != source.ids(text)]
+    told = f"others of its tokens: {some(repr(text[:20]) for text in other)}"
+    # an accent behind its letter: a normaliser of the source's, or of the runtime's, makes one sign of the two
+    if other and composes and not any(unicodedata.is_normalized("NFC", text) for text in other):
+        return flagged(2, what, f"{told}; it alone composes letters and accents, or the tokenizer alone does")
+    return judged(2, what, told if other else "", f"{len(TEXTS)} texts, cut as the tokenizer cuts them")
+
+
+def _cut_by_table(native: Hearer, name: str, source: FrontEndOf, table: Sequence[bytes]) -> Verdict:
     pairs = list(zip(TEXTS, native.tokens(TEXTS), strict=True))
     alike = sum(ids == source.ids(text) for text, ids in pairs)
-    if table is None:
-        other = [repr(text[:20]) for text, ids in pairs if ids != source.ids(text)]
-        told = f"{len(TEXTS)} texts, cut as the tokenizer cuts them"
-    else:
-        other = [repr(text[:20]) for text, ids in pairs if b"".join(table[i] for i in ids) != text.encode()]
-        told = f"{len(TEXTS)} texts; {alike} cut as the tokenizer cuts them, the others longest token first"
+    other = [repr(text[:20]) for text, ids in pairs if b"".join(table[i] for i in ids) != text.encode()]
+    told = f"{len(TEXTS)} texts; {alike} cut as the tokenizer cuts them, the others longest token first"
     return judged(2, f"texts in {name}", f"others of its tokens: {some(other)}" if other else "", told, alike=alike)

@@ -61,6 +61,7 @@ class LanguageOriginal:
     @cached_property
     def prompts(self) -> list[list[int]]:
         """Texts as the tokenizer begins them, short enough to be continued."""
+        # a text that is cut short is one too; one without room for what follows it is of no use
         room = int(getattr(self.parts.model.config, "max_position_embeddings", 0) or 2048) - WRITTEN
         ids = [list(self.parts.tokenizer(text)["input_ids"])[:room] for text in TEXTS]
         return [one for one in ids if one]
@@ -81,6 +82,7 @@ def continuation(run: object, prompt: Sequence[int]) -> list[int]:
     """The likeliest tokens after a prompt, one after the other; the end of a text is one like others."""
     tokens = list(prompt)
     assert callable(run)
+    # each step from the beginning: no runtime is asked to keep anything between two calls
     for _ in range(WRITTEN):
         tokens.append(int(run(tokens)[-1].argmax()))
     return tokens[len(prompt) :]
@@ -114,6 +116,7 @@ def _continued(subject: Subject, original: LanguageOriginal, native: Native, nam
     for prompt, theirs in zip(original.prompts, original.continued, strict=False):
         mine = continuation(native.logits, prompt)
         same += mine == theirs
+        # from the first other token on the two write of different things
         at = next((i for i, pair in enumerate(zip(mine, theirs, strict=True)) if pair[0] != pair[1]), None)
         if at is not None:
             row = original.logits([*prompt, *theirs[:at]])[-1]

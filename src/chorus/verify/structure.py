@@ -25,6 +25,7 @@ def other_tensors(found: Mapping[str, Held], wanted: Mapping[str, Held]) -> Iter
     for told, names in (("lacks", wanted.keys() - found.keys()), ("holds, of no use,", found.keys() - wanted.keys())):
         if names:
             yield f"{told} {some(sorted(names), 2)}"
+    # in the order of the source, so that what is told first is what comes first
     for name in [name for name in wanted if name in found]:
         (shape, kind), (other, another) = found[name], wanted[name]
         if shape != other:

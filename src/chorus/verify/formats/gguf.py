@@ -78,12 +78,13 @@ def _llama_cpp(path: Path) -> Client:
     opens = partial(RuntimeChild, LOADED, {"path": str(path)}, what=f"{LLAMA_CPP}'s process")
     return Client(
         LLAMA_CPP, "llama-cpp-python", lambda: find_spec("llama_cpp") is not None, opens,
-        partial(in_runtime, opens, LLAMA_CPP),
+        partial(in_runtime, opens, LLAMA_CPP, composes=True),
     )  # fmt: skip
 
 
 def _transformers(path: Path) -> Client:
-    return transformers_client("SavedLanguageModel", {"path": str(path.parent), "file": path.name})
+    # it builds a Qwen's tokenizer with a normaliser, whether the source has one or not
+    return transformers_client("SavedLanguageModel", {"path": str(path.parent), "file": path.name}, composes=True)
 
 
 def held(found: GgufHeld) -> dict[str, Held]:
@@ -133,6 +134,7 @@ def behind(found: GgufHeld) -> Verdict:
 
 def _keys(found: GgufHeld, source: Model, made: list[GgufTensor], kind: NumberType) -> Iterator[Verdict]:
     language = kind_of(source)
+    # the keys by the exporter's own words: that they are right is shown by a runtime, L3
     told = package().GGUFWriter(path=None, arch=language.name)
     k.describe_model(told, source, language, made)
     architecture = f"{language.name}."
@@ -152,6 +154,7 @@ def _keys(found: GgufHeld, source: Model, made: list[GgufTensor], kind: NumberTy
     mine = _under(said, TOKENS)
     yield _lists(mine, found.keys)
     yield _pre(mine, found.keys)
+    # whole templates: a chat that is begun in another way is another model
     yield _alike("special tokens", {n: v for n, v in mine.items() if n not in (*LISTS, "pre")}, found.keys, TOKENS)
     yield _alike("chat template", {name: said[name] for name in template}, found.keys, "")
 
@@ -239,11 +242,12 @@ def values_in(parts: Iterator[Array]) -> Callable[[int, int], NDArray[np.float32
 
 def _values(tensor: LazyTensor, heads: int, start: int, stop: int) -> NDArray[np.float32]:
     """The source's values in llama.cpp's order of rows: of a head that is turned, row by row from its two halves."""
-    if not heads:
+    if not heads:  # the same order in both
         return source_values(tensor, start, stop)
     row = count_of(tensor.shape[1:])
     width = tensor.shape[0] // heads
     rows = np.arange(start // row, stop // row)
+    # llama.cpp's row 2 i of a head is transformers' row i, its row 2 i + 1 the one half a head later
     head, place = rows // width, rows % width
     chosen = head * width + place // 2 + place % 2 * (width // 2)
     first = int(head[0]) * width

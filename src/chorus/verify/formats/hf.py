@@ -54,6 +54,7 @@ class HfVerifier:
 
     def open(self, path: Path, source: Model) -> Subject:
         """As the protocol says."""
+        # a head that is stored beside the embedding it is tied to, and one that is not stored, are the same
         found, wanted = settled(open_model(path)), settled(source)
         theirs, mine = _tensors(wanted), _tensors(found)
         held = {name: (tensor.shape, tensor.stored_dtype) for name, tensor in mine.items()}
@@ -69,12 +70,13 @@ class HfVerifier:
         )  # fmt: skip
 
 
-def transformers_client(loaded: str, settings: JsonMap) -> Client:
-    """transformers, in a process of its own, of one class of transformers_runtime.py."""
+def transformers_client(loaded: str, settings: JsonMap, *, composes: bool = False) -> Client:
+    """transformers, in a process of its own, of one class of transformers_runtime.py (`composes`: see in_runtime)."""
     opens = partial(RuntimeChild, LOADED + loaded, settings, what=f"{NAME}' process")
     return Client(
-        NAME, "transformers torch", lambda: find_spec("torch") is not None, opens, partial(in_runtime, opens, NAME)
-    )
+        NAME, "transformers torch", lambda: find_spec("torch") is not None, opens,
+        partial(in_runtime, opens, NAME, composes=composes),
+    )  # fmt: skip
 
 
 def _clients(path: Path, source: Model) -> tuple[Client, ...]:
@@ -143,6 +145,7 @@ def _tokens(found: Model, source: Model) -> Iterator[Verdict]:
     other = [f"{name} is {mine.get(name, 'none')}, in the source's tokenizer {i}" for name, i in theirs.items()
              if mine.get(name) != i]  # fmt: skip
     yield judged(0, what, some(other, 2), f"{len(theirs):,}", other=len(other))
+    # they are in no text of the source's, and somebody put them there
     more = sorted(mine.keys() - theirs.keys())
     if more:
         yield flagged(0, "tokens of its own", some(more, 3))
@@ -160,6 +163,7 @@ def _not_finite(found: Model) -> Iterator[str]:
             yield name
 
 
+# the bytes, not the values: a mapped file shows them without a copy
 def _raw(tensor: LazyTensor) -> partial[NDArray[np.uint8]]:
     if not isinstance(tensor, FileTensor):
         raise CheckpointError(f"{tensor.name}: not of a safetensors file", "save it again, as safetensors")

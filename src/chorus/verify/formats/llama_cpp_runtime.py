@@ -34,6 +34,7 @@ class LoadedGguf:
         return [self.model.tokenize(text.encode(), add_bos=False, special=False) for text in texts]
 
     def logits(self, tokens: list[int]) -> Floats:
+        # else it goes on after the text before
         self.model.reset()
         self.model.eval(tokens)
         return np.array(self.model.scores[: len(tokens)], np.float32)

@@ -123,6 +123,7 @@ def _rebuilt(storage: object, offset: object, shape: object, strides: object, *_
 class _Followed(pickle.Unpickler):
     """Follows a pickle of tensors by Python's own machine, which may call nothing but the two things below."""
 
+    # weights_only of torch would be as safe, and would hold the values; here a file of any size is followed
     def find_class(self, module: str, name: str) -> object:
         called = f"{module} {name}"
         if called not in KNOWN:
@@ -141,6 +142,7 @@ def _entry(path: Path, name: str, one: _Rebuilt, records: dict[str, tuple[int, i
         case _Rebuilt(_Storage() as storage, int(offset), tuple(shape), tuple(strides)) if all(
             type(n) is int and 0 < n < 10**9 for n in shape
         ):
+            # what torch calls contiguous: a view that is turned or repeats its values has other strides
             plain = tuple(math.prod(shape[i + 1 :]) for i in range(len(shape)))
             size = np.dtype(storage.dtype).itemsize
             start, nbytes = records.get(f"{root}data/{storage.key}", (0, 0))

@@ -24,6 +24,7 @@ class LoadedOpenai:
         import whisper
 
         self.whisper = whisper
+        # a path and never a name, which it would download
         self.model = whisper.load_model(path, device="cpu")
         self.tokenizer = whisper.tokenizer.get_tokenizer(
             self.model.is_multilingual, num_languages=self.model.num_languages

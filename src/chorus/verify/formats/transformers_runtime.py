@@ -28,6 +28,7 @@ class SavedWhisper:
     """A Whisper's directory in float32, with the extractor and the tokenizer in it."""
 
     def __init__(self, path: str) -> None:
+        # here and not above: a language model's process needs nothing of what hears
         from chorus.transcribe.decoding import Decoding
         from chorus.transcribe.systems import open_system
         from chorus.verify.original import Original
