@@ -151,3 +151,15 @@ def test_refused_words_and_places(tmp_path):
     with pytest.raises(OutputError, match=r"no result of Chorus"):
         chorus.export(BASE, tmp_path / "others", "hf", overwrite=True)
     assert (tmp_path / "others" / "letter.txt").read_text() == "dear"
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, *TYPES.values()])
+def test_what_is_no_number_goes_as_it_is_and_is_told(whisper, tmp_path, dtype):
+    place, name = copy_model(whisper.base, tmp_path / "broken"), "model.encoder.layers.0.fc1.bias"
+    tensors = {key: value.to(dtype) for key, value in load_file(place / "model.safetensors").items()}
+    tensors[name][3] = float("nan")
+    save_file(tensors, place / "model.safetensors", {"format": "pt"})
+    done = chorus.export(place, tmp_path / "made", "hf")
+    assert any(f"NaN or infinity in {name}:" in line for line in done.warnings)
+    assert json.loads((tmp_path / "made/chorus.json").read_text())["not_finite"] == [name]
+    assert load_all(tmp_path / "made")[name].isnan().nonzero().tolist() == [[3]]

@@ -13,6 +13,7 @@ from chorus.checkpoints.sidecar import VOCABULARIES, copy_side_files, write_json
 from chorus.checkpoints.ties import settled
 from chorus.checkpoints.vocabulary import vocabulary_of
 from chorus.checkpoints.writer import write_text
+from chorus.errors import some
 from chorus.export.hf import writer
 from chorus.export.hf.card import card_of, licences_of
 from chorus.export.protocol import ExportOptions, Making, Requirement
@@ -49,7 +50,7 @@ class HuggingFace:
     def write(self, model: Model, places: Mapping[str, Path], options: ExportOptions, progress: Progress) -> Making:
         model = settled(model)
         limit = options.max_shard_bytes or DEFAULT_SHARD_BYTES
-        stored = writer.write_weights(model, places, limit, progress)
+        stored, unsound = writer.write_weights(model, places, limit, progress)
         files = files_of(model)
         generation = whole_generation_of(model, files)
         licences = licences_of(model)
@@ -63,8 +64,12 @@ class HuggingFace:
             write_text(place / "README.md", card_of(model, stored[kind], settings, options.measured))
         if kind_of(model.config) is not None and not any(name in files for name in VOCABULARIES):
             warnings.append(f"{model.label}: no tokenizer is beside it, and none beside the result; --tokenizer DIR")
+        if unsound:
+            # as it is: to look at a broken training one may want just these bytes
+            warnings.append(f"{model.label}: NaN or infinity in {some(unsound)}: look at how it was trained")
         warnings += licence_warnings(licences)
         facts: JsonObject = {"trained_on": lineage_of(model), "licenses": licences}
+        facts |= {"not_finite": unsound} if unsound else {}
         before = {} if model.method or model.adapter_paths else facts_in(model.directory)
         return Making(facts | ({"before": before} if before else {}), list(dict.fromkeys(warnings)))
 

@@ -15,7 +15,7 @@ from chorus.checkpoints.model import INDEX, Model
 from chorus.checkpoints.shards import Shard, Stored, index_of, lay_out, nbytes_of
 from chorus.checkpoints.sidecar import write_json
 from chorus.checkpoints.writer import OutputFile
-from chorus.export.values import BLOCK, Array, as_bfloat16, as_float16, as_float32, numbers
+from chorus.export.values import BLOCK, Array, as_bfloat16, as_float16, as_float32, finite, numbers
 from chorus.lazy import lazy
 from chorus.progress import Progress
 
@@ -36,8 +36,12 @@ def stored_in(checkpoint: Checkpoint, kind: str) -> list[Stored]:
 
 def write_weights(
     model: Model, places: Mapping[str, Path], max_shard_bytes: int, progress: Progress
-) -> dict[str, list[Stored]]:
-    """Write the weights of every type into its directory; what each holds. A type's name is `own` or torch's."""
+) -> tuple[dict[str, list[Stored]], list[str]]:
+    """Write the weights of every type into its directory; (what each holds, tensors with NaN or infinity in them).
+
+    A type's name is `own` or torch's. What is cast may hold neither; what keeps its type keeps its bytes.
+    """
+    unsound: dict[str, None] = {}
     stored = {kind: stored_in(model.checkpoint, kind) for kind in places}
     outputs = [_Files(place, stored[kind], max_shard_bytes) for kind, place in places.items()]
     done, total = 0, sum(math.prod(tensor.shape) for tensor in model.checkpoint.values())
@@ -45,6 +49,8 @@ def write_weights(
         for i, (name, tensor) in enumerate(model.checkpoint.items()):
             types = {kind: tensors[i][1] for kind, tensors in stored.items()}
             for start, stop, cast in _blocks(tensor, name, set(types.values())):
+                if tensor.dtype in cast and not finite(cast[tensor.dtype], tensor.dtype):
+                    unsound[name] = None
                 for output, dtype in zip(outputs, types.values(), strict=True):
                     output.write(name, start * itemsize(dtype), cast[dtype])
                 done += stop - start
@@ -54,7 +60,7 @@ def write_weights(
     finally:
         for output in outputs:
             output.close()
-    return stored
+    return stored, list(unsound)
 
 
 def _blocks(tensor: LazyTensor, name: str, types: set[str]) -> Iterator[tuple[int, int, dict[str, Array]]]:
@@ -62,7 +68,7 @@ def _blocks(tensor: LazyTensor, name: str, types: set[str]) -> Iterator[tuple[in
     count = math.prod(tensor.shape)
     for start in range(0, count, BLOCK):
         stop = min(start + BLOCK, count)
-        if types == {tensor.dtype}:  # as they are: no value is looked at
+        if types == {tensor.dtype}:
             yield start, stop, {tensor.dtype: _raw(tensor, start, stop)}
         else:
             values = numbers(tensor, start, stop)
