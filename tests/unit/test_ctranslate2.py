@@ -25,7 +25,7 @@ from chorus.export.ctranslate2.form import CTranslate2Form
 from chorus.export.ctranslate2.layout import TYPES, variables
 from chorus.export.ctranslate2.reader import read
 from chorus.export.ctranslate2.side_files import vocabulary
-from chorus.export.ctranslate2.writer import rounded_rows, rounded_whole
+from chorus.export.ctranslate2.writer import rounded_rows, rounded_whole, whole_scale
 from chorus.transcribe.systems import open_system
 from sounds import BASE, tiny
 
@@ -427,7 +427,8 @@ def test_rounding_is_the_converter_s(values):
     rows = np.array(values[: len(values) // 4 * 4], np.float32).reshape(-1, 4)
     if not rows.any():
         rows[0, 0] = 1.0  # the converter divides by the largest
-    for kind, mine in (("int8", rounded_rows(rows.copy())), ("int16", rounded_whole(rows.copy()))):
+    scale = whole_scale(np.abs(rows).max())
+    for kind, mine in (("int8", rounded_rows(rows.copy())), ("int16", (rounded_whole(rows.copy(), scale), scale))):
         layer = common.LinearSpec()
         layer.weight = rows.copy()
         layer.validate()
@@ -435,6 +436,13 @@ def test_rounding_is_the_converter_s(values):
         assert isinstance(layer.weight, specs.NumpyVariable)
         assert mine[0].tobytes() == layer.weight.to_bytes()
         assert mine[1].tobytes() == layer.weight_scale.to_bytes()
+
+
+def test_blocks_of_any_size_are_rounded_to_the_same_bytes(tmp_path, monkeypatch):
+    whole = chorus.export(BASE, tmp_path / "whole", "ctranslate2", types="int16").places["int16"]
+    monkeypatch.setattr("chorus.export.ctranslate2.writer.BLOCK", 1000)  # no whole number of rows
+    parts = chorus.export(BASE, tmp_path / "parts", "ctranslate2", types="int16").places["int16"]
+    assert (parts / "model.bin").read_bytes() == (whole / "model.bin").read_bytes()
 
 
 def test_there_are_as_many_variables_as_published_whispers_have():

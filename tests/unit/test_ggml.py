@@ -21,6 +21,7 @@ from chorus.export.ggml.mel import mel_filters
 from chorus.export.ggml.quants import as_blocks, dequantised, needs, quantised
 from chorus.export.ggml.reader import read
 from chorus.export.values import as_bfloat16, as_float16, as_float32
+from chorus.export.whisper import is_padding
 from chorus.linalg import casts
 from chorus.models.whisper_tokens import IN_ORDER, special_ids
 from sounds import BASE
@@ -166,6 +167,17 @@ def test_a_padded_vocabulary_is_cut_on_request_and_a_trained_one_is_not(tmp_path
     assert not (tmp_path / "y.bin").exists()
 
 
+@pytest.mark.parametrize(("value", "cut"), [(0.0, True), (None, True), (0.5, False)])
+def test_one_row_is_padding_where_it_is_zero_or_the_mean_of_all(tmp_path, value, cut):
+    """None is the mean, which resizing draws around. Alone, a row that was trained is as like itself as any."""
+    mean = grown(torch.zeros(0, 64)).float().mean(0, keepdim=True)
+    place = changed(
+        tmp_path, vocabulary=51866, **{EMBEDDING: grown(mean if value is None else torch.full((1, 64), value))}
+    )
+    model = chorus.open_model(place)
+    assert is_padding(model, 51865) == cut
+
+
 def test_values_beyond_float16_are_refused(tmp_path):
     name = "model.encoder.layers.0.fc1.weight"
     place = changed(tmp_path, **{name: torch.full((256, 64), 1e5)})
@@ -226,6 +238,23 @@ def test_a_header_that_promises_other_tensors_is_told(written, tmp_path):
     assert any("lacks encoder.blocks.2" in problem for problem in read(place).problems())
     with pytest.raises(CheckpointError, match=r"lacks encoder.blocks.2"):
         chorus.open_model(place)
+
+
+@pytest.mark.parametrize(
+    ("at", "value", "told"),
+    [
+        (16, 0, "0 heads"),
+        (16, 5, "5 heads for 64 values"),
+        (32, 6, "6 heads for 64 values"),
+        (28, 128, "128 values wide"),
+    ],
+)
+def test_heads_and_widths_that_do_not_fit_are_told(written, tmp_path, at, value, told):
+    raw = bytearray(written["f16"].read_bytes())
+    raw[at : at + 4] = struct.pack("<i", value)
+    (tmp_path / "x.bin").write_bytes(raw)
+    with pytest.raises(CheckpointError, match=told):
+        chorus.open_model(tmp_path / "x.bin")
 
 
 # ---- numbers ----

@@ -24,7 +24,7 @@ from chorus.sizes import size
 def new_file(path: Path) -> Iterator[BinaryIO]:
     """A file that is not there yet, on the disk when it is left: the name that it gets must not outlive its content."""
     with explained(path):
-        file = path.open("xb")
+        file = path.open("x+b")
     try:
         yield file
         with explained(path):

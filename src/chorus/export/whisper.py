@@ -8,6 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from chorus.architectures.openai_whisper import dimensions, openai_names, transformers_name
 from chorus.checkpoints.beside import beside
@@ -20,6 +21,7 @@ from chorus.export.values import blocks
 from chorus.files import MAX_TOKENIZER, read_text
 from chorus.models.whisper_tokens import ENGLISH, LARGE_V3, MULTILINGUAL, special_ids
 
+Doubles = NDArray[np.float64]
 SIZES = {ENGLISH: "English alone", MULTILINGUAL: "99 languages", LARGE_V3: "100 languages"}
 ALIASES = {"<|nospeech|>": "<|nocaptions|>", "<|he|>": "<|iw|>"}  # what the first Whispers' tokenizers call them
 HEAD, EMBEDDING = "proj_out.weight", "model.decoder.embed_tokens.weight"
@@ -112,11 +114,17 @@ def trimmed_size(model: Model) -> int | None:
 def is_padding(model: Model, wanted: int) -> bool:
     """Whether the rows from `wanted` on are alike: zeros, or what resizing draws, which no training has moved."""
     embedding = tensor_of(model, EMBEDDING)
-    width = embedding.shape[1]
-    parts = [np.asarray(part, np.float64).reshape(-1, width) for part in blocks(embedding, width)]
-    rows = np.concatenate(parts)[wanted:]
-    mean = rows.mean(0)
-    return bool(np.abs(rows - mean).max() <= UNTOUCHED * max(float(np.abs(mean).max()), 1e-12))
+    size, width = embedding.shape
+
+    def rows(first: int) -> Iterator[Doubles]:
+        return (part.astype(np.float64).reshape(-1, width) for part in blocks(embedding, width, first * width))
+
+    # a row alone is always like itself: it is held against what resizing draws around, the mean of all
+    start = wanted if size - wanted > 1 else 0
+    mean = sum((part.sum(0) for part in rows(start)), np.zeros(width)) / (size - start)
+    largest = max(float(np.abs(part).max()) for part in rows(wanted))
+    furthest = max(float(np.abs(part - mean).max()) for part in rows(wanted))
+    return largest == 0 or furthest <= UNTOUCHED * float(np.abs(mean).max())
 
 
 def check_tokens(model: Model, size: int) -> Iterator[Requirement]:

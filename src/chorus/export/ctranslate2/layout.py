@@ -116,14 +116,15 @@ def variables(config: JsonMap) -> Iterator[Variable]:
 
 def _layer(name: str, tensor: str, d: int, inner: int) -> Iterator[Variable]:
     """A layer: query, key and value are one matrix; in attention to the encoder key and value are."""
-    kinds = [("self_attention", "self_attn", (("q_proj", "k_proj", "v_proj"), ("out_proj",)))]
+    kinds = [("self_attention", "self_attn", ["q_proj k_proj v_proj", "out_proj"])]
     if name.startswith("decoder"):
-        across = ("attention", "encoder_attn", (("q_proj",), ("k_proj", "v_proj"), ("out_proj",)))
-        kinds.append(across)  # type: ignore[arg-type]
+        kinds.append(("attention", "encoder_attn", ["q_proj", "k_proj v_proj", "out_proj"]))
     for here, there, fused in kinds:
         yield from _norm(f"{name}/{here}/layer_norm", f"{tensor}.{there}_layer_norm", d)
         for i, matrices in enumerate(fused):
-            yield from _linear(f"{name}/{here}/linear_{i}", [f"{tensor}.{there}.{one}" for one in matrices], (d, d))
+            yield from _linear(
+                f"{name}/{here}/linear_{i}", [f"{tensor}.{there}.{one}" for one in matrices.split()], (d, d)
+            )
     yield from _norm(f"{name}/ffn/layer_norm", f"{tensor}.final_layer_norm", d)
     yield from _linear(f"{name}/ffn/linear_0", (f"{tensor}.fc1",), (inner, d))
     yield from _linear(f"{name}/ffn/linear_1", (f"{tensor}.fc2",), (d, inner))

@@ -12,6 +12,7 @@ from chorus.checkpoints.model import Model
 from chorus.checkpoints.sidecar import copy_side_files, feature_extractor_of, write_json
 from chorus.checkpoints.writer import write_text
 from chorus.errors import CheckpointError
+from chorus.export.hf.whisper_files import features_of
 from chorus.export.whisper import SIZES, token_ids, tokenizer_files
 from chorus.files import present, read_json
 from chorus.models.generation import generation_config
@@ -23,12 +24,6 @@ VOCABULARY, SETTINGS, TOKENIZER, FRONT_END = (
     "vocabulary.json", "config.json", "tokenizer.json", "preprocessor_config.json",
 )  # fmt: skip
 STEP_S = 0.02  # between two tokens of times
-# of every Whisper: what its front end is but for the number of mel bins
-USUAL = {
-    "chunk_length": 30, "feature_extractor_type": "WhisperFeatureExtractor", "hop_length": 160, "n_fft": 400,
-    "n_samples": 480_000, "nb_max_frames": 3000, "padding_side": "right", "padding_value": 0.0,
-    "processor_class": "WhisperProcessor", "return_attention_mask": False, "sampling_rate": 16_000,
-}  # fmt: skip
 
 
 def write(model: Model, folder: Path, size: int) -> list[str]:
@@ -97,8 +92,7 @@ REMEDY = "give --tokenizer DIR with the base's tokenizer.json"
 
 def front_end(model: Model) -> JsonObject:
     """The feature extractor's settings; every Whisper's usual ones where the model has none beside it."""
-    found = feature_extractor_of(model.directory)
-    return found or {**USUAL, "feature_size": int(model.config["num_mel_bins"])}
+    return feature_extractor_of(model.directory) or features_of(model.config)
 
 
 def _front_end(model: Model, folder: Path) -> None:

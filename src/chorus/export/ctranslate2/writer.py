@@ -30,7 +30,7 @@ from chorus.export.ctranslate2.layout import (
     variables,
 )
 from chorus.export.output import new_file, write_bytes
-from chorus.export.values import Array, as_bfloat16, as_float16, as_float32, blocks
+from chorus.export.values import BLOCK, Array, as_bfloat16, as_float16, as_float32, blocks
 from chorus.export.whisper import tensor_of
 from chorus.identity import digest
 from chorus.plain import JsonMap
@@ -139,7 +139,7 @@ class _Weights:
         self._dtype = ""
         self._variable: Variable | None = None
         self._scales: list[NDArray[np.float32]] = []
-        self._whole: list[NDArray[np.float32]] = []
+        self._values_at, self._largest = 0, np.float32(0)
         self._file = stack.enter_context(new_file(path))
         self._write(struct.pack("<I", BINARY) + _text(SPECIFICATION) + struct.pack("<I", REVISION))
         self._counted_at = self._file.tell()
@@ -162,8 +162,8 @@ class _Weights:
 
     def begin(self, variable: Variable) -> None:
         self._variable, self._dtype, self._start = variable, self.kind.of(variable, self.own), self._file.tell()
-        self._scales, self._whole = [], []
         self._record(variable.name, variable.shape, self._dtype)
+        self._scales, self._values_at, self._largest = [], self._file.tell(), np.float32(0)
 
     def values(self, values: Array, tensor: str) -> None:
         """The next values, whole rows; `tensor` is what they are called where they do not fit."""
@@ -173,7 +173,9 @@ class _Weights:
             self._scales.append(scales)
             self._write(rows)
         elif self._dtype == "int16":
-            self._whole.append(as_float32(values, tensor).copy())  # its one scale is known at the end
+            cast = as_float32(values, tensor)
+            self._largest = max(self._largest, np.abs(cast).max())
+            self._write(cast)  # whole, until its one scale is known
         else:
             self._write(CASTS[self._dtype](values, tensor))
 
@@ -192,11 +194,23 @@ class _Weights:
             self._record(f"{name}_scale", scales.shape, "float32")
             self._write(scales)
         elif self._dtype == "int16":
-            rounded, scale = rounded_whole(np.concatenate(self._whole))
-            self._write(rounded)
+            scale = whole_scale(self._largest)
+            self._round_in_place(scale)
             self._record(f"{name}_scale", (), "float32")
             self._write(scale.tobytes())
-        self._scales, self._whole = [], []
+
+    def _round_in_place(self, scale: np.float32) -> None:
+        """The variable's float32 values as int16: a block is read before anything is written where it lay."""
+        read, written = self._values_at, self._values_at
+        with explained(self.path):
+            stop = self._file.tell()
+            while read < stop:
+                self._file.seek(read)
+                values = np.frombuffer(self._file.read(min(4 * BLOCK, stop - read)), np.float32)
+                self._file.seek(written)
+                self._write(rounded_whole(values, scale))
+                read, written = read + values.nbytes, self._file.tell()
+            self._file.truncate()
 
     def finish(self) -> None:
         self._write(struct.pack("<I", len(self._aliases)))
@@ -223,9 +237,13 @@ def rounded_rows(rows: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[n
     return np.rint(rows * scales[:, None]).astype(np.int8), scales
 
 
-def rounded_whole(values: NDArray[np.float32]) -> tuple[NDArray[np.int16], np.float32]:
-    """(int16, its one scale): the largest value becomes 1024."""
-    largest = np.abs(values).max()
-    scale = np.float32(2**INT16_BITS / (largest or np.float32(1)))
+def whole_scale(largest: np.float32) -> np.float32:
+    """The one scale of a matrix in int16: its largest value becomes 1024."""
+    return np.float32(2**INT16_BITS / (largest or np.float32(1)))
+
+
+def rounded_whole(values: NDArray[np.float32], scale: np.float32) -> NDArray[np.int16]:
+    """int16 by the scale of the whole."""
     limits = np.iinfo(np.int16)
-    return np.clip(np.rint(values * scale), limits.min, limits.max).astype(np.int16), scale
+    rounded: NDArray[np.float32] = np.clip(np.rint(values * scale), limits.min, limits.max)
+    return rounded.astype(np.int16)

@@ -84,6 +84,11 @@ class GgmlFile:
             yield f"{self.header.n_vocab:,} tokens; whisper.cpp counts on {', '.join(f'{n:,}' for n in SIZES)}"
         if len(self.filters) != self.header.n_mels:
             yield f"{len(self.filters)} mel filters for {self.header.n_mels} mel bins"
+        if self.header.n_text_state != self.header.n_audio_state:
+            yield f"its decoder is {self.header.n_text_state} values wide, its encoder {self.header.n_audio_state}"
+        for heads in {self.header.n_audio_head, self.header.n_text_head}:
+            if heads == 0 or self.header.n_audio_state % heads:
+                yield f"{heads} heads for {self.header.n_audio_state} values"
         known = shapes(dims)
         wanted = openai_names(dims["n_audio_layer"], dims["n_text_layer"])
         missing, foreign = [n for n in wanted if n not in self.entries], sorted(set(self.entries) - set(wanted))
