@@ -357,7 +357,7 @@ def test_fails_where_another_merge_writes_the_same_directory(fails, qwen, out):
     lock = os.open(partial, os.O_RDONLY)
     fcntl.flock(lock, fcntl.LOCK_EX)
     try:
-        fails(linear(qwen.base), "another merge is writing it", code=4, flags=["--overwrite"])
+        fails(linear(qwen.base), "another command is writing it", code=4, flags=["--overwrite"])
     finally:
         os.close(lock)
 

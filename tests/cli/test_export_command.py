@@ -52,6 +52,26 @@ def test_the_sidecar_says_what_went_in_and_names_no_place(recipe, tmp_path):
     assert str(BASE.parent) not in json.dumps(facts)
 
 
+def test_the_formats_are_listed_with_their_types(capsys):
+    from chorus.export.registry import EXPORTERS
+
+    assert run(["export", "--formats"]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    rows = {words[0]: words for words in lines if words and words[0] in EXPORTERS}
+    assert len(rows) == len(EXPORTERS) >= 6
+    assert all(set(EXPORTERS.get(name).types) <= set(words) for name, words in rows.items())
+
+
+def test_a_folder_that_is_not_there_yet_is_named_by_its_slash(tmp_path, capsys):
+    assert run(["export", str(BASE), "--to", "ggml", "-o", f"{tmp_path}/new/models/", "-q"]) == 0
+    assert capsys.readouterr().out.split() == [f"{tmp_path}/new/models/ggml-base.bin"]
+
+
+def test_adapters_by_themselves_are_for_gguf(tmp_path, capsys):
+    assert run(["export", str(BASE), "--to", "ggml", "--adapter", "-o", str(tmp_path / "x.bin")]) == 2
+    assert "ggml has no adapters by themselves" in capsys.readouterr().err
+
+
 def test_merge_exports_its_result(recipe, tmp_path, capsys):
     out = tmp_path / "merged"
     assert run(["merge", str(recipe), "-o", str(out), "--export", "ggml:q5_0,q8_0", "-q", "--json"]) == 0

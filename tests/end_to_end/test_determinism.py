@@ -282,7 +282,7 @@ def test_resume_refuses_another_recipes_work(wide, out, monkeypatch):
     other = recipe_of("model_stock", wide)
     with pytest.raises(chorus.ChorusError, match="another merge's unfinished result"):
         chorus.merge(other, out, chorus.Options(resume=True))
-    with pytest.raises(chorus.ChorusError, match="an unfinished merge is there"):
+    with pytest.raises(chorus.ChorusError, match="an unfinished result is there"):
         chorus.merge(other, out)
     chorus.merge(other, out, chorus.Options(overwrite=True))
     assert (out / "config.json").exists()

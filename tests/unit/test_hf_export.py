@@ -141,7 +141,7 @@ def test_what_float16_cannot_hold_is_refused_and_nothing_is_left(whisper, tmp_pa
 def test_refused_words_and_places(tmp_path):
     with pytest.raises(UsageError, match='did you mean "float16"'):
         chorus.export(BASE, tmp_path / "x", "hf", types="f16")
-    with pytest.raises(UsageError, match="trim_vocabulary: without a meaning for hf"):
+    with pytest.raises(UsageError, match=r"--trim-vocab \(trim_vocabulary\): without a meaning for hf"):
         chorus.export(BASE, tmp_path / "x", "hf", settings=chorus.ExportOptions(trim_vocabulary=True))
     mine = Path(shutil.copytree(BASE, tmp_path / "mine"))
     with pytest.raises(UsageError, match="is one of the inputs"):

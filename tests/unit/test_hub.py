@@ -15,7 +15,7 @@ from safetensors.torch import save
 import chorus
 from adapters import make_adapters
 from chorus.checkpoints.model import OpenOptions
-from chorus.checkpoints.open import open_model
+from chorus.checkpoints.open import on_its_base, open_model
 from chorus.checkpoints.reference import parse_reference
 from chorus.errors import CheckpointError
 from models import load_all
@@ -356,6 +356,21 @@ def test_pickles_are_downloaded_on_request_alone(hub, options):
     with pytest.raises(CheckpointError, match="cannot be loaded as plain tensors"):  # for it is none
         open_model(parse_reference("org/tuned"), allowed)
     assert any("pytorch_model.bin" in r[1] for r in hub.requests)
+
+
+def test_an_adapter_alone_stands_on_the_base_that_it_names(hub, options, tmp_path):
+    base, (adapter,) = make_adapters(tmp_path, "qwen2", 1)
+    hub.files["org/base"] = {p.name: p.read_bytes() for p in base.iterdir()}
+    hub.files["org/lora"] = {p.name: p.read_bytes() for p in adapter.iterdir() if p.name != "config.json"}
+    facts = json.loads(hub.files["org/lora"]["adapter_config.json"])
+    hub.files["org/lora"]["adapter_config.json"] = json.dumps({**facts, "base_model_name_or_path": "org/base"}).encode()
+    found = on_its_base("org/lora@v1", options)
+    assert str(found) == "org/base+org/lora@v1"
+    assert len(open_model(found, options).checkpoint) == len(open_model(base).checkpoint)
+    away = OpenOptions(cache_dir=options.cache_dir, offline=True)
+    assert str(on_its_base("org/lora@v1", away)) == "org/base+org/lora@v1"  # from the cache
+    for other in ("org/base", "org/base+org/lora", "org/unseen", str(base)):
+        assert on_its_base(other, options) == other
 
 
 @pytest.mark.parametrize("weights", ["adapter_model.safetensors", "task_vector.safetensors"])

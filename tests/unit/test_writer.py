@@ -116,7 +116,7 @@ def test_an_unfinished_one_is_gone_on_with_or_begun_again(tmp_path, resume, over
     (made.path / "half.bin").write_text("half")
     (made.path / "folder").mkdir()
     made.release()
-    with pytest.raises(OutputError, match="an unfinished merge is there"):
+    with pytest.raises(OutputError, match="an unfinished result is there"):
         begin(final)
     again = begin(final, resume=resume, overwrite=overwrite)
     assert (again.path / "half.bin").exists() == resume
@@ -167,7 +167,7 @@ def test_what_is_no_file_of_the_work_is_refused_and_stays(tmp_path):
 def test_one_at_a_time(tmp_path):
     first = begin(tmp_path / "model")
     for settings in ({}, {"resume": True}, {"overwrite": True}):
-        with pytest.raises(OutputError, match="another merge is writing it"):
+        with pytest.raises(OutputError, match="another command is writing it"):
             begin(tmp_path / "model", **settings)
     first.finish(())
     begin(tmp_path / "model", overwrite=True).finish(())

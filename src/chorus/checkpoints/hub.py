@@ -30,7 +30,7 @@ from chorus.checkpoints.model import Model, OpenOptions
 from chorus.checkpoints.reference import Reference
 from chorus.checkpoints.safetensors_header import Header, parse_header
 from chorus.checkpoints.weights import WeightFiles, refuse_pickle, weight_files
-from chorus.checkpoints.whereabouts import nearest_path
+from chorus.checkpoints.whereabouts import ADAPTER, nearest_path
 from chorus.errors import CheckpointError
 from chorus.files import MAX_INDEX, read_json
 from chorus.plain import JsonObject
@@ -96,6 +96,19 @@ def open_hub_model(reference: Reference, options: OpenOptions) -> Model:
     # the hub has hashed these files already: reading them for a hash of our own would cost more than the merge
     model.hub_hashes = {name: blob_hash(path) for name, path in model.paths.items() if blob_hash(path)}
     return model
+
+
+def adapter_config(reference: Reference, options: OpenOptions) -> Path | None:
+    """The config of a repository that holds an adapter and no model; None of any other, or where there is none."""
+    try:
+        with _explained(reference):
+            listed = _listed(reference, options)
+            if listed is not None:
+                return listed.fetch(ADAPTER) if listed.has(ADAPTER) and not listed.has("config.json") else None
+        cached, _ = download(reference, replace(options, offline=True), [ADAPTER, "config.json"])
+    except CheckpointError:  # what stands in the way is told where it is opened
+        return None
+    return cached / ADAPTER if (cached / ADAPTER).exists() and not (cached / "config.json").exists() else None
 
 
 def _download_model(reference: Reference, options: OpenOptions) -> tuple[Path, str | None]:

@@ -13,7 +13,7 @@ from chorus.checkpoints.formats import FORMATS, format_of
 from chorus.checkpoints.lineage import PROVENANCE
 from chorus.checkpoints.model import TOKENIZER_FILES, Model, OpenOptions, stacked_paths
 from chorus.checkpoints.names import named
-from chorus.checkpoints.reference import Reference, looks_local, parse_reference
+from chorus.checkpoints.reference import Reference, is_hub_id, looks_local, parse_reference
 from chorus.checkpoints.task_vector import TASK_VECTOR, apply_task_vector
 from chorus.checkpoints.weights import is_converted
 from chorus.checkpoints.whereabouts import nearest_path
@@ -30,6 +30,40 @@ class Planned(Protocol):
 
 
 Source = str | Path | Reference | Planned | Model
+
+
+def on_its_base(source: Source, options: OpenOptions | None = None) -> Source:
+    """An adapter that is named alone, on the base that its config names; everything else as it is.
+
+    Raises `CheckpointError` where it names none.
+    """
+    if not isinstance(source, str | Path):
+        return source
+    reference = reference_to(source)
+    config = _config_alone(reference, options or OpenOptions())
+    if config is None:
+        return source
+    base = read_json(config).get("base_model_name_or_path")
+    if not isinstance(base, str) or not base:
+        raise CheckpointError(f"{source}: an adapter that names no base", f"name it on its base: BASE+{source}")
+    return replace(reference_to(base), adapter=reference)
+
+
+def _config_alone(reference: Reference, options: OpenOptions) -> Path | None:
+    """The config of an adapter that is named without a base; None where something else is named."""
+    if reference.adapter is not None or reference.given is not None:
+        return None
+    if is_hub_id(reference.path):
+        from chorus.checkpoints.hub import adapter_config  # as below
+
+        return adapter_config(reference, options)
+    path = expanded(reference.path)
+    return path / CONFIG if _is_adapter(path) else None
+
+
+def _is_adapter(path: Path) -> bool:
+    # trainers leave the base's config beside an adapter
+    return (path / CONFIG).exists() and not ((path / "config.json").exists() and _has_weights(path))
 
 
 def open_model(source: Source, options: OpenOptions | None = None) -> Model:
@@ -116,8 +150,7 @@ def _open_local(path: Path, reference: Reference, options: OpenOptions) -> Model
         raise CheckpointError(f"{path}: no such file or directory{nearest_path(path)}", "check the path of the model")
     if reference.revision:
         raise CheckpointError(f"{reference}: a local directory has no revisions", 'drop the "@..."')
-    # trainers leave the base's config beside an adapter
-    if (path / CONFIG).exists() and not ((path / "config.json").exists() and _has_weights(path)):
+    if _is_adapter(path):
         base = read_json(path / CONFIG).get("base_model_name_or_path") or "its base"
         raise CheckpointError(
             f"{path}: an adapter, not a model",

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from typing_extensions import Buffer
 
+AGAIN = "then run it again (a merge goes on with --resume)"
+
 
 @contextmanager
 def explained(path: Path) -> Iterator[None]:
@@ -29,11 +31,11 @@ def explained(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise OutputError(f"{path}: the disk is full", "make room and go on with --resume") from error
+            raise OutputError(f"{path}: the disk is full", f"make room, {AGAIN}") from error
         if error.errno == errno.EFBIG:
             raise OutputError(
                 f"{path}: larger than files may be here (disk quota or ulimit -f)",
-                "raise the limit and go on with --resume, or use a smaller --max-shard-size",
+                f"raise the limit, {AGAIN}; or use a smaller --max-shard-size, where there are shards",
             ) from error
         if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise OutputError(
@@ -41,7 +43,7 @@ def explained(path: Path) -> Iterator[None]:
             ) from error
         if error.errno in (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP, errno.ENOENT):
             raise OutputError(f"{shown(path)}: {error.strerror}", "choose another output directory") from error
-        raise OutputError(f"{path}: {error.strerror or error}", "check the disk, then go on with --resume") from error
+        raise OutputError(f"{path}: {error.strerror or error}", f"check the disk, {AGAIN}") from error
 
 
 class PartialDirectory:
@@ -59,7 +61,7 @@ class PartialDirectory:
         # a link would have another directory written to, and cleared
         for path in (self.path, self._aside) if overwrite else (self.path,):
             if present(path) and (path.is_symlink() or not path.is_dir()):
-                raise OutputError(f"{path}: is in the way, and is no unfinished merge", "take it away")
+                raise OutputError(f"{path}: is in the way, and is no unfinished result", "take it away")
         for path in (final, self._aside) if overwrite else ():
             refuse_foreign(path, parts)
         existed = self.path.exists()
@@ -72,7 +74,7 @@ class PartialDirectory:
         except BlockingIOError:
             os.close(self._lock)
             raise OutputError(
-                f"{final}: another merge is writing it", "wait for it, or choose another directory"
+                f"{final}: another command is writing it", "wait for it, or choose another directory"
             ) from None
         except OSError:  # a file system that cannot lock directories: go without
             pass
@@ -80,7 +82,8 @@ class PartialDirectory:
             if not overwrite and any(self.path.iterdir()):
                 self.release()
                 raise OutputError(
-                    f"{self.path}: an unfinished merge is there", "go on with --resume, or start again with --overwrite"
+                    f"{self.path}: an unfinished result is there",
+                    "start again with --overwrite, or go on with --resume where it is a merge",
                 )
             self._clear()
 

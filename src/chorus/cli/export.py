@@ -24,9 +24,27 @@ if TYPE_CHECKING:
     from chorus.merge.plan import Plan
 
 
+def _show_formats(context: click.Context, parameter: click.Parameter, value: bool) -> None:
+    """Every format, its models, its types (that which is meant where none is named first), and nothing else."""
+    if not value or context.resilient_parsing:
+        return
+    from chorus.export.registry import EXPORTERS
+    from chorus.tables import Table
+
+    rows = []
+    for name in EXPORTERS.names():
+        one = EXPORTERS.get(name)
+        rows.append((name, one.covers, " ".join(dict.fromkeys([one.default, *one.types]))))
+    click.echo(Table("", ("format", "what", "types"), rows).render("text"), nl=False)
+    context.exit()
+
+
 @click.command("export")
 @click.argument("model")
-@click.option("--to", required=True, metavar="FORMAT", help="ggml (whisper.cpp); `chorus export --formats` lists all.")
+@click.option("--to", required=True, metavar="FORMAT", help="ggml (whisper.cpp) or another of --formats.")
+@click.option(
+    "--formats", is_flag=True, is_eager=True, expose_value=False, callback=_show_formats, help="List them, and exit."
+)
 @click.option("--type", "types", default="", metavar="TYPE,...", help="Number types, such as f16,q5_0.")
 @click.option("-o", "--out", required=True, type=click.Path(), metavar="PATH", help="The file or directory to write.")
 @click.option("--tokenizer", type=click.Path(), metavar="DIR", help="Where the tokenizer is, for models without one.")
@@ -79,7 +97,7 @@ def command(
 
     options = OpenOptions(allow_pickle=allow_pickle, offline=offline, cache_dir=cache_dir)
     destination = Upload(push_to_hub or "", private, revision, commit_message)
-    _refuse(to, types, destination, results)
+    _refuse(to, types, destination, results, adapter=adapter)
     if push_to_hub:
         check_upload(destination, offline=offline)
     source = source_of(model, options, tokenizer) if results else model
@@ -93,7 +111,7 @@ def command(
     started = time.monotonic()
     with shown(quiet=quiet, label="exporting", unit="values") as bar:
         done = export(
-            source, Path(out), f"{to}-adapter" if adapter else to, types=types, tokenizer=tokenizer,
+            source, out, f"{to}-adapter" if adapter else to, types=types, tokenizer=tokenizer,
             overwrite=overwrite, settings=settings, options=options, progress=bar,
         )  # fmt: skip
     for warning in done.warnings:
@@ -105,8 +123,10 @@ def command(
         click.echo(upload(out, destination))
 
 
-def _refuse(to: str, types: str, destination: Upload, results: tuple[str, ...]) -> None:
-    """`UsageError` where flags of the hub or of its card are given without it."""
+def _refuse(to: str, types: str, destination: Upload, results: tuple[str, ...], *, adapter: bool) -> None:
+    """`UsageError` where flags are given that go with another format, or with an upload."""
+    if adapter and to != "gguf":
+        raise UsageError(f"--adapter: {to} has no adapters by themselves, gguf has", "leave it out: they are merged")
     if to != "hf" and (destination.repository or results):
         raise UsageError("--push-to-hub and --results are for --to hf", "the hub's readers know model directories")
     if not destination.repository and destination != Upload(""):

@@ -7,17 +7,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from chorus._version import __version__
-from chorus.checkpoints.adapter import CONFIG
+from chorus.checkpoints.lineage import PROVENANCE
 from chorus.checkpoints.model import Model, OpenOptions
-from chorus.checkpoints.open import Source, open_model, reference_to
+from chorus.checkpoints.open import Source, locate, on_its_base, open_model, reference_to
 from chorus.checkpoints.output_place import refuse_input
-from chorus.checkpoints.reference import Reference
+from chorus.checkpoints.reference import Reference, is_hub_id
 from chorus.checkpoints.sidecar import write_json
 from chorus.checkpoints.writer import appearing_whole, write_text
 from chorus.errors import CheckpointError, UsageError, nearest, some
 from chorus.export.naming import name_of
 from chorus.export.output import appearing, check_room
-from chorus.export.protocol import Exporter, ExportOptions, Making, Requirement
+from chorus.export.protocol import FLAGS, Exporter, ExportOptions, Making, Requirement
 from chorus.export.registry import EXPORTERS
 from chorus.files import expanded, present, read_json
 from chorus.identity import file_hash
@@ -25,7 +25,7 @@ from chorus.plain import JsonObject
 from chorus.progress import Progress
 from chorus.provenance import versions
 
-SIDECAR, FACTS = ".json", "chorus.json"  # beside a file, and in a directory
+SIDECAR = ".json"  # beside a file
 GGUF = ".gguf"
 Write = Callable[[Mapping[str, Path]], Making]  # every type to its place
 
@@ -66,17 +66,17 @@ def export(
     kinds = chosen_types(exporter, to, types)
     wanted = settings or ExportOptions()
     if idle := wanted.given - exporter.uses:
-        raise UsageError(f"{some(sorted(idle))}: without a meaning for {to}", "leave it out")
-    opened, into = source_of(model, options or OpenOptions(), tokenizer), Path(expanded(output))
-    places = places_of(into, exporter, to, kinds, name_of(opened))
+        raise UsageError(f"{some(FLAGS[name] for name in sorted(idle))}: without a meaning for {to}", "leave it out")
+    opened = source_of(model, options or OpenOptions(), tokenizer)
+    places = places_of(output, exporter, to, kinds, name_of(opened))
     # of files their own places: the folder may hold what they are made from
-    for place in places.values() if exporter.suffix else [into]:
+    for place in places.values() if exporter.suffix else [expanded(output)]:
         refuse_input(place, opened.places)
     refuse(to, opened, checks := exporter.check(opened, kinds, wanted))
     needed = sum(exporter.nbytes(opened, kind, wanted) for kind in kinds)
     check_room(next(iter(places.values())).parent, needed)
     facts: JsonObject = {"chorus": __version__, "format": to, **made_from(opened)}
-    facts["checks"] = [check.what for check in checks]
+    facts["checks"] = list(dict.fromkeys(check.what for check in checks))
 
     def write(drafts: Mapping[str, Path]) -> Making:
         return exporter.write(opened, drafts, wanted, progress)
@@ -102,23 +102,23 @@ def chosen_types(exporter: Exporter, to: str, types: str | Sequence[str]) -> lis
 
 def source_of(model: Source, options: OpenOptions, tokenizer: str | Path | None = None) -> Model:
     """The model that is named; an adapter stands on the base that its config names."""
-    if isinstance(model, str | Path):
-        place = expanded(model)
-        if present(place / CONFIG) and not present(place / "config.json"):
-            base = read_json(place / CONFIG).get("base_model_name_or_path")
-            if not isinstance(base, str) or not base:
-                raise CheckpointError(f"{place}: an adapter that names no base", f"name it on its base: BASE+{place}")
-            model = replace(reference_to(base), adapter=reference_to(place))
-        model = reference_to(model)
+    model = on_its_base(model, options)
+    model = reference_to(model) if isinstance(model, str | Path) else model
     opened = open_model(model, options)
     if isinstance(model, Reference) and not opened.method:
         opened = replace(opened, hub_ids=tuple(model.hub_ids))
-    if tokenizer is None:
-        return opened
-    place = expanded(tokenizer)
-    if not place.exists():
+    return opened if tokenizer is None else replace(opened, tokenizer_directory=tokenizer_at(tokenizer, options))
+
+
+def tokenizer_at(named: str | Path, options: OpenOptions) -> Path:
+    """A tokenizer's file or directory; of a repository on the hub its place in the cache."""
+    place = expanded(named)
+    if present(place):
+        return place
+    reference = reference_to(named)
+    if not is_hub_id(reference.path):
         raise CheckpointError(f"{place}: no such file or directory", "check the path of the tokenizer")
-    return replace(opened, tokenizer_directory=place)
+    return locate(reference, options, "tokenizer")[0]
 
 
 def refuse(to: str, model: Model, checks: Iterable[Requirement]) -> None:
@@ -132,20 +132,21 @@ def refuse(to: str, model: Model, checks: Iterable[Requirement]) -> None:
     raise CheckpointError(f"{model.label}: not for {to}, for {len(failed)} reasons\n{lines}")
 
 
-def places_of(output: Path, exporter: Exporter, to: str, kinds: Sequence[str], name: str) -> dict[str, Path]:
-    """Type -> its place: the output itself, or in it (a folder that is there, or one for several types)."""
+def places_of(output: str | Path, exporter: Exporter, to: str, kinds: Sequence[str], name: str) -> dict[str, Path]:
+    """Type -> its place: the output itself, or in it (a folder that is there or named as one, or for several types)."""
+    into, single = Path(expanded(output)), len(kinds) == 1
     if not exporter.suffix:
-        return {kinds[0]: output} if len(kinds) == 1 else {kind: output / kind for kind in kinds}
-    if len(kinds) == 1 and not output.is_dir():
-        return {kinds[0]: output}
-    if present(output) and not output.is_dir():
-        raise UsageError(f"{output}: a file, for {len(kinds)} types", "name a folder")
+        return {kinds[0]: into} if single else {kind: into / kind for kind in kinds}
+    if single and not into.is_dir() and not str(output).endswith("/"):
+        return {kinds[0]: into}
+    if present(into) and not into.is_dir():
+        raise UsageError(f"{into}: a file, where a folder is meant", "name a folder")
     if exporter.suffix == GGUF:  # as llama.cpp's files are called: base-f16.gguf
-        return {kind: output / f"{name}-{kind}{GGUF}" for kind in kinds}
+        return {kind: into / f"{name}-{kind}{GGUF}" for kind in kinds}
     # whisper.cpp's own names in its models/: ggml-base.en.bin, ggml-base.en-q5_0.bin
     name = name.removeprefix(f"{to}-")
     return {
-        kind: output / f"{to}-{name}{'' if kind == exporter.default else f'-{kind}'}{exporter.suffix}" for kind in kinds
+        kind: into / f"{to}-{name}{'' if kind == exporter.default else f'-{kind}'}{exporter.suffix}" for kind in kinds
     }
 
 
@@ -208,7 +209,7 @@ def _directories(write: Write, places: Mapping[str, Path], facts: JsonObject, *,
         for kind, draft in drafts.items():
             files = sorted(path for path in draft.rglob("*") if path.is_file())
             told = {"contents": {path.relative_to(draft).as_posix(): file_hash(path) for path in files}}
-            write_json(draft / FACTS, {**facts, "type": kind, **written.facts, **told})
+            write_json(draft / PROVENANCE, {**facts, "type": kind, **written.facts, **told})
     return written
 
 

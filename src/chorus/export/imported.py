@@ -16,7 +16,7 @@ from chorus.checkpoints.output_place import place_of, refuse_input
 from chorus.checkpoints.sidecar import VOCABULARIES, write_json
 from chorus.errors import CheckpointError, UsageError, some
 from chorus.export import whisper
-from chorus.export.api import Exported, export
+from chorus.export.api import Exported, export, tokenizer_at
 from chorus.export.ggml.reader import GgmlForm, read
 from chorus.export.hf.whisper_files import features_of, generation_of, write_tokenizer, write_tokenizer_config
 from chorus.export.protocol import ExportOptions
@@ -61,8 +61,9 @@ def import_model(
         kind = model.config.get("model_type") or "unknown"
         raise CheckpointError(f"{place}: a model of the type {kind}", "import knows Whispers")
     settings = ExportOptions(max_shard_bytes=max_shard_bytes)
+    known = None if tokenizer is None else tokenizer_at(tokenizer, options or OpenOptions())
     with tempfile.TemporaryDirectory() as folder:
-        whole = _with_side_files(model, place, Path(folder), None if tokenizer is None else expanded(tokenizer))
+        whole = _with_side_files(model, place, Path(folder), known)
         return export(whole, into, "hf", types=types, overwrite=overwrite, settings=settings, progress=progress)
 
 
@@ -97,8 +98,6 @@ def _with_side_files(model: Model, place: Path, folder: Path, tokenizer: Path | 
 
 def _tokenizer(model: Model, place: Path, folder: Path, tokenizer: Path | None) -> dict[str, Path]:
     """The files of the tokenizer that is named, or of one that is made of a table of tokens."""
-    if tokenizer is not None and not present(tokenizer):
-        raise CheckpointError(f"{tokenizer}: no such file or directory", "check the path of the tokenizer")
     found = [] if tokenizer is None else [tokenizer] if tokenizer.is_file() else sorted(tokenizer.iterdir())
     named = {path.name: path for path in found if path.is_file() and is_tokenizer(path.name)}
     if any(name in named for name in VOCABULARIES):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -26,6 +27,8 @@ def new_file(path: Path) -> Iterator[BinaryIO]:
     with explained(path):
         file = path.open("x+b")
     try:
+        with suppress(OSError):  # a file system that cannot lock: go without
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # goes with the process, however that ends
         yield file
         with explained(path):
             file.flush()
@@ -65,7 +68,7 @@ def appearing(finals: Sequence[Path], ours: Callable[[Path], bool], *, overwrite
 
     `ours` tells whether a file that is there may be replaced: `--overwrite` takes nobody else's.
     """
-    for final in finals:
+    for final in reversed(finals):  # the last is what was asked for
         if final.is_symlink() or (present(final) and not final.is_file()):
             raise OutputError(f"{shown(final)}: a link or no file is in the way", "choose another name")
         if present(final) and not overwrite:
@@ -78,7 +81,7 @@ def appearing(finals: Sequence[Path], ours: Callable[[Path], bool], *, overwrite
     for draft in drafts.values():
         with explained(draft):
             draft.parent.mkdir(parents=True, exist_ok=True)
-            draft.unlink(missing_ok=True)
+            _take_away(draft)
     try:
         yield drafts
         # one after the other: a failure between two leaves whole files, each with its own name
@@ -88,6 +91,24 @@ def appearing(finals: Sequence[Path], ours: Callable[[Path], bool], *, overwrite
     finally:
         for draft in drafts.values():
             draft.unlink(missing_ok=True)
+
+
+def _take_away(draft: Path) -> None:
+    """What a killed command left of a file; what another one writes stays."""
+    if not present(draft):
+        return
+    if draft.is_symlink() or not draft.is_file():
+        raise OutputError(f"{shown(draft)}: is in the way, and is no unfinished file", "take it away")
+    with draft.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise OutputError(
+                f"{shown(draft)}: another command is writing it", "wait for it, or choose another name"
+            ) from None
+        except OSError:  # a file system that cannot lock: go without
+            pass
+        draft.unlink(missing_ok=True)
 
 
 def check_room(folder: Path, needed: int) -> None:

@@ -14,6 +14,12 @@ from chorus.progress import Progress
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult
 
+# what a setting is called on the command line and in Python, for messages
+FLAGS = {
+    "trim_vocabulary": "--trim-vocab (trim_vocabulary)", "max_shard_bytes": "--max-shard-size (max_shard_bytes)",
+    "modelfile": "--modelfile", "pre_tokenizer": "--pre-tokenizer", "measured": "--results (measured)",
+}  # fmt: skip
+
 
 @dataclass(frozen=True)
 class ExportOptions:

@@ -10,11 +10,11 @@ from pathlib import Path
 from chorus.checkpoints.lazy_tensor import LazyTensor
 from chorus.checkpoints.lineage import TRAINING, facts_in, lineage_of, wheres_in
 from chorus.checkpoints.model import Model, OpenOptions
-from chorus.checkpoints.open import Source, open_model
-from chorus.checkpoints.reference import Reference, public_name
+from chorus.checkpoints.open import Source, on_its_base, open_model
+from chorus.checkpoints.reference import public_name
 from chorus.errors import CheckpointError, UsageError
 from chorus.export.ggml.reader import GgmlForm
-from chorus.files import expanded, read_json
+from chorus.files import expanded
 from chorus.identity import file_hash, fingerprint
 
 GGML = "ggml"  # the kind of what is whisper.cpp's file
@@ -56,8 +56,8 @@ def open_system(source: Source, *, label: str = "", offline: bool = False) -> Sy
             return System(label or path.stem, GGML, path, fingerprint(files=[file_hash(path)]))
         if path.is_dir() and (path / CONVERTED).exists() and not (path / "model.safetensors").exists():
             return System(label or path.name, "converted", path, _of_files(path))
-        source = _adapter_on_its_base(path) or source
-    return _of_model(open_model(source, OpenOptions(offline=offline)), label)
+    options = OpenOptions(offline=offline)
+    return _of_model(open_model(on_its_base(source, options), options), label)
 
 
 def _of_model(model: Model, label: str) -> System:
@@ -81,16 +81,6 @@ def _of_model(model: Model, label: str) -> System:
         )  # fmt: skip
     tensors = None if model.as_stored else model.checkpoint
     return System(name, "model", model.directory, identity, tensors, role, home, trained_on=lineage_of(model))
-
-
-def _adapter_on_its_base(path: Path) -> Reference | None:
-    """An adapter's directory alone stands for itself on the base that it names."""
-    if not (path / "adapter_config.json").exists() or (path / "config.json").exists():
-        return None
-    base = read_json(path / "adapter_config.json").get("base_model_name_or_path")
-    if not base:
-        raise CheckpointError(f"{path}: names no base", f'write "BASE+{path}"')
-    return Reference(str(base), None, Reference(str(path)))
 
 
 def _of_files(directory: Path) -> str:

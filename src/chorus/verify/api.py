@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+from chorus.checkpoints.lineage import PROVENANCE
 from chorus.checkpoints.model import Model, OpenOptions
 from chorus.checkpoints.open import Source
 from chorus.errors import CheckpointError, ChorusError, UsageError, nearest, some
-from chorus.export.api import FACTS, SIDECAR, source_of
+from chorus.export.api import SIDECAR, source_of
 from chorus.export.whisper import is_whisper
 from chorus.files import expanded, present, read_json
 from chorus.identity import file_hash
@@ -136,8 +137,8 @@ def _cheap(subject: Subject, wanted: VerifyOptions) -> Iterator[Verdict]:
 
 def _as_written(path: Path) -> Iterator[Verdict]:
     """Whether the file is the one that its sidecar tells of."""
-    if path.is_dir() and present(path / FACTS):
-        told = read_json(path / FACTS).get("contents")
+    if path.is_dir() and present(path / PROVENANCE):
+        told = read_json(path / PROVENANCE).get("contents")
         hashes = told if isinstance(told, dict) else {}
         changed = [
             name for name, known in hashes.items() if not present(path / name) or file_hash(path / name) != known

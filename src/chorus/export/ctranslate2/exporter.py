@@ -83,9 +83,9 @@ def _vocabulary(model: Model, *, trim: bool) -> Iterator[Requirement]:
     settings = with_generation({**model.config, "vocab_size": size}, side_files.generation_of(model, ids))
     try:
         check_ids(settings, ids, model.label)
-        yield Requirement("ids of special tokens")
+        yield Requirement("ids in the generation settings")
     except CheckpointError as error:
-        yield Requirement("ids of special tokens", error.message, error.hint)
+        yield Requirement("ids in the generation settings", error.message, error.hint)
         return
     if size in whisper.SIZES:
         yield from whisper.check_tokens(model, size)
