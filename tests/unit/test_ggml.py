@@ -181,7 +181,7 @@ def test_one_row_is_padding_where_it_is_zero_or_the_mean_of_all(tmp_path, value,
 def test_values_beyond_float16_are_refused(tmp_path):
     name = "model.encoder.layers.0.fc1.weight"
     place = changed(tmp_path, **{name: torch.full((256, 64), 1e5)})
-    with pytest.raises(CheckpointError, match=r"mlp\.0\.weight: holds NaN, infinity, or values beyond float16"):
+    with pytest.raises(CheckpointError, match=r"mlp\.0\.weight: holds values beyond float16"):
         chorus.export(place, tmp_path / "x.bin", "ggml")
     assert [p.name for p in tmp_path.iterdir()] == ["model"]
     assert chorus.export(place, tmp_path / "x.bin", "ggml", types="f32").places

@@ -546,7 +546,7 @@ def test_values_beyond_float16_are_refused(tmp_path):
     weights = load_file(model / "model.safetensors")
     weights["model.layers.0.mlp.up_proj.weight"][3, 3] = 1e5
     save_file(weights, model / "model.safetensors", {"format": "pt"})
-    assert "mlp.up_proj.weight: holds NaN, infinity, or values beyond float16" in refusal(model, tmp_path).message
+    assert "mlp.up_proj.weight: holds values beyond float16" in refusal(model, tmp_path).message
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,7 @@ FILES = {
     EXPORTS: (
         "*.gguf", "*.ggml", "ggml-*", "*.onnx", "*.onnx[._]data*", "*.h5", "*.msgpack", "*.tflite", "*.mlmodel",
         "openvino_*", "*.ot", "*.nemo", "*.engine", "*.pte", "*.pt2", "*.ptl", "*.llamafile", "imatrix*.dat",
+        "openai-*.pt", "openai-*.pt.json", "*.gguf.json", "modelfile*",
         "quantize_config.json", "quant_config.json", "quantization_config.json", "hf_quant_config.json",
     ),
     OTHER: ("mergekit*.yml", "mergekit*.yaml", "recipe.yaml", "*.zip", "*.tar", "*.tgz", "*.tar.gz"),

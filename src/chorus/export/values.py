@@ -103,17 +103,17 @@ def _cast(values: Array, target: str, name: str) -> Array:
     if source == target:
         cast, whole = values, finite(values, source)
     elif source == "float16" or (made := casts.narrowed(values, source, target)) is None:
-        cast = _by_numpy(values, source, target)
+        cast = _by_numpy(values, target)
         whole = finite(cast, target)
     else:
         cast, whole = made
     if not whole:
-        raise _beyond(name, target)
+        raise _refusal(_wide(values), name, target)
     return cast
 
 
-def _by_numpy(values: Array, source: str, target: str) -> Array:
-    wide = from_bfloat16(values.view(np.uint8)) if source == "bfloat16" else values
+def _by_numpy(values: Array, target: str) -> Array:
+    wide = _wide(values)
     with np.errstate(over="ignore"):
         if target != "bfloat16":
             return wide.astype(target, copy=False)
@@ -123,8 +123,14 @@ def _by_numpy(values: Array, source: str, target: str) -> Array:
     return ((bits + (0x7FFF + ((bits >> 16) & 1))) >> 16).astype(np.uint16)
 
 
-def _beyond(name: str, dtype: str) -> CheckpointError:
-    wider = "float32" if dtype == "float16" else "the model's own type"
-    return CheckpointError(
-        f"{name}: holds NaN, infinity, or values beyond {dtype}", f"export {wider}, or look at how it was trained"
-    )
+def _wide(values: Array) -> Array:
+    return from_bfloat16(values.view(np.uint8)) if values.dtype == np.uint16 else values
+
+
+def _refusal(values: Array, name: str, dtype: str) -> CheckpointError:
+    if not np.isfinite(values).all():
+        return CheckpointError(
+            f"{name}: holds NaN or infinity", "look at how it was trained; --to hf alone keeps such values"
+        )
+    wider = "float32 or bfloat16" if dtype == "float16" else "the model's own type"
+    return CheckpointError(f"{name}: holds values beyond {dtype} (to {np.abs(values).max():.3g})", f"export {wider}")

@@ -87,7 +87,7 @@ def _tokenizer(model: Model, folder: Path) -> None:
         shutil.move(Path(made) / TOKENIZER, folder / TOKENIZER)
 
 
-REMEDY = "give --tokenizer DIR with the base's tokenizer.json"
+REMEDY = "give --tokenizer DIR with the base's tokenizer.json (`chorus import` makes one of a ggml file)"
 
 
 def front_end(model: Model) -> JsonObject:

@@ -49,7 +49,7 @@ class HuggingFace:
 
     def write(self, model: Model, places: Mapping[str, Path], options: ExportOptions, progress: Progress) -> Making:
         model = settled(model)
-        limit = options.max_shard_bytes or DEFAULT_SHARD_BYTES
+        limit = DEFAULT_SHARD_BYTES if options.max_shard_bytes is None else options.max_shard_bytes
         stored, unsound = writer.write_weights(model, places, limit, progress)
         files = files_of(model)
         generation = whole_generation_of(model, files)
