@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from chorus.checkpoints.lazy_tensor import ChangedTensor, Checkpoint, LazyTensor, MemoryTensor
+from chorus.checkpoints.lineage import PROVENANCE
 from chorus.checkpoints.model import Model, OpenOptions
 from chorus.checkpoints.open import Source
 from chorus.checkpoints.ties import settled
 from chorus.errors import MissingExtraError, OutputError
-from chorus.export.api import FACTS, export, source_of
+from chorus.export.api import export, source_of
 from chorus.export.protocol import Exporter, ExportOptions
 from chorus.export.registry import EXPORTERS
 from chorus.identity import file_hash
@@ -171,7 +172,7 @@ def check_verifier(name: str, exported: Path | str, source: Source) -> int:
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / path.name
         # without what the export noted of its own hashes, by which any damage is found
-        shutil.copytree(path, copy, ignore=lambda *_: [FACTS]) if path.is_dir() else shutil.copyfile(path, copy)
+        shutil.copytree(path, copy, ignore=lambda *_: [PROVENANCE]) if path.is_dir() else shutil.copyfile(path, copy)
         main = max((p for p in copy.rglob("*") if p.is_file()), key=_size) if copy.is_dir() else copy
         main.write_bytes(main.read_bytes()[: _size(main) // 2])
         assert not verify(copy, source, form=name, settings=level).ok, "half a file passes"
