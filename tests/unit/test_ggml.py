@@ -297,9 +297,9 @@ def test_every_number_of_sixteen_bits_is_cast_as_torch_casts_it(source):
             found = cast(given_values[whole.numpy()], "x")
             assert found.tobytes() == wanted[whole].view(torch.uint8).numpy().tobytes(), (compiled, dtype)
             for i in torch.nonzero(~whole).reshape(-1).tolist()[::500]:
-                with pytest.raises(CheckpointError, match="x: holds (NaN or infinity|values beyond)"):
+                with pytest.raises(CheckpointError, match=r"x: holds (NaN or infinity|values beyond)"):
                     cast(given_values[i : i + 1], "x")
-                with pytest.raises(CheckpointError, match="x: holds (NaN or infinity|values beyond)"):
+                with pytest.raises(CheckpointError, match=r"x: holds (NaN or infinity|values beyond)"):
                     cast(np.concatenate([given_values[:100], given_values[i : i + 1], given_values[:99]]), "x")
 
 
