@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from adapters import untie
+from chorus.checkpoints.adapter_config import MAX_NAMES, read_config
 from chorus.checkpoints.open import open_model
 from chorus.checkpoints.reference import parse_reference
 from chorus.errors import CheckpointError
@@ -152,3 +153,11 @@ def test_names_that_older_versions_wrote_find_their_place(tmp_path):
     opened = open_model(parse_reference(f"{base}+{adapter}")).checkpoint
     name = "model.layers.2.self_attn.v_proj.weight"
     assert torch.allclose(opened[name].read(), expected[name], atol=1e-6)
+
+
+def test_so_many_modules_may_be_saved_whole_and_no_more():
+    names = [f"m{i}" for i in range(MAX_NAMES + 1)]
+    config = {"peft_type": "LORA", "modules_to_save": names[:-1]}
+    assert read_config(config, "a").saved == tuple(names[:-1])
+    with pytest.raises(CheckpointError, match=r"modules_to_save: .*a list of at most 2,000 names"):
+        read_config({**config, "modules_to_save": names}, "a")

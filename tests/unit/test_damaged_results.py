@@ -86,6 +86,11 @@ def change_row(place: Path, number: int, **values: object) -> None:
     (place / ROWS).write_text("\n".join(lines) + "\n")
 
 
+def drop_row(place: Path, number: int) -> None:
+    lines = (place / ROWS).read_text(encoding="utf-8").splitlines()
+    (place / ROWS).write_text("\n".join(lines[:number] + lines[number + 1 :]) + "\n")
+
+
 def change_summary(place: Path, change: Callable[[dict], None]) -> None:
     told = json.loads((place / SUMMARY).read_text())
     change(told)
@@ -96,6 +101,7 @@ def change_summary(place: Path, change: Callable[[dict], None]) -> None:
     ("change", "told"),
     [
         (lambda place: (place / ROWS).write_text(""), "no rows"),
+        (lambda place: drop_row(place, 0), "15 rows of 8 utterances; the summary has 8 under each of 2 conditions"),
         (lambda place: change_row(place, 0, errors=7), "radio/0: errors is 7, its texts give 1"),
         (lambda place: change_row(place, 0, hypothesis="one two", errors=0), "the summary has"),
         (lambda place: change_row(place, 0, domain="elsewhere"), "the summary has"),

@@ -107,8 +107,11 @@ def test_what_to_think_about_before_publishing(licences, told):
 
 @pytest.mark.parametrize(
     ("licences", "stated"),
-    [({"a": "mit", "b": "mit"}, "mit"), ({"a": "mit", "b": None}, None), ({"a": "mit", "b": "cc"}, None), ({}, None)],
-)
+    [
+        ({"a": "mit", "b": "mit"}, "mit"), ({"a": "mit", "b": None}, None), ({"a": "mit", "b": "cc"}, None), ({}, None),
+        ({"a": "apache-2.0 + mit"}, None),  # of a merge, or of a model with adapters on it: two licences are none
+    ],
+)  # fmt: skip
 def test_a_card_states_a_licence_only_where_all_models_state_it(licences, stated):
     assert front_of(made(licences=licences)).get("license") == stated
 

@@ -6,6 +6,7 @@ import pytest
 
 from chorus.errors import RecipeError
 from chorus.merge.recipes.loading import load_recipe
+from chorus.merge.recipes.schema import LIMITS
 
 TWO = "models: [{model: a}, {model: b}]\n"
 
@@ -108,3 +109,26 @@ def test_a_missing_file_is_named(tmp_path):
     (tmp_path / "binary.yml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(RecipeError, match="not UTF-8 text"):
         load_recipe(tmp_path / "binary.yml")
+
+
+MODEL = {"model": "a"}
+SOURCE = {"model": "a", "layer_range": [0, 1]}
+PARTS = {
+    "models": lambda n: {"models": [MODEL] * n},
+    "outputs": lambda n: {"models": [MODEL], "outputs": [{"name": f"o{i}"} for i in range(n)]},
+    "modules": lambda n: {"modules": {f"m{i}": {"models": [MODEL]} for i in range(n)}},
+    "slices": lambda n: {"slices": [{"sources": [SOURCE]}] * n},
+    "sources of slices": lambda n: {"slices": [{"sources": [SOURCE] * n}]},
+}
+
+
+@pytest.mark.parametrize("what", LIMITS)
+def test_a_recipe_may_have_as_many_parts_as_the_limit_and_no_more(what):
+    most = LIMITS[what]
+    load_recipe({"merge_method": "linear", **PARTS[what](most)})
+    with pytest.raises(RecipeError, match=f"{most + 1:,} {what}; the limit is {most:,}"):
+        load_recipe({"merge_method": "linear", **PARTS[what](most + 1)})
+
+
+def test_every_limit_is_tried():
+    assert PARTS.keys() == LIMITS.keys()
