@@ -71,6 +71,22 @@ def test_a_head_that_was_tied_and_equals_the_embedding_leaves_an_untied_config_a
     assert plan.variant().config["tie_word_embeddings"] is False
 
 
+@pytest.mark.parametrize("place", [0, 1], ids=["first", "second"])
+def test_a_file_that_stores_the_head_in_the_embeddings_place_is_the_same_model(family, place, tmp_path):
+    head, embedding = HEADS[family.kind]
+    tensors = {head if name == embedding else name: t for name, t in load_all(family.tuned[place]).items()}
+    config = json.loads((family.tuned[place] / "config.json").read_text())
+    models = list(family.tuned[:2])
+    models[place] = write_model(tmp_path / "alone", tensors, config)
+    found, wanted = (
+        chorus.plan({"merge_method": "linear", "models": [{"model": str(m)} for m in every]})
+        for every in (models, family.tuned[:2])
+    )
+    assert set(found) == set(wanted)
+    assert all(torch.equal(found[name].read(), wanted[name].read()) for name in wanted)
+    assert found.variant().config == wanted.variant().config
+
+
 ADAPTERS = {
     "head": {"target_modules": ["lm_head", "q_proj"]},
     "embedding": {"target_modules": ["embed_tokens", "q_proj"]},

@@ -12,7 +12,7 @@ import torch
 import chorus
 from architectures import ARCHITECTURES, MROPE, QWEN_VISION, TOWER, loading_faults, make_pair
 from chorus.cli.main import run
-from chorus.errors import PlanError
+from chorus.errors import CheckpointError, PlanError
 from models import Family, copy_model, load_all, write_model
 
 
@@ -52,6 +52,15 @@ def test_wrappers_are_taken_off(tmp_path, whisper: Family, out, wrapper):
     assert set(plan) == set(plain)
     assert all(torch.equal(plan[name].read(), plain[name].read()) for name in plain)
     assert sum("saved with its wrapper" in w for w in plan.warnings) == 2
+
+
+def test_a_tensor_with_and_without_its_wrapper_is_refused(tmp_path, whisper: Family):
+    name = "model.encoder.layers.0.fc1.weight"
+    tensors = load_all(whisper.base)
+    config = json.loads((whisper.base / "config.json").read_text())
+    twice = write_model(tmp_path / "twice", {**tensors, f"_orig_mod.{name}": tensors[name] + 1}, config)
+    with pytest.raises(CheckpointError, match="with and without _orig_mod"):
+        chorus.open_model(twice)
 
 
 def test_a_wrapped_model_is_extracted_and_read_under_its_own_names(tmp_path, whisper: Family, out):
