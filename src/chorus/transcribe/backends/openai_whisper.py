@@ -15,15 +15,14 @@ from chorus.export.api import refuse
 from chorus.export.protocol import ExportOptions
 from chorus.export.registry import EXPORTERS
 from chorus.models.generation import generation_config
-from chorus.models.languages import known_language
-from chorus.models.times import Segment, Word, in_ms
 from chorus.models.whisper import task_token
 from chorus.plain import JsonMap
 from chorus.runtime import device_parts
 from chorus.transcribe.backends.converting import in_cache, model_of
+from chorus.transcribe.backends.hearing import asked_language, hypothesis_of
 from chorus.transcribe.backends.isolated import Isolated
 from chorus.transcribe.backends.protocol import Backend, Hypothesis, Sound
-from chorus.transcribe.decoding import BY_COLUMN, DETECT, Decoding
+from chorus.transcribe.decoding import Decoding
 from chorus.transcribe.systems import GGML, System
 
 if TYPE_CHECKING:
@@ -123,15 +122,7 @@ class OpenaiDecoder:
 
     def check(self, rows: Sequence[Row]) -> None:
         for row in rows:
-            self._language(row)
-
-    def _language(self, row: Row) -> str | None:
-        """The code that a row is decoded in; None where it is detected. `DataError` as `known_language` says."""
-        given = self.decoding.language
-        if given == DETECT or not self.languages:
-            return None
-        text = row.language if given == BY_COLUMN else given
-        return known_language(text, self.languages, where=row, hint="give --language CODE, or --language detect")
+            asked_language(self.decoding, row, self.languages)
 
     def transcribe(self, sounds: Sequence[Sound]) -> list[Hypothesis]:
         return [self._one(sound) for sound in sounds]
@@ -141,20 +132,18 @@ class OpenaiDecoder:
         limit = self._limit()
         made: JsonMap = self.model.transcribe(
             # a copy: what came through a pipe may not be written to, which torch warns of
-            sound.audio.copy(), language=self._language(sound.row), task=task_token(settings.task),
+            sound.audio.copy(),
+            language=asked_language(settings, sound.row, self.languages) or None, task=task_token(settings.task),
             beam_size=settings.beam if settings.beam > 1 else None, temperature=0.0,
             compression_ratio_threshold=None, logprob_threshold=None, no_speech_threshold=None,
             condition_on_previous_text=False, initial_prompt=settings.prompt or None,
             without_timestamps=not settings.timestamps and sound.seconds <= WINDOW_S, sample_len=limit,
             word_timestamps=settings.detail == "words", fp16=settings.dtype == "float16", **self.suppressed,
         )  # fmt: skip
-        windows: dict[int, int] = {}  # where a window begins -> how many tokens it was given
-        for segment in made["segments"]:
-            windows[segment["seek"]] = windows.get(segment["seek"], 0) + len(segment["tokens"])
-        cut = any(count >= limit for count in windows.values())
-        language = str(made["language"])
-        told = () if settings.detail == "text" else times_of(made["segments"], sound.seconds)
-        return Hypothesis(str(made["text"]).strip(), language, cut, told)
+        return hypothesis_of(
+            str(made["text"]), str(made["language"]), made["segments"], seconds=sound.seconds, limit=limit,
+            told=settings.detail != "text",
+        )  # fmt: skip
 
     def _limit(self) -> int:
         """How many tokens a window may have, by its own rule the half of those that fit."""
@@ -168,18 +157,3 @@ class OpenaiDecoder:
 
     def close(self) -> None:
         del self.model
-
-
-def times_of(segments: Sequence[JsonMap], seconds: float) -> tuple[Segment, ...]:
-    """openai-whisper's segments with a text, and their words, within the sound."""
-
-    def within(time_s: float) -> float:
-        return in_ms(min(max(0.0, time_s), seconds))
-
-    return tuple(
-        Segment(within(s["start"]), within(s["end"]), s["text"].strip(), tuple(
-            Word(within(w["start"]), within(w["end"]), w["word"], round(float(w["probability"]), 4))
-            for w in s.get("words", ())
-        ))
-        for s in segments if s["text"].strip()
-    )  # fmt: skip

@@ -12,16 +12,16 @@ from chorus.models.batches import as_taken
 from chorus.models.features import FRAMES_PER_SECOND, RATE
 from chorus.models.finite import finite_alone
 from chorus.models.kind import Kind
-from chorus.models.languages import known_language
 from chorus.models.loading import put_weights
 from chorus.models.parts import Parts
 from chorus.models.texts import plain_ids
 from chorus.models.times import Segment, in_ms
 from chorus.models.whisper import GenerateSettings, LoadedWhisper, shorter_window, task_token
 from chorus.transcribe.backends.greedy import greedy
+from chorus.transcribe.backends.hearing import asked_language
 from chorus.transcribe.backends.protocol import Hypothesis, Sound
 from chorus.transcribe.backends.whisper_times import Timed, WordTimes, by_timestamps
-from chorus.transcribe.decoding import BY_COLUMN, DETECT, Decoding
+from chorus.transcribe.decoding import DETECT, Decoding
 
 if TYPE_CHECKING:
     import torch
@@ -145,22 +145,17 @@ class WhisperDecoder:
 
     def _languages(self, sounds: Sequence[Sound], hidden: torch.Tensor | None = None) -> list[str]:
         """The code of each sound; empty where the model is English-only, or where long form detects by itself."""
-        if not self.languages:
-            return [""] * len(sounds)
-        if self.decoding.language == DETECT:
-            return self._detected(hidden) if hidden is not None else [""] * len(sounds)
+        if self.languages and self.decoding.language == DETECT and hidden is not None:
+            return self._detected(hidden)
         return [self.language(s.row) for s in sounds]
 
     def check(self, rows: Sequence[Row]) -> None:
-        if self.languages and self.decoding.language != DETECT:
-            for row in rows:
-                self.language(row)
+        for row in rows:
+            self.language(row)
 
     def language(self, row: Row) -> str:
-        """The code of a row's language; `DataError` where it is missing or unknown."""
-        given = self.decoding.language
-        text = row.language if given == BY_COLUMN else given
-        return known_language(text, self.languages, where=row, hint="give --language CODE, or --language detect")
+        """The code of a row's language, if it has to be told; `DataError` where it is missing or unknown."""
+        return asked_language(self.decoding, row, self.languages)
 
     def _detected(self, hidden: torch.Tensor) -> list[str]:
         """The likeliest language token after the start, as openai-whisper detects."""

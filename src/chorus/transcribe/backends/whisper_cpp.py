@@ -15,16 +15,16 @@ from chorus.data.manifest import Row
 from chorus.errors import CheckpointError, ChorusError, MissingExtraError, UsageError
 from chorus.export.api import export
 from chorus.export.ggml.reader import read
-from chorus.models.languages import known_language
-from chorus.models.times import Segment, in_ms
+from chorus.models.times import Segment
 from chorus.models.whisper import task_token
 from chorus.runtime import device_parts, threads
 from chorus.transcribe.backends.child import EndedError
 from chorus.transcribe.backends.converting import in_cache, model_of
+from chorus.transcribe.backends.hearing import asked_language, within
 from chorus.transcribe.backends.isolated import Isolated
 from chorus.transcribe.backends.protocol import Backend, Hypothesis, Sound
 from chorus.transcribe.backends.words import of_tokens
-from chorus.transcribe.decoding import BY_COLUMN, DETECT, Decoding
+from chorus.transcribe.decoding import Decoding
 from chorus.transcribe.native.library import DISTRIBUTION, Messages, library
 from chorus.transcribe.native.whisper_cpp import AGAIN, FLASH_ATTENTION, SHORTEST, language_count, long_enough
 from chorus.transcribe.systems import GGML, System
@@ -135,14 +135,8 @@ class WhisperCpp:
             self._language(row)
 
     def _language(self, row: Row) -> str:
-        """The code that a row is decoded in; empty where it is detected. `DataError` as `known_language` says."""
-        given = self.decoding.language
-        if not self.languages:
-            return "en"
-        if given == DETECT:
-            return ""
-        text = row.language if given == BY_COLUMN else given
-        return known_language(text, self.languages, where=row, hint="give --language CODE, or --language detect")
+        """The code that a row is decoded in; empty where it is detected."""
+        return asked_language(self.decoding, row, self.languages) if self.languages else "en"
 
     def transcribe(self, sounds: Sequence[Sound]) -> list[Hypothesis]:
         return [self._one(sound) for sound in sounds]
@@ -165,11 +159,8 @@ class WhisperCpp:
         """A segment with its times, which are in hundredths of a second."""
         api, context = self.api, self.context
 
-        def within(hundredths: int) -> float:
-            return in_ms(min(max(0.0, hundredths / 100), seconds))
-
-        start = within(api.whisper_full_get_segment_t0(context, part))
-        end = max(start, within(api.whisper_full_get_segment_t1(context, part)))
+        start = within(api.whisper_full_get_segment_t0(context, part) / 100, seconds)
+        end = max(start, within(api.whisper_full_get_segment_t1(context, part) / 100, seconds))
         text = api.whisper_full_get_segment_text(context, part).decode(errors="replace").strip()
         if self.decoding.detail != "words":
             return Segment(start, end, text)
@@ -177,7 +168,8 @@ class WhisperCpp:
             api.whisper_full_get_token_data(context, part, i) for i in range(api.whisper_full_n_tokens(context, part))
         ]
         spoken = [
-            (api.whisper_token_to_bytes(context, one.id), within(one.t0), max(within(one.t0), within(one.t1)), one.p)
+            (api.whisper_token_to_bytes(context, one.id), within(one.t0 / 100, seconds),
+             within(max(one.t0, one.t1) / 100, seconds), one.p)
             for one in tokens if one.id < api.whisper_token_eot(context)
         ]  # fmt: skip
         return Segment(start, end, text, of_tokens(spoken, language))
