@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import struct
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
 
 from chorus.errors import CheckpointError, ChorusError, MissingExtraError, UsageError
@@ -13,6 +17,7 @@ from chorus.transcribe.backends import faster_whisper, huggingface, whisper_cpp
 from chorus.transcribe.backends.choose import chosen_backend
 from chorus.transcribe.decoding import Decoding
 from chorus.transcribe.native import library
+from chorus.transcribe.native import whisper_cpp as native
 from chorus.transcribe.native.remote import NativeWhisper
 from chorus.transcribe.systems import open_system
 from sounds import BASE
@@ -110,3 +115,77 @@ def test_the_library_is_found_under_every_wheels_names(name: str, fits: bool) ->
     import re
 
     assert bool(re.fullmatch(library.NAMES, name)) == fits
+
+
+# ---- another build's structs ----
+
+
+class OtherBuild:
+    """As much of the library as a spectrum takes: a state of three integers and a vector, `shift` bytes further on."""
+
+    def __init__(self, shift: int, *, turned: bool = False) -> None:
+        self.shift, self.turned = shift, turned
+        self.memory = ctypes.create_string_buffer(native.STATE_BYTES)
+        self.kept = np.zeros(0, np.float32)
+
+    def whisper_version(self) -> bytes:
+        return b"9.9.9"
+
+    def whisper_set_mel_with_state(self, context: object, state: int, values: Any, frames: int, bins: int) -> int:
+        given = np.ctypeslib.as_array(ctypes.cast(values, ctypes.POINTER(ctypes.c_float)), (bins, frames))
+        self.kept = np.ascontiguousarray(given.T if self.turned else given).copy()
+        begin, size = self.kept.ctypes.data, self.kept.nbytes
+        told = struct.pack("<4i3Q", frames, frames, bins, 0, begin, begin + size, begin + size)
+        self.memory[self.shift : self.shift + len(told)] = told
+        return 0
+
+    def whisper_n_len_from_state(self, state: int) -> int:
+        return struct.unpack_from("<i", self.memory, self.shift)[0]
+
+    def whisper_pcm_to_mel_with_state(self, context: object, state: int, values: Any, count: int, threads: int) -> int:
+        heard = np.full((3, count // 160), 0.5, np.float32)
+        return self.whisper_set_mel_with_state(context, state, heard.ctypes.data_as(ctypes.c_void_p), count // 160, 3)
+
+
+def loaded_by(build: OtherBuild, monkeypatch: pytest.MonkeyPatch) -> native.LoadedGgml:
+    monkeypatch.setattr(native.LoadedGgml, "__init__", lambda self: None)
+    monkeypatch.setattr(native.LoadedGgml, "versions", lambda self: {"whisper.cpp": "9.9.9"})
+    made = native.LoadedGgml()  # type: ignore[call-arg] - as it is after loading
+    made.library, made.context, made.state = build, 1, ctypes.addressof(build.memory)
+    made.dims, made.threads, made._tried = {"n_mels": 3}, 1, False
+    return made
+
+
+@pytest.mark.parametrize("shift", [0, 8, 1024])
+def test_a_spectrum_is_found_where_a_build_keeps_it(shift: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = loaded_by(OtherBuild(shift), monkeypatch).log_mel(np.zeros(8_000, np.float32))
+    assert found.shape == (3, 50)
+    assert (found == 0.5).all()
+
+
+def test_a_build_that_keeps_spectra_in_another_way_is_told_and_none_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Turned round, what it keeps of a sound would look like any other spectrum."""
+    sound = np.zeros(8_000, np.float32)
+    with pytest.raises(ChorusError, match=r"9\.9\.9 gives another spectrum back than it was given") as caught:
+        loaded_by(OtherBuild(0, turned=True), monkeypatch).log_mel(sound)
+    assert "pywhispercpp==" in caught.value.hint
+    far = OtherBuild(native.STATE_BYTES - 40)
+    with pytest.raises(ChorusError, match=r"not where whisper\.cpp 9\.9\.9 is known to keep it"):
+        loaded_by(far, monkeypatch).log_mel(sound)
+
+
+@pytest.mark.parametrize("taken", [{}, {"use gpu": "0", "flash attn": "1"}])
+def test_a_build_that_reads_other_settings_is_told(taken: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    build = SimpleNamespace(
+        whisper_context_default_params=SimpleNamespace,
+        whisper_init_from_file_with_params_no_state=lambda path, settings: 1,
+    )
+    monkeypatch.setattr(native, "library", lambda: build)
+    monkeypatch.setattr(native, "Messages", lambda: SimpleNamespace(errors=[], taken=taken))
+    with pytest.raises(ChorusError, match=r"x\.bin: whisper\.cpp has read other settings than it was given"):
+        native.LoadedGgml("x.bin")
+
+
+def test_what_to_install_is_what_is_tried() -> None:
+    constraints = (Path(__file__).parents[2] / "constraints.txt").read_text().splitlines()
+    assert library.KNOWN.removeprefix('pip install "').removesuffix('"') in constraints

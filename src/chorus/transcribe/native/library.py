@@ -16,11 +16,16 @@ DISTRIBUTION = "pywhispercpp"
 NAMES = r"(lib)?whisper[-.\w]*\.(so|dylib|dll)[.\d]*"  # a wheel's repair puts a hash into the name
 ERROR = 4  # of ggml's levels of messages
 EMPTY = "no tensors loaded"  # the library takes a file without weights, for its own tests
+TAKEN = re.compile(r"(use gpu|flash attn) *= (\d+)")  # how it tells what it has read of our settings
+KNOWN = f'pip install "{DISTRIBUTION}==1.5.1"'  # what this is tried with
 SHOW = ctypes.CFUNCTYPE(None, c_int, c_char_p, c_void_p)
 
 
 class ContextSettings(ctypes.Structure):
-    """How a model is loaded. Only the first two are ours to set; the struct's others, which grow, fit into the rest."""
+    """How a model is loaded. Only the first two are ours to set; the struct's others, which grow, fit into the rest.
+
+    Another build may have them elsewhere: `Messages.taken` says what it has read.
+    """
 
     _fields_ = (
         ("use_gpu", ctypes.c_bool), ("flash_attn", ctypes.c_bool), ("more", ctypes.c_uint8 * 6),
@@ -75,21 +80,29 @@ def library() -> ctypes.CDLL:
 
     found = ctypes.CDLL(str(path))
     for name, (result, arguments) in SIGNATURES.items():
-        function = getattr(found, name)
+        function = getattr(found, name, None)
+        if function is None:
+            raise ChorusError(f"{path.name} of {DISTRIBUTION} has no {name}", KNOWN)
         function.restype, function.argtypes = result, arguments
     return found
 
 
 class Messages:
-    """What the library says instead of printing it; `errors` are those that tell of a failure, oldest first."""
+    """What the library says instead of printing it.
+
+    errors: what tells of a failure, oldest first.
+    taken: the settings of a context, as the library has read them.
+    """
 
     def __init__(self) -> None:
         self.errors: list[str] = []
+        self.taken: dict[str, str] = {}
         self._show = SHOW(self._said)  # the library calls it as long as it is loaded: it must not be collected
         library().whisper_log_set(self._show, None)
 
     def _said(self, level: int, text: bytes, _: object) -> None:
         said = text.decode(errors="replace").strip()
+        self.taken |= dict(TAKEN.findall(said))
         if level >= ERROR or EMPTY in said:
             self.errors.append(re.sub(r"^\w+: ((ERROR|WARN) )?", "", said))
 

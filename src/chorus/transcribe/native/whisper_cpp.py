@@ -13,7 +13,7 @@ from chorus.errors import CheckpointError, ChorusError
 from chorus.models.whisper_tokens import MULTILINGUAL
 from chorus.plain import JsonObject
 from chorus.runtime import threads
-from chorus.transcribe.native.library import DISTRIBUTION, Messages, library
+from chorus.transcribe.native.library import DISTRIBUTION, KNOWN, Messages, library
 
 if TYPE_CHECKING:
     from chorus.data.audio import Audio
@@ -36,6 +36,8 @@ FLASH_ATTENTION = False
 OTHER_TOKENS = 51765  # of a vocabulary, besides its languages and one more where it is multilingual
 SHORTEST = 4_000  # samples: the library reads 200 past the first, and decodes nothing under a tenth of a second
 STATE_BYTES = 2_048  # at the beginning of a state, where its spectrum is looked for; it takes far more
+TRIED_FRAMES = 7  # of a spectrum that is put in to see whether it is found
+AS_GIVEN = {"use gpu": "0", "flash attn": "0"}
 
 
 def language_count(vocabulary: int) -> int:
@@ -60,10 +62,15 @@ class LoadedGgml:
         self.context = self.library.whisper_init_from_file_with_params_no_state(path.encode(), settings)
         if not self.context or self.messages.errors:
             raise CheckpointError(f"{path}: whisper.cpp cannot load it ({self.messages.first()})", AGAIN)
+        if self.messages.taken != AS_GIVEN:
+            raise ChorusError(
+                f"{path}: whisper.cpp has read other settings than it was given: {self.messages.taken}", KNOWN
+            )
         self.state = self.library.whisper_init_state(self.context)
         if not self.state:
             raise ChorusError(f"{path}: whisper.cpp has no memory to run it ({self.messages.first()})")
         self.dims = {name: int(getattr(self.library, f"whisper_model_{name}")(self.context)) for name in DIMS}
+        self._tried = False
 
     def about(self) -> JsonObject:
         """What the file and the library say of themselves."""
@@ -95,10 +102,24 @@ class LoadedGgml:
 
     def log_mel(self, audio: Audio) -> Floats:
         """[mel bins, frames] of the audio and of the half minute of silence that it puts after it."""
+        if not self._tried:
+            self._try()
         self._hear(audio)
+        return self._spectrum()
+
+    def _try(self) -> None:
+        """A spectrum that is put in must come back: another build may keep its own elsewhere, or turned round."""
+        known = np.arange(self.dims["n_mels"] * TRIED_FRAMES, dtype=np.float32).reshape(-1, TRIED_FRAMES)
+        self._set(known)
+        if not np.array_equal(self._spectrum(), known):
+            raise ChorusError(f"{self._version()} gives another spectrum back than it was given", KNOWN)
+        self._tried = True
+
+    def _spectrum(self) -> Floats:
+        """What a state holds, length and all, where its interface gives no way to it but its length."""
         frames, bins = self.library.whisper_n_len_from_state(self.state), self.dims["n_mels"]
-        # the interface gives no way to it: it is found in the state by what is known of it
         head = ctypes.string_at(self.state, STATE_BYTES)
+        # three integers and a vector of floats that fit each other
         for place in range(0, STATE_BYTES - 40, 4):
             length, whole, its_bins = struct.unpack_from("<3i", head, place)
             if (whole, its_bins) != (frames, bins) or length < frames:
@@ -106,7 +127,10 @@ class LoadedGgml:
             begin, end, room = struct.unpack_from("<3Q", head, -(-(place + 12) // 8) * 8)
             if end - begin == 4 * length * bins and room >= end:
                 return np.frombuffer(ctypes.string_at(begin, end - begin), np.float32).reshape(bins, length)
-        raise ChorusError(f"the spectrum is not where whisper.cpp {self.versions()['whisper.cpp']} is known to keep it")
+        raise ChorusError(f"the spectrum is not where {self._version()} is known to keep it", KNOWN)
+
+    def _version(self) -> str:
+        return f"whisper.cpp {self.versions()['whisper.cpp']}"
 
     def logits(self, tokens: Sequence[int], *, audio: Audio | None = None, mel: Floats | None = None) -> Floats:
         """[tokens, vocabulary]: after each token, given all before it and the first half minute of a sound.
@@ -114,13 +138,7 @@ class LoadedGgml:
         The sound is `audio`, or a log-mel spectrum [mel bins, frames].
         """
         if mel is not None:
-            values = np.ascontiguousarray(mel, dtype=np.float32)
-            bins, frames = values.shape
-            pointer = values.ctypes.data_as(ctypes.c_void_p)
-            call = "whisper_set_mel_with_state"
-            self._done(
-                getattr(self.library, call)(self.context, self.state, pointer, frames, bins), "take the spectrum"
-            )
+            self._set(mel)
         else:
             assert audio is not None, "either audio or its spectrum"
             self._hear(audio)
@@ -140,6 +158,12 @@ class LoadedGgml:
         self._done(code, "decode")
         found = self.library.whisper_get_logits_from_state(self.state)
         return np.ctypeslib.as_array(found, (self.dims["n_vocab"],)).copy()
+
+    def _set(self, mel: Floats) -> None:
+        values = np.ascontiguousarray(mel, dtype=np.float32)
+        (bins, frames), pointer = values.shape, values.ctypes.data_as(ctypes.c_void_p)
+        code = self.library.whisper_set_mel_with_state(self.context, self.state, pointer, frames, bins)
+        self._done(code, "take the spectrum")
 
     def _hear(self, audio: Audio) -> None:
         samples = long_enough(audio)
