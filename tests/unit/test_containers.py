@@ -82,8 +82,17 @@ def test_a_film_without_sound_is_refused(tmp_path: Path) -> None:
         pictures.width, pictures.height = 32, 32
         file.mux(pictures.encode(av.VideoFrame.from_ndarray(np.zeros((32, 32, 3), np.uint8))))
         file.mux(pictures.encode(None))
-    with pytest.raises(DataError, match="not readable as audio"):
+    with pytest.raises(DataError, match=r"a\.avi: not readable as audio \(avi: no sound in it"):
         read_audio(tmp_path / "a.avi")
+
+
+def test_why_a_container_is_not_read_is_told(tmp_path: Path) -> None:
+    """Not that FFmpeg should convert it, which has just tried."""
+    path = written(tmp_path / "a.m4a", tone(1.0))
+    path.write_bytes(path.read_bytes()[:2_000])
+    with pytest.raises(DataError, match=r"not readable as audio \(m4a: Invalid data found") as caught:
+        read_audio(path)
+    assert "ffmpeg" not in str(caught.value)
 
 
 def test_what_unpacks_to_more_than_is_read_is_refused_before_it_is(tmp_path: Path, monkeypatch) -> None:

@@ -109,6 +109,15 @@ def test_copies_are_found_whatever_they_are_called(tmp_path):
     assert found["duplicate audio"] == ["converted.wav: the same as audio/001.flac"]
 
 
+def test_a_file_that_several_rows_name_is_told_by_their_lines(tmp_path):
+    _, rows = corpus(tmp_path, 6)
+    named = [replace(row, line=2 + i) for i, row in enumerate(rows)]
+    again = [replace(named[0], line=9, text="other"), replace(named[1], line=10, split="dev")]
+    found = kinds([*named, *again])
+    assert found["duplicate audio"] == ["audio/000.flac: lines 2 and 9 name the same file"]
+    assert found["same audio in two splits"] == ["audio/001.flac: lines 3 (train) and 10 (dev) name the same file"]
+
+
 def test_texts_that_the_model_cannot_take(tmp_path):
     _, rows = corpus(tmp_path, 3)
     whisper = limits_of(str(BASE))

@@ -67,7 +67,7 @@ def opened(source: Path | bytes) -> Iterator[soundfile.SoundFile]:
         file = soundfile.SoundFile(io.BytesIO(source) if isinstance(source, bytes) else source)
     # TypeError: a file without a header (.raw), of which soundfile would have to be told the rate
     except DECODING as error:
-        file = _container(source)
+        file = _container(source, name)
         if file is None:
             form, remedy = _form(source)
             raise DataError(f"{name}: not readable as audio ({form or _reason(error)})", remedy) from None
@@ -84,13 +84,18 @@ def opened(source: Path | bytes) -> Iterator[soundfile.SoundFile]:
         raise DataError(f"{name}: damaged audio ({_reason(error)})", "replace it") from None
 
 
-def _container(source: Path | bytes) -> Container | None:
-    """The sound of a container; None where there is none, or no PyAV to read it."""
+def _container(source: Path | bytes, name: str) -> Container | None:
+    """The sound of a container; None where it is none, or where there is no PyAV to read it."""
+    form = ""
     try:
-        head = source[:KNOWN_BY] if isinstance(source, bytes) else _head(source)
-        return Container(source, NOT_TOLD, LONGEST_S) if form_of(head) else None
-    except (ImportError, OSError, UnreadableError):
+        form = form_of(source[:KNOWN_BY] if isinstance(source, bytes) else _head(source))
+        return Container(source, NOT_TOLD, LONGEST_S) if form else None
+    except (ImportError, OSError):
         return None
+    except UnreadableError as error:
+        raise DataError(
+            f"{name}: not readable as audio ({form}: {error})", "replace it, or convert it to FLAC"
+        ) from None
 
 
 def _reason(error: Exception) -> str:

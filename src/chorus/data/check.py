@@ -295,13 +295,16 @@ def _far(members: Sequence[Measured], value: Callable[[Measured], float]) -> lis
 def _duplicates(good: Sequence[Measured], add: Add) -> None:
     first: dict[str, Row] = {}
     for one in good:
-        seen = first.setdefault(one.digest, one.row)
-        if seen is one.row:
+        seen, row = first.setdefault(one.digest, one.row), one.row
+        if seen is row:
             continue
-        if seen.split != one.row.split and seen.split and one.row.split:
-            add("same audio in two splits", one.row, f"{one.row.split}; {seen} is {seen.split}")
+        splits = seen.split != row.split and bool(seen.split and row.split)
+        if (seen.audio, seen.start, seen.end) == (row.audio, row.start, row.end):
+            lines = [f"{r.line} ({r.split})" if splits else str(r.line) for r in (seen, row)]
+            told = f"lines {' and '.join(lines)} name the same file"
         else:
-            add("duplicate audio", one.row, f"the same as {seen}")
+            told = f"{row.split}; {seen} is {seen.split}" if splits else f"the same as {seen}"
+        add("same audio in two splits" if splits else "duplicate audio", row, told)
 
 
 def _repeated_texts(rows: Sequence[Row], add: Add) -> None:

@@ -76,9 +76,9 @@ class Container:
             self.samplerate, self.channels = int(self._stream.rate or 0), int(self._stream.channels or 0)
             if not 1 <= self.channels <= MOST_CHANNELS:
                 raise UnreadableError(f"{self.channels} channels")
-        except (av.FFmpegError, StopIteration) as error:
+        except av.FFmpegError as error:
             self._file.close()
-            raise UnreadableError(str(error)) from None
+            raise UnreadableError(error.strerror) from None
         except BaseException:
             self._file.close()
             raise
@@ -129,7 +129,7 @@ class Container:
             for made in same.resample(None):  # what it holds back
                 yield made.to_ndarray().T
         except av.FFmpegError as error:
-            raise UnreadableError(str(error)) from None
+            raise UnreadableError(error.strerror) from None
 
     def close(self) -> None:
         if not self._closed:
