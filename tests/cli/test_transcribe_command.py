@@ -123,6 +123,33 @@ def test_what_is_there_is_not_replaced_unasked_and_nothing_is_decoded_for_it(ask
     assert (tmp_path / "out" / "talk.txt").read_text() == "base heard 10 tenths\n"
 
 
+def test_a_place_that_takes_no_files_is_told_before_anything_is_decoded(asked, talks, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert transcribe(BASE, talks, "-o", tmp_path / "file" / "below") == 4
+    told = capsys.readouterr().err
+    assert str(tmp_path / "file" / "below") in told
+    assert "choose another output directory" in told
+    assert asked == []
+
+
+def test_names_of_files_steer_no_terminal(asked, talks, tmp_path, capsys):
+    (talks / "mon" / "talk.flac").rename(talks / "mon" / "a\x1b[2Jb.flac")
+    assert transcribe(BASE, talks / "mon", "-o", tmp_path / "out") == 0
+    assert transcribe(BASE, talks) == 0
+    told = capsys.readouterr()
+    assert "a\\x1b[2Jb.txt" in told.err
+    assert "\x1b" not in told.out + told.err
+
+
+def test_a_language_that_a_model_cannot_be_asked_for_is_told_once(asked, talks, capsys):
+    """The runtime of these tests hears English alone."""
+    assert transcribe(BASE, talks, "--language", "Portuguese") == 0
+    assert capsys.readouterr().err.count("--language pt has no effect") == 1
+    for language in ("en", "English", "detect"):
+        assert transcribe(BASE, talks, "--language", language) == 0
+    assert "no effect" not in capsys.readouterr().err
+
+
 def test_standard_input_is_heard(asked, talks, capsys, monkeypatch):
     data = (talks / "tue" / "talk.flac").read_bytes()
     monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(data), isatty=lambda: False))

@@ -14,6 +14,7 @@ from chorus.cli.output import as_json, note, table
 from chorus.cli.whisper_flags import given_to_whisper, whisper_flags
 from chorus.errors import ChorusError, UsageError
 from chorus.files import printable
+from chorus.files import shown as named
 from chorus.progress import shown
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ RULE = (
     "no model's, or another file that is no model's; all else is a model"
 )
 EVERY = "all"
+LAYOUT = ("max_line_width", "max_line_count", "max_words_per_line", "highlight_words")  # in the order of Subtitles
 
 
 @click.command("transcribe")
@@ -137,8 +139,7 @@ def _check(models: Sequence[str], forms: Sequence[str], flags: Flags) -> None:
         raise UsageError(f"--format {','.join(forms)} on one standard output", "-o DIR")
     if len(models) > 1 and flags["out"] is None and forms[0] not in ("txt", "json"):
         raise UsageError(f"--format {forms[0]} of {len(models)} models on one standard output", "-o DIR")
-    layout = ("max_line_width", "max_line_count", "max_words_per_line", "highlight_words")
-    for name in layout:
+    for name in LAYOUT:
         if flags[name] and not flags["words"]:
             raise UsageError(f"--{name.replace('_', '-')} without the times of words", "--words")
 
@@ -170,15 +171,13 @@ def _listeners(models: Sequence[str], forms: Sequence[str], flags: Flags) -> lis
 
 
 def _writing(listeners: Sequence[Listener], names: Sequence[str], forms: Sequence[str], flags: Flags) -> Writing | None:
-    """Where transcripts go; None for standard output. `OutputError` where one is there, before anything is decoded."""
+    """Where transcripts go; None for standard output. `OutputError` where they cannot, before anything is decoded."""
     from chorus.transcribe.formats import Subtitles
     from chorus.transcribe.writing import Writing
 
     if flags["out"] is None:
         return None
-    layout = Subtitles(
-        flags["max_line_width"], flags["max_line_count"], flags["max_words_per_line"], flags["highlight_words"]
-    )
+    layout = Subtitles(*(flags[name] for name in LAYOUT))
     made = Writing(Path(flags["out"]), names, forms, layout, overwrite=flags["overwrite"], several=len(listeners) > 1)
     for listener in listeners:
         made.check(listener.system.label)
@@ -204,8 +203,20 @@ def _hear(
                 note(f"WARNING: {label}: {one.name}: the text was cut at the limit of new tokens")
             if writing is not None and not one.failed:
                 for place in writing.write(label, i, one):
-                    bar.note(str(place))
+                    bar.note(named(place))
+    _note_language(listener, heard)
     return heard
+
+
+def _note_language(listener: Listener, heard: Sequence[Transcription]) -> None:
+    """That a language was asked for in vain."""
+    from chorus.models.languages import language_code
+    from chorus.transcribe.decoding import DETECT
+
+    asked, told = language_code(listener.decoding.language), {one.language for one in heard if not one.failed}
+    # a model for English alone tells English or nothing, and others no language at all
+    if told and asked not in (DETECT, "en", *told):
+        note(f"WARNING: {listener.system.label}: --language {asked} has no effect: it has no choice of languages")
 
 
 def _show(heard: dict[str, list[Transcription]], forms: Sequence[str], writing: Writing | None, flags: Flags) -> None:
@@ -219,9 +230,7 @@ def _show(heard: dict[str, list[Transcription]], forms: Sequence[str], writing: 
         return
     if writing is not None:
         return
-    layout = Subtitles(
-        flags["max_line_width"], flags["max_line_count"], flags["max_words_per_line"], flags["highlight_words"]
-    )
+    layout = Subtitles(*(flags[name] for name in LAYOUT))
     every = [(label, one) for label, ones in heard.items() for one in ones]
     if forms[0] == "json" and len(every) > 1:
         as_json([{"model": label, **one.as_json()} for label, one in every])

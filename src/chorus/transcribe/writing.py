@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from chorus.checkpoints.writer import explained
 from chorus.errors import OutputError
 from chorus.export.output import appearing, new_file, write_bytes
 from chorus.files import present, shown
@@ -27,11 +29,13 @@ class Writing:
 
     def places(self, label: str, number: int) -> dict[str, Path]:
         """Format -> file of a recording."""
-        folder = self.folder / folder_of(label) if self.several else self.folder
-        return {form: folder / f"{self.names[number]}.{form}" for form in self.forms}
+        return {form: self._of(label) / f"{self.names[number]}.{form}" for form in self.forms}
+
+    def _of(self, label: str) -> Path:
+        return self.folder / folder_of(label) if self.several else self.folder
 
     def check(self, label: str) -> None:
-        """`OutputError` where a transcript would stand on something that is there, before any is made."""
+        """`OutputError` where a transcript would stand on something that is there, or cannot, before any is made."""
         if present(self.folder) and not self.folder.is_dir():
             raise OutputError(f"{shown(self.folder)}: no folder", "choose another one with -o")
         # all of them: hours of decoding must not end at a file that was there from the beginning
@@ -39,6 +43,10 @@ class Writing:
             for place in self.places(label, number).values():
                 if present(place) and not self.overwrite:
                     raise OutputError(f"{shown(place)}: exists", "choose another -o, or pass --overwrite")
+        with explained(self._of(label)):
+            self._of(label).mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self._of(label)):
+                pass
 
     def write(self, label: str, number: int, heard: Transcription) -> Iterator[Path]:
         """Write a recording's files, and tell them."""
