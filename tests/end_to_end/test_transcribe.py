@@ -20,6 +20,7 @@ from chorus.data.utterance import Utterance
 from chorus.errors import UsageError
 from chorus.models.times import Segment
 from chorus.transcribe.backends.choose import BACKENDS
+from chorus.transcribe.backends.converting import converted
 from chorus.transcribe.backends.protocol import Hypothesis, Sound
 from chorus.transcribe.decoding import Decoding
 from chorus.transcribe.systems import open_system
@@ -196,6 +197,33 @@ def test_times_of_words_are_those_of_other_runtimes(runtime: str, median_s: floa
     print(
         f"{runtime}: {len(pairs)} words, median {np.median(apart):.3f} s, 90 % within {np.quantile(apart, 0.9):.3f} s"
     )
+
+
+@real
+@pytest.mark.slow
+def test_faster_whisper_differs_by_what_it_puts_behind_a_sound_and_by_nothing_else() -> None:
+    """CTranslate2 writes transformers' texts from transformers' spectra; faster-whisper's own end in zeros."""
+    ctranslate2 = pytest.importorskip("ctranslate2", reason="faster-whisper is not installed")
+    from transformers import AutoTokenizer, WhisperFeatureExtractor
+
+    rows = [r for r in read_manifest(DATA / "samples" / "manifest.csv").rows if r.language == "en"]
+    sounds = [Sound(u.audio(), u.row, u.key()) for u in map(Utterance, rows)]
+    ours = [one.text for one in heard(Decoding(), sounds, TINY)]
+    theirs = [one.text for one in heard(Decoding(), sounds, TINY, with_runtime("faster-whisper"))]
+    place = converted(open_system(TINY), "ctranslate2", "float32", "model.bin")
+    model = ctranslate2.models.Whisper(str(place), device="cpu", compute_type="float32")
+    extract, tokenizer = WhisperFeatureExtractor.from_pretrained(TINY), AutoTokenizer.from_pretrained(TINY)
+    texts = []
+    for sound in sounds:
+        spectrum = np.ascontiguousarray(extract(sound.audio, sampling_rate=RATE, return_tensors="np").input_features)
+        start = tokenizer.convert_tokens_to_ids(["<|startoftranscript|>", "<|notimestamps|>"])
+        [made] = model.generate(ctranslate2.StorageView.from_array(spectrum), [start], beam_size=1, max_length=448)
+        texts.append(tokenizer.decode(made.sequences_ids[0], skip_special_tokens=True).strip())
+    assert len(texts) == 12
+    assert texts == ours
+    alike = sum(a == b for a, b in zip(ours, theirs, strict=True))
+    assert alike < 12
+    print(f"faster-whisper writes {alike} of {len(ours)} as transformers does")
 
 
 @real

@@ -23,6 +23,7 @@ from chorus.evaluate.run import evaluate
 from chorus.models.whisper_tokens import special_ids
 from chorus.transcribe.backends import whisper_cpp
 from chorus.transcribe.backends.child import EndedError
+from chorus.transcribe.backends.converting import converted
 from chorus.transcribe.backends.isolated import Isolated
 from chorus.transcribe.backends.protocol import Hypothesis, Sound
 from chorus.transcribe.decoding import Decoding
@@ -84,16 +85,16 @@ def test_a_model_is_converted_once_by_content_and_type(
     recordings: list[Sound], file: Path, tmp_path: Path, cache: Path
 ) -> None:
     few = write_manifest([sound.row for sound in recordings[:4]], tmp_path / "few.csv")
-    converted = evaluate(str(BASE), few, tmp_path / "c", decoding=SPOKEN, device="cpu", backend="whisper.cpp")
+    made = evaluate(str(BASE), few, tmp_path / "c", decoding=SPOKEN, device="cpu", backend="whisper.cpp")
     direct = evaluate(str(file), few, tmp_path / "d", decoding=SPOKEN, device="cpu")
-    assert [r["hypothesis"] for r in converted.rows] == [r["hypothesis"] for r in direct.rows]
+    assert [r["hypothesis"] for r in made.rows] == [r["hypothesis"] for r in direct.rows]
     kept = [place / "ggml.bin" for place in (cache / "ggml").iterdir()]
     assert [path.read_bytes() == file.read_bytes() for path in kept] == [True]
     written = kept[0].stat().st_ino
     small = SPOKEN.model_copy(update={"dtype": "int8"})
     found = evaluate(str(BASE), few, tmp_path / "s", decoding=small, device="cpu", backend="whisper.cpp")
     assert found.summary["versions"]["ggml type"] == "q8_0"
-    whisper_cpp.convert(open_system(BASE), "float16")
+    assert converted(open_system(BASE), "ggml", whisper_cpp.TYPES["float16"], whisper_cpp.FILE).exists()
     assert sorted(p.stat().st_ino == written for p in (cache / "ggml").glob("*/ggml.bin")) == [False, True]
 
 

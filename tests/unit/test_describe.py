@@ -11,7 +11,7 @@ from chorus import cache
 from chorus.evaluate import describe
 from chorus.evaluate.facts import Measures
 from chorus.evaluate.results import Evaluation
-from chorus.transcribe.backends.converting import bound
+from chorus.transcribe.backends.converting import bound, in_cache
 from results import made_up
 
 
@@ -88,3 +88,21 @@ def test_conversions_not_used_for_longest_make_room(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(cache, "limit_bytes", lambda: 250)
     bound(tmp_path, tmp_path / "oldest")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["newest", "oldest"], "what was just made stays"
+
+
+def test_two_processes_may_convert_the_same_model_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache, "directory", lambda: tmp_path)
+
+    def make(place: Path, holds: str = "model.bin") -> None:
+        place.mkdir(parents=True)
+        (place / holds).write_bytes(b"x")
+
+    def slow(place: Path) -> None:
+        make(place)
+        make(tmp_path / "form" / "key")  # the other one, in the meantime
+
+    assert (in_cache("form", "key", "model.bin", slow) / "model.bin").read_bytes() == b"x"
+    assert [p.name for p in (tmp_path / "form").iterdir()] == ["key"]
+    make(tmp_path / "form" / "other", "notes.txt")
+    with pytest.raises(OSError, match="not empty"):
+        in_cache("form", "other", "model.bin", make)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from chorus.data.manifest import Row
 from chorus.data.utterance import Utterance
@@ -100,9 +100,7 @@ def named(recording: Recording, found: Transcription | str) -> Transcription:
     if isinstance(found, str):
         found = Transcription("", failed=found)
     failed = found.failed.removeprefix(f"{recording.path.absolute()}: ")
-    return Transcription(
-        recording.name, found.text, found.language, found.seconds, found.segments, failed, found.cut
-    )  # fmt: skip
+    return replace(found, name=recording.name, failed=failed)
 
 
 def joined(sounds: Sequence[Sound], found: Sequence[Hypothesis], seconds: float) -> Transcription:

@@ -13,9 +13,29 @@ from chorus.checkpoints.lazy_tensor import Checkpoint
 from chorus.checkpoints.model import Model, relabelled
 from chorus.checkpoints.names import named
 from chorus.checkpoints.open import open_model
+from chorus.export.api import refuse
+from chorus.export.output import check_room
+from chorus.export.protocol import ExportOptions
+from chorus.export.registry import EXPORTERS
 from chorus.models.loading import read_config
 from chorus.transcribe.backends.huggingface import origin_of
 from chorus.transcribe.systems import System
+
+
+def converted(system: System, to: str, kind: str, holds: str) -> Path:
+    """A system in a form that it can be exported to, in numbers of a kind: the directory that `holds` this file."""
+    exporter, options = EXPORTERS.get(to), ExportOptions()
+
+    def make(place: Path) -> None:
+        model = model_of(system)
+        refuse(to, model, exporter.check(model, [kind], options))
+        check_room(place.parent, exporter.nbytes(model, kind, options))
+        if exporter.suffix:
+            place.mkdir()
+        draft = place / holds if exporter.suffix else place
+        exporter.write(model, {kind: draft}, options, lambda done, total: None)
+
+    return in_cache(to, cache.cache_key(**{to: system.identity, "type": kind}), holds, make)
 
 
 def in_cache(folder: str, key: str, holds: str, make: Callable[[Path], None]) -> Path:
@@ -29,7 +49,12 @@ def in_cache(folder: str, key: str, holds: str, make: Callable[[Path], None]) ->
     with tempfile.TemporaryDirectory(dir=place) as draft:
         made = Path(draft) / "made"
         make(made)
-        made.replace(final)
+        try:
+            made.replace(final)
+        except OSError:
+            # another process may have been faster; its files are the same
+            if not (final / holds).exists():
+                raise
     bound(place, final)
     return final
 

@@ -5,18 +5,13 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from chorus import cache
 from chorus.data.manifest import Row
 from chorus.errors import CheckpointError, MissingExtraError, UsageError
-from chorus.export.api import refuse
-from chorus.export.protocol import ExportOptions
-from chorus.export.registry import EXPORTERS
 from chorus.models.whisper import task_token
 from chorus.runtime import device_parts
-from chorus.transcribe.backends.converting import in_cache, model_of
+from chorus.transcribe.backends.converting import converted
 from chorus.transcribe.backends.hearing import asked_language, hypothesis_of
 from chorus.transcribe.backends.isolated import Isolated
 from chorus.transcribe.backends.protocol import Backend, Hypothesis, Sound
@@ -27,7 +22,7 @@ if TYPE_CHECKING:
     from chorus.checkpoints.lazy_tensor import LazyTensor
 
 POSITIONS = 448  # of every Whisper's decoder
-TYPE = "float32"
+TYPE = "float32"  # of what is converted: it is cast when it is loaded
 
 
 def open_backend(system: System, decoding: Decoding, device: str) -> Backend:
@@ -36,23 +31,9 @@ def open_backend(system: System, decoding: Decoding, device: str) -> Backend:
         raise MissingExtraError("evaluate", "the faster-whisper backend")
     if system.kind == GGML:
         raise UsageError(f"{system.label} is converted for whisper.cpp", "use --backend whisper.cpp")
-    directory = system.directory if system.kind == "converted" else convert(system)
+    directory = system.directory if system.kind == "converted" else converted(system, "ctranslate2", TYPE, CONVERTED)
     settings = {"directory": str(directory), "device": device, "decoding": decoding.model_dump(mode="json")}
     return Isolated(f"{__name__}:FasterWhisper", settings)
-
-
-def convert(system: System) -> Path:
-    """The system as `chorus export --to ctranslate2 --type float32` writes it, kept in the cache by content.
-
-    float32, as it is cast when it is loaded.
-    """
-
-    def make(place: Path) -> None:
-        model, exporter, options = model_of(system), EXPORTERS.get("ctranslate2"), ExportOptions()
-        refuse("faster-whisper", model, exporter.check(model, [TYPE], options))
-        exporter.write(model, {TYPE: place}, options, lambda done, total: None)
-
-    return in_cache(cache.CONVERTED, cache.cache_key(ctranslate2=system.identity), CONVERTED, make)
 
 
 class FasterWhisper:

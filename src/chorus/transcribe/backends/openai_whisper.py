@@ -7,18 +7,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
-from chorus import cache
-from chorus.checkpoints.model import Model
 from chorus.data.manifest import Row
 from chorus.errors import CheckpointError, MissingPackageError, UsageError
-from chorus.export.api import refuse
-from chorus.export.protocol import ExportOptions
-from chorus.export.registry import EXPORTERS
 from chorus.models.generation import generation_config
 from chorus.models.whisper import task_token
 from chorus.plain import JsonMap
 from chorus.runtime import device_parts
-from chorus.transcribe.backends.converting import in_cache, model_of
+from chorus.transcribe.backends.converting import converted, model_of
 from chorus.transcribe.backends.hearing import asked_language, hypothesis_of
 from chorus.transcribe.backends.isolated import Isolated
 from chorus.transcribe.backends.protocol import Backend, Hypothesis, Sound
@@ -52,8 +47,8 @@ def open_backend(system: System, decoding: Decoding, device: str) -> Backend:
         raise UsageError(f"openai-whisper has no {decoding.dtype}", "--dtype float32 or float16")
     if decoding.dtype == "float16" and device_parts(device)[0] == "cpu":
         raise UsageError("openai-whisper works in float32 on a CPU", "leave out --dtype float16")
-    model = model_of(system)
-    return decoder_of(convert(system, model), generation_config(model), decoding, device)
+    file = converted(system, "openai", TYPE, FILE) / FILE
+    return decoder_of(file, generation_config(model_of(system)), decoding, device)
 
 
 def decoder_of(file: Path, generation: JsonMap, decoding: Decoding, device: str) -> Backend:
@@ -68,18 +63,6 @@ def decoder_of(file: Path, generation: JsonMap, decoding: Decoding, device: str)
         device=device, decoding=decoding.model_dump(mode="json"),
     )  # fmt: skip
     return Isolated(f"{__name__}:OpenaiDecoder", {**settings})
-
-
-def convert(system: System, model: Model) -> Path:
-    """The system as a `.pt` in float32, kept in the cache by content."""
-    exporter, options = EXPORTERS.get("openai"), ExportOptions()
-
-    def make(place: Path) -> None:
-        refuse("openai-whisper", model, exporter.check(model, [TYPE], options))
-        place.mkdir()
-        exporter.write(model, {TYPE: place / FILE}, options, lambda done, total: None)
-
-    return in_cache(cache.OPENAI, cache.cache_key(openai=system.identity), FILE, make) / FILE
 
 
 class OpenaiDecoder:

@@ -10,16 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from chorus import cache
 from chorus.data.manifest import Row
 from chorus.errors import CheckpointError, ChorusError, MissingExtraError, UsageError
-from chorus.export.api import export
 from chorus.export.ggml.reader import read
 from chorus.models.times import Segment
 from chorus.models.whisper import task_token
 from chorus.runtime import device_parts, threads
 from chorus.transcribe.backends.child import EndedError
-from chorus.transcribe.backends.converting import in_cache, model_of
+from chorus.transcribe.backends.converting import converted
 from chorus.transcribe.backends.hearing import asked_language, within
 from chorus.transcribe.backends.isolated import Isolated
 from chorus.transcribe.backends.protocol import Backend, Hypothesis, Sound
@@ -52,7 +50,7 @@ def open_backend(system: System, decoding: Decoding, device: str) -> Backend:
         raise UsageError(f"--max-new-tokens 1: whisper.cpp does not stop before {LEAST_TOKENS}", "give more")
     if system.kind == "converted":
         raise UsageError(f"{system.label} is converted for CTranslate2", "use --backend faster-whisper")
-    file = system.directory if system.kind == GGML else convert(system, decoding.dtype)
+    file = system.directory if system.kind == GGML else converted(system, "ggml", TYPES[decoding.dtype], FILE) / FILE
     settings = {
         "file": str(file), "name": system.label, "kind": _checked(system.label, file), "device": device,
         "decoding": decoding.model_dump(mode="json"),
@@ -64,17 +62,6 @@ def open_backend(system: System, decoding: Decoding, device: str) -> Backend:
             f"{system.label}: whisper.cpp cannot run it: {error.message}",
             "the file is damaged, or of a type that this version does not run (f32 before whisper.cpp 1.9)",
         ) from None
-
-
-def convert(system: System, dtype: str) -> Path:
-    """The system as a ggml file, kept in the cache by content and type."""
-    kind = TYPES[dtype]
-
-    def make(place: Path) -> None:
-        place.mkdir()
-        export(model_of(system), place / FILE, "ggml", types=kind)
-
-    return in_cache(cache.GGML, cache.cache_key(ggml=system.identity, type=kind), FILE, make) / FILE
 
 
 def _checked(name: str, file: Path) -> str:
