@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import chorus
+from chats import language_model
 from chorus.cli.main import run
 from sounds import BASE
 
@@ -103,3 +105,67 @@ def test_flags_without_a_meaning_are_refused(good, capsys):
     assert run(["verify", str(good), "--against", str(BASE), "--type", "q5_0"]) == 2
     assert run(["verify", str(good), "--against", str(BASE), "--runtime", "whisper"]) == 2
     assert "whisper runs no ggml" in capsys.readouterr().err
+
+
+def test_what_transformers_5_writes_is_told_case_by_case(tmp_path, capsys):
+    """(model, format, exit code, what is said): each saved as its users save it."""
+    import peft
+    import transformers
+
+    whisper = transformers.WhisperForConditionalGeneration.from_pretrained(BASE)
+    processor = transformers.WhisperProcessor.from_pretrained(BASE)
+
+    def saved(name: str, model: Any, **settings: Any) -> Path:
+        model.save_pretrained(tmp_path / name, **settings)
+        processor.save_pretrained(tmp_path / name)
+        return tmp_path / name
+
+    plain, half = saved("sharded", whisper, max_shard_size="2MB"), saved("half", whisper.half())
+    assert len(list(plain.glob("*.safetensors"))) == 2
+    (half / "generation_config.json").unlink()
+    lora = peft.get_peft_model(whisper.float(), peft.LoraConfig(r=2, target_modules=["q_proj"]))
+    lora.save_pretrained(tmp_path / "lora")
+    padded = transformers.WhisperForConditionalGeneration.from_pretrained(BASE)
+    padded.resize_token_embeddings(51_872)
+    wide = transformers.WhisperConfig.from_pretrained(BASE, num_mel_bins=128)
+    t5 = transformers.T5Config(vocab_size=50, d_model=32, d_kv=8, d_ff=32, num_layers=1, num_heads=4)
+    transformers.T5ForConditionalGeneration(t5).save_pretrained(tmp_path / "t5")
+    qwen = language_model(tmp_path / "qwen", "qwen2", tie_word_embeddings=True)
+    cases = [
+        (plain, "ggml", 0, "ready"), (plain, "ctranslate2", 0, "ready"), (half, "openai", 0, "ready"),
+        (half, "hf", 0, "ready"), (tmp_path / "lora", "ggml", 0, "ready"),
+        (saved("padded", padded), "ggml", 1, "--trim-vocab leaves them out"),
+        (saved("wide", transformers.WhisperForConditionalGeneration(wide)), "ctranslate2", 1, "it makes 80 mel bins"),
+        (tmp_path / "t5", "ggml", 1, "a model of the type t5"), (tmp_path / "t5", "gguf", 1, "Qwen2, Qwen3, Llama"),
+        (qwen, "gguf", 0, "ready"), (qwen, "ggml", 1, "a model of the type qwen2"),
+        (plain, "gguf", 1, "--to ggml writes"), (qwen, "gguf-adapter", 1, "no LoRA adapter is on it"),
+    ]  # fmt: skip
+    for model, to, code, said in cases:
+        assert run(["verify", str(model), "--ready", to]) == code, (model.name, to)
+        assert said in capsys.readouterr().out, (model.name, to)
+
+
+def test_an_export_is_known_by_its_content(tmp_path, capsys):
+    for to, suffix in (("openai", ".pt"), ("hf", "")):
+        place = tmp_path / f"export{suffix}"
+        chorus.export(BASE, place, to)
+        assert run(["verify", str(place), "--against", str(BASE), "--level", "1"]) == 0
+        assert f"({to}, float16) against base" in capsys.readouterr().out
+    assert run(["verify", str(place), "--against", str(BASE), "--runtime", "whisper.cpp"]) == 2
+    assert "whisper.cpp runs no hf" in capsys.readouterr().err
+
+
+def test_a_runtime_that_is_not_installed_is_no_pass(tmp_path, capsys, monkeypatch):
+    from chorus.verify.formats import gguf
+
+    monkeypatch.setattr(gguf, "find_spec", lambda name: None)
+    pytest.importorskip("gguf")
+    qwen = language_model(tmp_path / "qwen", "qwen2", tie_word_embeddings=True)
+    chorus.export(qwen, tmp_path / "x.gguf", "gguf")
+    line = ["verify", str(tmp_path / "x.gguf"), "--against", str(qwen), "--level", "4", "--runtime", "llama.cpp"]
+    assert run(line) == 3
+    told = capsys.readouterr()
+    assert "llama.cpp was asked for and is not installed" in told.err
+    assert told.out.count('skipped  llama.cpp is not installed: pip install "llama-cpp-python"') == 2
+    assert run([*line[:-2], "a.flac"]) == 2
+    assert "hears nothing" in capsys.readouterr().err

@@ -28,6 +28,7 @@ real = pytest.mark.skipif(not ENGLISH.is_dir() or not SAMPLES.exists(), reason="
 def runtimes() -> None:
     pytest.importorskip("_pywhispercpp")
     pytest.importorskip("faster_whisper")
+    pytest.importorskip("whisper")
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +50,7 @@ def told(found: Verification) -> str:
 @real
 @pytest.mark.parametrize(("to", "kind"), [
     ("ggml", "f16"), ("ggml", "q8_0"), ("ggml", "q5_0"), ("ctranslate2", "float32"), ("ctranslate2", "int8"),
+    ("openai", "float16"), ("hf", "bfloat16"),
 ])  # fmt: skip
 def test_a_real_whisper_passes_every_level(to, kind, sentences, tmp_path):
     (place,) = chorus.export(ENGLISH, tmp_path / "mine.bin", to, types=kind).places.values()
@@ -56,6 +58,7 @@ def test_a_real_whisper_passes_every_level(to, kind, sentences, tmp_path):
     assert found.ok, told(found)
     assert {one.level for one in found.verdicts} == {0, 1, 2, 3, 4, 5}
     assert "skipped" not in found.counts
+    assert [one.status for one in found.verdicts if one.what.startswith("times in")] == ["holds"]
     forced = next(one for one in found.verdicts if one.what.startswith("forced logits"))
     assert forced.facts["positions"] > 50
     rates = [one for one in found.verdicts if one.what.startswith("error rate")]

@@ -17,7 +17,7 @@ from chorus.errors import CheckpointError
 from chorus.export.ggml.layout import TYPES
 from chorus.export.ggml.quants import needs
 from chorus.verify.formats.gguf import GgufVerifier
-from chorus.verify.formats.gguf_adapter import CHANGES
+from chorus.verify.formats.gguf_adapter import CHANGES, GgufAdapterVerifier
 from chorus.verify.formats.gguf_file import read
 from chorus.verify.verdict import Verification
 
@@ -351,3 +351,17 @@ def test_every_damage_of_an_adapter_is_caught(name, adapters, tmp_path):
     assert found.failed_at(level), name
     if level:
         assert not found.failed_at(0), told(found)
+
+
+def test_an_adapter_that_ends_too_early_is_caught_at_each_factor(adapters, tmp_path):
+    source = chorus.open_model(adapters["qwen2"])
+    good = chorus.export(source, tmp_path / "good.gguf", "gguf-adapter").places["f32"]
+    whole, held, caught = good.read_bytes(), read(good), 0
+    for one in held.entries:
+        where = place(held, one)
+        for cut in (where.start, (where.start + where.stop) // 2, where.stop - 1):
+            (tmp_path / "cut.gguf").write_bytes(whole[:cut])
+            with pytest.raises(CheckpointError, match="no whole GGUF file"):
+                GgufAdapterVerifier().open(tmp_path / "cut.gguf", source)
+            caught += 1
+    assert caught == 3 * 12

@@ -16,15 +16,19 @@ import chorus
 from chorus.data.manifest import Row
 from chorus.errors import CheckpointError, ChorusError, MissingExtraError
 from chorus.export.ctranslate2.reader import read
+from chorus.models.times import Segment
 from chorus.transcribe.backends.child import EndedError
 from chorus.transcribe.backends.protocol import Hypothesis, Sound
 from chorus.verify.cost import Spent, sizes, spent
+from chorus.verify.formats.ctranslate2 import CTranslate2Verifier
 from chorus.verify.hearing import Hearing, windowed
 from chorus.verify.logits import GATES, LOW, closeness, logits, timestamps_known
 from chorus.verify.original import Forcing
 from chorus.verify.protocol import Client, Subject, TensorProof
+from chorus.verify.runtime import RuntimeChild
 from chorus.verify.tensors import tensors
-from chorus.verify.transcripts import Bound, silence, transcripts
+from chorus.verify.transcripts import Bound, silence, times, transcripts
+from chorus.verify.verdict import Verification
 from sounds import BASE
 
 RNG = np.random.default_rng(0)
@@ -198,6 +202,16 @@ def test_failed_decodes_and_loops_are_told():
     assert statuses(both)["no loops"] == "flagged"
 
 
+@pytest.mark.parametrize(("pairs", "status"), [
+    ([(0, 1), (1, 2.5)], "holds"), ([(0, 2), (1, 2.5)], "holds"), ([(3, 4), (1, 2)], "fails"), ([(2, 1)], "fails"),
+    ([(0, 1), (1, 1)], "flagged"), ([], "holds"),
+])  # fmt: skip
+def test_segments_follow_one_another(pairs, status):
+    said = [Hypothesis("one", segments=tuple(Segment(a, b, "x") for a, b in pairs)), "it ended (signal 6)"]
+    verdict = times(sounds("one", "two"), said, "there")
+    assert (verdict.status, verdict.facts) == (status, {"segments": len(pairs)})
+
+
 def test_silence_that_gives_text_is_flagged():
     assert silence(Hypothesis(""), Hypothesis(""), "there").status == "holds"
     told = silence(Hypothesis("you"), Hypothesis("Thank you."), "there")
@@ -250,6 +264,26 @@ def test_a_crash_is_a_failed_check_with_its_signal(tmp_path):
     (one,) = hearing(3).of(subject, client)
     assert (one.level, one.status) == (3, "fails")
     assert one.told == "whisper.cpp's process ended (signal 11: ggml.c:1: assert failed)"
+
+
+def test_a_real_segmentation_fault_is_one_too(tmp_path):
+    """The child of every runtime, made to read at address 0."""
+
+    def opens() -> RuntimeChild:
+        return RuntimeChild("ctypes:string_at", {"ptr": 0}, what="its child")
+
+    client = Client("there", "there", lambda: True, opens)
+    subject = Subject(tmp_path, "ggml", "f16", True, (), (), (client,))
+    (one,) = hearing(3).of(subject, client)
+    assert (one.status, one.told) == ("fails", "its child ended (signal 11)")
+    found = Verification("x.bin", "ggml", "f16", "base", [one])
+    assert found.exit_code() == 1
+
+
+def test_what_a_child_cannot_load_is_told_and_it_ends(tmp_path):
+    for made_by, told in (("chorus.nothing:Here", "No module named"), ("ctypes:nothing", "has no attribute")):
+        with pytest.raises(ChorusError, match=told):
+            RuntimeChild(made_by, {}, what="its child")
 
 
 def test_a_runtime_without_its_own_numbers_and_one_without_sounds_are_skipped(tmp_path):
@@ -318,6 +352,16 @@ def damaged(place: Path, into: Path, what: str) -> Path:
     elif what == "vocabulary":
         tokens = (made / "vocabulary.json").read_text()
         (made / "vocabulary.json").write_text(tokens.replace('"seven"', '"sieben"', 1).replace("Ġseven", "Ġsieben", 1))
+    elif what == "special ids":
+        # two of them in each other's place
+        tokens = (made / "vocabulary.json").read_text().replace("<|translate|>", "<|?|>")
+        tokens = tokens.replace("<|transcribe|>", "<|translate|>").replace("<|?|>", "<|transcribe|>")
+        (made / "vocabulary.json").write_text(tokens)
+    elif what in ("no head", "no embedding"):
+        # under another name of as many letters
+        name = b"decoder/projection/weight" if what == "no head" else b"decoder/embeddings/weight"
+        assert name in data
+        data = bytearray(bytes(data).replace(name, name[:-1] + b"x"))
     elif what == "a scale":
         scale = records["encoder/layer_0/ffn/linear_0/weight_scale"]
         row = np.frombuffer(bytes(data[scale.start : scale.start + 4]), np.float32) * np.float32(1.3)
@@ -332,7 +376,8 @@ def damaged(place: Path, into: Path, what: str) -> Path:
 @pytest.mark.parametrize(("kind", "what", "level"), [
     ("float32", "swapped", 1), ("int8", "swapped", 1), ("int8", "a value", 1), ("float16", "a value", 1),
     ("int8", "a scale", 1), ("float32", "NaN", 0), ("float32", "heads", 0), ("float16", "vocabulary", 0),
-    ("float16", "mel bins", 0), ("float16", "cut", 0),
+    ("float16", "mel bins", 0), ("float16", "cut", 0), ("float16", "special ids", 0), ("int8", "no head", 0),
+    ("float32", "no embedding", 0),
 ])  # fmt: skip
 def test_every_damage_of_a_directory_is_caught(directories, kind, what, level, tmp_path):
     found = looked_at(damaged(directories[kind], tmp_path, what), level)
@@ -340,3 +385,18 @@ def test_every_damage_of_a_directory_is_caught(directories, kind, what, level, t
     assert found.exit_code() == 1
     if level:
         assert not found.failed_at(0)
+
+
+def test_a_directory_s_weights_that_end_too_early_are_caught_at_each_record(directories, tmp_path):
+    """At its beginning, in the middle of its values, and a byte before its end; and in what stands before all."""
+    made = Path(shutil.copytree(directories["int8"], tmp_path / "cut"))
+    whole, source = (made / "model.bin").read_bytes(), chorus.open_model(BASE)
+    records = read(made / "model.bin").records.values()
+    cuts = [0, 3, 20, *(n for r in records for n in (r.start, r.start + r.nbytes // 2, r.start + r.nbytes - 1))]
+    caught = 0
+    for cut in cuts:
+        (made / "model.bin").write_bytes(whole[:cut])
+        with pytest.raises(CheckpointError):
+            CTranslate2Verifier().open(made, source)
+        caught += 1
+    assert caught == len(cuts) == 3 + 3 * len(records) == 255

@@ -23,7 +23,7 @@ from chorus.verify.cost import Spent, spent
 from chorus.verify.front_end import front_end_of
 from chorus.verify.logits import logits, timestamps_known
 from chorus.verify.protocol import Client, Subject
-from chorus.verify.transcripts import MODES, SILENCE_S, Bound, Heard, silence, transcripts
+from chorus.verify.transcripts import MODES, SILENCE_S, Bound, Heard, silence, times, transcripts
 from chorus.verify.verdict import Verdict, fails, skipped
 
 if TYPE_CHECKING:
@@ -110,7 +110,9 @@ class Hearing:
         bound = replace(self.bound, otherwise=client.hears_otherwise)
         for mode in self.modes:
             where = f"in {client.name}, {MODES[mode]}"
-            settings = self.original.decoding.model_copy(update={**client.decoding, "timestamps": mode})
+            # the times of segments are told too, where they are the model's own
+            asked = {**client.decoding, "timestamps": mode, "detail": "segments" if mode else "text"}
+            settings = self.original.decoding.model_copy(update=asked)
             started = time.perf_counter()
             with quiet_libraries():
                 backend = _backend(subject, client, settings)
@@ -125,6 +127,8 @@ class Hearing:
             theirs = self.heard(mode)
             if self.sounds:
                 yield from transcripts(self.sounds, theirs[:-1], mine, where, bound)
+                if mode:
+                    yield times(self.sounds, mine, where)
             else:
                 yield skipped(4, f"transcripts {where}", NO_SOUND)
             yield silence(theirs[-1], quiet, where)

@@ -39,12 +39,12 @@ class Readiness:
     def table(self) -> Table:
         """A row a requirement."""
         rows = [
-            [one.what, "missing" if one.problem else "there", one.problem, one.remedy if one.problem else ""]
+            [one.what, "fails" if one.problem else "holds", one.problem, one.remedy if one.problem else ""]
             for one in self.requirements
         ]
         missing = sum(bool(one.problem) for one in self.requirements)
         note = f"{missing} of {len(rows)} stand in the way" if missing else f"ready: {len(rows)} of {len(rows)} hold"
-        return Table(f"{self.model} for {self.format}", ["what", "is", "problem", "what to do"], rows, [note])
+        return Table(f"{self.model} for {self.format}", ["what", "result", "problem", "what to do"], rows, [note])
 
 
 def ready(

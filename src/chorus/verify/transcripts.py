@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from chorus.errors import some
@@ -62,6 +63,23 @@ def transcripts(sounds: Sequence[Sound], source: Heard, export: Heard, where: st
         yield flagged(4, f"no loops {where}", f"{len(both)} go round, as the source's do: {some(both)}")
     else:
         yield holds(4, f"no loops {where}", f"{len(sounds)} transcripts")
+
+
+def times(sounds: Sequence[Sound], export: Heard, where: str) -> Verdict:
+    """Whether segments follow one another: a model that guesses its timestamps writes them in any order."""
+    what, turned, short, count = f"times {where}", [], 0, 0
+    for sound, one in zip(sounds, export, strict=True):
+        told = [] if isinstance(one, str) else one.segments
+        count += len(told)
+        # a beginning that was before the one before, or an end before its own beginning
+        if any(b.start < a.start for a, b in pairwise(told)) or any(one.end < one.start for one in told):
+            turned.append(str(sound.row))
+        short += sum(one.end == one.start for one in told)
+    if turned:
+        return fails(4, what, f"{len(turned)} have segments out of order: {some(turned)}", segments=count)
+    if short:
+        return flagged(4, what, f"{short} of {count} segments have no length", segments=count)
+    return holds(4, what, f"{count} segments, one after the other", segments=count)
 
 
 def _text(one: Hypothesis | str) -> str:
