@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import tomllib
 from pathlib import Path
@@ -10,9 +11,14 @@ import pytest
 import yaml
 
 from chorus import documents, files
+from chorus.architectures.openai_whisper import dimensions, openai_names
 from chorus.checkpoints import adapter_kinds, safetensors_header
 from chorus.data import audio
 from chorus.data.check import ERRORS, WARNINGS
+from chorus.export.ctranslate2 import layout as ctranslate2_layout
+from chorus.export.ctranslate2.exporter import SIDE_BYTES
+from chorus.export.ctranslate2.writer import nbytes as ctranslate2_bytes
+from chorus.export.ggml import layout
 from chorus.merge.method import METHODS
 from chorus.merge.recipes import parameters, schema
 from chorus.models import speech_llm
@@ -49,6 +55,28 @@ def test_limits_are_the_constants():
     assert [line for line in LIMITS if line not in text] == []
     rows = text.partition("| file | limit | |---|---| ")[2]
     assert rows.count(" | |") + 1 == len(LIMITS), "a limit without a constant"
+
+
+def test_sizes_of_merged_models_and_of_an_adapter_are_those_of_their_layouts():
+    small = {
+        "d_model": 768, "encoder_layers": 12, "decoder_layers": 12, "encoder_attention_heads": 12,
+        "decoder_attention_heads": 12, "encoder_ffn_dim": 3072, "decoder_ffn_dim": 3072, "vocab_size": 51865,
+        "num_mel_bins": 80, "max_source_positions": 1500, "max_target_positions": 448,
+    }  # fmt: skip
+    known = layout.shapes(dimensions(small))
+    of_ggml = {name: layout.shape_of(name, known) for name in openai_names(12, 12)}
+    sizes = {
+        "adapter of rank 16 on queries and values, transformers": (12 + 2 * 12) * 2 * 16 * (768 + 768) * 4,
+        "merged, CTranslate2 int8": ctranslate2_bytes(small, ctranslate2_layout.TYPES["int8"], "float16") + SIDE_BYTES,
+        "merged, ggml q5_0": sum(
+            layout.stored(name, shape, layout.TYPES["q5_0"]).nbytes(math.prod(shape)) for name, shape in of_ggml.items()
+        ),
+    }
+    text = page("docs/one-adapter-a-customer.md")
+    for what, nbytes in sizes.items():
+        told = re.search(rf"\| {what} \| (\d+) MB \|", text)
+        assert told, what
+        assert abs(nbytes / MB - int(told[1])) < 1.0, (what, nbytes)
 
 
 def test_kinds_of_adapters_are_counted():

@@ -160,7 +160,7 @@ def load_kernels() -> None:
     if hidden:
         sys.modules["scipy"] = None  # type: ignore[assignment]  # an import of it fails, and numba does without
     try:
-        import chorus.linalg.kernels  # noqa: F401
+        import chorus.linalg.kernels  # noqa: F401 - brings numba in
     finally:
         if hidden:
             del sys.modules["scipy"]

@@ -46,7 +46,7 @@ def split_rows(
     for stratum, names in sorted(strata.items()):
         weights = {n: sum(rows[i].length_s or 1.0 for i in members[n]) for n in names}
         # a text seeds by its SHA-512, the same everywhere; a stratum more or less does not move the others
-        side |= _divide(weights, {"test": test, "dev": dev}, random.Random(f"{seed}/{stratum}"))  # noqa: S311
+        side |= _divide(weights, {"test": test, "dev": dev}, random.Random(f"{seed}/{stratum}"))  # noqa: S311 - no secret
     where = {i: side[name] for name, indices in members.items() for i in indices}
     return [with_split(row, where[i]) for i, row in enumerate(rows)]
 

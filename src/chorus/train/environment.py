@@ -24,9 +24,9 @@ REPORTERS = ("tensorboard", "wandb", "mlflow")  # names of their packages too
 def need_extra() -> None:
     """Raise `MissingExtraError` where the packages of training are not installed."""
     try:
-        import accelerate  # noqa: F401
-        import jiwer  # noqa: F401
-        import soundfile  # noqa: F401
+        import accelerate  # noqa: F401 - only whether they can be imported
+        import jiwer  # noqa: F401 - the same
+        import soundfile  # noqa: F401 - the same
     except (ImportError, OSError):
         raise MissingExtraError("train", "training") from None
 

@@ -126,6 +126,6 @@ def letters_of(texts: Sequence[str]) -> Wav2Vec2CTCTokenizer:
         path = Path(folder) / "vocab.json"
         path.write_text(json.dumps({t: i for i, t in enumerate(tokens)}, ensure_ascii=False), encoding="utf-8")
         return Wav2Vec2CTCTokenizer(
-            str(path), pad_token="<pad>", unk_token="<unk>", word_delimiter_token=DELIMITER,  # noqa: S106
+            str(path), pad_token="<pad>", unk_token="<unk>", word_delimiter_token=DELIMITER,  # noqa: S106 - no password
             bos_token=None, eos_token=None,
         )  # fmt: skip
