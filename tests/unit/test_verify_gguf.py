@@ -20,6 +20,7 @@ from chorus.verify.formats.gguf import GgufVerifier
 from chorus.verify.formats.gguf_adapter import CHANGES, GgufAdapterVerifier
 from chorus.verify.formats.gguf_file import read
 from chorus.verify.verdict import Verification
+from sounds import BASE
 
 gguf = pytest.importorskip("gguf")
 FAMILIES = ("qwen2", "qwen3", "llama3", "llama2")
@@ -262,6 +263,10 @@ def test_an_array_without_end_is_not_counted_to_its_end(written, models, tmp_pat
 def test_another_model_is_not_the_source(written, models, tmp_path):
     found = looked_at(written["qwen2"]["f16"], models["qwen3"])
     assert (found.exit_code(), found.failed_at(0)) == (1, True)
+    found = looked_at(written["qwen2"]["f16"], BASE)
+    assert [(one.what, "a Whisper" in one.told) for one in found.failed] == [("what it was made of", True)]
+    found = looked_at(written["qwen2"]["f16"], models["qwen2"], form="gguf-adapter")
+    assert [(one.what, "no LoRA" in one.told) for one in found.failed] == [("what it was made of", True)]
     other = language_model(tmp_path / "other", "qwen2", seed=1, tie_word_embeddings=True)
     found = looked_at(written["qwen2"]["f16"], other)
     assert not found.failed_at(0)

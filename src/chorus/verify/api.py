@@ -21,6 +21,7 @@ from chorus.verify.cost import sizes
 from chorus.verify.front_end import front_end
 from chorus.verify.protocol import Client, Subject
 from chorus.verify.registry import VERIFIERS, format_of
+from chorus.verify.structure import OtherSourceError
 from chorus.verify.tensors import tensors
 from chorus.verify.verdict import LEVELS, Verdict, Verification, fails, holds, judged, skipped
 
@@ -86,7 +87,8 @@ def verify(
     try:
         subject = verifier.open(path, source)
     except CheckpointError as error:
-        found.verdicts.append(fails(0, "read to its end", error.message))
+        what = "what it was made of" if isinstance(error, OtherSourceError) else "read to its end"
+        found.verdicts.append(fails(0, what, error.message))
         found.verdicts += [skipped(level, what, "its structure does not hold") for level, what in _after(wanted)]
         return found
     found.kind = subject.kind
@@ -164,28 +166,23 @@ def _runtimes(
     if find_spec("transformers") is None:
         yield skipped(2, LEVELS[2], "transformers is not installed")
         return
-    hears = is_whisper(source)
-    if (audio or data) and not hears:
+    if is_whisper(source):
+        yield from _heard(subject, source, clients, wanted, audio, data, sound=sound)
+    elif audio or data:
         raise UsageError(f"{source.label} hears nothing: no recordings are of use", "leave them out")
-    # what a model of another kind makes of sounds or texts is compared by nobody yet, which `_read` tells
-    looked = _heard(subject, source, clients, wanted, audio, data, sound=sound) if hears else _read(
-        subject, source, clients, wanted, sound=sound
-    )  # fmt: skip
-    yield from looked
-    why = "its structure does not hold" if not sound else "no runtime of its format is known here"
+    # what a model of yet another kind makes of sounds or texts nobody compares, which `_read` tells
+    elif sound and clients:
+        yield from _read(subject, source, clients, wanted)
     # a runtime given what its loader cannot follow crashes, and that tells nothing that is not known
     if not sound or not subject.clients:
+        why = "no runtime of its format is known here" if sound else "its structure does not hold"
         yield from (skipped(level, LEVELS[level], why) for level in range(3, min(wanted.level, 4) + 1))
 
 
-def _read(
-    subject: Subject, source: Model, clients: Sequence[Client], wanted: VerifyOptions, *, sound: bool
-) -> Iterator[Verdict]:
+def _read(subject: Subject, source: Model, clients: Sequence[Client], wanted: VerifyOptions) -> Iterator[Verdict]:
     """Of a language model."""
     from chorus.verify.language import LanguageOriginal, read_by
 
-    if not clients or not sound:
-        return
     try:
         original = LanguageOriginal(source)
     except ChorusError as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -78,10 +78,9 @@ class LanguageOriginal:
         return [Forcing(None, tokens, 0, self.logits(tokens)) for tokens in texts]
 
 
-def continuation(run: object, prompt: Sequence[int]) -> list[int]:
+def continuation(run: Callable[[Sequence[int]], Floats], prompt: Sequence[int]) -> list[int]:
     """The likeliest tokens after a prompt, one after the other; the end of a text is one like others."""
     tokens = list(prompt)
-    assert callable(run)
     # each step from the beginning: no runtime is asked to keep anything between two calls
     for _ in range(WRITTEN):
         tokens.append(int(run(tokens)[-1].argmax()))

@@ -140,5 +140,9 @@ class Verifier(Protocol):
         ...
 
     def open(self, path: Path, source: Model) -> Subject:
-        """The export beside its source; `CheckpointError` where it cannot be followed to its end."""
+        """The export beside its source.
+
+        `CheckpointError` where it cannot be followed to its end; `OtherSourceError` where the source is of a kind that
+        this format does not hold.
+        """
         ...

@@ -13,11 +13,15 @@ from chorus.verify.verdict import Verdict, judged, skipped
 Held = tuple[tuple[int, ...], str]  # shape and type
 
 
+class OtherSourceError(CheckpointError):
+    """The source is no model that the export can have been made of."""
+
+
 def refuse_other(source: Model) -> None:
-    """`CheckpointError` where the source is no Whisper."""
+    """`OtherSourceError` where the source is no Whisper."""
     if not whisper.is_whisper(source):
         kind = source.config.get("model_type") or "unknown"
-        raise CheckpointError(f"{source.label}: no Whisper, but of the type {kind}", "name what it was made of")
+        raise OtherSourceError(f"{source.label}: no Whisper, but of the type {kind}", "name what it was made of")
 
 
 def other_tensors(found: Mapping[str, Held], wanted: Mapping[str, Held]) -> Iterator[str]:

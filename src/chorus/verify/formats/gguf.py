@@ -31,7 +31,7 @@ from chorus.verify.formats.hf import transformers_client
 from chorus.verify.front_end import in_runtime
 from chorus.verify.protocol import Client, Subject, TensorProof
 from chorus.verify.runtime import RuntimeChild
-from chorus.verify.structure import Held, other_tensors
+from chorus.verify.structure import Held, OtherSourceError, other_tensors
 from chorus.verify.values import source_values
 from chorus.verify.verdict import Verdict, flagged, judged, skipped
 
@@ -62,10 +62,10 @@ class GgufVerifier:
 
 
 def refuse_other_kind(source: Model) -> None:
-    """`CheckpointError` where the source is no language model that llama.cpp runs."""
+    """`OtherSourceError` where the source is no language model that llama.cpp runs."""
     problem = next((one.problem for one in check_kind(source) if one.problem), "")
     if problem:
-        raise CheckpointError(f"{source.label}: {problem}", "name what it was made of")
+        raise OtherSourceError(f"{source.label}: {problem}", "name what it was made of")
 
 
 def main_type(found: GgufHeld) -> NumberType:

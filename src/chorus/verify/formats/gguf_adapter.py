@@ -28,7 +28,7 @@ from chorus.verify.formats.gguf import (
 )
 from chorus.verify.formats.gguf_file import GgufHeld, read
 from chorus.verify.protocol import Subject, TensorProof
-from chorus.verify.structure import other_tensors
+from chorus.verify.structure import OtherSourceError, other_tensors
 from chorus.verify.values import Distance
 from chorus.verify.verdict import Verdict, judged
 
@@ -48,8 +48,11 @@ class GgufAdapterVerifier:
         """As the protocol says; the source is a base with an adapter on it."""
         refuse_other_kind(source)
         found = read(path)
-        # a module of scale 0 adds nothing, and is not written
-        parts = [part for part in adapted(source) if part.scale]
+        try:
+            # a module of scale 0 adds nothing, and is not written
+            parts = [part for part in adapted(source) if part.scale]
+        except CheckpointError as error:
+            raise OtherSourceError(f"{source.label}: {error.message}", error.hint) from None
         alpha, kind = found.keys.get(ALPHA), main_type(found)
         # an alpha of 0 would make the factors of any adapter pass
         scale = alpha if isinstance(alpha, float) and 0 < alpha < np.inf else 0.0

@@ -148,7 +148,7 @@ def _tokens(found: Model, source: Model) -> Iterator[Verdict]:
     # they are in no text of the source's, and somebody put them there
     more = sorted(mine.keys() - theirs.keys())
     if more:
-        yield flagged(0, "tokens of its own", some(more, 3))
+        yield flagged(0, "tokens of its own", some(map(repr, more), 3))
     rows = int(found.config.get("vocab_size") or 0)
     last = max(mine.values(), default=-1)
     told = f"token {last} has no row in {rows:,}" if rows and last >= rows else ""
