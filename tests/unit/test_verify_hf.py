@@ -133,6 +133,14 @@ def special_ids(place: Path) -> None:
     (place / "tokenizer.json").write_text(document)
 
 
+def more_tokens(place: Path) -> None:
+    """A token that the model has no row for."""
+    document = json.loads((place / "tokenizer.json").read_text())
+    last = document["added_tokens"][-1]
+    document["added_tokens"].append({**last, "id": last["id"] + 1, "content": "<|mine|>"})
+    (place / "tokenizer.json").write_text(json.dumps(document))
+
+
 def gone(name: str) -> Callable[[Path], None]:
     return lambda place: (place / name).unlink()
 
@@ -153,6 +161,7 @@ DAMAGES: dict[str, tuple[int, Callable[[Path], object]]] = {
     "special ids: of the settings": (0, settings("generation_config.json", decoder_start_token_id=50257)),
     "special ids: a language's": (0, settings("generation_config.json", lang_to_id={"<|en|>": 50260})),
     "special ids: of the tokenizer": (0, special_ids),
+    "a token without a row": (0, more_tokens),
     "no generation settings": (0, gone("generation_config.json")),
     "no tokenizer": (0, lambda place: [path.unlink() for path in place.glob("*token*")] and gone("vocab.json")(place)),
     "no front end": (0, lambda place: [path.unlink() for path in place.glob("*processor*")]),
@@ -161,7 +170,7 @@ DAMAGES: dict[str, tuple[int, Callable[[Path], object]]] = {
 
 
 def test_there_are_as_many_damages_as_the_page_says():
-    assert len(DAMAGES) == 19
+    assert len(DAMAGES) == 20
 
 
 @pytest.mark.parametrize("name", DAMAGES)
