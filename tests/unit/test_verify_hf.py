@@ -211,3 +211,14 @@ def test_an_index_that_promises_more_than_its_shards_hold(qwen, tmp_path):
     assert "are in none of its shards" in told(looked_at(place, against=qwen))
     next(place.glob("model-00002*")).unlink()
     assert [one.what for one in looked_at(place, against=qwen).failed] == ["read to its end"]
+
+
+def test_a_directory_that_changed_since_is_told_by_its_hashes(written, tmp_path):
+    place = Path(shutil.copytree(written["own"], tmp_path / "changed"))
+    assert any(one.what == "as it was written" for one in looked_at(place, 0).verdicts)
+    (place / "README.md").write_text("another card")
+    (one,) = looked_at(place, 0).failed
+    assert (one.what, one.told) == ("as it was written", "it has changed since: README.md")
+    # facts of another kind, as a training leaves them, tell of no files
+    (place / "chorus.json").write_text(json.dumps({"kind": "training"}))
+    assert not any(one.what == "as it was written" for one in looked_at(place, 0).verdicts)

@@ -26,7 +26,10 @@ from chorus.verify.tensors import tensors
 from chorus.verify.verdict import LEVELS, Verdict, Verification, fails, holds, judged, skipped
 
 NORMALISER = "marks"
-PACKAGES = ("ctranslate2", "faster-whisper", "gguf", "pywhispercpp", "torch", "transformers")
+PACKAGES = (
+    "ctranslate2", "faster-whisper", "gguf", "llama-cpp-python", "openai-whisper", "pywhispercpp", "torch",
+    "transformers",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -138,24 +141,20 @@ def _cheap(subject: Subject, wanted: VerifyOptions) -> Iterator[Verdict]:
 
 
 def _as_written(path: Path) -> Iterator[Verdict]:
-    """Whether the file is the one that its sidecar tells of."""
-    if path.is_dir() and present(path / PROVENANCE):
-        told = read_json(path / PROVENANCE).get("contents")
-        hashes = told if isinstance(told, dict) else {}
-        changed = [
-            name for name, known in hashes.items() if not present(path / name) or file_hash(path / name) != known
-        ]
-        yield judged(
-            0, "as it was written", f"changed since: {some(changed)}" if changed else "", f"{len(hashes)} files"
-        )
-    beside = path.with_name(path.name + SIDECAR)
-    # files of other converters have none
-    if path.is_dir() or not present(beside):
+    """Whether it is what its sidecar tells of; other converters write none."""
+    what, changed = "as it was written", "it has changed since"
+    if path.is_dir():
+        told = read_json(path / PROVENANCE).get("contents") if present(path / PROVENANCE) else None
+        # merges and trainings leave facts of another kind in a directory
+        if isinstance(told, dict):
+            other = [n for n, known in told.items() if not present(path / n) or file_hash(path / n) != known]
+            yield judged(0, what, f"{changed}: {some(other)}" if other else "", f"{len(told)} files")
         return
-    written = read_json(beside).get("xxh3")
+    beside = path.with_name(path.name + SIDECAR)
+    written = read_json(beside).get("xxh3") if present(beside) else None
     if isinstance(written, str):
-        problem = "" if written == file_hash(path) else "it has changed since (its sidecar has another hash)"
-        yield judged(0, "as it was written", problem)
+        problem = "" if written == file_hash(path) else f"{changed} (its sidecar has another hash)"
+        yield judged(0, what, problem)
 
 
 def _runtimes(

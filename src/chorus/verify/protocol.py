@@ -111,8 +111,8 @@ class FrontEndOf:
 class Subject:
     """An export that was read: what each level looks at.
 
-    kind: the number type of its matrices, `exact` whether it is one without quantisation; `gates` names the bounds of
-    its logits (logits.py). `structure` and `tensors` are gone through once. `filters` and `tokens` (bytes by id) are
+    kind: the number type of its matrices, by which its logits have bounds (logits.py); `exact` where it is none of
+    quantised values. `structure` and `tensors` are gone through once. `filters` and `tokens` (bytes by id) are
     its front end's, where it holds one. `nbytes` is what it takes, `predicted` what it should take, `as_float16` what
     it would take in float16.
     """
@@ -129,7 +129,6 @@ class Subject:
     nbytes: int = 0
     predicted: int | None = None
     as_float16: int | None = None
-    facts: dict[str, str] = field(default_factory=dict)
 
 
 class Verifier(Protocol):
