@@ -14,8 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from chorus.data.manifest import Row
 from chorus.errors import DataError, OutputError, UsageError
 from chorus.models.times import Segment, Word, as_plain, from_plain
+from chorus.transcribe.backends.hearing import asked_language, hypothesis_of
 from chorus.transcribe.backends.messages import hypotheses_of, told_hypotheses
 from chorus.transcribe.backends.protocol import Hypothesis
 from chorus.transcribe.backends.whisper_times import by_timestamps, focused, path_starts
@@ -151,6 +153,37 @@ def test_segments_pass_between_processes_and_move_in_their_recording() -> None:
     assert hypotheses_of(json.loads(json.dumps(told_hypotheses([one])))) == [one]
     moved = SPOKEN[0].later(30.0)
     assert (moved.start, moved.end, moved.words[1].start) == (30.0, 31.0, 30.4)
+
+
+def told_by_a_runtime(start: float, end: float, text: str, tokens: int, seek: int = 0, **more: Any) -> dict[str, Any]:
+    return {"start": start, "end": end, "text": text, "tokens": list(range(tokens)), "seek": seek, **more}
+
+
+def test_segments_of_other_runtimes_are_within_their_sound() -> None:
+    """Their windows go on to the thirtieth second, and a word may begin before the first sample."""
+    word = {"start": -0.02, "end": 31.0, "word": " one", "probability": 0.56789}
+    made = [told_by_a_runtime(0.0, 30.0, " one ", 2, words=[word]), told_by_a_runtime(1.0, 2.0, " ", 1, words=None)]
+    asked = {"seconds": 1.5, "limit": 9}
+    found = hypothesis_of(" one ", "en", made, **asked, told=True)
+    assert found == Hypothesis("one", "en", False, (Segment(0.0, 1.5, "one", (Word(0.0, 1.5, " one", 0.5679),)),))
+    assert hypothesis_of(" one ", "en", made, **asked, told=False).segments == ()
+
+
+@pytest.mark.parametrize(("seeks", "limit", "cut"), [((0, 0), 6, True), ((0, 0), 7, False), ((0, 3000), 6, False)])
+def test_a_window_with_as_many_tokens_as_it_may_have_was_cut(seeks: tuple[int, int], limit: int, cut: bool) -> None:
+    made = [told_by_a_runtime(0.0, 1.0, "x", 3, seek) for seek in seeks]
+    assert hypothesis_of("x", "en", made, seconds=40.0, limit=limit, told=False).cut is cut
+
+
+def test_a_language_is_asked_for_where_there_is_a_choice() -> None:
+    row, known = Row("a.wav", language="Portuguese"), ["en", "pt"]
+    assert asked_language(Decoding(), row, known) == "pt"
+    assert asked_language(Decoding(language="English"), row, known) == "en"
+    assert asked_language(Decoding(language="detect"), row, known) == ""
+    assert asked_language(Decoding(), Row("a.wav"), ()) == "", "a model for English alone is asked for nothing"
+    for wrong in (Row("a.wav"), Row("a.wav", language="xx")):
+        with pytest.raises(DataError, match=r"a\.wav: (no language|the tokenizer knows no language)"):
+            asked_language(Decoding(), wrong, known)
 
 
 def test_what_evaluation_keeps_of_a_decoding_has_no_detail() -> None:
