@@ -26,7 +26,7 @@ from chorus.transcribe.request import Request
 from chorus.transcribe.sounds import Sounds
 from chorus.transcribe.systems import System
 from chorus.transcribe.test_sets import TestSet, of_rows
-from chorus.transcribe.transcriber import Transcriber, carefully
+from chorus.transcribe.transcriber import Decoder, Transcriber, carefully
 from sounds import tone
 
 
@@ -218,6 +218,25 @@ def test_audio_is_read_while_the_part_before_is_decoded(tmp_path: Path, monkeypa
     assert second.wait(5), "the second part is not read before the first is given back"
     assert [len(part) for part, _ in parts] == [1, 1]
     assert list(sounds.ahead([])) == []
+
+
+def test_long_recordings_are_not_held_until_a_batch_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("chorus.transcribe.sounds.AHEAD_S", 0.5)
+    monkeypatch.setattr("chorus.transcribe.sounds.DEFAULT_LONGEST_S", 0.2)
+    parts = {}
+    for seconds in (0.1, 0.4):
+        test = spoken(tmp_path / str(seconds), [seconds] * 12)
+        sounds = Sounds(Request(SYSTEM, test, Decoding(batch_size=4)), Lengths())
+        parts[seconds] = [len(part) for part, _ in sounds.ahead([(name, "clean") for name in test.utterances])]
+    assert parts == {0.1: [5, 5, 2], 0.4: [2] * 6}, "by batches of 4 windows, and by what is in memory"
+
+
+def test_who_waits_is_told_batch_by_batch(tmp_path: Path) -> None:
+    test = spoken(tmp_path, [0.1] * 5)
+    request = Request(SYSTEM, test, Decoding(batch_size=2))
+    keys = [(name, "clean") for name in test.utterances]
+    assert [len(part) for part in Decoder(request, Lengths(), 2).decoded(keys)] == [2, 2, 1]
+    assert [len(part) for part in Decoder(request, Lengths()).decoded(keys)] == [5]
 
 
 def test_sounds_stay_for_the_next_system(tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ class Listener:
     def hear(
         self, found: Sequence[Recording], progress: Progress = lambda done, total: None
     ) -> Iterator[Transcription]:
-        """What is heard in each, in their order, as soon as it is known. One that cannot be read ends nothing."""
+        """What is heard in each, in their order, batch by batch. One that cannot be read ends nothing."""
         # what is wrong with a file is known before a model is loaded
         seen = looked_at([Row(str(one.path.absolute())) for one in found])
         good = {str(i): one for i, one in enumerate(seen) if isinstance(one, Utterance)}
@@ -82,8 +82,9 @@ class Listener:
             backend = load_backend(request)
             try:
                 backend.check([u.row for u in test.utterances.values()])
-                # in the order of the line and not by length: whoever waits reads the first file first
-                for part in Decoder(request, backend).decoded([(name, CLEAN) for name in test.utterances]):
+                # in the order of the line and not by length, few at a time: whoever waits reads the first file first
+                decoder = Decoder(request, backend, self.decoding.batch_size)
+                for part in decoder.decoded([(name, CLEAN) for name in test.utterances]):
                     for (name, _), loaded, pieces in part:
                         found = hypotheses_or_reason(loaded, pieces)
                         seconds = test.utterances[name].duration_s

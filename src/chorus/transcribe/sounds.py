@@ -19,10 +19,10 @@ DEFAULT_LONGEST_S = 30.0  # of a piece, where a runtime takes any length
 
 
 class Sounds:
-    """Reads what a backend decodes next while it decodes what was read before."""
+    """Reads what a backend decodes next while it decodes what was read before: at most `most` recordings at a time."""
 
-    def __init__(self, request: Request, backend: Backend) -> None:
-        self.request = request
+    def __init__(self, request: Request, backend: Backend, most: int | None = None) -> None:
+        self.request, self._most = request, most
         self._longest = round((backend.longest_s or DEFAULT_LONGEST_S) * RATE)
         kind = request.decoding.segments
         if kind == "native" and not backend.long_form:
@@ -45,13 +45,20 @@ class Sounds:
         seconds = 0.0
         for key in keys:
             length = self.request.test.utterances[key[0]].duration_s
-            if len(part) >= self.request.decoding.batch_size and seconds + length > AHEAD_S:
+            if part and self._enough(len(part), seconds + length):
                 yield part
                 part, seconds = [], 0.0
             part.append(key)
             seconds += length
         if part:
             yield part
+
+    def _enough(self, count: int, seconds: float) -> bool:
+        """Whether so many utterances are a part by themselves, where the next would make it so long."""
+        size = self.request.decoding.batch_size
+        # what is longer than a window is decoded by itself: a batch of hours would only be held in memory
+        whole = count >= size or seconds > size * DEFAULT_LONGEST_S
+        return (self._most is not None and count >= self._most) or (whole and seconds > AHEAD_S)
 
     def _load(self, key: Key) -> Loaded:
         """The sounds of an utterance under a condition, kept for the next system where that takes little room."""

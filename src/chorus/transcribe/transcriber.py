@@ -29,14 +29,14 @@ def load_backend(request: Request) -> Backend:
 
 
 class Decoder:
-    """Decodes the recordings of a request with a loaded backend."""
+    """Decodes the recordings of a request with a loaded backend, at most `most` of them at a time."""
 
-    def __init__(self, request: Request, backend: Backend) -> None:
-        self.request, self.backend = request, backend
+    def __init__(self, request: Request, backend: Backend, most: int | None = None) -> None:
+        self.request, self.backend, self._most = request, backend, most
 
     def decoded(self, keys: Sequence[Key]) -> Iterator[list[tuple[Key, Loaded, Pieces]]]:
         """Some recordings after the other in the order of the keys: what was read of each, and what came of that."""
-        for part, loaded in Sounds(self.request, self.backend).ahead(keys):
+        for part, loaded in Sounds(self.request, self.backend, self._most).ahead(keys):
             found = self._decode(loaded)
             yield [
                 (key, one, [] if isinstance(one, str) else [found[i, n] for n in range(len(one))])
