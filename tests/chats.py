@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from chorus.export.gguf.pre_tokenizers import KNOWN
+from chorus.export.gguf.pre_tokenizers import KNOWN, WHOLE
 
 TEXT = (
     "The quick brown fox jumps over the lazy dog, 123 4567 times; isn't it? Zürich, Москва, 東京 and Ελλάδα.\n"
@@ -68,8 +68,8 @@ def bytes_of(family: str) -> Any:
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
     name = {"qwen": "qwen2", "llama3": "llama-bpe"}[family]
-    (rule,) = next(rules for rules, known in KNOWN.items() if known == name)
-    tokenizer = Tokenizer(models.BPE())
+    rule, *more = next(rules for rules, known in KNOWN.items() if known == name)
+    tokenizer = Tokenizer(models.BPE(ignore_merges=WHOLE in more))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Split(Regex(rule), "isolated"),

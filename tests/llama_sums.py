@@ -49,8 +49,8 @@ class File:
             def turns(times: float) -> float:
                 return width * math.log(original / (times * 2 * math.pi)) / (2 * math.log(base))
 
-            low = max(0, math.floor(turns(self.key("rope.scaling.yarn_beta_fast", 32.0))))
-            high = min(width - 1, math.ceil(turns(self.key("rope.scaling.yarn_beta_slow", 1.0))))
+            # never the file's own betas: for these architectures llama.cpp does not read them
+            low, high = max(0, math.floor(turns(32.0))), min(width - 1, math.ceil(turns(1.0)))
             ramp = 1 - np.clip((np.arange(width // 2) - low) / max(0.001, high - low), 0, 1)
             plain = plain / factor * (1 - ramp) + plain * ramp
             size *= 1 + 0.1 * math.log(factor)

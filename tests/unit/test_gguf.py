@@ -16,6 +16,7 @@ import torch
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 
 import chorus
 from chats import CHATML, LLAMA3, SPECIALS, TEXT, edited, language_model, model_proto, pieces
@@ -92,8 +93,6 @@ def in_its_order(name: str, value: np.ndarray, config: dict[str, Any]) -> np.nda
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("number", ["f32", "f16", "bf16", *LEGACY])
 def test_every_tensor_is_the_source_s_in_its_type(made, kind, number):
-    from safetensors.torch import load_file
-
     config = config_of(made[kind])
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH[config["model_type"].upper()], 2)
     source = {
@@ -194,7 +193,7 @@ YARN = {"factor": 4.0, "original_max_position_embeddings": 64}
         ("llama3", {"rope_type": "linear", "factor": 2.0}),
         ("qwen2", {"rope_type": "yarn", **YARN}),
         ("llama2", {"rope_type": "yarn", **YARN, "attention_factor": 1.5}),
-        ("qwen3", {"rope_type": "yarn", **YARN, "beta_fast": 16.0, "beta_slow": 2.0}),
+        ("qwen3", {"rope_type": "yarn", **YARN, "beta_fast": 32.0, "beta_slow": 1}),
     ],
 )
 def test_llama_cpp_s_sums_over_the_file_are_the_source_s(tmp_path, kind, rope):
@@ -363,7 +362,41 @@ def test_transformers_own_tokenizers_have_known_rules(tmp_path):
     from chorus.export.gguf.pre_tokenizers import recognised
 
     assert recognised(document) == "qwen2"
-    assert len(set(KNOWN.values())) == len(KNOWN) == 4
+    assert len(set(KNOWN.values())) == len(KNOWN) == 5
+
+
+def test_words_that_are_tokens_as_they_are_belong_to_the_rules(made, tmp_path):
+    """llama.cpp takes them so under the name of Llama 3's rules, and under no other's."""
+    for kind, whole, name in (("llama3", False, "smaug-bpe"), ("qwen2", True, "")):
+        model = shutil.copytree(made[kind], tmp_path / kind)
+        document = json.loads((model / "tokenizer.json").read_text())
+        document["model"]["ignore_merges"] = whole
+        (model / "tokenizer.json").write_text(json.dumps(document))
+        if name:
+            path = chorus.export(model, tmp_path / "x.gguf", "gguf").places["f16"]
+            assert keys_of(path)["tokenizer.ggml.pre"] == name
+        else:
+            with pytest.raises(CheckpointError, match="words that are tokens as they are"):
+                chorus.export(model, tmp_path / "y.gguf", "gguf")
+
+
+@pytest.mark.parametrize("content", ["<tool>", "[PAD450]", "<tool>\0x"])
+def test_tokens_of_one_text_are_refused_for_llama_cpp_would_end_there(made, tmp_path, content):
+    model = shutil.copytree(made["qwen2"], tmp_path / "m")
+    document = json.loads((model / "tokenizer.json").read_text())
+    last = document["added_tokens"][-1]
+    document["added_tokens"].append({**last, "id": last["id"] + 1, "content": content})
+    (model / "tokenizer.json").write_text(json.dumps(document))
+    assert "more than one of its tokens is" in refusal(model, tmp_path).message
+
+
+def test_a_flag_adds_no_token_that_the_settings_do_not_name(made, tmp_path):
+    model = edited(shutil.copytree(made["qwen2"], tmp_path / "m"), "tokenizer_config.json", add_bos_token=True)
+    path = chorus.export(model, tmp_path / "x.gguf", "gguf").places["f16"]
+    assert keys_of(path)["tokenizer.ggml.add_bos_token"] is False
+    model = edited(model, "tokenizer_config.json", bos_token="<|endoftext|>")
+    path = chorus.export(model, tmp_path / "y.gguf", "gguf").places["f16"]
+    assert keys_of(path)["tokenizer.ggml.add_bos_token"] is True
 
 
 # ---- positions ----
@@ -476,6 +509,12 @@ def refusal(model: Path, tmp_path: Path, **kwargs: Any) -> CheckpointError:
         ({"rope_parameters": {"rope_type": "dynamic", "factor": 2.0}}, "scaled by dynamic", "linear"),
         ({"rope_parameters": {"rope_type": "yarn"}}, "no usable factor for yarn", "config.json"),
         ({"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}}, "a part of each head", "no such"),
+        ({"rope_parameters": {"rope_type": "yarn", **YARN, "beta_slow": 2.0}}, "a ramp of its own", "rope_type"),
+        ({"rope_parameters": {"rope_type": "llama3", **LLAMA31}}, "llama.cpp has for no qwen2", "rope_type"),
+        ({"num_attention_heads": None}, "num_attention_heads of its config.json is None", "config.json"),
+        ({"vocab_size": None}, "vocab_size of its config.json is None", "config.json"),
+        ({"rms_norm_eps": None}, "no usable rms_norm_eps", "config.json"),
+        ({"rms_norm_eps": "small"}, "no usable rms_norm_eps", "config.json"),
     ],
 )  # fmt: skip
 def test_what_llama_cpp_would_compute_otherwise_is_refused(made, tmp_path, changes, told, remedy):
@@ -483,6 +522,20 @@ def test_what_llama_cpp_would_compute_otherwise_is_refused(made, tmp_path, chang
     error = refusal(model, tmp_path)
     assert told in str(error)
     assert remedy in str(error)
+
+
+def test_sizes_that_the_config_leaves_to_its_class_are_asked_for(made, tmp_path):
+    model = shutil.copytree(made["qwen2"], tmp_path / "m")
+    config = config_of(model)
+    del config["num_attention_heads"], config["num_key_value_heads"]
+    config |= {"num_key_value_heads": 16, "head_dim": 2}  # so that its shapes are those of 32 heads, its class's number
+    weights = load_file(model / "model.safetensors")
+    for layer in range(2):
+        for slot in "kv":
+            weights[f"model.layers.{layer}.self_attn.{slot}_proj.weight"] = torch.zeros(32, 64)
+    save_file(weights, model / "model.safetensors", {"format": "pt"})
+    (model / "config.json").write_text(json.dumps(config))
+    assert "no usable num_attention_heads" in refusal(model, tmp_path).message
 
 
 def test_models_of_other_kinds_are_refused_with_who_knows_them(tmp_path):
@@ -540,8 +593,6 @@ def test_a_bias_that_llama_cpp_would_not_read_is_refused(tmp_path):
 
 
 def test_values_beyond_float16_are_refused(tmp_path):
-    from safetensors.torch import load_file, save_file
-
     model = language_model(tmp_path / "m", "llama3")
     weights = load_file(model / "model.safetensors")
     weights["model.layers.0.mlp.up_proj.weight"][3, 3] = 1e5
@@ -559,6 +610,8 @@ def test_values_beyond_float16_are_refused(tmp_path):
         {"model": {"type": "BPE", "vocab": {"a": 0}}, "decoder": {"type": "ByteLevel"}, "added_tokens": [{"id": -1}]},
         {"model": {"vocab": {"a": 0}, "merges": []}, "decoder": {"type": "ByteLevel"}, "normalizer": {"type": "Strip"}},
         {"model": {"vocab": {"a": 0}, "merges": []}, "pre_tokenizer": {"type": "ByteLevel"}},
+        {"model": {"vocab": {"a": 0, "b": 0}, "merges": [["a", "b"]]}, "pre_tokenizer": {"type": "ByteLevel"}},
+        {"model": {"vocab": {"a": "0"}, "merges": [["a", "b"]]}, "pre_tokenizer": {"type": "ByteLevel"}},
     ],
 )  # fmt: skip
 def test_no_tokenizer_of_anybody_s_fails_in_another_way(made, tmp_path, document):
@@ -621,5 +674,5 @@ def test_the_file_s_template_goes_before_the_settings_as_in_transformers(made, t
 
 
 def test_flags_of_other_formats_are_refused(made, tmp_path):
-    with pytest.raises(UsageError, match="trim_vocabulary: without a meaning for gguf"):
+    with pytest.raises(UsageError, match=r"trim_vocabulary.*: without a meaning for gguf"):
         chorus.export(made["qwen2"], tmp_path / "x", "gguf", settings=chorus.ExportOptions(trim_vocabulary=True))

@@ -139,10 +139,11 @@ def _norm(shapes: dict[str, Shape], name: str, width: int) -> None:
 def _numbers(config: JsonMap, defaults: JsonMap) -> dict[str, int]:
     """The sizes that a config gives, its class's where it is silent."""
     found = {}
-    wanted: Collection[str] = {*defaults, "num_key_value_heads", "head_dim"}
+    optional = {"num_key_value_heads", "head_dim"}
+    wanted: Collection[str] = {*defaults, *optional}
     for key in wanted:
         value = config.get(key, defaults.get(key))
-        if value is None:
+        if value is None and key in optional:
             continue
         least = 0 if key.endswith("layers") else 1
         if not isinstance(value, int) or isinstance(value, bool) or value < least:

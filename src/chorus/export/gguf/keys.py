@@ -69,12 +69,6 @@ def describe_positions(keys: Keys, config: JsonMap) -> None:
         keys.add_rope_scaling_orig_ctx_len(int(original or 0))
         if (ratio := attention_ratio(rope)) != 1:
             keys.add_rope_scaling_attn_factors(ratio)
-        for key, usual, add in (
-            ("beta_fast", 32, keys.add_rope_scaling_yarn_beta_fast),
-            ("beta_slow", 1, keys.add_rope_scaling_yarn_beta_slow),
-        ):
-            if (value := float(rope.get(key) or usual)) != usual:
-                add(value)
 
 
 def attention_ratio(rope: JsonMap) -> float:

@@ -52,7 +52,9 @@ def check_kind(model: Model) -> list[Requirement]:
     first = Requirement("a Qwen2, Qwen3 or Llama", *_other(model))
     if first.problem:
         return [first]
-    return [first, *_check_sums(model.config), _check_rope(model.config)]
+    sizes = _check_sizes(model.config)
+    # everything else goes by these
+    return [first, sizes] if sizes.problem else [first, sizes, *_check_sums(model.config), _check_rope(model)]
 
 
 def _other(model: Model) -> tuple[str, str]:
@@ -72,6 +74,16 @@ def _other(model: Model) -> tuple[str, str]:
         known = ", ".join(name.removesuffix("ForCausalLM") for name in KINDS)
         return f"{model.architecture or kind}; {known} with a head for language are taken", f"{CONVERTER} knows others"
     return "", ""
+
+
+def _check_sizes(config: JsonMap) -> Requirement:
+    """The numbers that no tensor says."""
+    given = {key: config.get(key) for key in ("vocab_size", "num_hidden_layers", "num_attention_heads")}
+    # transformers' own default for all of these
+    given["rms_norm_eps"] = config.get("rms_norm_eps", 1e-6)
+    wrong = [key for key, value in given.items() if not _positive(value)]
+    told = f"its config.json has no usable {some(wrong)}" if wrong else ""
+    return Requirement("sizes", told, CONFIG if wrong else "")
 
 
 def _check_sums(config: JsonMap) -> Iterator[Requirement]:
@@ -109,23 +121,33 @@ def rope_of(config: JsonMap) -> JsonObject:
     return found
 
 
-def _check_rope(config: JsonMap) -> Requirement:
-    rope, what = rope_of(config), "rotary positions"
+def _check_rope(model: Model) -> Requirement:
+    rope, what = rope_of(model.config), "rotary positions"
     kind = str(rope["rope_type"])
     needed = {"linear": ["factor"], "yarn": ["factor"], "llama3": list(LLAMA3)}.get(kind, [])
     wrong = [key for key in needed if not _positive(rope.get(key))]
     if kind not in SCALINGS:
         told = f"positions are scaled by {kind}; llama.cpp has {', '.join(SCALINGS[1:])} for these models"
-        return Requirement(what, told, "set another rope_type in its config.json, if it was not trained with this one")
+        return Requirement(what, told, OTHER_ROPE)
     if wrong or not _positive(rope["rope_theta"]):
         told = f"its config has no usable {some(wrong or ['rope_theta'])} for {kind} positions"
-        return Requirement(what, told, "take the config.json of the model that it was made of")
+        return Requirement(what, told, CONFIG)
+    if kind == "llama3" and not kind_of(model).permuted:
+        # its factors are a tensor, which llama.cpp looks for in a Llama: a file with one too many it does not load
+        told = f"its positions are scaled as Llama 3.1's, which llama.cpp has for no {kind_of(model).name}"
+        return Requirement(what, told, OTHER_ROPE)
+    if kind == "yarn" and any(float(rope.get(key) or usual) != usual for key, usual in BETAS.items()):
+        told = f"its YaRN has a ramp of its own ({', '.join(BETAS)}), which llama.cpp reads for other models only"
+        return Requirement(what, told, OTHER_ROPE)
     if rope.get("partial_rotary_factor", 1) != 1 or (kind == "yarn" and rope.get("truncate") is False):
         told = "its positions turn a part of each head, or their ramp is not rounded (truncate: false)"
         return Requirement(what, told, "llama.cpp has no such setting for these models")
     return Requirement(what)
 
 
+CONFIG = "take the config.json of the model that it was made of"
+OTHER_ROPE = "set another rope_type in its config.json, if it was not trained with this one"
+BETAS = {"beta_fast": 32, "beta_slow": 1}  # YaRN's own, which llama.cpp has without asking
 LLAMA3 = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
 
 

@@ -15,9 +15,11 @@ from chorus.plain import JsonMap
 WORDS = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|"
 REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 GPT2 = "ByteLevel's own"
+WHOLE = "words that are tokens as they are"  # ignore_merges: whether merges would make them or not
 KNOWN: Mapping[tuple[str, ...], str] = {
     (WORDS + r"\p{N}" + REST,): "qwen2",
-    (WORDS + r"\p{N}{1,3}" + REST,): "llama-bpe",
+    (WORDS + r"\p{N}{1,3}" + REST, WHOLE): "llama-bpe",
+    (WORDS + r"\p{N}{1,3}" + REST,): "smaug-bpe",
     (GPT2,): "gpt-2",
     ("each digit", GPT2): "smollm",
 }
@@ -25,7 +27,9 @@ KNOWN: Mapping[tuple[str, ...], str] = {
 
 def recognised(document: JsonMap) -> str:
     """llama.cpp's name of a byte-level tokenizer's rules; `CheckpointError` where they are none that is known here."""
-    rules = tuple(_rules(document.get("pre_tokenizer")))
+    model = document.get("model")
+    whole = isinstance(model, dict) and model.get("ignore_merges") is True
+    rules = (*_rules(document.get("pre_tokenizer")), *([WHOLE] if whole else []))
     # compared as they stand: rules that look alike cut numbers, or other scripts, otherwise
     if rules in KNOWN:
         return KNOWN[rules]

@@ -6,12 +6,13 @@ of padding and what counts as special are as llama.cpp's converter has them.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from chorus.checkpoints.vocabulary import vocabulary_of
-from chorus.errors import CheckpointError
+from chorus.errors import CheckpointError, some
 from chorus.export.gguf import sentencepiece
 from chorus.export.gguf.pre_tokenizers import recognised
 from chorus.files import MAX_TOKENIZER, read_json, read_text
@@ -64,10 +65,20 @@ def read_words(files: Mapping[str, Path], config: JsonMap, *, usual: str, pre: s
         raise CheckpointError("its tokenizer has no merges, without which llama.cpp loads no byte-level BPE", TAKE)
     _name_special(words, settings, config)
     for role in ("bos", "eos"):
-        if isinstance(flag := settings.get(f"add_{role}_token"), bool):
+        flag = settings.get(f"add_{role}_token")
+        # where the settings name no such token, transformers has none to add
+        if flag is False or (flag is True and settings.get(f"{role}_token")):
             setattr(words, f"add_{role}", flag and role in words.special)
     words.templates = chat_templates(files)
+    _refuse_ambiguous(words.tokens)
     return words
+
+
+def _refuse_ambiguous(tokens: Sequence[str]) -> None:
+    """llama.cpp ends with an assertion where two tokens have one text, which ends at a NUL; empty ones it numbers."""
+    seen = Counter(token.partition("\0")[0] or f"[EMPTY_{i}]" for i, token in enumerate(tokens))
+    if twice := [repr(token) for token, count in seen.items() if count > 1]:
+        raise CheckpointError(f"more than one of its tokens is {some(twice, 3)}, which llama.cpp cannot load", TAKE)
 
 
 def _of_document(document: JsonObject, files: Mapping[str, Path], size: int, pre: str) -> Words:
@@ -79,6 +90,8 @@ def _of_document(document: JsonObject, files: Mapping[str, Path], size: int, pre
         raise CheckpointError(f"a tokenizer of the kind {kind}; llama.cpp has BPE for these models", TAKE)
     merges = _merges(model.get("merges"))
     tokens = {i: str(token) for token, i in vocabulary.items() if isinstance(i, int)}
+    if len(tokens) != len(vocabulary):
+        raise CheckpointError("its tokenizer has tokens without an id of their own", TAKE)
     # by what cuts and joins: GPT-2's letters and SentencePiece's both stand in a model of the type BPE
     if byte_level(document):
         normalizers = {str(part.get("type")) for part in _parts(document.get("normalizer"), "normalizers")}
@@ -152,7 +165,7 @@ def _add(words: Words, added: Sequence[JsonMap], size: int) -> None:
     """Tokens that were added, in the places of what is there: special ones, and those that stand as they are."""
     for one in added:
         i, token = one.get("id"), one.get("content")
-        if not isinstance(i, int) or not isinstance(token, str) or i < 0:
+        if not isinstance(i, int) or isinstance(i, bool) or not isinstance(token, str) or i < 0:
             raise CheckpointError(f"an added token without id or content: {str(dict(one))[:80]}", TAKE)
         _refuse_beyond(i, size)
         known = words.types[i]
