@@ -16,6 +16,7 @@ RUNS = [
     ["against_mergekit.py", "--shape", "whisper-small"],
     ["subspace.py"],
     ["subspace.py", "--spectrum", "flat"],
+    ["conditioning.py"],
     ["adapters.py"],
     ["extract.py"],
     ["data_check.py"],
