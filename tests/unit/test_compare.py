@@ -268,6 +268,7 @@ def test_failed_decodes_fail_a_gate(tmp_path: Path) -> None:
     assert not gate(broken, max_wer=100)[0].ok
     assert gate(broken, max_wer=100, max_failed=2)[0].ok
     silent = Evaluation(a.directory, {**a.summary, "all": {**a.summary["all"], "wer": None}}, a.rows)
-    with pytest.raises(DataError, match="not defined"):
+    with pytest.raises(DataError, match="not defined") as caught:
         gate(silent, max_wer=10)
+    assert "words" in caught.value.hint
     assert np.isfinite(a.summary["all"]["wer"])

@@ -81,7 +81,7 @@ def _called(one: Evaluation, label: str) -> Evaluation:
 
 def _bounded(name: str, value: float | None, limit: float) -> Check:
     if value is None:
-        raise DataError(f"{name} is not defined: the references are empty")
+        raise DataError(f"{name} is not defined: the references are empty", "gate on recordings with words in them")
     return Check(name, value, limit, value <= limit)
 
 
