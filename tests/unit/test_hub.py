@@ -18,6 +18,7 @@ from chorus.checkpoints.model import OpenOptions
 from chorus.checkpoints.open import on_its_base, open_model
 from chorus.checkpoints.reference import parse_reference
 from chorus.errors import CheckpointError
+from chorus.export.api import tokenizer_at
 from models import load_all
 
 COMMIT = "a" * 40
@@ -356,6 +357,16 @@ def test_pickles_are_downloaded_on_request_alone(hub, options):
     with pytest.raises(CheckpointError, match="cannot be loaded as plain tensors"):  # for it is none
         open_model(parse_reference("org/tuned"), allowed)
     assert any("pytorch_model.bin" in r[1] for r in hub.requests)
+
+
+def test_a_tokenizer_is_fetched_alone(hub, options):
+    hub.files["org/tok"] = {"tokenizer.json": b"{}", "config.json": b"{}", "model.safetensors": bytes(1000)}
+    place = tokenizer_at("org/tok@v1", options)
+    assert [path.name for path in place.iterdir()] == ["tokenizer.json"]
+    with pytest.raises(CheckpointError, match="neither a local directory nor a model on the hub"):
+        tokenizer_at("org/unseen", options)
+    with pytest.raises(CheckpointError, match="check the path of the tokenizer"):
+        tokenizer_at("no-such-folder", options)
 
 
 def test_an_adapter_alone_stands_on_the_base_that_it_names(hub, options, tmp_path):

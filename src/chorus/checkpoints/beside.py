@@ -96,6 +96,12 @@ def is_tokenizer(name: str) -> bool:
     return name in TOKENIZER_FILES or name.endswith((".tiktoken", ".spm")) or name.startswith("additional_chat_templ")
 
 
+def tokenizer_in(place: Path) -> dict[str, Path]:
+    """Name -> file of a tokenizer that lies in a directory, or is one file."""
+    found = [place] if place.is_file() else sorted(place.iterdir())
+    return {path.name: path for path in found if path.is_file() and is_tokenizer(path.name)}
+
+
 def is_processor(name: str) -> bool:
     return name in PROCESSOR_FILES
 

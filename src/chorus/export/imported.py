@@ -8,7 +8,7 @@ from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
-from chorus.checkpoints.beside import beside, is_processor, is_tokenizer
+from chorus.checkpoints.beside import beside, is_processor, is_tokenizer, tokenizer_in
 from chorus.checkpoints.formats import format_of
 from chorus.checkpoints.model import Model, OpenOptions
 from chorus.checkpoints.open import open_model
@@ -98,8 +98,7 @@ def _with_side_files(model: Model, place: Path, folder: Path, tokenizer: Path | 
 
 def _tokenizer(model: Model, place: Path, folder: Path, tokenizer: Path | None) -> dict[str, Path]:
     """The files of the tokenizer that is named, or of one that is made of a table of tokens."""
-    found = [] if tokenizer is None else [tokenizer] if tokenizer.is_file() else sorted(tokenizer.iterdir())
-    named = {path.name: path for path in found if path.is_file() and is_tokenizer(path.name)}
+    named = {} if tokenizer is None else tokenizer_in(tokenizer)
     if any(name in named for name in VOCABULARIES):
         return {name: path for name, path in named.items() if not name.endswith(".tiktoken")}
     size = int(model.config["vocab_size"])

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from chorus.architectures.openai_whisper import dimensions, openai_names, transformers_name
-from chorus.checkpoints.beside import beside
+from chorus.checkpoints.beside import beside, tokenizer_in
 from chorus.checkpoints.lazy_tensor import LazyTensor
 from chorus.checkpoints.model import Model
 from chorus.checkpoints.vocabulary import vocabulary_of
@@ -174,10 +174,7 @@ def _ids_in(files: tuple[tuple[str, Path, int], ...]) -> dict[str, int]:
 
 def tokenizer_files(model: Model) -> dict[str, Path]:
     """Name -> file of all that may hold the tokenizer."""
-    if model.tokenizer_directory is not None:
-        place = model.tokenizer_directory
-        return {path.name: path for path in ([place] if place.is_file() else sorted(place.iterdir())) if path.is_file()}
-    return beside(model).carried
+    return beside(model).carried if model.tokenizer_directory is None else tokenizer_in(model.tokenizer_directory)
 
 
 def text_tokens(model: Model, size: int) -> list[bytes]:

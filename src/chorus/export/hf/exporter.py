@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from chorus.checkpoints.beside import beside, is_tokenizer, told
+from chorus.checkpoints.beside import beside, is_tokenizer, tokenizer_in, told
 from chorus.checkpoints.lineage import PROVENANCE, facts_in, lineage_of
 from chorus.checkpoints.model import Model
 from chorus.checkpoints.shards import DEFAULT_SHARD_BYTES, stored_config
@@ -83,10 +83,8 @@ def files_of(model: Model) -> dict[str, Path]:
     here = {path.parent for name, path in carried.items() if name in VOCABULARIES}
     if place is None or here == {place}:
         return carried
-    found = [place] if place.is_file() else sorted(path for path in place.iterdir() if path.is_file())
-    tokenizer = {path.name: path for path in found if is_tokenizer(path.name)}
     # all from one place: a vocabulary and the merges of another are no tokenizer
-    return {name: path for name, path in carried.items() if not is_tokenizer(name)} | tokenizer
+    return {name: path for name, path in carried.items() if not is_tokenizer(name)} | tokenizer_in(place)
 
 
 def whole_generation_of(model: Model, files: Mapping[str, Path]) -> JsonObject:
