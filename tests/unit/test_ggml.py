@@ -65,6 +65,13 @@ def test_every_tensor_is_the_source_s_in_the_type_that_it_has_there(written, kin
     assert kinds == {"f32", "f16", kind} - ({"f16"} if kind == "f32" else set())
 
 
+@pytest.mark.parametrize("kind", [*PLAIN, *LEGACY])
+def test_a_file_that_is_exported_in_its_own_type_is_the_same_file(written, kind, tmp_path):
+    pytest.importorskip("gguf")
+    again = chorus.export(written[kind], tmp_path / "x.bin", "ggml", types=kind, tokenizer=BASE).places[kind]
+    assert again.read_bytes() == written[kind].read_bytes()
+
+
 def test_the_header_the_filters_and_the_tokens(written):
     found = read(written["q5_0"])
     assert vars(found.header) == {
