@@ -87,6 +87,18 @@ def test_a_file_that_stores_the_head_in_the_embeddings_place_is_the_same_model(f
     assert found.variant().config == wanted.variant().config
 
 
+def test_a_vector_that_says_nothing_of_ties_leaves_its_base_tied(family, tmp_path):
+    """Such as another tool writes: the embedding's difference is the head's too."""
+    head, embedding = HEADS[family.kind]
+    chorus.extract_task_vector(family.tuned[0], family.base, tmp_path / "vector")
+    (tmp_path / "vector" / "chorus.json").unlink()
+    found = chorus.open_model(f"{family.base}+{tmp_path / 'vector'}")
+    assert tied_in(found) == {head: embedding}
+    wanted = load_all(family.tuned[0])
+    assert set(found.checkpoint) == set(wanted)
+    assert torch.allclose(found.checkpoint[embedding].read(), wanted[embedding], atol=1e-7)
+
+
 ADAPTERS = {
     "head": {"target_modules": ["lm_head", "q_proj"]},
     "embedding": {"target_modules": ["embed_tokens", "q_proj"]},
