@@ -190,6 +190,25 @@ def test_formats_that_are_not_read_are_told_with_the_remedy(tmp_path, monkeypatc
     assert f"({form}" in measure(Row(name, "a", root=tmp_path)).detail
 
 
+@pytest.mark.parametrize("kind", ["PCM_16", "PCM_24", "FLOAT", "ULAW"])
+def test_half_a_wav_is_damaged_and_not_short(tmp_path, kind):
+    """libsndfile takes what is left for the whole; what writes to a pipe cannot know the length, and says so."""
+    place = tmp_path / "a.wav"
+    soundfile.write(place, tone(2.0), RATE, subtype=kind)
+    whole = place.read_bytes()
+    place.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(DataError, match=r"damaged audio \(it ends after [\d,]+ of 3[12],\d{3} samples"):
+        read_audio(place)
+    assert measure(Row("a.wav", "a", root=tmp_path)).problem == "unreadable audio"
+    assert len(read_audio(place, end_s=0.5)) == RATE // 2, "what is there is heard"
+    place.write_bytes(whole[:-40])
+    assert len(read_audio(place)) > 1.9 * RATE, "a moment is no damage"
+    at = whole.index(b"data") + 4
+    for told in (b"\xff\xff\xff\xff", b"\xdb\xff\xff\x7f"):
+        place.write_bytes(whole[:at] + told + whole[at + 4 :])
+        assert len(read_audio(place)) == 2 * RATE
+
+
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no pipes with names")
 def test_a_pipe_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "pipe.wav")

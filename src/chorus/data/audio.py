@@ -6,6 +6,7 @@ What else there is (MP4, WebM ...) FFmpeg decodes, where PyAV is installed: cont
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,6 +34,8 @@ BLOCK = 1 << 20  # samples of all channels that are decoded at once
 LOWEST_HZ, HIGHEST_HZ = 1_000, 1_000_000  # sample rates; a header's 1 Hz would make hours of a kilobyte
 LONGEST_S = 7200.0  # seconds that are read as one recording
 LFS = b"version https://git-lfs.github.com/spec"  # how a pointer begins that Git LFS leaves in a file's place
+LEFT = r"(?m)^data : (\d+) \(should be (\d+)\)"  # bytes by a WAV's header, and what is there
+STREAMED = 0x7FFF_0000  # bytes: what writes to a pipe puts the largest number there, and more is not told by it
 TAGGED = 2048  # bytes of an MP3's first frame that hold its length, after the ID3 tag
 # what a decoder raises where a file is not what it says: libsndfile's errors are RuntimeErrors
 DECODING = (RuntimeError, OSError, ValueError, TypeError, OverflowError, MemoryError, AssertionError)
@@ -151,7 +154,10 @@ def told_frames(file: soundfile.SoundFile) -> int | None:
     """The frames that a file says it has; None where only decoding tells."""
     if file.frames >= NOT_TOLD or (file.format == "MP3" and not _counted(file.name)):
         return None
-    return int(file.frames)
+    # libsndfile takes what is left of a WAV for the whole
+    short = re.search(LEFT, file.extra_info) if file.format in ("WAV", "WAVEX") else None
+    told, left = map(int, short.groups()) if short else (0, 0)
+    return int(file.frames) * told // left if left < told < STREAMED else int(file.frames)
 
 
 def _counted(source: str | Path | io.BytesIO) -> bool:
