@@ -91,7 +91,7 @@ def verify(
         subject = verifier.open(path, source)
     except CheckpointError as error:
         what = "what it was made of" if isinstance(error, OtherSourceError) else "read to its end"
-        found.verdicts.append(fails(0, what, error.message))
+        found.verdicts.append(fails(0, what, f"{error.message}: {error.hint}" if error.hint else error.message))
         found.verdicts += [skipped(level, what, "its structure does not hold") for level, what in _after(wanted)]
         return found
     found.kind = subject.kind

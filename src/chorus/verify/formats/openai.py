@@ -55,6 +55,8 @@ def _client(path: Path, source: Model) -> Client:
     return Client(
         NAME, NAME, lambda: find_spec("whisper") is not None, opens, partial(in_runtime, opens, NAME),
         lambda decoding: decoder_of(path, generation_config(source), decoding, "cpu"),
+        # whisper.transcribe cuts the silence off that it has put behind a sound, and fills up the spectrum
+        hears_otherwise=f"{NAME} fills the window behind a sound with zeros, transformers with silence",
     )  # fmt: skip
 
 
