@@ -1,4 +1,4 @@
-"""The setting that unties what is to be untied, and nothing besides, wherever a config keeps it."""
+"""The setting that unties what is to be untied, and nothing besides; and when two tensors hold the same."""
 
 from __future__ import annotations
 
@@ -8,8 +8,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from chorus.architectures import ties
+from chorus.checkpoints.adapted import AdaptedTensor, Factors
+from chorus.checkpoints.lazy_tensor import MemoryTensor
+from chorus.checkpoints.ties import equal_values
 
 KEY = ties.KEY
 CONFIG: dict[str, Any] = {
@@ -54,3 +58,18 @@ def test_what_is_not_tied_needs_no_other_config() -> None:
 def test_where_no_setting_unties_the_config_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ties, "inventory_of", lambda *_: SimpleNamespace(tied={"thinker.head": "thinker.embeddings"}))
     assert untied("thinker.head") == CONFIG
+
+
+def adapted(scale: float = 0.5, **others: torch.Tensor) -> AdaptedTensor:
+    """A matrix with factors on it; `others` in the place of its parts."""
+    parts = {"base": torch.ones(4, 3), "a": torch.arange(6.0).reshape(2, 3), "b": torch.arange(8.0).reshape(4, 2)}
+    base, a, b = (MemoryTensor(name, others.get(name, values)) for name, values in parts.items())
+    return AdaptedTensor(base, Factors("head", scale, a, b))
+
+
+def test_two_adapters_are_one_tensor_where_all_that_makes_them_is_the_same() -> None:
+    assert equal_values(adapted(), adapted())
+    for other in (
+        adapted(scale=1.0), adapted(base=torch.zeros(4, 3)), adapted(a=torch.zeros(2, 3)), adapted(b=torch.zeros(4, 2))
+    ):  # fmt: skip
+        assert not equal_values(adapted(), other)
