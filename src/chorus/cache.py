@@ -38,8 +38,9 @@ else:
 
 DEFAULT_LIMIT = 20_000_000_000
 SUFFIX = ".safetensors"
-CONVERTED, GGML, OPENAI = "ctranslate2", "ggml", "openai"
-FOLDERS = (CONVERTED, GGML, OPENAI)  # of models in the forms of faster-whisper, whisper.cpp, openai-whisper
+CONVERTED, GGML, ONNX, OPENAI = "ctranslate2", "ggml", "onnx", "openai"
+# of models in the forms of faster-whisper, whisper.cpp, sherpa-onnx, openai-whisper
+FOLDERS = (CONVERTED, GGML, ONNX, OPENAI)
 DIGEST = "xxh3"  # the key of an entry's metadata
 FORMAT = 2  # of keys and entries; another number forgets everything
 

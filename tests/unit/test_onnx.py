@@ -181,24 +181,28 @@ def stored(found: reader.OnnxFile, name: str) -> np.ndarray:
     return np.frombuffer(raw, writer.NUMPY[record.dtype]).reshape(record.shape)
 
 
-def test_shorter_sounds_take_the_first_positions(written):
+@pytest.mark.parametrize("top", [1.2, -1.1, 0.0])
+def test_behind_a_sound_the_encoder_hears_silence(written, top):
+    """What is left out, and frames of zeros, are what transformers' extractor has there."""
     mel, tokens = heard(BASE)
+    whole = np.full_like(mel, max(top - 2, -1.5))
+    whole[:, :, :700] = np.clip(mel[:, :, :700], top - 2, top)
+    whole[:, 3, 5] = top
     mine = Runs(written["float32"])
-    mine.hear(mel[:, :, :401])
-    assert mine.crossed[0].shape[2] == 201
-    assert np.isfinite(mine.step(tokens, mine.empty(), 0)[0]).all()
-    from transformers import WhisperForConditionalGeneration
-
-    model = WhisperForConditionalGeneration.from_pretrained(BASE, dtype=torch.float32).eval()
-    # its own encoder takes thirty seconds alone: what it is given are fewer positions
-    positions = model.model.encoder.embed_positions
-    positions.weight.data, positions.num_embeddings = positions.weight.data[:201], 201
-    model.config.max_source_positions = model.model.encoder.config.max_source_positions = 201
-    with torch.inference_mode():
-        hidden = model.model.encoder(torch.from_numpy(mel[:, :, :402]))[0]
-        keys = model.model.decoder.layers[0].encoder_attn.k_proj(hidden).numpy()
-    mine.hear(mel[:, :, :402])
-    assert np.abs(mine.crossed[0][0] - keys).max() < CLOSE
+    given = whole[:, :, :1001].copy()
+    given[:, :, 700:] = 0
+    found = []
+    for one in (whole, whole[:, :, :700], given):
+        mine.hear(one)
+        assert mine.crossed[0].shape[2] == 1500
+        found.append(mine.step(tokens, mine.empty(), 0)[0])
+    assert np.abs(found[0] - as_transformers(BASE, whole, tokens).logits.numpy()).max() < CLOSE
+    assert np.abs(found[1] - found[0]).max() < CLOSE
+    assert np.abs(found[2] - found[0]).max() < CLOSE
+    mine.hear(np.zeros_like(mel[:, :, :1000]))  # nothing at all
+    assert np.isfinite(mine.crossed[0]).all()
+    with pytest.raises(Exception, match="Expand"):
+        mine.hear(np.concatenate([mel, mel], 2))
 
 
 # ---- as sherpa-onnx reads it ----

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from chorus.export.onnx.reader import find
 from chorus.files import expanded
 from chorus.transcribe.recordings import STDIN, is_audio
 
-# what makes a folder a model: a transformers model, an adapter, one that is converted for CTranslate2
+# what makes a folder a model: a transformers model, an adapter, one that is converted for CTranslate2; and graphs do
 IN_MODELS = ("config.json", "adapter_config.json", "model.bin")
-MODEL_FILES = (".yml", ".yaml", ".pt", ".pth", ".bin", ".safetensors", ".gguf", ".json")
+MODEL_FILES = (".yml", ".yaml", ".pt", ".pth", ".bin", ".safetensors", ".gguf", ".onnx", ".json")
 SIZES = ("tiny", "base", "small", "medium", "large-v1", "large-v2", "large-v3", "large-v3-turbo")
 OPENAI = {
     **{name: f"openai/whisper-{name}" for name in SIZES},
@@ -28,7 +29,7 @@ def is_recording(name: str) -> bool:
     if name == STDIN:
         return True
     if path.is_dir():
-        return not any((path / mark).exists() for mark in IN_MODELS)
+        return not any((path / mark).exists() for mark in IN_MODELS) and find(path) is None
     if is_audio(path):
         # base+adapter may end as it likes
         return "+" not in name or path.exists()

@@ -14,10 +14,11 @@ from chorus.checkpoints.open import Source, on_its_base, open_model
 from chorus.checkpoints.reference import public_name
 from chorus.errors import CheckpointError, UsageError
 from chorus.export.ggml.reader import GgmlForm
+from chorus.export.onnx.reader import find
 from chorus.files import expanded
 from chorus.identity import file_hash, fingerprint
 
-GGML = "ggml"  # the kind of what is whisper.cpp's file
+GGML, ONNX = "ggml", "onnx"  # the kinds of what is whisper.cpp's file, and sherpa-onnx's directory
 CONVERTED = "model.bin"  # what CTranslate2's converter writes, beside a vocabulary
 
 
@@ -25,8 +26,8 @@ CONVERTED = "model.bin"  # what CTranslate2's converter writes, beside a vocabul
 class System:
     """One thing that transcribes. `directory` holds config, tokenizer and the like; `tensors`, where given, weights.
 
-    kind: model, adapter, merge (weights in `tensors`), converted (CTranslate2), or ggml (whisper.cpp's file, which
-        `directory` names).
+    kind: model, adapter, merge (weights in `tensors`), converted (CTranslate2), ggml (whisper.cpp's file, which
+        `directory` names), or onnx (sherpa-onnx's graphs; one of them, where `directory` names it).
     role: base, specialist, joint, merge, or empty; `home` is what a specialist was trained on: {column: value}.
     """
 
@@ -46,7 +47,7 @@ class System:
 
 def open_system(source: Source, *, label: str = "", offline: bool = False) -> System:
     """Whatever `chorus.open_model` takes, a plan among it, adapters' directories alone, and models converted for
-    CTranslate2 or whisper.cpp.
+    CTranslate2, whisper.cpp or sherpa-onnx.
 
     A merge is not written: each tensor is computed when it is loaded. `plan.model("name")` is one of a plan's outputs.
     """
@@ -56,6 +57,9 @@ def open_system(source: Source, *, label: str = "", offline: bool = False) -> Sy
             return System(label or path.stem, GGML, path, fingerprint(files=[file_hash(path)]))
         if path.is_dir() and (path / CONVERTED).exists() and not (path / "model.safetensors").exists():
             return System(label or path.name, "converted", path, _of_files(path))
+        if (graphs := find(path)) is not None:
+            hashes = [file_hash(one) for one in (graphs.encoder, graphs.decoder, graphs.tokens)]
+            return System(label or path.name, ONNX, path, fingerprint(files=hashes))
     options = OpenOptions(offline=offline)
     return _of_model(open_model(on_its_base(source, options), options), label)
 

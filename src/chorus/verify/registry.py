@@ -16,6 +16,7 @@ def _load() -> None:
     from chorus.verify.formats.gguf import GgufVerifier
     from chorus.verify.formats.gguf_adapter import GgufAdapterVerifier
     from chorus.verify.formats.hf import HfVerifier
+    from chorus.verify.formats.onnx import OnnxVerifier
     from chorus.verify.formats.openai import OpenaiVerifier
 
     VERIFIERS.add("ctranslate2", CTranslate2Verifier())
@@ -23,6 +24,7 @@ def _load() -> None:
     VERIFIERS.add("gguf", GgufVerifier())
     VERIFIERS.add("gguf-adapter", GgufAdapterVerifier())
     VERIFIERS.add("hf", HfVerifier())
+    VERIFIERS.add("onnx", OnnxVerifier())
     VERIFIERS.add("openai", OpenaiVerifier())
 
 

@@ -14,6 +14,7 @@ EMBEDDING, HEAD = "model.decoder.embed_tokens.weight", "proj_out.weight"
 # of the names of sherpa-onnx's graphs
 TOKENS, OFFSET, LOGITS, ATTENTION = "tokens", "offset", "logits", "cross_attention_weights"
 TAKEN, GIVEN = (tuple(f"{side}_n_layer_self_{one}_cache" for one in "kv") for side in ("in", "out"))
+INPUTS, OUTPUTS = (TOKENS, *TAKEN, *CROSS, OFFSET), (LOGITS, *GIVEN)  # in the order in which they are taken
 NEVER = -1e9  # added to a product of attention: softmax gives it nothing
 FAR = 1 << 31  # a slice's end: of a dimension of any size its own
 
@@ -27,7 +28,7 @@ def decoder(graph: Graph, dims: dict[str, int], heads: Sequence[Sequence[int]], 
     tokens = graph.takes(TOKENS, INT64, ["n_audio", "n_tokens"])
     shape: list[int | str] = [layers, "n_audio", dims["n_text_ctx"], width]
     caches = [graph.takes(name, FLOAT, shape) for name in TAKEN]
-    crossed = [graph.takes(name, FLOAT, [layers, "n_audio", "frames", width]) for name in CROSS]
+    crossed = [graph.takes(name, FLOAT, [layers, "n_audio", dims["n_audio_ctx"], width]) for name in CROSS]
     offset = graph.takes(OFFSET, INT64, [1])
 
     total = graph.op("Add", offset, graph.op("Shape", tokens, start=1, end=2))
@@ -60,7 +61,7 @@ def decoder(graph: Graph, dims: dict[str, int], heads: Sequence[Sequence[int]], 
     _caches(graph, caches, before, new, total, shape)
     if aligned:
         graph.op("Concat", *aligned, to=ATTENTION, axis=1)
-        graph.gives(ATTENTION, ["n_audio", len(heads), "n_tokens", "frames"])
+        graph.gives(ATTENTION, ["n_audio", len(heads), "n_tokens", dims["n_audio_ctx"]])
 
 
 def _embedded(graph: Graph, tokens: str, offset: str, total: str) -> str:

@@ -9,22 +9,22 @@ from chorus.export.onnx.graph import FLOAT, Graph
 
 # of the names of sherpa-onnx's graphs
 MEL, CROSS = "mel", ("n_layer_cross_k", "n_layer_cross_v")
+# in Whisper's scale, log10 of an energy plus 4, by 4: the least energy, 1e-10, and how far below its top a sound goes
+LEAST, RANGE = -1.5, 2.0
 
 
 def encoder(graph: Graph, dims: dict[str, int]) -> None:
-    """`mel` [n_audio, bins, T], T at most twice the positions -> keys, values [text layers, n_audio, T/2, width]."""
+    """`mel` [n_audio, bins, T], T at most twice the positions -> keys, values [layers, n_audio, positions, width]."""
     mel = graph.takes(MEL, FLOAT, ["n_audio", dims["n_mels"], "T"])
+    mel = _whole_window(graph, mel, 2 * dims["n_audio_ctx"])
     x = graph.gelu(_convolution(graph, mel, "model.encoder.conv1", 1))
     x = graph.gelu(_convolution(graph, x, "model.encoder.conv2", 2))
     x = graph.op("Transpose", x, perm=[0, 2, 1])
-    # fewer than thirty seconds take the first positions
-    frames = graph.op("Shape", x, start=1, end=2)
-    positions = graph.weight("model.encoder.embed_positions.weight")
-    x = graph.op("Add", x, graph.sliced(positions, graph.constant([0]), frames, 0))
+    x = graph.op("Add", x, graph.weight("model.encoder.embed_positions.weight"))
     for layer in range(dims["n_audio_layer"]):
         x = _block(graph, x, f"model.encoder.layers.{layer}", dims["n_audio_head"], dims["n_audio_state"])
     x = graph.norm(x, "model.encoder.layer_norm")
-    shape: list[int | str] = [dims["n_text_layer"], "n_audio", "frames", dims["n_text_state"]]
+    shape: list[int | str] = [dims["n_text_layer"], "n_audio", dims["n_audio_ctx"], dims["n_text_state"]]
     for output, projection in zip(CROSS, ("k_proj", "v_proj"), strict=True):
         layers = [
             graph.linear(x, f"model.decoder.layers.{layer}.encoder_attn.{projection}", bias=projection == "v_proj")
@@ -32,6 +32,21 @@ def encoder(graph: Graph, dims: dict[str, int]) -> None:
         ]
         stacked(graph, layers, to=output)
         graph.gives(output, shape)
+
+
+def _whole_window(graph: Graph, mel: str, frames: int) -> str:
+    """The window that Whisper was trained on: silence where frames are zeros, and from their last one on.
+
+    sherpa-onnx puts some seconds of zeros behind a sound, which are none: with them texts end otherwise. Silence is
+    what lies farthest below the loudest of the sound.
+    """
+    silent = graph.op("Equal", graph.op("ReduceMax", graph.op("Abs", mel), axes=[1], keepdims=1), graph.constant(0.0))
+    sound = graph.op("Where", silent, graph.constant(LEAST), mel)
+    top = graph.op("ReduceMax", sound, axes=[1, 2], keepdims=1)
+    silence = graph.op("Max", graph.op("Sub", top, graph.constant(RANGE)), graph.constant(LEAST))
+    left = graph.op("Sub", graph.constant([frames]), graph.op("Shape", mel, start=2, end=3))
+    shape = graph.op("Concat", graph.op("Shape", mel, start=0, end=2), left, axis=0)
+    return graph.op("Concat", graph.op("Where", silent, silence, mel), graph.op("Expand", silence, shape), axis=2)
 
 
 def stacked(graph: Graph, parts: list[str], to: str = "") -> str:

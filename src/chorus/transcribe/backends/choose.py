@@ -5,10 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from chorus.registry import Registry
-from chorus.transcribe.backends import faster_whisper, huggingface, openai_whisper, whisper_cpp
+from chorus.transcribe.backends import (
+    faster_whisper,
+    huggingface,
+    onnx_graphs,
+    openai_whisper,
+    sherpa_onnx,
+    whisper_cpp,
+)
 from chorus.transcribe.backends.protocol import Backend
 from chorus.transcribe.decoding import Decoding
-from chorus.transcribe.systems import GGML, System
+from chorus.transcribe.systems import GGML, ONNX, System
 
 Opener = Callable[[System, Decoding, str], Backend]
 
@@ -18,9 +25,11 @@ def _load() -> None:
     BACKENDS.add("faster-whisper", faster_whisper.open_backend)
     BACKENDS.add("whisper.cpp", whisper_cpp.open_backend)
     BACKENDS.add("openai-whisper", openai_whisper.open_backend)
+    BACKENDS.add("onnxruntime", onnx_graphs.open_backend)
+    BACKENDS.add("sherpa-onnx", sherpa_onnx.open_backend)
 
 
-AUTO = {"converted": "faster-whisper", GGML: "whisper.cpp"}
+AUTO = {"converted": "faster-whisper", GGML: "whisper.cpp", ONNX: "onnxruntime"}
 BACKENDS: Registry[Opener] = Registry("backend", "chorus.backends", _load)
 
 
