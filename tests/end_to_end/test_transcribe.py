@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import chorus
+from chorus.checkpoints.model import OpenOptions
 from chorus.cli.main import run
 from chorus.data.audio import RATE, write_flac
 from chorus.data.manifest import Row, read_manifest
@@ -147,6 +148,26 @@ def test_an_adapter_and_a_recipe_are_heard_as_they_are(tmp_path: Path, capsys: A
     told = capsys.readouterr().out
     assert "soup" in told
     assert "[-" not in told.partition("text")[2].partition("[-so-]")[0], "the same weights hear the same"
+
+
+def test_the_very_pt_that_ships_is_heard_and_its_error_rate_counted(tmp_path: Path, capsys: Any) -> None:
+    """As the model that it was made from is, and only where pickles may be read."""
+    with_runtime("openai-whisper")
+    file = tmp_path / "ours.pt"
+    chorus.export(BASE, file, "openai", types="float32")
+    line = ["--data", str(MANIFEST), "--where", "speaker=theo", "--limit", "4", "--language", "en"]
+    assert run(["evaluate", str(file), *line, "-o", str(tmp_path / "no")]) == 4
+    assert "pass --allow-pickle" in capsys.readouterr().err
+    models = [str(file), f"base={BASE}", "--allow-pickle", "--backend", "openai-whisper"]
+    assert run(["evaluate", *models, *line, "-o", str(tmp_path / "rates"), "--json", "-q"]) == 0
+    ours, base = json.loads(capsys.readouterr().out)
+    assert (ours["system"]["kind"], base["system"]["kind"]) == ("openai", "model")
+    assert ours["all"]["characters"] == base["all"]["characters"]
+    audio = str(MANIFEST.parent / read_manifest(MANIFEST).rows[0].path)
+    assert run(["transcribe", str(file), audio, "--allow-pickle", "--json", "-q"]) == 0, "by its own runtime"
+    assert json.loads(capsys.readouterr().out)["language"]
+    with pytest.raises(UsageError, match="ours is converted for openai-whisper"):
+        BACKENDS.get("transformers")(open_system(file, options=OpenOptions(allow_pickle=True)), Decoding(), "cpu")
 
 
 @pytest.mark.parametrize("runtime", ["faster-whisper", "openai-whisper"])

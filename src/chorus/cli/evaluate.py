@@ -12,7 +12,15 @@ import click
 from click.core import ParameterSource
 
 from chorus.cli.data import mapping
-from chorus.cli.flags import columns_flags, device_flag, json_flag, normaliser_flag, overwrite_flag, quiet_flag
+from chorus.cli.flags import (
+    columns_flags,
+    device_flag,
+    json_flag,
+    normaliser_flag,
+    overwrite_flag,
+    pickle_flag,
+    quiet_flag,
+)
 from chorus.cli.output import as_json, note, table
 from chorus.errors import UsageError
 from chorus.files import printable
@@ -34,7 +42,10 @@ SHOWING = ("by", "worst", "json_", "quiet")  # flags that a finished evaluation 
 @click.option("--where", multiple=True, metavar="COLUMN=VALUE", help="Only these rows; may be repeated.")
 @columns_flags
 @click.option("--limit", type=click.IntRange(1), help="The first so many rows of each manifest.")
-@click.option("--backend", default="auto", help="transformers, faster-whisper or whisper.cpp.  [default: by the model]")
+@click.option(
+    "--backend", default="auto",
+    help="transformers, faster-whisper, whisper.cpp, openai-whisper, onnxruntime, sherpa-onnx.  [default: by its form]",
+)  # fmt: skip
 @device_flag("auto")
 @click.option("--preset", default="default", help="default, or paper (cut by voice activity, beam 5).")
 @click.option("--beam", type=click.IntRange(1), help="Beams.  [default: 1]")
@@ -59,13 +70,15 @@ SHOWING = ("by", "worst", "json_", "quiet")  # flags that a finished evaluation 
 @click.option("--worst", type=click.IntRange(1), metavar="N", help="Show the alignments of the N worst utterances.")
 @click.option("--parquet", is_flag=True, help="Write rows as Parquet instead of JSON lines.")
 @click.option("--skip-bad", is_flag=True, help="Leave out recordings that cannot be read, and count them.")
+@pickle_flag
 @overwrite_flag("Replace what is at the output.")
 @json_flag("Print the summaries as JSON.")
 @quiet_flag()
 def command(models: tuple[str, ...], **flags: Any) -> None:
     """Transcribe recordings with each MODEL and count the errors.
 
-    A MODEL is a directory, hub id, base+adapter, recipe.yml, or a finished evaluation.
+    A MODEL is a directory, hub id, base+adapter, recipe.yml, what was converted for another runtime, or a finished
+    evaluation.
 
     \b
     chorus evaluate openai/whisper-small specialists/radio merge.yml --data speech/manifest.csv
@@ -122,7 +135,7 @@ def _evaluate(models: tuple[str, ...], flags: dict[str, Any]) -> list[Evaluation
     for reason, left in test.left_out.items():
         note(f"left out: {len(left)} {reason}", quiet=flags["quiet"])
     # all of them before the first is decoded: a mistake in the last costs no hour
-    systems = told_apart(models, [opened(m) for m in models])
+    systems = told_apart(models, [opened(m, allow_pickle=flags["allow_pickle"]) for m in models])
     # before the first recording: two models under one label would write into one folder
     unique_labels(systems)
     # clean unless it is left out: what a condition costs is told against it
@@ -162,12 +175,13 @@ def conditions_on(pairs: Sequence[str]) -> dict[str, list[str]]:
     return found
 
 
-def opened(text: str) -> System:
+def opened(text: str, *, allow_pickle: bool) -> System:
     """`[NAME=]MODEL` as a system."""
+    from chorus.checkpoints.model import OpenOptions
     from chorus.transcribe.systems import open_system
 
     label, name = labelled(text)
-    return open_system(name, label=label)
+    return open_system(name, label=label, options=OpenOptions(allow_pickle=allow_pickle))
 
 
 def told_apart(texts: Sequence[str], systems: Sequence[System]) -> list[System]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from chorus.cli.flags import device_flag, json_flag, offline_flag, overwrite_flag, quiet_flag
+from chorus.cli.flags import device_flag, json_flag, offline_flag, overwrite_flag, pickle_flag, quiet_flag
 from chorus.cli.output import as_json, note, table
 from chorus.cli.whisper_flags import given_to_whisper, whisper_flags
 from chorus.errors import ChorusError, UsageError
@@ -66,6 +66,7 @@ LAYOUT = ("max_line_width", "max_line_count", "max_words_per_line", "highlight_w
 @click.option("--highlight-words", is_flag=True, help="Underline each word as it is said, with --words.")
 @whisper_flags
 @overwrite_flag("Replace transcripts that are there.")
+@pickle_flag
 @offline_flag
 @json_flag("The same as --format json.")
 @quiet_flag()
@@ -146,6 +147,7 @@ def _check(models: Sequence[str], forms: Sequence[str], flags: Flags) -> None:
 
 def _listeners(models: Sequence[str], forms: Sequence[str], flags: Flags) -> list[Listener]:
     """Every model, opened: a mistake in the last costs no hour of the others."""
+    from chorus.checkpoints.model import OpenOptions
     from chorus.cli.evaluate import labelled
     from chorus.cli.evaluate import told_apart as apart
     from chorus.transcribe.api import listener_for
@@ -158,10 +160,11 @@ def _listeners(models: Sequence[str], forms: Sequence[str], flags: Flags) -> lis
     stamps = timed if flags["timestamps"] is None else flags["timestamps"]
     names = ("beam", "language", "task", "prompt", "segments", "batch_size", "max_new_tokens", "dtype")
     settings = decoding(settings={"timestamps": stamps, **{name: flags[name] for name in names}})
+    options = OpenOptions(allow_pickle=flags["allow_pickle"], offline=flags["offline"])
     systems = []
     for text in models:
         label, name = labelled(text)
-        systems.append(open_system(hub_name(name), label=label, offline=flags["offline"]))
+        systems.append(open_system(hub_name(name), label=label, options=options))
     systems = apart([hub_name(text) for text in models], systems)
     unique_labels(systems)
     return [

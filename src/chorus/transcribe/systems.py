@@ -15,10 +15,16 @@ from chorus.checkpoints.reference import public_name
 from chorus.errors import CheckpointError, UsageError
 from chorus.export.ggml.reader import GgmlForm
 from chorus.export.onnx.reader import find
+from chorus.export.openai.archive import looks_so
 from chorus.files import expanded
 from chorus.identity import file_hash, fingerprint
 
-GGML, ONNX = "ggml", "onnx"  # the kinds of what is whisper.cpp's file, and sherpa-onnx's directory
+# the kinds of what is converted -> (whose it is, the backend that runs it)
+CT2, GGML, ONNX, OPENAI = "converted", "ggml", "onnx", "openai"
+RUNTIMES = {
+    CT2: ("CTranslate2", "faster-whisper"), GGML: ("whisper.cpp", "whisper.cpp"),
+    ONNX: ("sherpa-onnx", "onnxruntime"), OPENAI: ("openai-whisper", "openai-whisper"),
+}  # fmt: skip
 CONVERTED = "model.bin"  # what CTranslate2's converter writes, beside a vocabulary
 
 
@@ -26,8 +32,8 @@ CONVERTED = "model.bin"  # what CTranslate2's converter writes, beside a vocabul
 class System:
     """One thing that transcribes. `directory` holds config, tokenizer and the like; `tensors`, where given, weights.
 
-    kind: model, adapter, merge (weights in `tensors`), converted (CTranslate2), ggml (whisper.cpp's file, which
-        `directory` names), or onnx (sherpa-onnx's graphs; one of them, where `directory` names it).
+    kind: model, adapter, merge (weights in `tensors`), converted (CTranslate2), or ggml (whisper.cpp's file), openai
+        (a `.pt`) and onnx (sherpa-onnx's graphs; one of them, where a file is named), which `directory` names.
     role: base, specialist, joint, merge, or empty; `home` is what a specialist was trained on: {column: value}.
     """
 
@@ -45,23 +51,33 @@ class System:
     trained_on: Mapping[str, Sequence[str]] = field(default_factory=dict, compare=False)  # column -> values
 
 
-def open_system(source: Source, *, label: str = "", offline: bool = False) -> System:
+def open_system(source: Source, *, label: str = "", options: OpenOptions | None = None) -> System:
     """Whatever `chorus.open_model` takes, a plan among it, adapters' directories alone, and models converted for
-    CTranslate2, whisper.cpp or sherpa-onnx.
+    CTranslate2, whisper.cpp, sherpa-onnx, or (where `options` allow pickle) openai-whisper.
 
     A merge is not written: each tensor is computed when it is loaded. `plan.model("name")` is one of a plan's outputs.
     """
+    options = options or OpenOptions()
     if isinstance(source, str | Path):
         path = expanded(source)
         if GgmlForm().takes(path):
             return System(label or path.stem, GGML, path, fingerprint(files=[file_hash(path)]))
+        # without leave it is opened as any other pickle is: refused, with the flag that allows it
+        if options.allow_pickle and path.is_file() and looks_so(path):
+            return System(label or path.stem, OPENAI, path, fingerprint(files=[file_hash(path)]))
         if path.is_dir() and (path / CONVERTED).exists() and not (path / "model.safetensors").exists():
-            return System(label or path.name, "converted", path, _of_files(path))
+            return System(label or path.name, CT2, path, _of_files(path))
         if (graphs := find(path)) is not None:
             hashes = [file_hash(one) for one in (graphs.encoder, graphs.decoder, graphs.tokens)]
             return System(label or path.name, ONNX, path, fingerprint(files=hashes))
-    options = OpenOptions(offline=offline)
     return _of_model(open_model(on_its_base(source, options), options), label)
+
+
+def refuse_converted(system: System, *, unless: str = "") -> None:
+    """`UsageError` for what another runtime alone takes; `unless` is the kind of the caller's own."""
+    if system.kind in RUNTIMES and system.kind != unless:
+        runtime, backend = RUNTIMES[system.kind]
+        raise UsageError(f"{system.label} is converted for {runtime}", f"use --backend {backend}")
 
 
 def _of_model(model: Model, label: str) -> System:

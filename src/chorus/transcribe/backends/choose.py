@@ -15,7 +15,7 @@ from chorus.transcribe.backends import (
 )
 from chorus.transcribe.backends.protocol import Backend
 from chorus.transcribe.decoding import Decoding
-from chorus.transcribe.systems import GGML, ONNX, System
+from chorus.transcribe.systems import RUNTIMES, System
 
 Opener = Callable[[System, Decoding, str], Backend]
 
@@ -29,13 +29,12 @@ def _load() -> None:
     BACKENDS.add("sherpa-onnx", sherpa_onnx.open_backend)
 
 
-AUTO = {"converted": "faster-whisper", GGML: "whisper.cpp", ONNX: "onnxruntime"}
 BACKENDS: Registry[Opener] = Registry("backend", "chorus.backends", _load)
 
 
 def chosen_backend(name: str, system: System) -> str:
     """`auto` is the runtime that a model is converted for, else transformers; `UsageError` for no backend."""
     if name == "auto":
-        return AUTO.get(system.kind, "transformers")
+        return RUNTIMES.get(system.kind, ("", "transformers"))[1]
     BACKENDS.get(name)  # before anything is written: a misspelt name must leave no unfinished evaluation behind
     return name

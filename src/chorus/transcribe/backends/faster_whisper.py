@@ -8,7 +8,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from chorus.data.manifest import Row
-from chorus.errors import CheckpointError, MissingExtraError, UsageError
+from chorus.errors import CheckpointError, MissingExtraError
 from chorus.models.whisper import task_token
 from chorus.runtime import device_parts
 from chorus.transcribe.backends.converting import converted
@@ -16,7 +16,7 @@ from chorus.transcribe.backends.hearing import asked_language, hypothesis_of
 from chorus.transcribe.backends.isolated import Isolated
 from chorus.transcribe.backends.protocol import Backend, Hypothesis, Sound
 from chorus.transcribe.decoding import Decoding
-from chorus.transcribe.systems import CONVERTED, GGML, System
+from chorus.transcribe.systems import CONVERTED, CT2, System, refuse_converted
 
 if TYPE_CHECKING:
     from chorus.checkpoints.lazy_tensor import LazyTensor
@@ -29,9 +29,8 @@ def open_backend(system: System, decoding: Decoding, device: str) -> Backend:
     """Convert if need be, and load in a process of its own."""
     if find_spec("faster_whisper") is None:
         raise MissingExtraError("evaluate", "the faster-whisper backend")
-    if system.kind == GGML:
-        raise UsageError(f"{system.label} is converted for whisper.cpp", "use --backend whisper.cpp")
-    directory = system.directory if system.kind == "converted" else converted(system, "ctranslate2", TYPE, CONVERTED)
+    refuse_converted(system, unless=CT2)
+    directory = system.directory if system.kind == CT2 else converted(system, "ctranslate2", TYPE, CONVERTED)
     settings = {"directory": str(directory), "device": device, "decoding": decoding.model_dump(mode="json")}
     return Isolated(f"{__name__}:FasterWhisper", settings)
 

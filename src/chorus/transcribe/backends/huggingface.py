@@ -11,7 +11,7 @@ from chorus.models.parts import Parts
 from chorus.runtime import quiet_libraries
 from chorus.transcribe.backends.protocol import Backend
 from chorus.transcribe.decoding import Decoding
-from chorus.transcribe.systems import GGML, System
+from chorus.transcribe.systems import System, refuse_converted
 
 OpenDecoder = Callable[[Kind, Parts, Decoding], Backend]
 
@@ -26,10 +26,7 @@ def origin_of(system: System) -> Origin:
 
 def open_backend(system: System, decoding: Decoding, device: str) -> Backend:
     """Load a system. `CheckpointError` where it cannot be, or where it takes no audio."""
-    if system.kind == "converted":
-        raise UsageError(f"{system.label} is converted for CTranslate2", "use --backend faster-whisper")
-    if system.kind == GGML:
-        raise UsageError(f"{system.label} is converted for whisper.cpp", "use --backend whisper.cpp")
+    refuse_converted(system)
     if decoding.dtype == "int8":
         raise UsageError("int8 is faster-whisper's", "use --backend faster-whisper, or float32, float16, bfloat16")
     origin = origin_of(system)

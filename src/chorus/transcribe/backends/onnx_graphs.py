@@ -21,7 +21,7 @@ from chorus.transcribe.backends.words import of_tokens
 from chorus.transcribe.decoding import BY_COLUMN, DETECT, Decoding
 from chorus.transcribe.native.sherpa import Decoded, LoadedGraphs
 from chorus.transcribe.native.sherpa_rules import segments_of
-from chorus.transcribe.systems import ONNX, System
+from chorus.transcribe.systems import ONNX, System, refuse_converted
 
 if TYPE_CHECKING:
     from chorus.checkpoints.lazy_tensor import LazyTensor
@@ -55,10 +55,9 @@ def refuse_settings(decoding: Decoding, runtime: str) -> None:
 
 def graphs_of(system: System, decoding: Decoding) -> GraphPaths:
     """The system's graphs: its own, or those that it is converted to, kept in the cache by content and type."""
+    refuse_converted(system, unless=ONNX)
     if system.kind == ONNX:
         paths = find(system.directory)
-    elif system.kind in ("converted", "ggml"):
-        raise UsageError(f"{system.label} is converted for another runtime", "give the model that it was made from")
     elif decoding.dtype not in TYPES:
         raise UsageError(f"sherpa-onnx has no {decoding.dtype}", f"--dtype {', '.join(TYPES)}")
     else:

@@ -18,7 +18,7 @@ from chorus.transcribe.backends.hearing import asked_language, hypothesis_of
 from chorus.transcribe.backends.isolated import Isolated
 from chorus.transcribe.backends.protocol import Backend, Hypothesis, Sound
 from chorus.transcribe.decoding import Decoding
-from chorus.transcribe.systems import GGML, System
+from chorus.transcribe.systems import OPENAI, System, refuse_converted
 
 if TYPE_CHECKING:
     from chorus.checkpoints.lazy_tensor import LazyTensor
@@ -41,26 +41,27 @@ def open_backend(system: System, decoding: Decoding, device: str) -> Backend:
     """Convert if need be, and load in a process of its own."""
     if find_spec("whisper") is None:
         raise MissingPackageError("openai-whisper", "the openai-whisper backend")
-    if system.kind in ("converted", GGML):
-        raise UsageError(f"{system.label} is converted for another runtime", "give the model that it was made from")
+    refuse_converted(system, unless=OPENAI)
     if decoding.dtype in ("int8", "bfloat16"):
         raise UsageError(f"openai-whisper has no {decoding.dtype}", "--dtype float32 or float16")
     if decoding.dtype == "float16" and device_parts(device)[0] == "cpu":
         raise UsageError("openai-whisper works in float32 on a CPU", "leave out --dtype float16")
+    if system.kind == OPENAI:  # of its source's settings it holds nothing: openai-whisper's own are left as they are
+        return decoder_of(system.directory, None, decoding, device)
     file = converted(system, "openai", TYPE, FILE) / FILE
     return decoder_of(file, generation_config(model_of(system)), decoding, device)
 
 
-def decoder_of(file: Path, generation: JsonMap, decoding: Decoding, device: str) -> Backend:
-    """A `.pt` in a process of its own, decoded by these generation settings."""
+def decoder_of(file: Path, generation: JsonMap | None, decoding: Decoding, device: str) -> Backend:
+    """A `.pt` in a process of its own, decoded by these generation settings, or by openai-whisper's own."""
+    # its own lists are the published models', and a fine-tune may have others, or none
+    suppressed: dict[str, object] = {}
+    if generation is not None:
+        suppressed["suppress_tokens"] = generation.get("suppress_tokens") or []
+        suppressed["suppress_blank"] = bool(generation.get("begin_suppress_tokens"))
     settings = Settings(
-        file=str(file), heads=generation.get("alignment_heads") or [],
-        # its own lists are the published models', and a fine-tune may have others, or none
-        suppressed={
-            "suppress_tokens": generation.get("suppress_tokens") or [],
-            "suppress_blank": bool(generation.get("begin_suppress_tokens")),
-        },
-        device=device, decoding=decoding.model_dump(mode="json"),
+        file=str(file), heads=(generation or {}).get("alignment_heads") or [], suppressed=suppressed, device=device,
+        decoding=decoding.model_dump(mode="json"),
     )  # fmt: skip
     return Isolated(f"{__name__}:OpenaiDecoder", {**settings})
 

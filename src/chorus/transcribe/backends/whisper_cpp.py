@@ -25,7 +25,7 @@ from chorus.transcribe.backends.words import of_tokens
 from chorus.transcribe.decoding import Decoding
 from chorus.transcribe.native.library import DISTRIBUTION, Messages, library
 from chorus.transcribe.native.whisper_cpp import AGAIN, FLASH_ATTENTION, SHORTEST, language_count, long_enough
-from chorus.transcribe.systems import GGML, System
+from chorus.transcribe.systems import GGML, System, refuse_converted
 
 if TYPE_CHECKING:
     from chorus.checkpoints.lazy_tensor import LazyTensor
@@ -48,8 +48,7 @@ def open_backend(system: System, decoding: Decoding, device: str) -> Backend:
         raise UsageError(f"--beam {decoding.beam}: whisper.cpp has room for {MOST_BEAMS}", "give fewer beams")
     if decoding.max_new_tokens is not None and decoding.max_new_tokens < LEAST_TOKENS:
         raise UsageError(f"--max-new-tokens 1: whisper.cpp does not stop before {LEAST_TOKENS}", "give more")
-    if system.kind == "converted":
-        raise UsageError(f"{system.label} is converted for CTranslate2", "use --backend faster-whisper")
+    refuse_converted(system, unless=GGML)
     file = system.directory if system.kind == GGML else converted(system, "ggml", TYPES[decoding.dtype], FILE) / FILE
     settings = {
         "file": str(file), "name": system.label, "kind": _checked(system.label, file), "device": device,
