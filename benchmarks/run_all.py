@@ -22,6 +22,7 @@ RUNS = [
     ["export.py"],
     ["export.py", "--shape", "whisper-large-v3", "--runs", "ggml:f16,ctranslate2:int8"],
     ["export_bytes.py"],
+    ["whisper_cpp_defaults.py", "examples/digits/base", "examples/digits/data/manifest.csv"],
     ["heard.py", "examples/digits/base", "--data", "examples/digits/data/manifest.csv"],
     ["data_check.py"],
     ["train.py"],

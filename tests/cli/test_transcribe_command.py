@@ -230,6 +230,15 @@ def test_the_flags_of_whisper_are_understood_and_what_means_nothing_is_named_onc
     assert (tmp_path / "out" / "talk.srt").read_text().endswith("00:00:00,400\nbase\nheard 10\ntenths\n\n")
 
 
+def test_none_leaves_a_flag_of_whisper_out(asked, talks, capsys):
+    """Scripts give every flag a value, `--beam_size None` among them."""
+    idle = ("--max_line_width", "--max_line_count", "--max_words_per_line", "--beam_size")
+    assert transcribe(BASE, talks / "mon" / "talk.flac", *(word for name in idle for word in (name, "None"))) == 0
+    assert asked[0].beam == 1
+    assert transcribe(BASE, talks / "mon" / "talk.flac", "--beam_size", "0") == 2
+    assert "--beam_size" in capsys.readouterr().err
+
+
 def test_half_precision_is_whispers_on_a_gpu_alone(asked, talks, capsys):
     assert transcribe(BASE, talks / "mon" / "talk.flac", "--fp16", "True") == 0
     assert "--fp16 True" in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import struct
 from collections.abc import Iterator
 from contextlib import suppress
@@ -22,6 +23,7 @@ from chorus.export.ggml.quants import as_blocks, dequantised, needs, quantised
 from chorus.export.ggml.reader import read
 from chorus.export.values import as_bfloat16, as_float16, as_float32
 from chorus.export.whisper import is_padding
+from chorus.identity import file_hash
 from chorus.linalg import casts
 from chorus.models.whisper_tokens import IN_ORDER, special_ids
 from sounds import BASE
@@ -122,6 +124,9 @@ def test_a_recipe_is_merged_while_it_is_written(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == [
         "half.bin", "half.bin.json", "half.yml", "plain.bin", "plain.bin.json"
     ]  # fmt: skip
+    facts = json.loads((tmp_path / "half.bin.json").read_text())
+    assert facts["inputs"] == [{"file": "base/model.safetensors", "xxh3": file_hash(BASE / "model.safetensors")}]
+    assert facts["recipe"]["merge_method"] == "linear"
 
 
 # ---- refused, and nothing is left ----

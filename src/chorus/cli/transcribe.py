@@ -11,7 +11,7 @@ import click
 
 from chorus.cli.flags import device_flag, json_flag, offline_flag, overwrite_flag, pickle_flag, quiet_flag
 from chorus.cli.output import as_json, note, table
-from chorus.cli.whisper_flags import given_to_whisper, whisper_flags
+from chorus.cli.whisper_flags import OrNone, given_to_whisper, whisper_flags
 from chorus.errors import ChorusError, UsageError
 from chorus.files import printable
 from chorus.files import shown as named
@@ -54,15 +54,15 @@ LAYOUT = ("max_line_width", "max_line_count", "max_words_per_line", "highlight_w
     "--timestamps/--no-timestamps", default=None, help="Whisper's own.  [default: where the format needs times]"
 )
 @click.option("--words", "--word-timestamps", is_flag=True, help="When each word was said.")
-@click.option("--beam", "--beam-size", "--beam_size", type=click.IntRange(1), help="Beams.  [default: 1]")
+@click.option("--beam", "--beam-size", "--beam_size", type=OrNone(1), help="Beams.  [default: 1]")
 @click.option("--prompt", "--initial-prompt", "--initial_prompt", help="What the decoder is told before.")
 @click.option("--segments", type=click.Choice(["auto", "vad", "native"]), help="How long audio is decoded.")
 @click.option("--batch-size", type=click.IntRange(1), help="Recordings at once.  [default: 16]")
 @click.option("--max-new-tokens", type=click.IntRange(1), help="Of one window.  [default: as many as fit]")
 @click.option("--dtype", type=click.Choice(["float32", "float16", "bfloat16", "int8"]), help="[default: float32]")
-@click.option("--max-line-width", "--max_line_width", type=click.IntRange(1), help="Letters of a line, with --words.")
-@click.option("--max-line-count", "--max_line_count", type=click.IntRange(1), help="Lines of a subtitle, with --words.")
-@click.option("--max-words-per-line", "--max_words_per_line", type=click.IntRange(1), help="With --words.")
+@click.option("--max-line-width", "--max_line_width", type=OrNone(1), help="Letters of a line, with --words.")
+@click.option("--max-line-count", "--max_line_count", type=OrNone(1), help="Lines of a subtitle, with --words.")
+@click.option("--max-words-per-line", "--max_words_per_line", type=OrNone(1), help="With --words.")
 @click.option("--highlight-words", is_flag=True, help="Underline each word as it is said, with --words.")
 @whisper_flags
 @overwrite_flag("Replace transcripts that are there.")

@@ -33,6 +33,18 @@ IDLE = {
 }
 
 
+class OrNone(click.ParamType["int | None"]):
+    """A whole number from `least` on, or the None with which `whisper`'s own callers leave one out."""
+
+    name = "integer"
+
+    def __init__(self, least: int) -> None:
+        self.range = click.IntRange(least)
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> int | None:
+        return None if value == "None" else self.range(value, param, ctx)
+
+
 def whisper_flags(command: F) -> F:
     """Add them, hidden: `whisper` gives every one of its flags a value."""
     for name in reversed(IDLE):

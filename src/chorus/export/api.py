@@ -27,6 +27,7 @@ from chorus.provenance import versions
 
 SIDECAR = ".json"  # beside a file
 GGUF = ".gguf"
+RECIPES = (".yml", ".yaml")
 Write = Callable[[Mapping[str, Path]], Making]  # every type to its place
 
 
@@ -161,7 +162,11 @@ def made_from(model: Model) -> JsonObject:
     files = {name: model.hub_hashes.get(name) or file_hash(path) for name, path in sorted(model.paths.items())}
     adapters = {name: file_hash(path) for name, path in sorted(model.adapter_paths.items())}
     found: JsonObject = {"source": model.label, "revision": model.revision, "files": files, "adapters": adapters}
-    found |= {"recipe": model.recipe, "fingerprint": model.identify()} if model.identify is not None else {}
+    if model.identify is not None:
+        # a list: two models may lie in directories of one name; recipes stand there as they were resolved
+        read = [path for path in sorted(set(model.reads)) if path.is_file() and path.suffix not in RECIPES]
+        inputs = [{"file": f"{path.parent.name}/{path.name}", "xxh3": file_hash(path)} for path in read]
+        found |= {"recipe": model.recipe, "fingerprint": model.identify(), "inputs": inputs}
     return {key: value for key, value in found.items() if value} | {"versions": versions(("gguf", "ctranslate2"))}
 
 
