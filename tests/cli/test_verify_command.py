@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,13 @@ def test_a_model_that_is_ready_says_what_comes_next(capsys):
     told = capsys.readouterr()
     assert "ready: 10 of 10 hold" in told.out
     assert f"next: chorus export {BASE} --to ggml --type q5_0 -o ..." in told.err
+
+
+def test_the_next_line_can_be_pasted_whatever_the_model_is_called(tmp_path, capsys):
+    place = shutil.copytree(BASE, tmp_path / "my best model; v2")
+    assert run(["verify", str(place), "--ready", "ggml"]) == 0
+    line = next(one for one in capsys.readouterr().err.splitlines() if one.startswith("next: "))
+    assert shlex.split(line)[1:4] == ["chorus", "export", str(place)]
 
 
 def test_a_model_that_is_not_ready_says_what_to_do(tmp_path, capsys):

@@ -15,6 +15,7 @@ import chorus
 from adapters import make_adapters
 from chorus.checkpoints.lineage import lineage_in
 from chorus.errors import CheckpointError, OutputError, UsageError
+from chorus.verify.ready import ready
 from models import copy_model, files_of, load_all, write_recipe
 from sounds import BASE
 
@@ -170,3 +171,36 @@ def test_what_is_no_number_goes_as_it_is_and_is_told(whisper, tmp_path, dtype):
     assert any(f"NaN or infinity in {name}:" in line for line in done.warnings)
     assert json.loads((tmp_path / "made/chorus.json").read_text())["not_finite"] == [name]
     assert load_all(tmp_path / "made")[name].isnan().nonzero().tolist() == [[3]]
+
+
+def with_tokenizer(source: Path, place: Path, more: dict[str, int]) -> Path:
+    """A model whose tokenizer has more tokens, or fewer where none are given."""
+    shutil.copytree(source, place)
+    document = json.loads((place / "tokenizer.json").read_text())
+    if not more:
+        dropped = max(document["added_tokens"], key=lambda one: one["id"])
+        document["added_tokens"].remove(dropped)
+        document["model"]["vocab"].pop(dropped["content"], None)
+    document["added_tokens"] += [{"id": i, "content": name, "special": True} for name, i in more.items()]
+    (place / "tokenizer.json").write_text(json.dumps(document))
+    return place
+
+
+def test_a_token_without_a_row_in_the_embedding_is_refused_and_told_before(tmp_path):
+    rows = load_all(BASE)["model.decoder.embed_tokens.weight"].shape[0]
+    other = with_tokenizer(BASE, tmp_path / "other", {"<|one|>": rows, "<|two|>": rows + 1})
+    found = ready(other, "hf")
+    assert not found.ok
+    with pytest.raises(CheckpointError) as refused:
+        chorus.export(other, tmp_path / "made", "hf")
+    told = f"{refused.value.message} {refused.value.hint}"
+    assert f"no row in the embedding of {rows:,} for 2 of its tokens (<|one|> is {rows}" in told
+    assert "give --tokenizer DIR" in told
+    assert not (tmp_path / "made").exists()
+    assert chorus.export(other, tmp_path / "made", "hf", tokenizer=BASE).places
+
+
+def test_rows_without_a_token_are_padding(tmp_path):
+    fewer = with_tokenizer(BASE, tmp_path / "fewer", {})
+    assert ready(fewer, "hf").ok
+    assert chorus.export(fewer, tmp_path / "made", "hf").places

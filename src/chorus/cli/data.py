@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, Unpack
@@ -208,7 +209,7 @@ def _print_pairing(facts: Paired, *, quiet: bool) -> None:
     for path in facts["written"]:
         click.echo(path)
     if facts["written"]:
-        note(f"next: chorus data check {facts['written'][0]}", quiet=quiet)
+        note(f"next: chorus data check {shlex.quote(str(facts['written'][0]))}", quiet=quiet)
 
 
 @command.command("check", short_help="Find what would spoil a training.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -228,5 +229,5 @@ def _print(evaluations: list[Evaluation], flags: dict[str, Any]) -> None:
     for one in evaluations:
         note(f"results: {one.directory}", quiet=flags["quiet"])
     if len(evaluations) > 1:
-        named = " ".join(str(one.directory) for one in evaluations)
+        named = shlex.join(str(one.directory) for one in evaluations)
         note(f"next: chorus compare {named}", quiet=flags["quiet"])

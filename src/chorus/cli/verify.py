@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Any
 
 import click
@@ -66,7 +67,7 @@ def _ready(model: str, audio: tuple[str, ...], flags: dict[str, Any]) -> int:
         table(found.table())
     if found.ok:
         kind = f" --type {flags['types']}" if flags["types"] else ""
-        note(f"next: chorus export {model} --to {flags['ready']}{kind} -o ...", quiet=flags["quiet"])
+        note(f"next: chorus export {shlex.quote(model)} --to {flags['ready']}{kind} -o ...", quiet=flags["quiet"])
     return 0 if found.ok else 1
 
 

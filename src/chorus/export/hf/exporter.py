@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -11,18 +12,22 @@ from chorus.checkpoints.model import Model
 from chorus.checkpoints.shards import DEFAULT_SHARD_BYTES, stored_config
 from chorus.checkpoints.sidecar import VOCABULARIES, copy_side_files, write_json
 from chorus.checkpoints.ties import settled
-from chorus.checkpoints.vocabulary import vocabulary_of
+from chorus.checkpoints.vocabulary import PIECES, vocabulary_of
 from chorus.checkpoints.writer import write_text
 from chorus.errors import some
 from chorus.export.hf import writer
 from chorus.export.hf.card import card_of, licences_of
 from chorus.export.protocol import ExportOptions, Making, Requirement
-from chorus.files import present
+from chorus.files import present, shown
 from chorus.models.generation import completed, generation_config
 from chorus.models.registry import kind_of
 from chorus.plain import JsonObject
 from chorus.progress import Progress
 from chorus.provenance import licence_warnings
+
+# Input embeddings of texts by their modules' names in transformers. No head: those of CTC have no row for the start and
+# end that transformers gives their tokenizers, and never write them.
+EMBEDDING = re.compile(r"(?:^|\.)(?:embed_tokens|shared|wte|word_embeddings|embed_in|tok_embeddings)\.weight")
 
 
 class HuggingFace:
@@ -42,7 +47,7 @@ class HuggingFace:
     def check(self, model: Model, types: Sequence[str], options: ExportOptions) -> list[Requirement]:
         bare = model.directory is None and model.beside is None
         problem = "weights alone, without tokenizer, features and generation settings" if bare else ""
-        return [Requirement("side files", problem, "`chorus import` makes them" if bare else "")]
+        return [Requirement("side files", problem, "`chorus import` makes them" if bare else ""), *_check_rows(model)]
 
     def nbytes(self, model: Model, kind: str, options: ExportOptions) -> int:
         return writer.nbytes(model.checkpoint, kind) + sum(p.stat().st_size for p in files_of(model).values())
@@ -75,6 +80,24 @@ class HuggingFace:
 
     def ours(self, path: Path) -> bool:
         return present(path / PROVENANCE)
+
+
+def _check_rows(model: Model) -> list[Requirement]:
+    """Whether the embedding has a row for each token. More rows than tokens are padding, as many models have it."""
+    shapes = [model.checkpoint[name].shape for name in model.checkpoint if EMBEDDING.search(name)]
+    # the largest: of a model with several, only one is of the tokenizer's tokens
+    rows = max((shape[0] for shape in shapes if len(shape) == 2), default=None)
+    found = vocabulary_of(files_of(model))
+    # SentencePiece's own numbers are not the model's: slow tokenizers shift them
+    if rows is None or found is None or found.form != PIECES:
+        return []
+    beyond = [(i, token) for i, token in sorted(found.tokens.items()) if i >= rows]
+    told = some((f"{shown(token)} is {i}" for i, token in beyond), 2)
+    problem = f"no row in the embedding of {rows:,} for {len(beyond):,} of its tokens ({told})" if beyond else ""
+    remedy = (
+        "its tokenizer is another model's: give --tokenizer DIR, the base's own; added tokens need a wider embedding"
+    )
+    return [Requirement("a row for each token", problem, remedy if beyond else "")]
 
 
 def files_of(model: Model) -> dict[str, Path]:
