@@ -28,7 +28,7 @@ from chorus.verify.protocol import Client, Subject, TensorProof
 from chorus.verify.runtime import RuntimeChild
 from chorus.verify.tensors import tensors
 from chorus.verify.transcripts import Bound, silence, times, transcripts
-from chorus.verify.verdict import Verification
+from chorus.verify.verdict import Verification, as_table
 from sounds import BASE
 
 RNG = np.random.default_rng(0)
@@ -68,8 +68,8 @@ def test_tensors_by_type_and_the_worst_of_them():
     first, second, worst = list(tensors(proofs))
     assert (first.what, first.told, second.facts["tensors"]) == ("tensors in f32", "5 by bytes", 4)
     assert list(worst.facts["errors"]) == ["t8", "t7", "t6", "t5", "t4"]
-    (wrong, *_) = list(tensors([*proofs, TensorProof("t9", "f32", False, 3.0, "differs")]))
-    assert (wrong.status, wrong.told) == ("fails", "1 of 6: t9 differs")
+    (wrong, _, worst) = list(tensors([*proofs, TensorProof("t9", "f32", False, 3.0, "differs")]))
+    assert (wrong.status, wrong.told, worst.status) == ("fails", "1 of 6: t9 differs", "flagged")
 
 
 def test_tensors_that_could_not_be_looked_at_are_no_pass():
@@ -200,6 +200,38 @@ def test_failed_decodes_and_loops_are_told():
     )
     both = transcripts(said, heard("one", loop), heard("one", loop), "there", QUANTISED)
     assert statuses(both)["no loops"] == "flagged"
+
+
+def test_of_decodes_that_failed_nothing_holds():
+    said, ended = sounds("one", "two"), ["it ended (signal 11)"] * 2
+    found = statuses(transcripts(said, heard("one", "two"), ended, "there", EXACT))
+    assert found == {"decodes": "fails", "transcripts": "skipped", "error rate": "skipped", "no loops": "skipped"}
+    assert times(said, ended, "there").status == "skipped"
+    # where one of the two was made, it alone is told of
+    some = list(transcripts(said, heard("one", "two"), [Hypothesis("one"), ended[0]], "there", EXACT))
+    assert statuses(some) == {"decodes": "fails", "transcripts": "holds", "error rate": "holds", "no loops": "holds"}
+    assert "1 of 1 transcripts" in some[1].told
+    unheard = statuses(transcripts(said, ended, heard("one", "two"), "there", EXACT))
+    assert unheard.pop("the source's decodes") == "flagged"
+    assert set(unheard.values()) == {"skipped"}
+
+
+@given(before=st.text(max_size=400), one=st.text(max_size=400), other=st.text(max_size=400))
+def test_of_two_long_texts_the_place_where_they_part_is_told(before, one, other):
+    said = sounds("a word")
+    found = list(transcripts(said, heard(f"{before}<{one}"), heard(f"{before}>{other}"), "there", EXACT))
+    written = found[0].told.partition("it writes ")[2]
+    assert {">", "<"} <= set(written)
+    # of a letter that does not print repr makes ten
+    assert len(written) < 2 * 10 * 50 + 20
+
+
+def test_the_difference_is_told_within_what_a_table_shows():
+    same = "and so it went on for a very long while, " * 20
+    said = sounds("a word")
+    found = list(transcripts(said, heard(f"{same}to the sea {same}"), heard(f"{same}to the hill {same}"), "x", EXACT))
+    shown = as_table("t", found).rows[0][3]
+    assert ("the hill and so" in shown, "the sea and so" in shown) == (True, True)
 
 
 @pytest.mark.parametrize(("pairs", "status"), [

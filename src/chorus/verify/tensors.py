@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 
 from chorus.errors import ChorusError, MissingExtraError, some
 from chorus.verify.protocol import TensorProof
-from chorus.verify.verdict import Verdict, holds, judged, skipped
+from chorus.verify.verdict import Verdict, flagged, holds, judged, skipped
 
 WORST = 5
 
@@ -44,4 +44,6 @@ def tensors(proofs: Iterable[TensorProof]) -> Iterator[Verdict]:
     # by name where they are equal, so that two runs say the same
     worst = sorted(found, key=lambda one: (-one.error, one.name))[:WORST]
     told = ", ".join(f"{one.name} {one.error:.2g}" for one in worst)
-    yield holds(1, f"the {len(worst)} furthest from the source", told, errors={one.name: one.error for one in worst})
+    # beside a tensor that is another's a list of small errors must not read as if all were well
+    status = flagged if any(one.problem for one in found) else holds
+    yield status(1, f"the {len(worst)} furthest from the source", told, errors={one.name: one.error for one in worst})

@@ -20,7 +20,7 @@ from chorus.export.ggml.reader import GgmlEntry, GgmlFile, GgmlForm, read
 from chorus.verify.formats.blocks import BlockTensor, not_finite, proof
 from chorus.verify.formats.whisper_cpp import client
 from chorus.verify.protocol import Subject, TensorProof
-from chorus.verify.structure import refuse_other, special_by_size, tied_head
+from chorus.verify.structure import other_tensors, refuse_other, special_by_size, tied_head
 from chorus.verify.values import source_values
 from chorus.verify.verdict import Verdict, judged
 
@@ -40,10 +40,11 @@ class GgmlVerifier:
         found = read(path)
         kind = found.kind
         size = whisper.size_of(source, trim=True)
-        plain = kind is not None and not any(found.problems())
+        problems = [*found.problems(), *_other_shapes(found, source, size)]
+        plain = kind is not None and not problems
         return Subject(
             path, "ggml", kind.name if kind else "", kind is not None and not kind.quantised,
-            structure=_structure(found, source, size),
+            structure=_structure(found, source, size, problems),
             tensors=_tensors(found, source) if plain else (),
             clients=(client(path, found.tokens),), filters=found.filters, tokens=found.tokens, nbytes=found.size,
             predicted=_nbytes(found, source, size, kind) if kind else None,
@@ -51,8 +52,16 @@ class GgmlVerifier:
         )  # fmt: skip
 
 
-def _structure(found: GgmlFile, source: Model, size: int) -> Iterator[Verdict]:
-    problems = list(found.problems())
+def _other_shapes(found: GgmlFile, source: Model, size: int) -> Iterator[str]:
+    """Where the tensors are others than the source's; a file that is whole by its own header may be of another size."""
+    known = shapes({**dimensions(source.config), "n_vocab": size})
+    held = {name: (one.shape, one.kind.name) for name, one in found.entries.items()}
+    # of types the header decides, not the source
+    wanted = {name: (shape_of(name, known), held.get(name, ((), ""))[1]) for name, _ in whisper.tensors(source)}
+    yield from other_tensors(held, wanted)
+
+
+def _structure(found: GgmlFile, source: Model, size: int, problems: list[str]) -> Iterator[Verdict]:
     yield judged(
         0, "names, shapes and types", some(problems), f"{len(found.entries)} tensors, {found.size:,} bytes to the end",
         problems=problems,
