@@ -17,6 +17,11 @@ class OtherSourceError(CheckpointError):
     """The source is no model that the export can have been made of."""
 
 
+def names_of(token: str) -> set[str]:
+    """A token's name and the other that the first Whispers' tokenizers, or the later ones, have for it."""
+    return {token, *(there for pair in whisper.ALIASES.items() if token in pair for there in pair)}
+
+
 def refuse_other(source: Model) -> None:
     """`OtherSourceError` where the source is no Whisper."""
     if not whisper.is_whisper(source):

@@ -54,7 +54,8 @@ def transcripts(sounds: Sequence[Sound], source: Heard, export: Heard, where: st
         checks = ["transcripts", *(["error rate"] if any(sound.row.text for sound in sounds) else []), "no loops"]
         yield from (skipped(4, f"{check} {where}", NOT_MADE) for check in checks)
         return
-    heard, theirs, mine = ([one[i] for one in made] for i in range(3))
+    heard = [sound for sound, _, _ in made]
+    theirs, mine = [a for _, a, _ in made], [b for _, _, b in made]
     yield _texts(heard, theirs, mine, where, bound)
     if any(sound.row.text for sound in heard):
         yield _rates(heard, theirs, mine, where, bound)

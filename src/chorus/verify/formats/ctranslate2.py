@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,19 +26,20 @@ from chorus.export.ctranslate2.layout import (
     variables,
 )
 from chorus.export.ctranslate2.reader import CTranslate2File, Record, read
-from chorus.export.ctranslate2.side_files import VOCABULARY
+from chorus.export.ctranslate2.side_files import FRONT_END, SETTINGS, TOKENIZER, VOCABULARY, front_end, settings_of
 from chorus.export.values import BLOCK
-from chorus.files import MAX_TOKENIZER, parse_json, present, read_text
+from chorus.files import MAX_TOKENIZER, parse_json, present, read_json, read_text
 from chorus.plain import JsonMap
 from chorus.verify.formats.faster_whisper import client
 from chorus.verify.protocol import Subject, TensorProof
-from chorus.verify.ready import extractor_settings
-from chorus.verify.structure import refuse_other
+from chorus.verify.structure import names_of, refuse_other
 from chorus.verify.values import Distance, finite, floats, rounded, source_values
-from chorus.verify.verdict import Verdict, judged
+from chorus.verify.verdict import Verdict, flagged, judged, skipped
 
 HALF = 0.5  # of a step: what rounding to whole numbers may be off by
 SLACK = 1e-3  # of a step: the product with a scale is rounded as well
+SHOWN = 40  # letters of a list that is told
+HEARS = ("sampling_rate", "hop_length", "chunk_length", "n_fft")  # what faster-whisper takes of the front end's file
 
 
 class CTranslate2Verifier:
@@ -60,6 +62,7 @@ class CTranslate2Verifier:
             tensors=_tensors(found, source, config) if plain else (),
             # every type is loaded as it computes on this processor without loss: float16 is none of a processor's
             clients=(client(place, "float32" if exact else "int8"),),
+            tokens=_table(place, source, int(config["vocab_size"])),
             nbytes=sum(one.stat().st_size for one in place.iterdir() if one.is_file()),
         )  # fmt: skip
 
@@ -92,7 +95,9 @@ def _structure(found: CTranslate2File, place: Path, source: Model, config: JsonM
     yield judged(0, "constants", some(other), f"{len(wanted)}")
     yield _head(found)
     yield _vocabulary(place, source, int(config["vocab_size"]))
-    yield _front_end(place, config)
+    yield _tokenizer(place, source)
+    yield _settings(place, source, int(config["vocab_size"]))
+    yield _front_end(place, source)
     try:
         open_converted(place, place.name)
         problem = ""
@@ -111,23 +116,98 @@ def _head(found: CTranslate2File) -> Verdict:
 def _vocabulary(place: Path, source: Model, size: int) -> Verdict:
     what, ids = "tokens, id for id", whisper.token_ids(source)
     if not ids:
-        return Verdict(0, what, "skipped", "the source has no tokenizer: --tokenizer DIR")
+        return skipped(0, what, "the source has no tokenizer: --tokenizer DIR")
     if not present(place / VOCABULARY):
         return judged(0, what, f"no {VOCABULARY}, without which no token has a text")
     mine = parse_json(read_text(place / VOCABULARY, MAX_TOKENIZER), place / VOCABULARY)
     if not isinstance(mine, list) or len(mine) != size:
         return judged(0, what, f"{len(mine):,} tokens, the model has {size:,}")
     wrong = [f"token {i} is {mine[i]!r}, in the tokenizer {name!r}" for name, i in ids.items()
-             if i < size and mine[i] not in (name, whisper.ALIASES.get(name))]  # fmt: skip
+             if i < size and mine[i] not in names_of(name)]  # fmt: skip
     return judged(0, what, some(wrong, 2), f"{size:,}", wrong=len(wrong))
 
 
-def _front_end(place: Path, config: JsonMap) -> Verdict:
-    what, wanted = "preprocessor_config.json", int(config["num_mel_bins"])
-    settings = extractor_settings(place)
-    bins = 80 if settings is None else settings.get("feature_size", 80)  # what faster-whisper takes without it
-    problem = f"faster-whisper makes {bins} mel bins of it, the model takes {wanted}" if bins != wanted else ""
-    return judged(0, what, problem, f"{bins} mel bins")
+def _with_tokenizer(place: Path, source: Model) -> Model:
+    """The source with the directory's tokenizer, by which faster-whisper makes texts of tokens."""
+    return replace(source, tokenizer_directory=place / TOKENIZER)
+
+
+def _tokenizer(place: Path, source: Model) -> Verdict:
+    what, theirs = f"{TOKENIZER}, id for id", whisper.token_ids(source)
+    if not present(place / TOKENIZER):
+        return flagged(0, what, f"no {TOKENIZER}: faster-whisper fetches openai/whisper-tiny's in its place")
+    if not theirs:
+        return skipped(0, what, "the source has no tokenizer: --tokenizer DIR")
+    try:
+        mine = whisper.token_ids(_with_tokenizer(place, source))
+    except CheckpointError as error:
+        return judged(0, what, error.message)
+    wrong = [f"{name} is {mine.get(name, 'none')}, in the source's tokenizer {i}" for name, i in theirs.items()
+             if i not in {mine.get(called) for called in names_of(name)}]  # fmt: skip
+    # one that is longer by tokens of another model's: the source's own alone would be found in it
+    by_id = {i: name for name, i in theirs.items()}
+    wrong += [f"{name} is {i}, where the source has {by_id[i]}" for name, i in mine.items()
+              if i in by_id and by_id[i] not in names_of(name)]  # fmt: skip
+    return judged(0, what, some(wrong, 2), f"{len(mine):,}", wrong=len(wrong))
+
+
+def _table(place: Path, source: Model, size: int) -> list[bytes] | None:
+    """The bytes of its text tokens; None where there are none to look at, which the structure tells."""
+    if not present(place / TOKENIZER):
+        return None
+    try:
+        return whisper.text_tokens(_with_tokenizer(place, source), size)
+    except CheckpointError:
+        return None
+
+
+def _settings(place: Path, source: Model, size: int) -> Verdict:
+    """The numbers of config.json, which CTranslate2 trusts; of no list the order matters."""
+    what, ids = SETTINGS, whisper.token_ids(source)
+    if not present(place / SETTINGS):
+        return judged(0, what, "it is missing: what is never written, and the languages, are told there")
+    if not ids:
+        return skipped(0, what, "the source has no tokenizer: --tokenizer DIR")
+    try:
+        mine = read_json(place / SETTINGS)
+    except CheckpointError as error:
+        return judged(0, what, error.message)
+    wanted, _ = settings_of(source, ids, size)
+    # a list that is not there and an empty one are the same to its loader
+    other = [f"{key} is {_shown(mine.get(key))}, by the source {_shown(value)}" for key, value in wanted.items()
+             if _unordered(mine.get(key)) != _unordered(value)]  # fmt: skip
+    return judged(0, what, some(other, 2), f"{len(wanted)} settings", other=len(other))
+
+
+def _unordered(value: object) -> object:
+    return sorted(map(repr, map(_plain, value))) if isinstance(value, list | tuple) else value or []
+
+
+def _plain(value: object) -> object:
+    return list(value) if isinstance(value, tuple) else value  # a pair, as a file has it
+
+
+def _shown(value: object) -> str:
+    told = str(value)
+    return told if len(told) <= SHOWN else f"{told[:SHOWN]}..."
+
+
+def _front_end(place: Path, source: Model) -> Verdict:
+    what, wanted = FRONT_END, int(source.config["num_mel_bins"])
+    there = present(place / FRONT_END)
+    try:
+        mine = read_json(place / FRONT_END) if there else {}
+    except CheckpointError as error:
+        return judged(0, what, error.message)
+    bins = mine.get("feature_size", 80)  # what faster-whisper takes without it
+    if bins != wanted:
+        return judged(0, what, f"faster-whisper makes {bins} mel bins of it, the model takes {wanted}")
+    if not there:
+        return flagged(0, what, f"it is missing: faster-whisper takes {bins} mel bins for granted, as the model does")
+    theirs = front_end(source)
+    other = [f"{key} is {mine[key]}, the source's {theirs[key]}" for key in HEARS
+             if key in mine and key in theirs and mine[key] != theirs[key]]  # fmt: skip
+    return judged(0, what, some(other), f"{bins} mel bins")
 
 
 def _raw(file: MappedFile, record: Record) -> NDArray[np.uint8]:
