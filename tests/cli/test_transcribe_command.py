@@ -141,6 +141,18 @@ def test_names_of_files_steer_no_terminal(asked, talks, tmp_path, capsys):
     assert "\x1b" not in told.out + told.err
 
 
+@pytest.mark.parametrize(("name", "near"), [("Klingon", 'did you mean "lingala"?'), ("of the hills", "")])
+def test_a_language_that_there_is_not_is_refused_before_anything_is_heard(asked, talks, capsys, name, near):
+    """By a model that takes any, and has none to choose from."""
+    assert transcribe(BASE, talks, "--language", name) == 2
+    told = capsys.readouterr()
+    assert f'unknown language "{name}"' in told.err
+    assert near in told.err
+    assert not told.out
+    assert not asked
+    assert transcribe(BASE, talks, "--language", "umb") == 0, "a code of a language that the table lacks"
+
+
 def test_a_language_that_a_model_cannot_be_asked_for_is_told_once(asked, talks, capsys):
     """The runtime of these tests hears English alone."""
     assert transcribe(BASE, talks, "--language", "Portuguese") == 0

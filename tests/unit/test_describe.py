@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,19 @@ def test_the_main_table_has_a_line_a_system_and_names_the_normaliser(two: list[E
     assert rate.startswith("7.50 [")
     assert edits == ["6", "0", "0"]
     assert table.rows[0][-1] == "2.0", "half as long as the audio"
+
+
+def test_each_line_names_its_runtime_where_they_differ_and_the_title_none(two: list[Evaluation]) -> None:
+    same = describe.main_table(two)
+    assert same.title.endswith(", transformers, beam 1")
+    assert "decoded by" not in same.columns
+    other = replace(two[1], summary={**two[1].summary, "backend": "whisper.cpp"})
+    table = describe.main_table([two[0], other])
+    assert "transformers" not in table.title
+    at = list(table.columns).index("decoded by")
+    assert [row[at] for row in table.rows] == ["transformers, beam 1", "whisper.cpp, beam 1"]
+    assert all(len(row) == len(table.columns) for row in table.rows)
+    assert table.rows[0][2].startswith("7.50 [")
 
 
 def test_groups_end_with_their_unweighted_mean(two: list[Evaluation]) -> None:

@@ -310,9 +310,30 @@ def test_pickles_need_permission_and_run_nothing(files, tmp_path):
     with pytest.raises(CheckpointError, match="pickle"):
         chorus.import_model(files["pt"], tmp_path / "made")
     (tmp_path / "cut.pt").write_bytes(files["pt"].read_bytes()[:-2000])
-    with pytest.raises(CheckpointError, match="cannot be loaded as plain tensors"):
-        chorus.import_model(tmp_path / "cut.pt", tmp_path / "made", options=PICKLES)
+    for options in (PICKLES, None):  # no flag opens it, and none is asked for
+        with pytest.raises(CheckpointError, match=r"cut\.pt: cut short or damaged"):
+            chorus.import_model(tmp_path / "cut.pt", tmp_path / "made", options=options)
     assert [p.name for p in tmp_path.iterdir()] == ["cut.pt"]
+
+
+@pytest.mark.parametrize(("content", "told"), [(b"a text, of no model\n", "no model file"), (b"", "an empty file")])
+def test_a_file_that_is_no_model_asks_for_no_permission(tmp_path, content, told):
+    (tmp_path / "x.bin").write_bytes(content)
+    for options in (None, PICKLES):
+        with pytest.raises(CheckpointError) as refused:
+            chorus.import_model(tmp_path / "x.bin", tmp_path / "made", options=options)
+        assert told in refused.value.message
+        assert "pickle" not in refused.value.hint
+    assert not (tmp_path / "made").exists()
+
+
+def test_a_pickle_of_before_torch_1_6_is_one(tmp_path):
+    torch.save({"a": torch.zeros(1)}, tmp_path / "x.bin", _use_new_zipfile_serialization=False)
+    with pytest.raises(CheckpointError, match="a pickled checkpoint"):
+        chorus.import_model(tmp_path / "x.bin", tmp_path / "made")
+    with pytest.raises(CheckpointError) as refused:
+        chorus.import_model(tmp_path / "x.bin", tmp_path / "made", options=PICKLES)
+    assert "no model file" not in refused.value.message
 
 
 def test_a_bomb_is_not_unpacked(files, tmp_path):

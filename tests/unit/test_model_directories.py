@@ -406,7 +406,7 @@ def test_a_pickle_that_could_run_code_is_not_loaded(tmp_path, capsys, content):
     if content == "code":
         torch.save({"a": Harm()}, path)
     else:
-        path.write_bytes(b"not a pickle")
+        path.write_bytes(b"\x80\x02not a pickle")
     with pytest.raises(CheckpointError, match="cannot be loaded as plain tensors"):
         load_pickle(path, allow_pickle=True)
     assert "harm" not in capsys.readouterr().out

@@ -12,7 +12,7 @@ from chorus.checkpoints.lazy_tensor import Checkpoint, MemoryTensor, each_once
 from chorus.checkpoints.model import Model, OpenOptions
 from chorus.checkpoints.weights import WeightFiles, refuse_pickle
 from chorus.errors import CheckpointError
-from chorus.files import LFS, opened, printable, refuse_pointer, shown
+from chorus.files import opened, printable, refuse_pointer, shown
 from chorus.lazy import lazy
 from chorus.plain import JsonObject
 
@@ -21,12 +21,15 @@ if TYPE_CHECKING:
 else:
     torch = lazy("torch")
 
+# how torch's files begin: since 1.6 as a zip archive, before as a pickle (protocol 2 on), in 2016 as a tar archive
+ZIP, PICKLED, PROTOCOLS, TAR, TAR_AT = b"PK\x03\x04", b"\x80", (b"\x02", b"\x03", b"\x04", b"\x05"), b"ustar", 257
+HEAD = TAR_AT + len(TAR)
+
 
 def load_pickle(path: Path, allow_pickle: bool) -> object:
     """Unpickle tensors and plain containers, nothing that could run code; only with `--allow-pickle`."""
+    _refuse_others(path)
     refuse_pickle(path, allow_pickle)
-    with opened(path, what="checkpoint") as file:
-        refuse_pointer(file.read(len(LFS)), path)
     _refuse_packed(path)
     try:
         # weights_only is torch's default only since 2.6; mmap refuses files from before torch 1.6 (no zip archive)
@@ -36,6 +39,19 @@ def load_pickle(path: Path, allow_pickle: bool) -> object:
             f"{path}: cannot be loaded as plain tensors ({type(error).__name__})",
             "the file is damaged, or holds more than tensors; convert it to safetensors where you trust it",
         ) from error
+
+
+def _refuse_others(path: Path) -> None:
+    """Refuse what no flag opens, so that none is asked for: no checkpoint at all, or the first part of one."""
+    with opened(path, what="checkpoint") as file:
+        head = file.read(HEAD)
+    refuse_pointer(head, path)
+    if head.startswith(ZIP):
+        if not zipfile.is_zipfile(path):  # an archive's table of files is at its end
+            raise CheckpointError(f"{path}: cut short or damaged: its end is missing", "download it again")
+    elif not (head[:1] == PICKLED and head[1:2] in PROTOCOLS) and head[TAR_AT:] != TAR:
+        told = "no model file: neither torch's archive nor a pickle" if head else "an empty file"
+        raise CheckpointError(f"{path}: {told}", "name a model directory, a hub id, or a model's file")
 
 
 def _refuse_packed(path: Path) -> None:

@@ -61,10 +61,13 @@ def unit_notes(evaluation: Evaluation) -> list[str]:
 def main_table(evaluations: Sequence[Evaluation]) -> Table:
     """A line a system: everything that one number hides."""
     first = evaluations[0].summary
+    ways = [_way(one) for one in evaluations]
+    # one for all is told once, above; of several each stands in its own line
+    mixed = len(set(ways)) > 1
     title = (
         f"{rate_name(first['all'])} in percent, normaliser {first['normaliser']}, "
-        f"{first['all']['utterances']} utterances, {first['test']['hours']:.2f} h, {first['backend']}, "
-        f"beam {first['decoding']['beam']}"
+        f"{first['all']['utterances']} utterances, {first['test']['hours']:.2f} h"
+        f"{'' if mixed else ', ' + ways[0]}"
     )
     columns = [
         "system", "error rate [95 %]", "as written", "CER", "MER", "WIL", "sub", "del", "ins", "loops %", "failed",
@@ -73,19 +76,24 @@ def main_table(evaluations: Sequence[Evaluation]) -> Table:
     # a column that is nearly always nought stands there only where it is not
     cut = any(one.summary["all"]["cut"] for one in evaluations)
     columns[-1:-1] = ["cut"] * cut
+    columns[1:1] = ["decoded by"] * mixed
     rows = []
-    for one in evaluations:
+    for one, way in zip(evaluations, ways, strict=True):
         told = one.summary
         every = told["all"]
         edits = every["words"] if every["unit"] == "words" else every["characters"]
         speed = told["timing"]["real_time_factor"]
         rows.append([
-            one.label, with_interval(every), number(told["orthographic"]["error_rate"]), number(every["cer"]),
-            number(every["mer"]), number(every["wil"]), str(edits["substitutions"]), str(edits["deletions"]),
-            str(edits["insertions"]), number(every["hallucination"]["looping_percent"], 1), str(every["failed"]),
-            *[str(every["cut"])] * cut, f"{1 / speed:.1f}" if speed else "-",
+            one.label, *[way] * mixed, with_interval(every), number(told["orthographic"]["error_rate"]),
+            number(every["cer"]), number(every["mer"]), number(every["wil"]), str(edits["substitutions"]),
+            str(edits["deletions"]), str(edits["insertions"]), number(every["hallucination"]["looping_percent"], 1),
+            str(every["failed"]), *[str(every["cut"])] * cut, f"{1 / speed:.1f}" if speed else "-",
         ])  # fmt: skip
     return Table(title, columns, rows)
+
+
+def _way(one: Evaluation) -> str:
+    return f"{one.summary['backend']}, beam {one.summary['decoding']['beam']}"
 
 
 def group_table(evaluations: Sequence[Evaluation], column: str) -> Table | None:

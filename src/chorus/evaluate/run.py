@@ -25,7 +25,7 @@ from chorus.tasks.scored import Answer
 from chorus.transcribe.backends.choose import chosen_backend
 from chorus.transcribe.backends.protocol import Backend
 from chorus.transcribe.conditions import CLEAN, check_condition
-from chorus.transcribe.decoding import Decoding
+from chorus.transcribe.decoding import Decoding, check_language
 from chorus.transcribe.partial import PARTIAL, Partial
 from chorus.transcribe.request import FORMAT, Request
 from chorus.transcribe.systems import System, folder_of, open_system
@@ -73,12 +73,14 @@ def evaluate(
     """
     # before a model is loaded: hours of decoding must not end in a misspelt flag
     named_normaliser(normaliser)
+    decoding = decoding or Decoding()
+    check_language(decoding.language)
     chosen = [check_condition(c) for c in dict.fromkeys(conditions)]
     device = pick_device(device)
     opened = system if isinstance(system, System) else open_system(system)
     if not isinstance(data, TestSet):
         data = load_test_set([data] if isinstance(data, str | Path) else data)
-    request = Request(opened, data, decoding or Decoding(), chosen, chosen_backend(backend, opened), device)
+    request = Request(opened, data, decoding, chosen, chosen_backend(backend, opened), device)
     place = Path(out) if out is not None else Path("evaluations") / folder_of(opened.label)
     scoring = Scoring(normaliser, unit, parquet)
     done = None if overwrite else finished(place, request, scoring)

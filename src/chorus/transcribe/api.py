@@ -10,7 +10,7 @@ from chorus.errors import DataError
 from chorus.progress import Progress
 from chorus.runtime import pick_device
 from chorus.transcribe.backends.choose import chosen_backend
-from chorus.transcribe.decoding import BY_COLUMN, DETECT, Decoding
+from chorus.transcribe.decoding import BY_COLUMN, DETECT, Decoding, check_language
 from chorus.transcribe.listening import Listener, Transcription
 from chorus.transcribe.recordings import recordings
 from chorus.transcribe.systems import System, open_system
@@ -51,6 +51,7 @@ def listener_for(
     system: System | Source, decoding: Decoding, *, words: bool = False, backend: str = "auto", device: str = "auto"
 ) -> Listener:
     """A system opened to hear recordings, whose languages no manifest tells."""
+    check_language(decoding.language)
     opened = system if isinstance(system, System) else open_system(system)
     language = DETECT if decoding.language == BY_COLUMN else decoding.language
     asked = decoding.model_copy(update={"language": language, "detail": "words" if words else "segments"})

@@ -18,6 +18,8 @@ from pydantic import (
 )
 
 from chorus.errors import RecipeError, UsageError, nearest
+from chorus.files import shown
+from chorus.models.languages import LANGUAGES, names_of, published_code
 from chorus.models.texts import SHAPE
 from chorus.settings import Strict, explain, validated
 from chorus.tasks.registry import TaskName
@@ -86,6 +88,17 @@ PRESETS: dict[str, dict[str, object]] = {
     # arXiv 2603.05354: segments by voice activity (as WhisperX cuts), beam 5
     "paper": {"segments": "vad", "beam": 5},
 }
+
+
+def check_language(language: str) -> None:
+    """`UsageError` for a language that there is not, whatever a model takes. A code that the table lacks may be one.
+
+    A model without languages of its own would decode as if none had been asked for.
+    """
+    if language and language not in (BY_COLUMN, DETECT) and not published_code(language):
+        near = nearest(" ".join(language.lower().split()), names_of(LANGUAGES))
+        told = near if "did you mean" in near else ""  # not two hundred names
+        raise UsageError(f'unknown language "{shown(language)}"{told}', "give a code, such as pt, or the English name")
 
 
 def decoding(preset: str = "default", settings: Mapping[str, object] | None = None) -> Decoding:
