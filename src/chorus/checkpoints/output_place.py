@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from chorus.checkpoints.lineage import PROVENANCE
 from chorus.errors import OutputError, UsageError
-from chorus.files import expanded, shown
+from chorus.files import expanded, read_json, shown
 
 ANOTHER = "choose another directory"
 PARTIAL, REPLACED = ".partial", ".replaced"
+CONTENTS = "contents"  # the key of a result's facts that lists its files
 BESIDE = (PARTIAL, REPLACED)  # what the writer clears beside an output is as lost as what is in it
 
 
@@ -64,7 +66,8 @@ def refuse_input(output: Path, inputs: Iterable[Path]) -> None:
 def refuse_foreign(place: Path, parts: Sequence[str] = ()) -> None:
     """`OutputError` where a directory holds anything and is no result of ours: `--overwrite` replaces those alone.
 
-    Each of ours has its facts in it, or in every one of its `parts`. Whoever runs as root may name any directory.
+    Each of ours has its facts in it, or in every one of its `parts`. Whoever runs as root may name any directory. What
+    somebody has put into one of ours is as lost: files that its facts do not list, but for exports of it.
     """
     found = [] if not place.exists() else sorted(path.name for path in place.iterdir())
     ours = PROVENANCE in found or all(name in parts and (place / name / PROVENANCE).is_file() for name in found)
@@ -74,6 +77,47 @@ def refuse_foreign(place: Path, parts: Sequence[str] = ()) -> None:
             f"{place}: no result of Chorus ({shown(found[0])}{more} in it, no {PROVENANCE})",
             f"--overwrite replaces results alone: {ANOTHER}, or take away what is there",
         )
+    if strange := [path for one in _results(place) for path in _unlisted(one)]:
+        more = f" and {len(strange) - 1:,} more files" if strange[1:] else ""
+        raise OutputError(
+            f"{place}: {shown(str(strange[0].relative_to(place)))}{more} in it, which Chorus did not write there",
+            f"--overwrite would take it away: {ANOTHER}, or put it elsewhere",
+        )
+
+
+def list_contents(place: Path) -> None:
+    """Name a result's files in its facts, where these do not yet: what is put there later is known by it."""
+    for result in _results(place):
+        facts = read_json(result / PROVENANCE)
+        if CONTENTS not in facts:
+            names = sorted(path.relative_to(result).as_posix() for path in _files(result))
+            told = json.dumps({**facts, CONTENTS: names}, indent=2, ensure_ascii=False)
+            (result / PROVENANCE).write_text(told + "\n", encoding="utf-8")
+
+
+def _results(place: Path) -> list[Path]:
+    """A directory with facts in it, or those of its parts that have some."""
+    if (place / PROVENANCE).is_file():
+        return [place]
+    return [path.parent for path in sorted(place.glob(f"*/{PROVENANCE}"))] if place.is_dir() else []
+
+
+def _unlisted(result: Path) -> list[Path]:
+    """Files in a result that its facts do not list; none where they list nothing, as those of older versions."""
+    listed = read_json(result / PROVENANCE).get(CONTENTS)
+    if not isinstance(listed, list | dict):
+        return []
+    return [path for path in _files(result) if path.relative_to(result).as_posix() not in listed and not _made(path)]
+
+
+def _files(result: Path) -> list[Path]:
+    return [path for path in sorted(result.rglob("*")) if path.name != PROVENANCE and not path.is_dir()]
+
+
+def _made(path: Path) -> bool:
+    """Whether this is an export in a model's folder, or the facts beside one: those can be made again."""
+    sidecar = path if path.suffix == ".json" else path.with_name(f"{path.name}.json")
+    return sidecar.is_file() and {"chorus", "format", "checks"} <= set(read_json(sidecar))
 
 
 def _holds(place: Path, found: Path) -> bool:

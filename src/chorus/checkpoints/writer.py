@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from chorus.checkpoints.output_place import PARTIAL, REPLACED, place_of, refuse_foreign
+from chorus.checkpoints.output_place import PARTIAL, REPLACED, list_contents, place_of, refuse_foreign
 from chorus.errors import OutputError
 from chorus.files import present, shown
 
@@ -131,10 +131,11 @@ class PartialDirectory:
         os.close(self._lock)
 
     def finish(self, hidden: tuple[str, ...]) -> None:
-        """Take the files of the work out of the directory and give it its final name."""
+        """Take the files of the work out of the directory, list the others, and give it its final name."""
         with explained(self.final):
             for name in hidden:
                 (self.path / name).unlink(missing_ok=True)
+            list_contents(self.path)
             _sync(self.path)
             if self.final.exists() and any(self.final.iterdir()):
                 # renaming over a directory that is not empty fails: the old result moves aside, and goes last

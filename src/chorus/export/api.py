@@ -10,7 +10,7 @@ from chorus._version import __version__
 from chorus.checkpoints.lineage import PROVENANCE
 from chorus.checkpoints.model import Model, OpenOptions
 from chorus.checkpoints.open import Source, locate, on_its_base, open_model, reference_to
-from chorus.checkpoints.output_place import refuse_input
+from chorus.checkpoints.output_place import CONTENTS, refuse_input
 from chorus.checkpoints.reference import Reference, is_hub_id
 from chorus.checkpoints.sidecar import write_json
 from chorus.checkpoints.writer import appearing_whole, write_text
@@ -213,7 +213,7 @@ def _directories(write: Write, places: Mapping[str, Path], facts: JsonObject, *,
         written = write(drafts)
         for kind, draft in drafts.items():
             files = sorted(path for path in draft.rglob("*") if path.is_file())
-            told = {"contents": {path.relative_to(draft).as_posix(): file_hash(path) for path in files}}
+            told = {CONTENTS: {path.relative_to(draft).as_posix(): file_hash(path) for path in files}}
             write_json(draft / PROVENANCE, {**facts, "type": kind, **written.facts, **told})
     return written
 
