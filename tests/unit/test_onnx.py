@@ -353,7 +353,7 @@ def test_what_stands_in_the_way_is_told_with_its_remedy(tmp_path):
 
 def test_values_beyond_the_type_are_refused(tmp_path):
     wide = changed(tmp_path, **{"model.encoder.layers.0.fc1.weight": torch.full((256, 64), 1e5)})
-    with pytest.raises(CheckpointError, match=r"fc1\.weight: holds NaN, infinity, or values beyond float16"):
+    with pytest.raises(CheckpointError, match=r"fc1\.weight: holds values beyond float16"):
         chorus.export(wide, tmp_path / "x", "onnx", types="float16")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["model"]
 

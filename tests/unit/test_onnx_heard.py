@@ -205,7 +205,7 @@ def test_what_it_cannot_do_is_refused(written, tmp_path):
     with pytest.raises(UsageError, match="no bfloat16"):
         BACKENDS.get("onnxruntime")(open_system(BASE), Decoding(dtype="bfloat16"), "cpu")
     ggml = chorus.export(BASE, tmp_path / "ggml-base.bin", "ggml").places["f16"]
-    with pytest.raises(UsageError, match="converted for another runtime"):
+    with pytest.raises(UsageError, match=r"ggml-base is converted for whisper\.cpp"):
         BACKENDS.get("onnxruntime")(open_system(ggml), Decoding(), "cpu")
     backend = BACKENDS.get("onnxruntime")(system, Decoding(), "cpu")
     with pytest.raises(chorus.errors.DataError, match="knows no language"):

@@ -84,7 +84,10 @@ def of_rows(rows: Sequence[Row], *, skip_bad: bool = False) -> TestSet:
     if bad and not skip_bad:
         told = "\n".join(f"  {line}" for line in bad[:SHOWN])
         told += f"\n  and {len(bad) - SHOWN} more" if len(bad) > SHOWN else ""
-        raise DataError(f"{len(bad)} of {len(rows)} recordings cannot be read\n{told}", "mend them, or leave them out")
+        raise DataError(
+            f"{len(bad)} of {len(rows)} recordings cannot be read\n{told}",
+            "mend them, or leave them out (evaluate: --skip-bad)",
+        )
     if not found:
         raise DataError("no recording is left to transcribe")
     return TestSet(_unique(found), {"unreadable": bad} if bad else {})
