@@ -40,6 +40,10 @@ def test_what_somebody_has_put_into_a_result_is_not_taken_away(kind: str, tmp_pa
     with pytest.raises(OutputError, match=r"mine/data.csv and 1 more files in it"):
         write(overwrite=True)
     assert (place / "mine" / "data.csv").read_text() == "x"
+    (place / "thesis.txt").unlink()
+    (place / "mine" / "data.csv").rename(place / "half.json")  # no JSON, and no reason to fail otherwise
+    with pytest.raises(OutputError, match=r"half.json in it, which Chorus did not write there"):
+        write(overwrite=True)
 
 
 def test_exports_beside_a_model_are_made_again(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from chorus.checkpoints.adapter_config import AdapterConfig, read_config
 from chorus.checkpoints.adapter_kinds import MERGE
 from chorus.checkpoints.adapter_names import acts_in_training_only, bare_name, is_embedding, split_name
 from chorus.checkpoints.lazy_tensor import FileTensor, LazyTensor, MappedFile
-from chorus.checkpoints.pickled import open_pickled_tensors
+from chorus.checkpoints.pickled import open_pickled_tensors  # which asks for leave first
 from chorus.checkpoints.safetensors_header import read_header
 from chorus.checkpoints.whereabouts import remedy_in
 from chorus.errors import CheckpointError
@@ -39,7 +39,10 @@ class LoraAdapter:
 
 
 def open_adapter(directory: Path, label: str, *, allow_pickle: bool = False) -> LoraAdapter:
-    """Read an adapter directory; what is not base + low rank, or not what its config says, is refused."""
+    """Read an adapter directory; what is not base + low rank, or not what its config says, is refused.
+
+    `allow_pickle`: PEFT's older `adapter_model.bin` may be read too, by torch's weights_only.
+    """
     if not present(directory / CONFIG):
         remedy = remedy_in(directory, CONFIG) or "name a directory saved by PEFT"
         raise CheckpointError(f"{directory}: not an adapter (no {CONFIG})", remedy)

@@ -16,7 +16,7 @@ from chorus.files import present, read_json
 
 
 def open_directory(directory: Path, label: str, *, allow_pickle: bool = False) -> Model:
-    """Open a model directory without reading a weight."""
+    """Open a model directory without reading a weight; `allow_pickle`: `.bin` files too, by torch's weights_only."""
     config_path = directory / "config.json"
     if not present(config_path):
         remedy = remedy_in(directory) or "name a Hugging Face model directory"

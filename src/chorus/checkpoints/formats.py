@@ -24,7 +24,7 @@ class Format(Protocol):
 
 
 def _load() -> None:
-    from chorus.checkpoints.pickled import OpenaiWhisper
+    from chorus.checkpoints.pickled import OpenaiWhisper  # which unpickles nothing without leave
 
     FORMATS.add("openai-whisper", OpenaiWhisper())
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from chorus.checkpoints.lineage import PROVENANCE
-from chorus.errors import OutputError, UsageError
+from chorus.errors import CheckpointError, OutputError, UsageError
 from chorus.files import expanded, read_json, shown
 
 ANOTHER = "choose another directory"
@@ -117,7 +117,10 @@ def _files(result: Path) -> list[Path]:
 def _made(path: Path) -> bool:
     """Whether this is an export in a model's folder, or the facts beside one: those can be made again."""
     sidecar = path if path.suffix == ".json" else path.with_name(f"{path.name}.json")
-    return sidecar.is_file() and {"chorus", "format", "checks"} <= set(read_json(sidecar))
+    try:
+        return sidecar.is_file() and {"chorus", "format", "checks"} <= set(read_json(sidecar))
+    except CheckpointError:  # somebody's own, and nothing of ours
+        return False
 
 
 def _holds(place: Path, found: Path) -> bool:

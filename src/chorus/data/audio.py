@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from chorus.data.containers import KNOWN_BY, Container, UnreadableError, form_of
 from chorus.errors import DataError, MissingExtraError
-from chorus.files import present, regular
+from chorus.files import LFS, present, regular
 from chorus.lazy import lazy
 from chorus.models.features import RATE as RATE
 
@@ -33,7 +33,6 @@ NOT_TOLD = 1 << 62  # frames: what libsndfile says of a FLAC without a sample co
 BLOCK = 1 << 20  # samples of all channels that are decoded at once
 LOWEST_HZ, HIGHEST_HZ = 1_000, 1_000_000  # sample rates; a header's 1 Hz would make hours of a kilobyte
 LONGEST_S = 7200.0  # seconds that are read as one recording
-LFS = b"version https://git-lfs.github.com/spec"  # how a pointer begins that Git LFS leaves in a file's place
 LEFT = r"(?m)^data : (\d+) \(should be (\d+)\)"  # bytes by a WAV's header, and what is there
 STREAMED = 0x7FFF_0000  # bytes: what writes to a pipe puts the largest number there, and more is not told by it
 TAGGED = 2048  # bytes of an MP3's first frame that hold its length, after the ID3 tag

@@ -99,7 +99,7 @@ class DataSettings(Strict):
     special_tokens: Literal["refuse", "strip"] = "refuse"  # that stand in texts, such as <|endoftext|>
 
 
-class NativeRuntime(Strict):
+class LoraRuntime(Strict):
     """PEFT's LoraRuntimeConfig."""
 
     ephemeral_gpu_offload: bool = False  # DoRA's norms on the GPU while the weights are elsewhere
@@ -119,7 +119,7 @@ class AdapterSettings(Strict):
     alpha_pattern: dict[str, float] = Field(default_factory=dict)
     save_modules: Names = Field(default_factory=list)
     bias: Literal["none", "all", "lora_only"] = "none"
-    runtime: NativeRuntime = Field(default_factory=NativeRuntime)
+    runtime: LoraRuntime = Field(default_factory=LoraRuntime)
     eva_batches: int = Field(default=8, ge=1)
     merge: bool = False  # write the merged model too
 

@@ -27,8 +27,8 @@ from chorus.verify.verdict import LEVELS, Verdict, Verification, fails, holds, j
 
 NORMALISER = "marks"
 PACKAGES = (
-    "ctranslate2", "faster-whisper", "gguf", "llama-cpp-python", "openai-whisper", "pywhispercpp", "torch",
-    "transformers",
+    "ctranslate2", "faster-whisper", "gguf", "llama-cpp-python", "onnxruntime", "openai-whisper", "pywhispercpp",
+    "sherpa-onnx", "torch", "transformers",
 )  # fmt: skip
 
 

@@ -22,6 +22,12 @@ def names_of(token: str) -> set[str]:
     return {token, *(there for pair in whisper.ALIASES.items() if token in pair for there in pair)}
 
 
+def other_ids(mine: Mapping[str, int], theirs: Mapping[str, int]) -> list[str]:
+    """Where a tokenizer has the source's tokens under other ids; its older name is as good as its newer."""
+    return [f"{name} is {mine.get(name, 'none')}, in the source's tokenizer {i}" for name, i in theirs.items()
+            if i not in {mine.get(called) for called in names_of(name)}]  # fmt: skip
+
+
 def refuse_other(source: Model) -> None:
     """`OtherSourceError` where the source is no Whisper."""
     if not whisper.is_whisper(source):

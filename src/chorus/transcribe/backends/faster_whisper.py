@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
 
 from chorus.data.manifest import Row
-from chorus.errors import CheckpointError, MissingExtraError
+from chorus.errors import MissingExtraError
 from chorus.models.whisper import task_token
 from chorus.runtime import device_parts
 from chorus.transcribe.backends.converting import converted
@@ -17,9 +16,6 @@ from chorus.transcribe.backends.isolated import Isolated
 from chorus.transcribe.backends.protocol import Backend, Hypothesis, Sound
 from chorus.transcribe.decoding import Decoding
 from chorus.transcribe.systems import CONVERTED, CT2, System, refuse_converted
-
-if TYPE_CHECKING:
-    from chorus.checkpoints.lazy_tensor import LazyTensor
 
 POSITIONS = 448  # of every Whisper's decoder
 TYPE = "float32"  # of what is converted: it is cast when it is loaded
@@ -82,10 +78,6 @@ class FasterWhisper:
         return hypothesis_of(
             text, about.language, segments, seconds=sound.seconds, limit=limit, told=settings.detail != "text"
         )
-
-    def replace(self, tensors: Mapping[str, LazyTensor]) -> None:
-        """Refused: its weights are converted."""
-        raise CheckpointError("faster-whisper takes no other weights in place", "load it anew")
 
     def close(self) -> None:
         del self.model

@@ -4,27 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
 
 from chorus.data.manifest import Row
 from chorus.errors import CheckpointError, MissingExtraError, UsageError
 from chorus.export.onnx.reader import GraphPaths, find
-from chorus.models.languages import known_language
 from chorus.models.times import Segment, Word, in_ms
 from chorus.models.whisper import task_token
 from chorus.runtime import device_parts, threads
 from chorus.transcribe.backends.converting import converted
+from chorus.transcribe.backends.hearing import asked_language
 from chorus.transcribe.backends.isolated import Isolated
 from chorus.transcribe.backends.protocol import Backend, Hypothesis, Sound
 from chorus.transcribe.backends.whisper_times import focused, path_starts
 from chorus.transcribe.backends.words import of_tokens
-from chorus.transcribe.decoding import BY_COLUMN, DETECT, Decoding
+from chorus.transcribe.decoding import Decoding
 from chorus.transcribe.native.sherpa import Decoded, LoadedGraphs
 from chorus.transcribe.native.sherpa_rules import segments_of
 from chorus.transcribe.systems import ONNX, System, refuse_converted
-
-if TYPE_CHECKING:
-    from chorus.checkpoints.lazy_tensor import LazyTensor
 
 POSITION_S = 0.02  # between two positions of the encoder
 TYPES = ("float32", "float16", "int8")
@@ -86,7 +82,7 @@ class OnnxGraphs:
 
     def check(self, rows: Sequence[Row]) -> None:
         for row in rows:
-            language_of(row, self.decoding, self.graphs.languages)
+            asked_language(self.decoding, row, self.graphs.languages)
 
     def transcribe(self, sounds: Sequence[Sound]) -> list[Hypothesis]:
         return [self._one(sound) for sound in sounds]
@@ -94,7 +90,7 @@ class OnnxGraphs:
     def _one(self, sound: Sound) -> Hypothesis:
         settings, words = self.decoding, self.decoding.detail == "words"
         found = self.graphs.decoded(
-            sound.audio, language=language_of(sound.row, settings, self.graphs.languages),
+            sound.audio, language=asked_language(settings, sound.row, self.graphs.languages),
             translate=task_token(settings.task) == "translate", timestamps=settings.timestamps,
             limit=settings.max_new_tokens, looking=words,
         )  # fmt: skip
@@ -135,17 +131,5 @@ class OnnxGraphs:
         ]  # fmt: skip
         return of_tokens(spoken, found.language)
 
-    def replace(self, tensors: Mapping[str, LazyTensor]) -> None:
-        """Refused: its weights are converted."""
-        raise CheckpointError("onnxruntime takes no other weights in place", "load it anew")
-
     def close(self) -> None:
         del self.graphs
-
-
-def language_of(row: Row, decoding: Decoding, known: Mapping[str, int]) -> str:
-    """The code that a row is decoded in; empty where it is detected. `DataError` as `known_language` says."""
-    if decoding.language == DETECT or not known:
-        return ""
-    text = row.language if decoding.language == BY_COLUMN else decoding.language
-    return known_language(text, known, where=row, hint="give --language CODE, or --language detect")

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, TypedDict
+from typing import TypedDict
 
 from chorus.data.manifest import Row
-from chorus.errors import CheckpointError, MissingPackageError, UsageError
+from chorus.errors import MissingPackageError, UsageError
 from chorus.models.generation import generation_config
 from chorus.models.whisper import task_token
 from chorus.plain import JsonMap
@@ -19,9 +19,6 @@ from chorus.transcribe.backends.isolated import Isolated
 from chorus.transcribe.backends.protocol import Backend, Hypothesis, Sound
 from chorus.transcribe.decoding import Decoding
 from chorus.transcribe.systems import OPENAI, System, refuse_converted
-
-if TYPE_CHECKING:
-    from chorus.checkpoints.lazy_tensor import LazyTensor
 
 FILE, TYPE = "model.pt", "float32"
 WINDOW_S = 30
@@ -134,10 +131,6 @@ class OpenaiDecoder:
         positions = int(self.model.dims.n_text_ctx)
         taken = 4 + (positions // 2 if self.decoding.prompt else 0)
         return min(self.decoding.max_new_tokens or positions, positions - taken)
-
-    def replace(self, tensors: Mapping[str, LazyTensor]) -> None:
-        """Refused: its weights are converted."""
-        raise CheckpointError("openai-whisper takes no other weights in place", "load it anew")
 
     def close(self) -> None:
         del self.model

@@ -49,8 +49,8 @@ class Hypothesis:
     segments: tuple[Segment, ...] = ()
 
 
-class Backend(Protocol):
-    """A loaded model. `transcribe` may raise: the caller then tries the sounds one by one."""
+class Decodes(Protocol):
+    """A loaded model in the process that it lives in (see isolated.py, which is a backend for others)."""
 
     longest_s: float | None  # of audio that it takes at once; None: any length
     long_form: bool  # whether it decodes longer audio by itself
@@ -68,13 +68,17 @@ class Backend(Protocol):
         """A hypothesis for each sound, in order."""
         ...
 
+    def close(self) -> None:
+        """Give memory and processes back."""
+        ...
+
+
+class Backend(Decodes, Protocol):
+    """A loaded model. `transcribe` may raise: the caller then tries the sounds one by one."""
+
     def replace(self, tensors: Mapping[str, LazyTensor]) -> None:
         """Take other weights of the same names and shapes, in place.
 
         `CheckpointError`, and nothing is changed, where this runtime or this model cannot: the caller loads it anew.
         """
-        ...
-
-    def close(self) -> None:
-        """Give memory and processes back."""
         ...

@@ -14,16 +14,15 @@ from chorus.models.features import RATE
 from chorus.models.times import Segment, in_ms
 from chorus.models.whisper import task_token
 from chorus.runtime import device_parts, threads
+from chorus.transcribe.backends.hearing import asked_language
 from chorus.transcribe.backends.isolated import Isolated
-from chorus.transcribe.backends.onnx_graphs import graphs_of, language_of, refuse_settings, told
+from chorus.transcribe.backends.onnx_graphs import graphs_of, refuse_settings, told
 from chorus.transcribe.backends.protocol import Backend, Hypothesis, Sound
 from chorus.transcribe.decoding import Decoding
 from chorus.transcribe.systems import System
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from chorus.checkpoints.lazy_tensor import LazyTensor
 
 
 def open_backend(system: System, decoding: Decoding, device: str) -> Backend:
@@ -86,13 +85,13 @@ class SherpaOnnx:
 
     def check(self, rows: Sequence[Row]) -> None:
         for row in rows:
-            language_of(row, self.decoding, self.languages)
+            asked_language(self.decoding, row, self.languages)
 
     def transcribe(self, sounds: Sequence[Sound]) -> list[Hypothesis]:
         return [self._one(sound) for sound in sounds]
 
     def _one(self, sound: Sound) -> Hypothesis:
-        language = language_of(sound.row, self.decoding, self.languages)
+        language = asked_language(self.decoding, sound.row, self.languages)
         if language != self.language:
             made = self.package.OfflineRecognizer.from_whisper
             self.recogniser, self.language = made(language=language, **self.settings), language
@@ -115,10 +114,6 @@ class SherpaOnnx:
             Segment(in_ms(start), in_ms(min(start + length, seconds)), text.strip()) for start, length, text in parts
         )
         return made or (Segment(0.0, in_ms(seconds), found.text.strip()),)
-
-    def replace(self, tensors: Mapping[str, LazyTensor]) -> None:
-        """Refused: its weights are converted."""
-        raise CheckpointError("sherpa-onnx takes no other weights in place", "load it anew")
 
     def close(self) -> None:
         self.recogniser = None

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -26,9 +26,6 @@ from chorus.transcribe.decoding import Decoding
 from chorus.transcribe.native.library import DISTRIBUTION, Messages, library
 from chorus.transcribe.native.whisper_cpp import AGAIN, FLASH_ATTENTION, SHORTEST, language_count, long_enough
 from chorus.transcribe.systems import GGML, System, refuse_converted
-
-if TYPE_CHECKING:
-    from chorus.checkpoints.lazy_tensor import LazyTensor
 
 FILE = "ggml.bin"
 # whisper.cpp works on float32 whatever it holds, and before 1.9 holds no convolution in it
@@ -203,10 +200,6 @@ class WhisperCpp:
         text = f" {self.decoding.prompt.strip()}"
         made.initial_prompt, made.carry_initial_prompt = text, True
         made.n_max_text_ctx = 1 - self.api.whisper_tokenize(self.context, text, 0, 0)
-
-    def replace(self, tensors: Mapping[str, LazyTensor]) -> None:
-        """Refused: its weights are converted."""
-        raise CheckpointError("whisper.cpp takes no other weights in place", "load it anew")
 
     def close(self) -> None:
         self.api.whisper_free(self.context)

@@ -12,7 +12,7 @@ import numpy as np
 
 from chorus.transcribe.backends.child import pipes
 from chorus.transcribe.backends.messages import Call, Reply, row_of, told_error, told_hypotheses
-from chorus.transcribe.backends.protocol import Backend, Sound
+from chorus.transcribe.backends.protocol import Decodes, Sound
 
 SAMPLE_BYTES = 4
 
@@ -20,9 +20,9 @@ SAMPLE_BYTES = 4
 class Worker:
     """Answers requests for a backend that the first of them makes."""
 
-    def __init__(self, opener: Callable[..., Backend], requests: BinaryIO, replies: BinaryIO) -> None:
+    def __init__(self, opener: Callable[..., Decodes], requests: BinaryIO, replies: BinaryIO) -> None:
         self.opener, self.requests, self.replies = opener, requests, replies
-        self.backend: Backend | None = None
+        self.backend: Decodes | None = None
 
     def serve(self) -> bool:
         """One request; False at the end of the input."""
@@ -65,8 +65,8 @@ def main(made_by: str) -> None:
     requests, replies = pipes()
     module, _, name = made_by.partition(":")
 
-    def opener(**settings: object) -> Backend:
-        made: Backend = getattr(import_module(module), name)(**settings)
+    def opener(**settings: object) -> Decodes:
+        made: Decodes = getattr(import_module(module), name)(**settings)
         return made
 
     worker = Worker(opener, requests, replies)

@@ -32,7 +32,7 @@ from chorus.files import MAX_TOKENIZER, parse_json, present, read_json, read_tex
 from chorus.plain import JsonMap
 from chorus.verify.formats.faster_whisper import client
 from chorus.verify.protocol import Subject, TensorProof
-from chorus.verify.structure import names_of, refuse_other
+from chorus.verify.structure import names_of, other_ids, refuse_other
 from chorus.verify.values import Distance, finite, floats, rounded, source_values
 from chorus.verify.verdict import Verdict, flagged, judged, skipped
 
@@ -142,8 +142,7 @@ def _tokenizer(place: Path, source: Model) -> Verdict:
         mine = whisper.token_ids(_with_tokenizer(place, source))
     except CheckpointError as error:
         return judged(0, what, error.message)
-    wrong = [f"{name} is {mine.get(name, 'none')}, in the source's tokenizer {i}" for name, i in theirs.items()
-             if i not in {mine.get(called) for called in names_of(name)}]  # fmt: skip
+    wrong = other_ids(mine, theirs)
     # one that is longer by tokens of another model's: the source's own alone would be found in it
     by_id = {i: name for name, i in theirs.items()}
     wrong += [f"{name} is {i}, where the source has {by_id[i]}" for name, i in mine.items()

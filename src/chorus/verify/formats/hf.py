@@ -30,7 +30,7 @@ from chorus.verify.front_end import in_runtime
 from chorus.verify.protocol import Client, Subject, TensorProof
 from chorus.verify.ready import extractor
 from chorus.verify.runtime import RuntimeChild
-from chorus.verify.structure import Held, names_of, other_tensors
+from chorus.verify.structure import Held, names_of, other_ids, other_tensors
 from chorus.verify.values import finite, plain_proof
 from chorus.verify.verdict import Verdict, flagged, holds, judged, skipped
 
@@ -142,9 +142,7 @@ def _tokens(found: Model, source: Model) -> Iterator[Verdict]:
     if not theirs:
         yield skipped(0, what, "the source has no tokenizer: --tokenizer DIR")
         return
-    # a token that was given another name in later tokenizers is the same one, by its number
-    other = [f"{name} is {mine.get(name, 'none')}, in the source's tokenizer {i}" for name, i in theirs.items()
-             if i not in {mine.get(called) for called in names_of(name)}]  # fmt: skip
+    other = other_ids(mine, theirs)
     yield judged(0, what, some(other, 2), f"{len(theirs):,}", other=len(other))
     # they are in no text of the source's, and somebody put them there
     more = sorted(name for name in mine if not names_of(name) & theirs.keys())
