@@ -48,8 +48,8 @@ if TYPE_CHECKING:  # the public names, listed once: type checkers read this bloc
     from chorus.train.run import train as train
     from chorus.transcribe.api import transcribe as transcribe
     from chorus.transcribe.decoding import Decoding as Decoding
-    from chorus.verify.api import VerifyOptions as VerifyOptions
     from chorus.verify.api import verify as verify
+    from chorus.verify.options import VerifyOptions as VerifyOptions
 
 
 _KNOWN: dict[str, str] = {}

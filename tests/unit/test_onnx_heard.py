@@ -29,7 +29,7 @@ from chorus.transcribe.native.sherpa import LoadedGraphs
 from chorus.transcribe.native.sherpa_mel import energies, log_mel, normalised
 from chorus.transcribe.native.sherpa_rules import ruled, segments_of
 from chorus.transcribe.systems import open_system
-from chorus.verify.api import VerifyOptions
+from chorus.verify.options import VerifyOptions
 from chorus.verify.recordings import recordings
 from chorus.verify.verdict import Verification
 from sounds import BASE, MANIFEST, tone

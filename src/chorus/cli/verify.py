@@ -73,7 +73,8 @@ def _ready(model: str, audio: tuple[str, ...], flags: dict[str, Any]) -> int:
 
 def _verify(export: str, audio: tuple[str, ...], flags: dict[str, Any]) -> int:
     from chorus.checkpoints.model import OpenOptions
-    from chorus.verify.api import VerifyOptions, verify
+    from chorus.verify.api import verify
+    from chorus.verify.options import VerifyOptions
 
     if flags["types"]:
         raise UsageError("--type goes with --ready: an export says its own", "leave it out")

@@ -21,7 +21,8 @@ from chorus.export.protocol import Exporter, ExportOptions
 from chorus.export.registry import EXPORTERS
 from chorus.identity import file_hash
 from chorus.progress import Progress
-from chorus.verify.api import VerifyOptions, verify
+from chorus.verify.api import verify
+from chorus.verify.options import VerifyOptions
 from chorus.verify.registry import VERIFIERS, format_of
 
 if TYPE_CHECKING:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -19,43 +18,17 @@ from chorus.provenance import versions
 from chorus.sizes import size
 from chorus.verify.cost import sizes
 from chorus.verify.front_end import front_end
+from chorus.verify.options import VerifyOptions
 from chorus.verify.protocol import Client, Subject
 from chorus.verify.registry import VERIFIERS, format_of
 from chorus.verify.structure import OtherSourceError
 from chorus.verify.tensors import tensors
 from chorus.verify.verdict import LEVELS, Verdict, Verification, fails, holds, judged, skipped
 
-NORMALISER = "marks"
 PACKAGES = (
     "ctranslate2", "faster-whisper", "gguf", "llama-cpp-python", "onnxruntime", "openai-whisper", "pywhispercpp",
     "sherpa-onnx", "torch", "transformers",
 )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class VerifyOptions:
-    """How far an export is looked at, and what it must keep.
-
-    level: the last that is looked at: 0 structure, 1 tensors, 2 front end, 3 logits, 4 transcripts, 5 cost.
-    runtimes: which are asked; empty for all that the format is for and that are installed.
-    timestamps: whether it must work with them too.
-    max_wer_increase: points of error rate that a quantised export may have more than its source.
-    language: of recordings that do not say it; empty: detected.
-    limit: the first so many rows of a manifest.
-    """
-
-    level: int = 5
-    runtimes: tuple[str, ...] = ()
-    timestamps: bool = True
-    max_wer_increase: float = 0.5
-    language: str = ""
-    split: str | None = None
-    limit: int | None = None
-    normaliser: str = NORMALISER
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.level < len(LEVELS):
-            raise UsageError(f"no level {self.level}", f"0 to {len(LEVELS) - 1}")
 
 
 def verify(

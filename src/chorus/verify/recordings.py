@@ -5,16 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from chorus.data.manifest import Row
 from chorus.files import expanded
 from chorus.transcribe.backends.protocol import Sound
 from chorus.transcribe.test_sets import load_test_set, of_rows
 from chorus.verify.hearing import windowed
-
-if TYPE_CHECKING:
-    from chorus.verify.api import VerifyOptions
+from chorus.verify.options import VerifyOptions
 
 
 def recordings(
