@@ -34,7 +34,7 @@ def test_the_index_counts_the_tensors_and_not_the_headers() -> None:
 
 
 def test_the_config_names_the_type_that_most_bytes_are_in() -> None:
-    given = {"torch_dtype": "float32", "_name_or_path": "/home/somebody", "transformers_weights": "x", "d_model": 8}
+    given = {"torch_dtype": "float32", "_name_or_path": "a/model/elsewhere", "transformers_weights": "x", "d_model": 8}
     mostly = [tensor("norm", 10), tensor("matrix", 30, "bfloat16")]
     assert stored_config(given, mostly) == {"d_model": 8, "dtype": "bfloat16"}
     assert stored_config(given, [tensor("norm", 10), tensor("matrix", 19, "bfloat16")])["dtype"] == "float32"
