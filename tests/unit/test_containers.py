@@ -122,6 +122,25 @@ def test_damaged_containers_are_told_or_shorter_and_nothing_else(suffix: str, tm
     assert told or suffix in ("aac", "webm", "flv", "mka", "avi", "wv"), "an MP4's index stands at its end"
 
 
+@pytest.mark.parametrize("suffix", ["webm", "mka"])
+def test_the_first_half_of_a_download_is_told(suffix: str, tmp_path: Path) -> None:
+    """FFmpeg takes the end of a file for the end of its sound."""
+    path = written(tmp_path / f"a.{suffix}", tone(6.0))
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(DataError, match=r"damaged audio \(it ends after \d\.\d of 6\.\d s\)"):
+        read_audio(path)
+
+
+def test_what_does_not_tell_its_length_is_read_to_its_end(tmp_path: Path) -> None:
+    """What a browser records live has no length in its header."""
+    path = written(tmp_path / "a.mka", tone(6.0))
+    raw = path.read_bytes()
+    at = raw.index(b"\x44\x89")  # the element of the duration: made an empty one (void) of the same size
+    half = raw[: len(raw) // 2].replace(raw[at : at + 11], b"\xec\x89" + bytes(9))
+    path.write_bytes(half)
+    assert 2 < len(read_audio(path)) / RATE < 4
+
+
 def refused(path: Path) -> bool:
     try:
         heard = read_audio(path)

@@ -103,6 +103,25 @@ def test_any_format_rate_and_channels_become_mono_at_16_khz(tmp_path, name, opti
     assert info(tmp_path / name).channels == 2
 
 
+@pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
+def test_an_ogg_that_ends_within_a_page_is_told(tmp_path, subtype):
+    """libsndfile takes what is there for the whole."""
+    noise = np.random.default_rng(0).normal(0, 0.1, 20 * RATE)
+    soundfile.write(tmp_path / "whole.ogg", noise, RATE, format="OGG", subtype=subtype)
+    whole = (tmp_path / "whole.ogg").read_bytes()
+    pages = [at for at in range(len(whole)) if whole.startswith(b"OggS\0", at)]
+    assert len(pages) > 4
+    for at in range(5):
+        cut = pages[-2] + (pages[-1] - pages[-2]) * at // 5 + 20 * (at == 0)
+        (tmp_path / "cut.ogg").write_bytes(whole[:cut])
+        for source in (tmp_path / "cut.ogg", whole[:cut]):
+            with pytest.raises(DataError, match=r"damaged audio \(it ends within a page"):
+                read_audio(source)
+    # what a station sends, and somebody stops to listen to between two pages, is read as far as it goes
+    (tmp_path / "cut.ogg").write_bytes(whole[: pages[-1]])
+    assert 10 < len(read_audio(tmp_path / "cut.ogg")) / RATE < 20
+
+
 def test_a_cut_is_what_stands_between_its_times(tmp_path):
     audio = tone(2.0)
     soundfile.write(tmp_path / "a.wav", audio, RATE, subtype="FLOAT")

@@ -222,6 +222,24 @@ def test_a_graph_that_is_none_is_an_answer_and_no_crash(written, tmp_path):
         BACKENDS.get("onnxruntime")(open_system(place), Decoding(), "cpu")
 
 
+def test_graphs_of_two_models_are_told_before_a_sound_is(written, monkeypatch):
+    """onnxruntime would say so at the first recording, in words of its own."""
+    paths = list(map(str, vars(reader.find(written["float32"])).values()))
+    assert LoadedGraphs(*paths)._unfit() == ""
+    with pytest.raises(CheckpointError, match="its metadata lack"):
+        LoadedGraphs(paths[1], paths[0], paths[2])
+    read = LoadedGraphs._read
+
+    def of_another(graphs, told):
+        read(graphs, {**told, "n_text_state": "640"})
+
+    monkeypatch.setattr(LoadedGraphs, "_read", of_another)
+    with pytest.raises(
+        CheckpointError, match=r"of another model than base-decoder\.onnx: in_n_layer_self_k_cache is \["
+    ):
+        LoadedGraphs(*paths)
+
+
 def test_the_command_line_takes_the_directory(written, tmp_path, capsys):
     (sound,) = sounds(1)
     import soundfile

@@ -348,6 +348,8 @@ def test_what_is_no_export_is_refused(tmp_path):
     (tmp_path / "some.bin").write_bytes(b"something")
     with pytest.raises(UsageError, match="in no format that can be verified"):
         chorus.verify(tmp_path / "some.bin", BASE)
+    (tmp_path / "some.pt").write_bytes(b"something")
+    assert chorus.verify(tmp_path / "some.pt", BASE).failed_at(0), "what its name says, damaged"
     with pytest.raises(UsageError, match="no level 6"):
         chorus.VerifyOptions(level=6)
 

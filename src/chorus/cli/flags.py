@@ -35,7 +35,7 @@ def json_flag(what: str = "Print the result as JSON.") -> Flag:
 
 
 def quiet_flag(what: str = "No progress and no notes.") -> Flag:
-    """`-q`, as `quiet`: nothing on stderr but errors and warnings."""
+    """`-q`, as `quiet`: of notes and progress nothing, of warnings and errors everything."""
     return click.option("-q", "--quiet", is_flag=True, help=what)
 
 

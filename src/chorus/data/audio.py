@@ -35,6 +35,7 @@ LOWEST_HZ, HIGHEST_HZ = 1_000, 1_000_000  # sample rates; a header's 1 Hz would 
 LONGEST_S = 7200.0  # seconds that are read as one recording
 LEFT = r"(?m)^data : (\d+) \(should be (\d+)\)"  # bytes by a WAV's header, and what is there
 STREAMED = 0x7FFF_0000  # bytes: what writes to a pipe puts the largest number there, and more is not told by it
+PAGE = 65_307  # bytes of the longest page of an Ogg: a header of 27, 255 lengths, and as many parcels of 255
 TAGGED = 2048  # bytes of an MP3's first frame that hold its length, after the ID3 tag
 # what a decoder raises where a file is not what it says: libsndfile's errors are RuntimeErrors
 DECODING = (RuntimeError, OSError, ValueError, TypeError, OverflowError, MemoryError, AssertionError)
@@ -80,6 +81,8 @@ def opened(source: Path | bytes) -> Iterator[soundfile.SoundFile]:
             "write the file anew with the rate that it was recorded at",
         )
     try:
+        if file.format == "OGG":
+            _to_its_end(source)
         with file:
             yield file
     except DECODING as error:
@@ -98,6 +101,27 @@ def _container(source: Path | bytes, name: str) -> Container | None:
         raise DataError(
             f"{name}: not readable as audio ({form}: {error})", "replace it, or convert it to FLAC"
         ) from None
+
+
+def _to_its_end(source: Path | bytes) -> None:
+    """`ValueError` for an Ogg that ends within a page: libsndfile takes what is there for the whole."""
+    if isinstance(source, bytes):
+        tail = source[-PAGE:]
+    else:
+        with source.open("rb") as file:
+            size = file.seek(0, io.SEEK_END)
+            file.seek(max(0, size - PAGE))
+            tail = file.read(PAGE)
+    at = tail.rfind(b"OggS\0")
+    lengths = tail[at + 27 : at + 27 + tail[at + 26]] if at >= 0 and at + 27 <= len(tail) else b""
+    # at least one length, and of every parcel that they tell all bytes
+    if (
+        at < 0
+        or at + 27 > len(tail)
+        or len(lengths) < tail[at + 26]
+        or at + 27 + len(lengths) + sum(lengths) > len(tail)
+    ):
+        raise ValueError("it ends within a page: the rest of the file is missing")
 
 
 def _reason(error: Exception) -> str:

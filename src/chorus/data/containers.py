@@ -35,6 +35,11 @@ SUFFIXES = (
 )  # fmt: skip
 KNOWN_BY = 64  # first bytes that tell a form
 MOST_CHANNELS = 64
+TELLING = (
+    "mov",
+    "matroska",
+)  # readers whose headers tell how long a sound is; the others' lengths are guessed from rates
+SHORTER = 0.1  # of what is told, and a second: edit lists and paddings leave out as much of a whole file
 FORMATS = {"float32": "fltp", "int16": "s16p"}  # numpy's name of a sample -> FFmpeg's, a plane a channel
 
 
@@ -50,7 +55,7 @@ def form_of(head: bytes) -> str:
 class Container:
     """The sound of a container, with as much of `soundfile.SoundFile` as reading takes; at most `longest_s` of it.
 
-    How long it is it does not say: what containers tell of that is a guess.
+    How long it is to a frame it does not say: a header tells that roughly, and only what is far from it is cut off.
     """
 
     format = "CONTAINER"
@@ -76,6 +81,7 @@ class Container:
             self.samplerate, self.channels = int(self._stream.rate or 0), int(self._stream.channels or 0)
             if not 1 <= self.channels <= MOST_CHANNELS:
                 raise UnreadableError(f"{self.channels} channels")
+            self._told_s = self._length() if reader in TELLING else 0.0
         except av.FFmpegError as error:
             self._file.close()
             raise UnreadableError(error.strerror) from None
@@ -85,6 +91,16 @@ class Container:
         self._planes: Iterator[Samples] | None = None
         self._held: Samples | None = None
         self._read = 0
+
+    def _length(self) -> float:
+        """Seconds of sound by the header; 0 where it does not tell, as what a browser records live."""
+        import av
+
+        if self._stream.duration and self._stream.time_base:
+            return float(self._stream.duration * self._stream.time_base)
+        # a film's length is that of its pictures too
+        alone = len(self._opened.streams) == 1
+        return (self._opened.duration or 0) / av.time_base if alone else 0.0
 
     def seekable(self) -> bool:
         return False
@@ -127,9 +143,13 @@ class Container:
                         raise UnreadableError(f"more than {self._longest_s / 3600:g} h of sound")
                     yield made.to_ndarray().T
             for made in same.resample(None):  # what it holds back
+                total += made.samples
                 yield made.to_ndarray().T
         except av.FFmpegError as error:
             raise UnreadableError(error.strerror) from None
+        # FFmpeg takes the end of a file for the end of its sound
+        if total / self.samplerate < self._told_s * (1 - SHORTER) - 1:
+            raise UnreadableError(f"it ends after {total / self.samplerate:.1f} of {self._told_s:.1f} s")
 
     def close(self) -> None:
         if not self._closed:

@@ -28,14 +28,20 @@ def _load() -> None:
     VERIFIERS.add("openai", OpenaiVerifier())
 
 
+NAMED = {".pt": "openai", ".gguf": "gguf"}  # names that one format alone has
 VERIFIERS: Registry[Verifier] = Registry("format of verification", "chorus.verifiers", _load)
 
 
 def format_of(path: Path) -> str:
-    """The format that an export is in; `UsageError` where it is none that is known."""
+    """The format that an export is in; `UsageError` where it is none that is known.
+
+    A file that begins as none of them is held to be, damaged, what its name says.
+    """
     for name in VERIFIERS.names():
         if VERIFIERS.get(name).takes(path):
             return name
+    if path.is_file() and path.suffix in NAMED:
+        return NAMED[path.suffix]
     raise UsageError(
         f"{shown(path)}: in no format that can be verified ({', '.join(VERIFIERS.names())})",
         "give what `chorus export` wrote; --format says what a damaged file should be",

@@ -64,6 +64,10 @@ class LoadedGraphs:
         except (KeyError, ValueError) as error:
             raise CheckpointError(f"{encoder}: its metadata lack {error}", "export it again") from None
         self.outputs = [one.name for one in self.decoder.get_outputs()]
+        if problem := self._unfit():
+            raise CheckpointError(
+                f"{encoder}: of another model than {Path(decoder).name}: {problem}", "export it again"
+            )
 
     def _read(self, told: dict[str, str]) -> None:
         """The keys that sherpa-onnx asks for."""
@@ -75,6 +79,18 @@ class LoadedGraphs:
         if int(told["is_multilingual"]):
             numbers = map(int, told["all_language_tokens"].split(","))
             self.languages = dict(zip(told["all_language_codes"].split(","), numbers, strict=True))
+
+    def _unfit(self) -> str:
+        """Where the graphs do not fit each other or the metadata, which onnxruntime finds at the first sound."""
+        heard = {MEL: [None, self.bins, None]} | {one.name: one.shape for one in self.encoder.get_outputs()}
+        layers, positions, width = self.shape
+        # sizes that are left open have names
+        wanted = heard | {key: [layers, None, positions, width] for key in INPUTS[1:3]}
+        for one in [*self.encoder.get_inputs(), *self.decoder.get_inputs()]:
+            pairs = zip(wanted.get(one.name, one.shape), one.shape, strict=False)
+            if any(isinstance(a, int) and isinstance(b, int) and a != b for a, b in pairs):
+                return f"{one.name} is {one.shape}, where it is given {wanted[one.name]}"
+        return ""
 
     def versions(self) -> dict[str, str]:
         return {"onnxruntime": str(self.onnxruntime.__version__)}
