@@ -81,9 +81,9 @@ def opened(source: Path | bytes) -> Iterator[soundfile.SoundFile]:
             "write the file anew with the rate that it was recorded at",
         )
     try:
-        if file.format == "OGG":
-            _to_its_end(source)
         with file:
+            if file.format == "OGG":
+                _to_its_end(source)
             yield file
     except DECODING as error:
         raise DataError(f"{name}: damaged audio ({_reason(error)})", "replace it") from None
