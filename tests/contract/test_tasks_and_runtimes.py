@@ -23,15 +23,37 @@ from chorus.transcribe.backends.protocol import Hypothesis, Sound
 from chorus.transcribe.decoding import Decoding, decoding
 from sounds import BASE, MANIFEST
 
+ANSWERS = {  # task -> the answers of rows, by a column that it knows
+    "emotion": ("emotion", ("joy", "anger", "neutral", "joy", "fear", "disgust")),
+    "intent": ("intent", ("email_query", "email_querycontact", "alarm_set", "play", "play_music", "alarm_set")),
+    "kws": ("keyword", ("on", "one", "no", "nine", "on", "unknown")),
+    "vocalsound": ("label", ("sigh", "cough", "throat clearing", "sneeze", "sniff", "sigh")),
+    "speaker_ver": ("speaker_2", ("speaker 0", "speaker 2", "speaker 2", "speaker 1", "speaker 1", "speaker 2")),
+    "custom": ("answer", ("on", "it rains", "one", "off", "a cat", "on")),
+    "speech_qa": ("answer", ("A", "in Lisbon", "the mat", "B", "chove", "B")),
+}
+CHOICES = {"custom": "on|one|off", "speech_qa": '["good", "the mat", "bad"]'}
 
-def test_the_registry_has_both() -> None:
-    assert TASKS.names() == ["asr", "st"]
-    assert len(chorus.testing.task_checks()) == 7
+
+def rows_of(name: str) -> list[Row]:
+    """The contract's rows, as a manifest of the task would have them; some with choices and some without."""
+    column, given = ANSWERS.get(name, ("", ("",) * 6))
+    asked = {"instruction": "What do you hear? {choices}", "question": "What is it?"}
+    rows = [replace(row, extra={**asked, column: answer}) for row, answer in zip(contract.ROWS, given, strict=True)]
+    return [
+        replace(row, extra={**row.extra, "choices": CHOICES[name]}) if name in CHOICES and i in (0, 2, 3, 5) else row
+        for i, row in enumerate(rows)
+    ]
+
+
+def test_the_registry_has_every_task() -> None:
+    assert set(TASKS.names()) == {"asr", "st", "kws", "langid", "speaker_id", *ANSWERS}
+    assert len(chorus.testing.task_checks()) == 8
 
 
 @pytest.mark.parametrize("name", TASKS.names())
 def test_every_task_keeps_the_contract(name: str) -> None:
-    assert chorus.testing.check_task(name) == 7
+    assert chorus.testing.check_task(name, rows_of(name)) == 8
 
 
 class Wrong(Asr):

@@ -51,7 +51,7 @@ SHOWING = ("by", "worst", "json_", "quiet")  # flags that a finished evaluation 
 @click.option("--preset", default="default", help="default, or paper (cut by voice activity, beam 5).")
 @click.option("--beam", type=click.IntRange(1), help="Beams.  [default: 1]")
 @click.option("--language", help="A code, column (the manifest's), or detect.  [default: column]")
-@click.option("--task", help="asr, or st for translation.  [default: asr]")
+@click.option("--task", help="asr, st, kws, langid, speaker_ver ...: chorus tasks.  [default: asr]")
 @click.option("--prompt", help="What the decoder is told before; the question of a speech LLM.")
 # None and not False where it is not given: then the preset says it
 @click.option("--timestamps", is_flag=True, default=None, help="Decode with Whisper's timestamps.")
@@ -131,7 +131,7 @@ def _evaluate(models: tuple[str, ...], flags: dict[str, Any]) -> list[Evaluation
     test = load_test_set(
         flags["data"], split=flags["split"], where=conditions_on(flags["where"]),
         columns=mapping(flags["columns"]), audio_dir=flags["audio_dir"], limit=flags["limit"],
-        skip_bad=flags["skip_bad"],
+        skip_bad=flags["skip_bad"], task=settings.task,
     )  # fmt: skip
     for reason, left in test.left_out.items():
         note(f"left out: {len(left)} {reason}", quiet=flags["quiet"])

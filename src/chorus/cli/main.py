@@ -31,6 +31,7 @@ SECTIONS = {  # in the order of the line: name -> (module, what it is for)
         "evaluate": ("chorus.cli.evaluate", "Error rates of models, adapters and recipes on recordings."),
         "compare": ("chorus.cli.compare", "Base, specialists, joint and merges in one table."),
         "gate": ("chorus.cli.gate", "Exit 1 where an evaluation is not good enough."),
+        "tasks": ("chorus.cli.tasks", "List the tasks that models are trained on and evaluated by."),
     },
     "Shipping": {
         "transcribe": ("chorus.cli.transcribe", "Write down what is said in recordings."),

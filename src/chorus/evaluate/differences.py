@@ -13,7 +13,7 @@ from chorus.evaluate.bootstrap import Answered, paired_bootstrap, swapped_p
 from chorus.evaluate.comparison import Comparison, Difference
 from chorus.evaluate.flips import Weighted
 from chorus.evaluate.mapsswe import Matched, differences_of, holm, matched_parts
-from chorus.evaluate.scores import by_column, value_of
+from chorus.evaluate.scores import answered, by_column, value_of
 from chorus.tasks.protocol import Metric, Task
 from chorus.tasks.scored import ERROR_RATE, Scored
 
@@ -55,7 +55,7 @@ def difference(domains: Domains, task: Task, *, reference: str, group: str) -> D
 
 def pairs_of(domains: Domains, task: Task, metric: Metric) -> list[Answered]:
     """What is resampled: both systems' statistics, and the clusters of either, as both answer the same recordings."""
-    return [Answered(metric.statistics(x), metric.statistics(y), task.clusters(x)[0]) for x, y in domains]
+    return [answered(x, y, task, metric) for x, y in domains]
 
 
 def _matched(domains: Domains) -> Matched:

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from chorus.evaluate.bootstrap import Answered, PairedInterval, paired_bootstrap
+from chorus.evaluate.bootstrap import PairedInterval, paired_bootstrap
 from chorus.evaluate.comparison import FULL, Comparison, Line
-from chorus.evaluate.scores import by_column
+from chorus.evaluate.scores import answered, by_column
 from chorus.tasks.protocol import Metric, Task
 from chorus.tasks.scored import Scored
 
@@ -99,7 +99,7 @@ def _gains(comparison: Comparison, base: Line, rows: Rows, column: str, task: Ta
         if line.role != "specialist" or line.home not in before:
             continue
         first, second = before[line.home], by_column(rows[line.label], column)[line.home]
-        pair = Answered(metric.statistics(first), metric.statistics(second), task.clusters(first)[0])
+        pair = answered(first, second, task, metric)
         gain = _gain(comparison, -comparison.lost(line, base, line.home), paired_bootstrap([pair], metric))
         if line.home not in found or gain.points > found[line.home].points:
             found[line.home] = gain

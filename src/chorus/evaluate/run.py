@@ -79,7 +79,7 @@ def evaluate(
     device = pick_device(device)
     opened = system if isinstance(system, System) else open_system(system)
     if not isinstance(data, TestSet):
-        data = load_test_set([data] if isinstance(data, str | Path) else data)
+        data = load_test_set([data] if isinstance(data, str | Path) else data, task=decoding.task)
     request = Request(opened, data, decoding, chosen, chosen_backend(backend, opened), device)
     place = Path(out) if out is not None else Path("evaluations") / folder_of(opened.label)
     scoring = Scoring(normaliser, unit, parquet)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from chorus.evaluate.bootstrap import NAN, Interval, interval, macro_interval
+from chorus.evaluate.bootstrap import NAN, Answered, Interval, interval, macro_interval
 from chorus.evaluate.facts import CountFacts, IntervalFacts, Measures, MetricFacts, Units
 from chorus.tasks.counts import Counts, total
 from chorus.tasks.scored import ERROR_RATE, Scored
@@ -53,6 +53,12 @@ def macro(parts: Mapping[str, Sequence[Scored]], task: Task, metric: Metric = ER
         every.append((metric.statistics(rows), clusters))
     mean = float(np.mean([value for value in values.values() if not math.isnan(value)]))
     return mean, macro_interval(every, metric, by=kind)
+
+
+def answered(x: Sequence[Scored], y: Sequence[Scored], task: Task, metric: Metric) -> Answered:
+    """Two systems' answers to the same utterances, counted together: columns of statistics may follow from answers."""
+    both = metric.statistics([*x, *y])
+    return Answered(both[: len(x)], both[len(x) :], task.clusters(x)[0])
 
 
 def measures(rows: Sequence[Scored], task: Task) -> Measures:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from chorus.cache import Cache
     from chorus.models.batches import Batch
     from chorus.models.features import Samples
+    from chorus.models.label_scores import Scores
     from chorus.models.parts import Parts
 
 
@@ -73,6 +74,15 @@ class WordTimer(Protocol):
         self, model: PreTrainedModel, inputs: Batch, *, seconds: Sequence[float], synced_gpus: bool = False
     ) -> list[Transcript]:
         """As `texts` on inputs that are so long, with words; `UsageError` where this model does not tell them."""
+        ...
+
+
+@runtime_checkable
+class LabelScorer(Protocol):
+    """What a recogniser has besides, where it tells how likely each of some answers is."""
+
+    def label_scores(self, model: PreTrainedModel, inputs: Batch, labels: Sequence[Sequence[str]]) -> list[Scores]:
+        """Of each row of inputs its labels, each as the whole answer; `UsageError` where two have the same tokens."""
         ...
 
 

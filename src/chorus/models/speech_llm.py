@@ -17,6 +17,7 @@ from chorus.models.batches import as_taken, pad
 from chorus.models.features import FRAMES_PER_SECOND, MARGIN, LogMel
 from chorus.models.finite import finite_alone
 from chorus.models.kind import AUDIO_TEXT_TO_TEXT, Kind
+from chorus.models.label_scores import Scores, scores_behind, tree_of
 from chorus.models.limits import Limits
 from chorus.models.parts import Parts
 from chorus.models.recogniser import Speech, Transcript
@@ -125,6 +126,11 @@ class SpeechLlmRecogniser:
         cut = (answers != self.end).all(1).tolist()  # what has ended is filled up behind its end
         texts = self.tokenizer.batch_decode(answers, skip_special_tokens=True)
         return [Transcript(str(text).strip(), one) for text, one in zip(texts, cut, strict=True)]
+
+    def label_scores(self, model: PreTrainedModel, inputs: Batch, labels: Sequence[Sequence[str]]) -> list[Scores]:
+        """As the protocol says: the sound is heard once for all labels."""
+        trees = [tree_of({label: plain_ids(self.tokenizer, label) for label in own}, self.end) for own in labels]
+        return scores_behind(model, as_taken(inputs, model), trees, self.padding)
 
 
 KIND = Kind(

@@ -7,7 +7,7 @@ whatever can be scored can be pooled, averaged over domains, resampled for an in
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from chorus.tasks.counts import Unit
@@ -83,3 +83,21 @@ class Task(Protocol):
 
     def clusters(self, rows: Sequence[Scored]) -> tuple[Clusters, str]:
         """(the cluster of each row, what a cluster is): what resampling draws as a whole."""
+
+
+@runtime_checkable
+class Chooses(Protocol):
+    """What a task has besides, whose answers are labels."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def open(self) -> bool:
+        """Whether rows that name no choices take those of the data: the answers of all its rows."""
+
+    def labels(self, row: Asked) -> tuple[str, ...]:
+        """What a row may be answered with, as far as it tells; `DataError` names row and task."""
+
+    def reference(self, row: Asked) -> str:
+        """The right one."""

@@ -13,9 +13,20 @@ from chorus.tasks.protocol import Task
 
 def _load() -> None:
     from chorus.tasks.asr import ASR
+    from chorus.tasks.custom import CUSTOM
+    from chorus.tasks.emotion import EMOTION
+    from chorus.tasks.intent import INTENT
+    from chorus.tasks.kws import KWS
+    from chorus.tasks.langid import LANGID
+    from chorus.tasks.speaker_id import SPEAKER_ID
+    from chorus.tasks.speaker_ver import SPEAKER_VER
+    from chorus.tasks.speech_qa import SPEECH_QA
     from chorus.tasks.st import ST
+    from chorus.tasks.vocalsound import VOCALSOUND
 
-    for task in (ASR, ST):
+    for task in (
+        ASR, ST, EMOTION, INTENT, KWS, LANGID, SPEAKER_VER, SPEAKER_ID, VOCALSOUND, SPEECH_QA, CUSTOM,
+    ):  # fmt: skip
         TASKS.add(task.name, task)
 
 

@@ -7,8 +7,8 @@ the spaces that stand there all the same are none.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, NotRequired
 
@@ -47,6 +47,8 @@ class Answer(TypedDict):
     speaker: NotRequired[str]
     failed: NotRequired[str]  # why
     cut: NotRequired[bool]  # at the limit of new tokens, before its end
+    choices: NotRequired[list[str]]  # of a task whose answers are labels
+    scores: NotRequired[dict[str, list[float]]]  # label -> its log-probability, and how many tokens have it
     utterance: NotRequired[str]  # what is asked about, where rows of several seeds stand together
     took_s: NotRequired[float]
     unit: NotRequired[Unit]
@@ -75,6 +77,7 @@ class Scored:
     failed: str = ""  # why, where the decode failed
     cut: bool = False
     utterance: str = ""  # what is asked about, where rows of several seeds stand together
+    scores: Mapping[str, Sequence[float]] = field(default_factory=dict)  # as an answer's
 
     @property
     def counts(self) -> Counts:

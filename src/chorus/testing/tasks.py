@@ -6,12 +6,15 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from chorus.data.choices import with_choices
 from chorus.data.manifest import Row
 from chorus.evaluate.bootstrap import interval, resamples
 from chorus.evaluate.scores import measures, value_of
-from chorus.tasks.protocol import Task
+from chorus.tasks.protocol import Chooses, Task
 from chorus.tasks.registry import TASKS, parse_task
 from chorus.tasks.scored import Answer, Scored
+from chorus.transcribe.backends.protocol import Hypothesis
+from chorus.transcribe.transcriber import put_labels
 
 TaskCheck = Callable[[Task, Sequence[Row]], None]
 # A dialect beside its language, a language without spaces, speakers and domains that cross.
@@ -27,7 +30,7 @@ ROWS = [
 def answers(task: Task, rows: Sequence[Row], hypotheses: Sequence[str] | None = None) -> list[Answer]:
     """Rows as a system would answer them; faultlessly, unless it is said otherwise."""
     given = hypotheses if hypotheses is not None else [task.reference(row) for row in rows]
-    return [
+    found: list[Answer] = [
         {
             "name": str(row), "condition": "clean", "reference": task.reference(row), "hypothesis": hypothesis,
             "language": row.language, "written": task.written(row), "speaker": row.speaker, "domain": row.domain,
@@ -35,12 +38,23 @@ def answers(task: Task, rows: Sequence[Row], hypotheses: Sequence[str] | None = 
         }
         for row, hypothesis in zip(rows, given, strict=True)
     ]  # fmt: skip
+    if isinstance(task, Chooses):
+        for answer, row in zip(found, rows, strict=True):
+            put_labels(answer, task.labels(row), [_sure(answer["hypothesis"], task.labels(row))])
+    return found
+
+
+def _sure(chosen: str, labels: Sequence[str]) -> Hypothesis:
+    """Scores that say what the answer says."""
+    return Hypothesis(chosen, scores={label: (-0.1 if label == chosen else -5.0, 2) for label in labels})
 
 
 def half_wrong(task: Task, rows: Sequence[Row], normaliser: str = "marks") -> list[Scored]:
-    """Every second answer is another row's."""
+    """Every second answer is another row's; where answers are labels, the second one is none of them."""
     right = [task.reference(row) for row in rows]
     given = [right[(i + 1) % len(right)] if i % 2 else text for i, text in enumerate(right)]
+    if isinstance(task, Chooses) and len(given) > 1:
+        given[1] = "?"
     return task.score(answers(task, rows, given), normaliser)
 
 
@@ -121,8 +135,21 @@ def counts_what_failed_and_what_is_empty(task: Task, rows: Sequence[Row]) -> Non
             value_of(scored, metric)
 
 
+def finds_labels_in_answers(task: Task, rows: Sequence[Row]) -> None:
+    """Of a task whose answers are labels: each row's is one of its own, found as it is and in a sentence."""
+    if not isinstance(task, Chooses):
+        return
+    rows = [row for row in rows if task.labels(row)]
+    for row in rows:
+        assert task.reference(row) in task.labels(row), f"{row}: {task.reference(row)} is none of {task.labels(row)}"
+    for form in ("{}", "{}.", "Answer: {}", "It is {}, I think."):
+        given = [form.format(task.reference(row)) for row in rows]
+        found = [one.hypothesis for one in task.score(answers(task, rows, given), "marks")]
+        assert found == [task.reference(row) for row in rows], f"not found: {given}"
+
+
 def task_checks() -> list[TaskCheck]:
-    """Every check of the contract; each takes a task and rows, and fails with an AssertionError."""
+    """Every check of the contract; each takes a task and rows with their choices, and fails with an AssertionError."""
     return [
         is_found_by_every_spelling,
         says_what_is_asked,
@@ -131,12 +158,14 @@ def task_checks() -> list[TaskCheck]:
         metrics_are_sums,
         can_be_resampled,
         counts_what_failed_and_what_is_empty,
+        finds_labels_in_answers,
     ]
 
 
 def check_task(name: str, rows: Sequence[Row] = ROWS) -> int:
     """Hold a registered task to its contract, on rows that it takes; returns how many checks were made."""
     task = TASKS.get(name)
+    rows = with_choices(rows, task)
     for check in task_checks():
         check(task, rows)
     return len(task_checks())

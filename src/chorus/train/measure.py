@@ -12,7 +12,7 @@ from chorus.models.finite import NotFiniteError
 from chorus.models.languages import unspaced
 from chorus.tasks.counts import Alignment, align, total
 from chorus.tasks.normalise import Normalise
-from chorus.tasks.registry import TASKS, parse_task
+from chorus.train.asked import task_of
 from chorus.train.backbones.protocol import Backbone
 from chorus.train.config import LANGUAGE_MODELLING, TrainConfig
 
@@ -41,8 +41,7 @@ def spread(dev: Sequence[Utterance], limit: int | None) -> list[Utterance]:
 
 def written(config: TrainConfig, row: Row) -> str:
     """The language that a row's text is written in: of a translation not the spoken one."""
-    task = row.get(config.data.task_column) or config.task
-    return row.language if task == LANGUAGE_MODELLING else TASKS.get(parse_task(task)).written(row)
+    return row.language if config.task == LANGUAGE_MODELLING else task_of(config, row).written(row)
 
 
 def edits(

@@ -8,14 +8,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from chorus.data.audio import info
 from chorus.data.manifest import Row, read_manifest, select
 from chorus.data.parallel import in_order
 from chorus.data.split import SPLIT_NAMES
-from chorus.data.utterance import Utterance
+from chorus.data.utterance import Utterance, length_of
 from chorus.errors import DataError
 from chorus.files import present
 from chorus.identity import file_hash
+from chorus.train.asked import answered, learns_labels
 from chorus.train.config import RowSource, TrainConfig
 
 if TYPE_CHECKING:
@@ -58,6 +58,8 @@ class TrainingRows:
     notes: list[str] = field(default_factory=list)  # what people should know of the rows that stay
     hashes: dict[str, str] = field(default_factory=dict)  # of the manifests
     stream: Stream | None = None  # the rows of a streamed dataset, in place of `train`
+    read: set[Path] = field(default_factory=set)  # manifests
+    every: list[Row] = field(default_factory=list)  # of the manifests, whichever of them are used: labels are theirs
 
     def know(self, manifest: Path) -> None:
         """Keep a manifest's hash under its name; others of the same name are numbered."""
@@ -84,11 +86,13 @@ def gather(
     training and dev or test share (allowed with `allow_leakage`), and where nothing is left.
     """
     found = TrainingRows([], [], [])
-    needs = ("path", "text") if needs_audio else ("text",)
+    needs = ("text",) if not needs_audio else ("path",) if learns_labels(config) else ("path", "text")
     streams = [s for s in config.data.train if s.streaming]
     if streams:
         if len(config.data.train) > 1:
             raise DataError("data.train: a streamed dataset stands alone", "stream it, or give the others as manifests")
+        if learns_labels(config):  # which there are only all rows tell
+            raise DataError(f"data.train: a streamed dataset of the task {config.task}", "give it without streaming")
         rows = _open(streams[0], "train")
         rows.dataset = rows.dataset.shuffle(seed=config.seed, buffer_size=streams[0].shuffle_buffer)
         found.stream = Stream(rows, streams[0], config.data.language)
@@ -101,6 +105,7 @@ def gather(
     found.test = _load(config.data.test or [], "test", config, found, needs)
     read = len(found.train)
     for name in ("train", "dev", "test"):
+        setattr(found, name, answered(getattr(found, name), config, found.every))
         setattr(found, name, _probe(getattr(found, name), found, needs_audio, skip_bad=skip_bad))
     longest = config.data.max_duration_s
     for name in ("train", "dev"):
@@ -134,7 +139,8 @@ def _load(
             rows = _manifest_rows(source, role, found, needs, given=given)
             utterances += [Utterance(r) for r in rows]
         else:
-            utterances += _dataset_rows(source, role)
+            utterances += (own := _dataset_rows(source, role))
+            found.every += [one.row for one in own]
     language = config.data.language
     return [replace(u, row=replace(u.row, language=u.row.language or language)) for u in utterances]
 
@@ -169,6 +175,9 @@ def _manifest_rows(
 def _chosen_rows(source: RowSource, role: str, found: TrainingRows, needs: Sequence[str], *, given: bool) -> list[Row]:
     assert source.manifest
     manifest = read_manifest(source.manifest, columns=source.columns, needs=needs, audio_dir=source.audio_dir)
+    if manifest.source not in found.read:  # train and dev are often of one
+        found.read.add(manifest.source)
+        found.every += manifest.rows
     found.know(manifest.source)
     rows = manifest.rows
     has_splits = any(row.split for row in rows)
@@ -272,12 +281,10 @@ def _length(utterance: Utterance) -> float | str:
     if utterance.dataset is not None:
         return utterance.duration_s or "dataset rows without readable audio"
     try:
-        whole = info(row.audio).duration_s
+        length = length_of(row)
     except DataError as error:
         missing = not present(row.audio)
         return "missing audio files" if missing else f"unreadable audio files: {error.message.partition(': ')[2]}"
-    last = min(whole, row.end) if row.end is not None else whole
-    length = last - (row.start or 0.0)
     if length > 0:
         return length
     return "cuts behind the end of their file" if row.start else "audio files without samples"

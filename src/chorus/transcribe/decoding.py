@@ -42,6 +42,7 @@ class Decoding(Strict):
     window_s: Whisper is given the shortest of these windows (seconds) that holds an utterance, else the whole 30. Which
         one depends on the utterance alone, so that batches of any size decode the same.
     detail: what is told of a sound besides its text: when its segments, or words, were said.
+    labels: of a task whose answers are labels, what the model writes, and how likely each label is; or the first alone.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -64,13 +65,15 @@ class Decoding(Strict):
     window_s: Windows | None = None
     dtype: Literal["float32", "float16", "bfloat16", "int8"] = "float32"
     detail: Detail = "text"
+    labels: Literal["both", "free"] = "both"
 
     @model_serializer(mode="wrap")
     def _as_ever(self, handler: SerializerFunctionWrapHandler) -> dict[str, object]:
-        """Without the detail where only the text is told: results and fingerprints that have none stay as they are."""
+        """Without what came later, where it is as ever: results and fingerprints that lack it stay as they are."""
         found: dict[str, object] = handler(self)
-        if self.detail == "text":
-            found.pop("detail", None)
+        for name, usual in (("detail", "text"), ("labels", "both")):
+            if found.get(name) == usual:
+                del found[name]
         return found
 
     @model_validator(mode="wrap")

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from chorus.data.manifest import Row
 from chorus.identity import fingerprint
+from chorus.tasks.protocol import Chooses, Task
 from chorus.tasks.registry import TASKS
 from chorus.transcribe.backends.protocol import PROMPT
 from chorus.transcribe.conditions import CLEAN
@@ -15,6 +17,12 @@ from chorus.transcribe.test_sets import TestSet
 
 FORMAT = 3  # of rows and summaries on disk
 Key = tuple[str, str]  # (name of an utterance, condition)
+
+
+def _asked(task: Task, row: Row) -> tuple[object, ...]:
+    """What is compared with, and of labels which there are and how they are asked for."""
+    told = task.reference(row), task.written(row)
+    return (*told, task.labels(row), task.instruction(row)) if isinstance(task, Chooses) else told
 
 
 @dataclass
@@ -35,7 +43,7 @@ class Request:
         rows = [u.row for u in self.test.utterances.values()]
         return fingerprint(
             results=FORMAT, system=self.system.identity, test=self.test.fingerprint,
-            references=[(task.reference(row), task.written(row), row.get(PROMPT)) for row in rows],
+            references=[(*_asked(task, row), row.get(PROMPT)) for row in rows],
             decoding=self.decoding.model_dump(), conditions=list(self.conditions), backend=self.backend,
             device=self.device.split(":")[0],
         )  # fmt: skip

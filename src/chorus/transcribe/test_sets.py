@@ -7,12 +7,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from chorus.data.audio import LONGEST_S, info
+from chorus.data.audio import LONGEST_S
+from chorus.data.choices import of_task, with_choices
 from chorus.data.manifest import Row, groups, read_manifest, select
 from chorus.data.parallel import in_order
-from chorus.data.utterance import Utterance
+from chorus.data.utterance import Utterance, length_of
 from chorus.errors import DataError, MisfitError
 from chorus.identity import fingerprint
+from chorus.tasks.protocol import Chooses
+from chorus.tasks.registry import TASKS
 
 if TYPE_CHECKING:
     from chorus.transcribe.backends.protocol import Loaded
@@ -52,24 +55,32 @@ def load_test_set(
     language: str = "",
     limit: int | None = None,
     skip_bad: bool = False,
+    task: str = "asr",
 ) -> TestSet:
     """The rows to transcribe: of the split asked for, else `test` where there is one, else all.
 
-    `NAME=MANIFEST` names a set; rows without a domain get it as their domain. Raises `DataError` for unreadable
-    audio (left out and counted with `skip_bad`) and where nothing is left.
+    `NAME=MANIFEST` names a set; rows without a domain get it as their domain. Of a task whose answers are labels each
+    row gets its choices (data/choices.py). Raises `DataError` for unreadable audio (left out and counted with
+    `skip_bad`), for answers that are no choices, and where nothing is left.
     """
     rows: list[Row] = []
+    every: list[Row] = []
+    asked = TASKS.get(task)
+    # what a label is of may stand in any column; a text has one
+    needs = ("path",) if isinstance(asked, Chooses) else ("path", "text")
     for given in manifests:
         name, path = _named(str(given))
-        manifest = read_manifest(path, columns=columns, audio_dir=audio_dir)
-        chosen = _of_split(manifest.rows, split)
+        manifest = read_manifest(path, columns=columns, audio_dir=audio_dir, needs=needs)
+        mine = of_task(manifest.rows, asked)
+        every += mine
+        chosen = _of_split(mine, split)
         chosen = select(chosen, where or {})
         if not chosen:
-            asked = {**({"split": split} if split else {}), **(where or {})}
-            told = f" (asked for: {', '.join(f'{k} = {_either(v)}' for k, v in asked.items())})" if asked else ""
+            only = {**({"split": split} if split else {}), **(where or {})}
+            told = f" (asked for: {', '.join(f'{k} = {_either(v)}' for k, v in only.items())})" if only else ""
             raise MisfitError(f"{path}: none of its {len(manifest)} rows is left{told}", "check --split and --where")
         rows += [replace(r, domain=r.domain or name, language=r.language or language) for r in chosen[:limit]]
-    return of_rows(rows, skip_bad=skip_bad)
+    return of_rows(with_choices(rows, asked, every), skip_bad=skip_bad)
 
 
 def _either(value: object) -> str:
@@ -112,12 +123,11 @@ def looked_at(rows: Sequence[Row]) -> list[Utterance | str]:
 
     def look(row: Row) -> Utterance | str:
         try:
-            told = info(row.audio)
+            length = length_of(row)
         except DataError as error:
             return error.message
-        if not told.frames or (row.start is not None and row.start >= told.duration_s):
+        if length <= 0:
             return f"{row}: no audio there"
-        length = (told.duration_s if row.end is None else min(row.end, told.duration_s)) - (row.start or 0.0)
         if length > LONGEST_S:
             return f"{row}: {length / 3600:.1f} h; at most {LONGEST_S / 3600:g} are read at once"
         return Utterance(row, length)

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from chorus.errors import ChorusError
 from chorus.progress import Progress
 from chorus.runtime import quiet_libraries
+from chorus.tasks.protocol import Chooses
 from chorus.tasks.registry import TASKS
 from chorus.tasks.scored import Answer
 from chorus.transcribe.backends.choose import BACKENDS
@@ -17,6 +18,7 @@ from chorus.transcribe.partial import Partial
 from chorus.transcribe.request import Key, Request
 from chorus.transcribe.sounds import Sounds
 
+MOST_LABELS, LIKELIEST = 100, 10  # whose scores a row keeps, all of them or these
 Place = tuple[int, int]  # (utterance of a part, piece of it)
 Pieces = list[tuple[Hypothesis | str, float]]  # what came of each piece, or why nothing did; seconds it took
 Decoded = dict[Place, tuple[Hypothesis | str, float]]
@@ -110,6 +112,8 @@ class Transcriber:
             "reference": self.task.reference(utterance.row),
             "hypothesis": " ".join(one.text for one in found if one.text), "took_s": sum(s for _, s in parts),
         }  # fmt: skip
+        if isinstance(self.task, Chooses):
+            put_labels(row, self.task.labels(utterance.row), found)
         written = self.task.written(utterance.row)
         languages = {one.language for one in found if one.language}
         if written != utterance.row.language:
@@ -121,6 +125,18 @@ class Transcriber:
         if self.request.decoding.language == DETECT and len(languages) == 1:
             row["detected_language"] = languages.pop()
         return row
+
+
+def put_labels(row: Answer, labels: Sequence[str], found: Sequence[Hypothesis]) -> None:
+    """Tell in a row which labels there were, and how likely; of very many the likeliest and the right one."""
+    if 0 < len(labels) <= MOST_LABELS:
+        row["choices"] = list(labels)
+    # of pieces of a recording no label's odds are known
+    scores = found[0].scores if len(found) == 1 else {}
+    kept = sorted(scores, key=lambda label: -scores[label][0])
+    kept = kept if len(kept) <= MOST_LABELS else [*kept[:LIKELIEST], *({row["reference"]} & set(kept[LIKELIEST:]))]
+    if kept:
+        row["scores"] = {label: list(scores[label]) for label in kept}
 
 
 def hypotheses_or_reason(loaded: Loaded, parts: Pieces) -> list[Hypothesis] | str:

@@ -13,7 +13,7 @@ from chorus.models.kind import Kind
 from chorus.models.loading import load_parts
 from chorus.models.speech_llm import SpeechLlmRecogniser
 from chorus.models.texts import plain_ids
-from chorus.tasks.registry import TASKS
+from chorus.train.asked import task_of
 from chorus.train.backbones.protocol import ROWS, Example
 from chorus.train.backbones.shared import (
     after_prompts,
@@ -47,7 +47,7 @@ class SpeechLlmBackbone:
         self.recogniser = SpeechLlmRecogniser(self.parts, cache_of(config))
         self.limits = kind.limits(self.model.config.to_dict(), self.tokenizer)
         self.longest_s = self.recogniser.longest_s
-        self.prompt, self.task = config.data.prompt, TASKS.get(config.task)
+        self.config = config
 
     def warnings(self) -> list[str]:
         return []
@@ -57,7 +57,7 @@ class SpeechLlmBackbone:
 
     def asked(self, row: Row) -> str:
         """The question: the row's, the configuration's, or the task's."""
-        return row.get("prompt") or self.prompt or self.task.instruction(row)
+        return row.get("prompt") or self.config.data.prompt or task_of(self.config, row).instruction(row)
 
     def example(self, utterance: Utterance, rng: Generator | None, augment: Augment) -> Example:
         features = self.recogniser.features

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from chorus.data.manifest import Row
 from chorus.data.utterance import Utterance
-from chorus.errors import DataError, UsageError
 from chorus.models.batches import as_taken
 from chorus.models.features import FRAMES_PER_SECOND, MARGIN, RATE
 from chorus.models.finite import finite_alone
@@ -18,7 +17,7 @@ from chorus.models.kind import Kind
 from chorus.models.languages import known_language, unspaced
 from chorus.models.loading import load_parts
 from chorus.models.whisper import PREFIX_TOKENS, GenerateSettings, LoadedWhisper, shorter_window, task_token
-from chorus.tasks.registry import TASKS, parse_task
+from chorus.train.asked import task_of
 from chorus.train.backbones.protocol import ROWS, Example
 from chorus.train.backbones.shared import (
     cache_of,
@@ -72,7 +71,7 @@ class WhisperBackbone:
 
     def prefix(self, row: Row) -> list[int]:
         """Language and task of a row; English-only models have none."""
-        return self.whisper.spoken(self.language(row), self.task(row)) if self.whisper.languages else []
+        return self.whisper.spoken(self.language(row), task_of(self.config, row).name) if self.whisper.languages else []
 
     def language(self, row: Row) -> str:
         """The row's language as its code; `DataError` where there is none or it is unknown."""
@@ -80,17 +79,10 @@ class WhisperBackbone:
             row.language, self.limits.languages, where=row, hint="give a column language, or data.language=CODE"
         )
 
-    def task(self, row: Row) -> str:
-        """The row's task, else the training's; `DataError` where there is none such."""
-        try:
-            return parse_task(row.get(self.config.data.task_column) or self.config.task)
-        except UsageError as error:
-            raise DataError(f"{row}: {error.message}", error.hint) from None
-
     def targets(self, row: Row, end_s: float, *, timestamps: bool) -> list[int]:
         """The tokens after `<|startoftranscript|>`, which the model puts before them by itself."""
         # by the language that is written: a translation into English begins as English does
-        words = self.whisper.labels(row.text, spaced=not unspaced(TASKS.get(self.task(row)).written(row)))
+        words = self.whisper.labels(row.text, spaced=not unspaced(task_of(self.config, row).written(row)))
         if timestamps:
             first = self.token("<|notimestamps|>") + 1
             # a segment without length is never written: after a timestamp and text comes a later one
@@ -164,7 +156,7 @@ class WhisperBackbone:
         batch: Batch = {"input_features": self.features.window(features, int(fitting * FRAMES_PER_SECOND))}
         row = utterances[0].row
         if self.whisper.languages:
-            settings = {**settings, "language": self.language(row), "task": task_token(self.task(row))}
+            settings = {**settings, "language": self.language(row), "task": task_token(task_of(self.config, row).name)}
         with evaluating(model), self.window(model, batch):
             ids = model.generate(
                 **as_taken(batch, model), num_beams=1, do_sample=False, return_timestamps=False, **settings

@@ -41,12 +41,14 @@ class Hypothesis:
 
     `cut`: it stopped at the limit of new tokens, before its end.
     `segments` say when, in seconds of the sound: where the decoding asks for that detail and the runtime knows it.
+    `scores` say how likely each label is, of a task whose answers are labels: where the runtime can tell.
     """
 
     text: str
     language: str = ""
     cut: bool = False
     segments: tuple[Segment, ...] = ()
+    scores: Mapping[str, tuple[float, int]] = field(default_factory=dict)  # label -> log-probability, and its tokens
 
 
 class Decodes(Protocol):

@@ -1,0 +1,69 @@
+"""Rows of a task whose answers are labels: each with its choices, and with an answer that is one of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+
+from chorus.data.manifest import Row
+from chorus.errors import DataError, UsageError
+from chorus.tasks.chosen import CHOICES, check_answer
+from chorus.tasks.protocol import Chooses, Task
+from chorus.tasks.registry import parse_task
+
+TASK = "task"  # a manifest's column
+SHOWN = 5  # rows that a message names
+
+
+def with_choices(rows: Sequence[Row], task: Task, among: Sequence[Row] | None = None) -> list[Row]:
+    """The rows, each with the choices that it is answered from in its column `choices`; others' tasks' as they are.
+
+    Where neither task nor row names any they are the answers of all rows `among` which these are, in alphabetical
+    order: of the whole manifest, so that training and test have the same. `DataError` names each row whose answer is
+    missing or none of its choices.
+    """
+    if not isinstance(task, Chooses):
+        return list(rows)
+    rows = [_as_text(row) for row in rows]
+    found = labels_of([_as_text(row) for row in among or rows], task) if task.open else ()
+    ready: list[Row] = []
+    problems: list[DataError] = []
+    for row in rows:
+        try:
+            own = task.labels(row)
+            check_answer(task.name, task.reference(row), own or found, row)
+        except DataError as error:
+            problems.append(error)
+            continue
+        # those that a task has by itself need no column
+        ready.append(row if own or not found else replace(row, extra={**row.extra, CHOICES: json.dumps(found)}))
+    if problems:
+        told = "; ".join(one.message for one in problems[:SHOWN])
+        more = f"; and {len(problems) - SHOWN} more rows" if len(problems) > SHOWN else ""
+        raise DataError(told + more, problems[0].hint)
+    return ready
+
+
+def of_task(rows: Sequence[Row], task: Task, column: str = TASK) -> list[Row]:
+    """The rows of a task, where a column says which each is of; those that name no task are of any."""
+    kept = []
+    for row in rows:
+        try:
+            named = parse_task(row.get(column)) if row.get(column) else task.name
+        except UsageError:  # a column of that name that tells something else
+            named = task.name
+        if named == task.name:
+            kept.append(row)
+    return kept
+
+
+def labels_of(rows: Sequence[Row], task: Chooses) -> tuple[str, ...]:
+    """The answers of the rows that name no choices, each once, in alphabetical order."""
+    return tuple(sorted({task.reference(row) for row in rows if not row.get(CHOICES)} - {""}))
+
+
+def _as_text(row: Row) -> Row:
+    """A list in a manifest of JSON lines as the text that a cell of a table would hold."""
+    given = row.extra.get(CHOICES)
+    return replace(row, extra={**row.extra, CHOICES: json.dumps(given)}) if isinstance(given, list) else row

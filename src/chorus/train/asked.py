@@ -1,0 +1,46 @@
+"""What the rows of a training are asked and answer: of each its task, its choices, and its answer as its text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from chorus.data.choices import with_choices
+from chorus.data.manifest import Row
+from chorus.data.utterance import Utterance
+from chorus.errors import DataError, UsageError
+from chorus.tasks.protocol import Chooses, Task
+from chorus.tasks.registry import TASKS, parse_task
+from chorus.train.config import LANGUAGE_MODELLING, TrainConfig
+
+
+def task_of(config: TrainConfig, row: Row) -> Task:
+    """The row's task, else the training's; `DataError` where there is none such."""
+    try:
+        return TASKS.get(parse_task(row.get(config.data.task_column) or config.task))
+    except UsageError as error:
+        raise DataError(f"{row}: {error.message}", error.hint) from None
+
+
+def learns_labels(config: TrainConfig) -> bool:
+    """Whether the training's own task is answered with labels: its manifests need no texts."""
+    return config.task != LANGUAGE_MODELLING and isinstance(TASKS.get(config.task), Chooses)
+
+
+def answered(utterances: Sequence[Utterance], config: TrainConfig, every: Sequence[Row]) -> list[Utterance]:
+    """The utterances, the answer of each as its text, and with its choices; those among `every` row of its manifests.
+
+    Losses, limits and measures are of texts: so they are of labels too, and no other part need know of them.
+    """
+    if config.task == LANGUAGE_MODELLING:
+        return list(utterances)
+    tasks = [task_of(config, one.row) for one in utterances]
+    ready: dict[int, Row] = {}
+    for task in {task.name: task for task in tasks if isinstance(task, Chooses)}.values():
+        places = [i for i, one in enumerate(tasks) if one.name == task.name]
+        among = [row for row in every if task_of(config, row).name == task.name]
+        ready |= dict(zip(places, with_choices([utterances[i].row for i in places], task, among), strict=True))
+    return [
+        replace(one, row=replace(ready[i], text=tasks[i].reference(ready[i]))) if i in ready else one
+        for i, one in enumerate(utterances)
+    ]

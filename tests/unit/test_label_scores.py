@@ -1,0 +1,120 @@
+"""How likely labels are: one forward over their tree is what each label's own forward says."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from chorus.checkpoints.open import open_model
+from chorus.errors import UsageError
+from chorus.models.batches import as_taken
+from chorus.models.label_scores import tree_of
+from chorus.models.loading import Origin, load_parts
+from chorus.models.recogniser import LabelScorer, Speech
+from chorus.models.registry import kind_of
+from chorus.models.texts import plain_ids
+from sounds import tiny, tone
+
+LABELS = ("on", "one", "no", "nothing", "none of these", "yes", "42")
+
+
+@pytest.fixture(scope="module", params=["qwen2_audio", "omni"])
+def recogniser(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    place = tiny(tmp_path_factory.mktemp("model") / request.param, request.param)
+    model = open_model(place)
+    kind = kind_of(model.config)
+    assert kind is not None
+    assert kind.recogniser is not None
+    found = kind.recogniser(load_parts(kind, Origin(place), "float32"), None)
+    # of small random weights every token is as likely as any other: nothing would be seen of a mistake
+    with torch.no_grad():
+        for parameter in found.parts.model.parameters():
+            parameter.mul_(4)
+    return found
+
+
+def asked(count: int = 3) -> list[Speech]:
+    """Questions and sounds of several lengths, so that a batch is padded."""
+    return [
+        Speech(lambda i=i: tone(0.4 + 0.5 * i, seed=i), lambda i=i: f"{i}", "Which word?" * (1 + i % 2))
+        for i in range(count)
+    ]
+
+
+def one_by_one(recogniser: Any, speech: Speech, label: str) -> float:
+    """The sum of the log-probabilities of a label's tokens and its end, by a forward of its own in float32."""
+    model = recogniser.parts.model
+    inputs = as_taken(recogniser.inputs([speech]), model)
+    tokens = [*plain_ids(recogniser.tokenizer, label), recogniser.end]
+    ids = torch.cat([inputs["input_ids"], torch.tensor([tokens])], 1)
+    whole = {**inputs, "input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    with torch.inference_mode():
+        logits = model(**whole).logits[0].double()
+    odds = torch.log_softmax(logits[-len(tokens) - 1 : -1], -1)
+    return float(odds[torch.arange(len(tokens)), torch.tensor(tokens)].sum())
+
+
+def test_each_label_is_as_likely_as_by_itself(recogniser: Any) -> None:
+    speech = asked()
+    assert isinstance(recogniser, LabelScorer)
+    # rows of a batch may have labels of their own
+    labels = [LABELS, LABELS[:2], ("a", *LABELS[3:])]
+    with torch.inference_mode():
+        found = recogniser.label_scores(recogniser.parts.model, recogniser.inputs(speech), labels)
+    for one, own, scores in zip(speech, labels, found, strict=True):
+        assert list(scores) == list(own)
+        for label in own:
+            value, count = scores[label]
+            assert count == len(plain_ids(recogniser.tokenizer, label)) + 1
+            assert value == pytest.approx(one_by_one(recogniser, one, label), abs=1e-4)
+    spread = [value for value, _ in found[0].values()]
+    assert max(spread) - min(spread) > 1, "labels that are all alike show nothing"
+
+
+def test_what_another_label_begins_with_is_a_label(recogniser: Any) -> None:
+    """`on` and `one`: the end token tells them apart, and the odds of both are of whole answers."""
+    (scores,) = recogniser.label_scores(recogniser.parts.model, recogniser.inputs(asked(1)), [("on", "one")])
+    assert scores["on"][0] != scores["one"][0]
+    assert np.exp(scores["on"][0]) + np.exp(scores["one"][0]) < 1
+
+
+@given(st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=5).map(tuple), min_size=1, max_size=9, unique=True))
+@settings(max_examples=60, deadline=None)
+def test_every_path_spells_its_label(labels: list[tuple[int, ...]]) -> None:
+    tree = tree_of({str(one): one for one in labels}, 9)
+    for one in labels:
+        path = tree.paths[str(one)]
+        assert [token for _, token in path] == [*one, 9]
+        for (node, _), length in zip(path, range(len(one) + 1), strict=True):
+            above = tree.ancestors(node)
+            assert [tree.tokens[i] for i in reversed(above)] == list(one[:length])
+            assert [tree.depths[i] for i in reversed(above)] == list(range(length))
+    prefixes = {one[:length] for one in labels for length in range(1, len(one) + 1)}
+    assert len(tree.tokens) == len(prefixes), "what labels share stands in it once"
+
+
+def test_labels_that_no_tokens_tell_apart_are_refused() -> None:
+    with pytest.raises(UsageError, match='"b" has the tokens of "a"'):
+        tree_of({"a": [1, 2], "b": [1, 2]}, 0)
+    with pytest.raises(UsageError, match="has no tokens"):
+        tree_of({"": []}, 0)
+
+
+def test_numbers_that_are_none_are_told(recogniser: Any) -> None:
+    from chorus.models.finite import NotFiniteError
+
+    head = recogniser.parts.model.get_output_embeddings().weight
+    kept = head.detach().clone()
+    with torch.no_grad():
+        head[3] = float("nan")
+    try:
+        with torch.inference_mode(), pytest.raises(NotFiniteError):
+            recogniser.label_scores(recogniser.parts.model, recogniser.inputs(asked(1)), [LABELS])
+    finally:
+        with torch.no_grad():
+            head.copy_(kept)
