@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, assert_type
 
 import torch
 
 import chorus
+from chorus.analyse.facts import WeightAnalysis
 from chorus.checkpoints.adapter_report import AdapterResult
 from chorus.checkpoints.lazy_tensor import LazyTensor
 from chorus.evaluate.comparison import Comparison
@@ -47,6 +49,8 @@ def measures() -> None:
     decoding = assert_type(chorus.Decoding(beam=5), chorus.Decoding)
     one = assert_type(chorus.evaluate("org/name", "test.csv", decoding=decoding), Evaluation)
     assert_type(chorus.compare([one, one]), Comparison)
+    changed = assert_type(chorus.analyse_weights(["tuned"], "base", merges={"m": "merge.yml"}), WeightAnalysis)
+    assert_type(chorus.write_analysis(changed, "analysis"), Path)
 
 
 def hears() -> None:

@@ -1,8 +1,4 @@
-"""Effective ranks of task vectors: whether merging keeps the directions that the specialists learnt.
-
-effective rank   exp(-sum p log p) with p = s / sum(s), of the singular values s (Roy & Vetterli 2007)
-stable rank      |D|_F^2 / |D|_2^2
-"""
+"""Effective ranks of task vectors: whether merging keeps the directions that the specialists learnt."""
 
 from __future__ import annotations
 
@@ -17,14 +13,12 @@ from chorus.checkpoints.lazy_tensor import LazyTensor
 from chorus.checkpoints.sidecar import write_json
 from chorus.errors import CheckpointError
 from chorus.files import read_json
-from chorus.lazy import lazy
-from chorus.linalg.spectra import NULL, singular_triplets
+from chorus.linalg.energies import above_rounding, effective_rank, stable_rank
+from chorus.linalg.spectra import singular_triplets
 from chorus.plain import JsonObject
 
 if TYPE_CHECKING:
     import torch
-else:
-    torch = lazy("torch")
 
 FORMAT = 2
 MAX_BYTES = 100_000_000  # of a file of ranks: a hundred a matrix
@@ -48,20 +42,10 @@ def ranks(base: Mapping[str, LazyTensor], tensors: Mapping[str, LazyTensor], nam
 
 def ranks_of(name: str, delta: torch.Tensor) -> Ranks:
     """The ranks of one matrix [m, n]; all zero where it is."""
-    full, spectrum = min(delta.shape), spectrum_of(delta)
-    if not len(spectrum):
-        return Ranks(name, full, 0.0, 0.0, 0.0)
-    shares, squares = spectrum / spectrum.sum(), spectrum.square().sum()
-    effective = float(torch.exp(-(shares * shares.log()).sum()))
-    return Ranks(name, full, effective, float(squares / spectrum[0].square()), float(squares.sqrt()))
-
-
-def spectrum_of(delta: torch.Tensor) -> torch.Tensor:
-    """The singular values above rounding, largest first, in float64."""
     found = singular_triplets(delta, lambda values: 0)
-    values = (found.values if found.spectrum is None else found.spectrum).double()
-    # what rounding leaves would count: the entropy of a thousand tiny values is large
-    return values[values > NULL * values[0]] if len(values) and values[0] > 0 else values[:0]
+    values = above_rounding((found.values if found.spectrum is None else found.spectrum).double().numpy())
+    norm = float((values**2).sum() ** 0.5)
+    return Ranks(name, min(delta.shape), effective_rank(values), stable_rank(values), norm)
 
 
 def kept_ranks(path: Path, fingerprint: str, compute: Callable[[], Sequence[Ranks]]) -> list[Ranks]:

@@ -30,6 +30,7 @@ SECTIONS = {  # in the order of the line: name -> (module, what it is for)
     "Evaluation": {
         "evaluate": ("chorus.cli.evaluate", "Error rates of models, adapters and recipes on recordings."),
         "compare": ("chorus.cli.compare", "Base, specialists, joint and merges in one table."),
+        "analyse": ("chorus.cli.analyse", "What models have learnt, how they interfere, what a merge keeps."),
         "gate": ("chorus.cli.gate", "Exit 1 where an evaluation is not good enough."),
         "tasks": ("chorus.cli.tasks", "List the tasks that models are trained on and evaluated by."),
     },

@@ -1,0 +1,31 @@
+"""Any analysis, written as a directory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from chorus.analyse.facts import WeightAnalysis
+from chorus.analyse.page import REPORT, AnalysisReport, place_for, publish
+from chorus.analyse.weights_report import weights_report
+
+Analysis = WeightAnalysis
+
+
+def write_analysis(found: Analysis, output: str | Path, *, overwrite: bool = False) -> Path:
+    """Write an analysis as JSON, plots, and one page that needs no network, into a directory; returns the page.
+
+    Raises `MissingExtraError` without matplotlib and jinja2, `OutputError` where something else lies there.
+
+    >>> import chorus
+    >>> chorus.write_analysis(chorus.analyse_weights(["tuned"], "base"), "analysis")  # doctest: +SKIP
+    PosixPath('analysis/report.html')
+    """
+    with place_for(output, (), overwrite=overwrite) as place:
+        publish(report_of(found), place)
+    return Path(output) / REPORT
+
+
+def report_of(found: Analysis, *, command: Sequence[str] = ()) -> AnalysisReport:
+    """What is written and printed of an analysis."""
+    return weights_report(found, command=command)

@@ -1,0 +1,113 @@
+"""`chorus analyse weights` and `chorus analyse interference`."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from chorus.cli.evaluate import labelled
+from chorus.cli.flags import jobs_flag, json_flag, offline_flag, overwrite_flag, pickle_flag, quiet_flag
+from chorus.cli.output import as_json, note, table
+from chorus.errors import UsageError
+from chorus.progress import shown
+
+if TYPE_CHECKING:
+    from chorus.analyse.write import Analysis
+    from chorus.checkpoints.open import Source
+
+
+@click.group("analyse")
+def command() -> None:
+    """What fine-tunes have learnt, how they interfere, and what a merge keeps of them."""
+
+
+@command.command("weights")
+@click.argument("models", nargs=-1, required=True, metavar="[NAME=]MODEL...")
+@click.option("--base", required=True, metavar="MODEL", help="What all of them were trained from.")
+@click.option("--merge", "merges", multiple=True, metavar="[NAME=]MODEL", help="A merge of them; may be repeated.")
+@click.option("-o", "--out", type=click.Path(), metavar="DIR", help="Write JSON, plots and a page there.")
+@click.option("--density", type=float, default=0.2, help="The share of values that are the largest.  [default: 0.2]")
+@click.option("--energy", type=float, default=0.9, help="The share of energy that a subspace holds.  [default: 0.9]")
+@click.option("--no-spectra", is_flag=True, help="Decompose no matrix: neither ranks nor subspaces.")
+@click.option("--encoder-only", is_flag=True, help="Only the encoder.")
+@click.option("--decoder-only", is_flag=True, help="Only the decoder (or language model).")
+@click.option("--include", multiple=True, metavar="REGEX", help="Only tensors with such names.")
+@click.option("--exclude", multiple=True, metavar="REGEX", help="No tensors with such names.")
+@jobs_flag()
+@overwrite_flag()
+@pickle_flag
+@offline_flag
+@json_flag("Print everything as JSON.")
+@quiet_flag()
+def weights(models: tuple[str, ...], base: str, merges: tuple[str, ...], **flags: Any) -> None:
+    """Norms, spectra, cosines, sign conflicts and subspaces of what each MODEL has changed in the base.
+
+    A MODEL is a directory, hub id, adapter or recipe.yml. What says of itself that it is a merge is projected on the
+    others, as is what --merge names.
+
+    \b
+    chorus analyse weights digits german --base openai/whisper-tiny --merge merge.yml -o analysis
+    """
+    from chorus.analyse.deltas import open_all
+    from chorus.analyse.sums import Wanted
+    from chorus.analyse.weights import analyse_opened
+    from chorus.checkpoints.model import OpenOptions
+    from chorus.extract.pair import Selection
+    from chorus.runtime import threads
+
+    if flags["encoder_only"] and flags["decoder_only"]:
+        raise UsageError("--encoder-only and --decoder-only exclude each other", "drop both to take all")
+    part = "encoder" if flags["encoder_only"] else "decoder" if flags["decoder_only"] else "all"
+    selection = Selection(part, flags["include"], flags["exclude"])
+    wanted = Wanted(flags["density"], flags["energy"], not flags["no_spectra"], threads(flags["jobs"]))
+    options = OpenOptions(allow_pickle=flags["allow_pickle"], offline=flags["offline"])
+    opened = open_all(named(models), base, named(merges), options)
+    for warning in opened.warnings:
+        note(f"warning: {warning}")
+
+    def found() -> Analysis:
+        with shown(quiet=flags["quiet"], label="analysing", unit="tensors") as bar:
+            return analyse_opened(opened, wanted, selection, bar)
+
+    tell(found, opened.places, flags)
+
+
+def named(texts: Sequence[str]) -> dict[str, Source] | list[Source]:
+    """`[NAME=]MODEL` of each; a plain list where nobody has a name."""
+    pairs = [labelled(text) for text in texts]
+    if not any(label for label, _ in pairs):
+        return [model for _, model in pairs]
+    if twice := {label for label, _ in pairs if [one for one, _ in pairs].count(label) > 1} - {""}:
+        raise UsageError(f'two models are called "{sorted(twice)[0]}"', "give each a name of its own")
+    from chorus.analyse.deltas import name_of
+    from chorus.checkpoints.open import reference_to
+
+    return {label or name_of(reference_to(model)): model for label, model in pairs}
+
+
+def tell(find: Callable[[], Analysis], inputs: Sequence[Path], flags: dict[str, Any]) -> None:
+    """Analyse, write it where it is to be, and print it."""
+    from chorus.analyse.page import REPORT, place_for, publish
+    from chorus.analyse.write import report_of
+
+    line = [shlex.join(["chorus", *sys.argv[1:]])]
+    if flags["out"]:
+        with place_for(flags["out"], inputs, overwrite=flags["overwrite"]) as place:
+            report = report_of(find(), command=line)
+            publish(report, place)
+    else:
+        report = report_of(find(), command=line)
+    if flags["json_"]:
+        as_json(report.document)
+    else:
+        for number, one in enumerate(report.tables):
+            if number:
+                click.echo()
+            table(one)
+    if flags["out"]:
+        note(f"page: {Path(flags['out']) / REPORT}", quiet=flags["quiet"])

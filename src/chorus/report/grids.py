@@ -1,0 +1,117 @@
+"""Plots of analyses: numbers over the layers of a model, tables as coloured squares, energies over directions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from chorus.plotting import AMBER, GREY, INK, PURPLE, RED, TEAL, figure
+from chorus.report.plots import MARKERS, save
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+PALETTE = (TEAL, RED, AMBER, PURPLE, GREY, "#3a7d44", "#8d5524", "#5f6caf", "#c06c84", "#2a9d8f")
+TICKS = 26  # names that fit under an axis
+Value = float | None
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Lines over layers: {name: a value a layer}; `bands` are the ends of a range around a line."""
+
+    what: str
+    lines: Mapping[str, Sequence[Value]]
+    bands: Mapping[str, Sequence[tuple[Value, Value]]] = field(default_factory=dict)
+    level: Value = None  # a dashed line for what chance would give, or what is neutral
+
+
+def over_layers(layers: Sequence[str], panels: Sequence[Panel], stem: Path) -> list[Path]:
+    """Panels side by side over layers that are named `stack number`; a line ends where a stack does."""
+    drawn, axes = figure(max(6.5, 4.6 * len(panels)), 4.2, panels=len(panels))
+    stacks = [name.rpartition(" ")[0] for name in layers]
+    step = math.ceil(len(layers) * len(panels) / TICKS) or 1
+    for panel, one in zip(panels, axes, strict=True):
+        for number, (name, values) in enumerate(panel.lines.items()):
+            _line(one, stacks, values, panel.bands.get(name), number, name)
+        if panel.level is not None:
+            one.axhline(panel.level, color="#777777", linestyle="--", linewidth=1)
+        one.set_xticks(range(0, len(layers), step), list(layers[::step]), rotation=60, ha="right", fontsize=7)
+        one.set_ylabel(panel.what)
+        if len(panel.lines) > 1:
+            one.legend(frameon=False, fontsize=7.5)
+    return save(drawn, stem)
+
+
+def _line(
+    axes: Axes, stacks: Sequence[str], values: Sequence[Value], band: Sequence[tuple[Value, Value]] | None, number: int,
+    name: str,
+) -> None:  # fmt: skip
+    colour = PALETTE[number % len(PALETTE)]
+    for stack in dict.fromkeys(stacks):
+        places = [i for i, one in enumerate(stacks) if one == stack]
+        # NaN leaves a gap where a layer has no such number
+        heights = [_nan(values[i]) for i in places]
+        axes.plot(
+            places, heights, marker=MARKERS[number % len(MARKERS)], color=colour, markersize=4.5, linewidth=1.4,
+            label=name if stack == stacks[0] else None,
+        )  # fmt: skip
+        if band:
+            low, high = ([_nan(band[i][end]) for i in places] for end in (0, 1))
+            axes.fill_between(places, low, high, color=colour, alpha=0.15, linewidth=0)
+
+
+def _nan(value: Value) -> float:
+    return math.nan if value is None else value
+
+
+def squares(
+    values: Sequence[Sequence[Value]], rows: Sequence[str], columns: Sequence[str], stem: Path, *, what: str,
+    marks: Sequence[Sequence[str]] | None = None, form: str = "{:.2f}", limit: float | None = None,
+    framed: Sequence[tuple[int, int]] = (),
+) -> list[Path]:  # fmt: skip
+    """A table as squares: blue above zero, red below, white at it; each with its number and mark, `framed` ones in ink.
+
+    `limit` is where colours end (by default at the largest number). What has no number is grey.
+    """
+    from matplotlib.colors import LinearSegmentedColormap
+    from matplotlib.patches import Rectangle
+
+    drawn, (axes,) = figure(2.6 + 0.95 * len(columns), 1.9 + 0.5 * len(rows))
+    axes.grid(visible=False)
+    known = [abs(v) for row in values for v in row if v is not None]
+    edge = limit or max([*known, 1e-9])
+    colours = LinearSegmentedColormap.from_list("chorus", [RED, "#ffffff", TEAL])
+    axes.set_facecolor("#d9d9d9")
+    image = axes.imshow([[_nan(v) for v in row] for row in values], cmap=colours, vmin=-edge, vmax=edge, aspect="auto")
+    for i, row in enumerate(values):
+        for j, value in enumerate(row):
+            text = ("-" if value is None else form.format(value)) + (marks[i][j] if marks else "")
+            dark = value is not None and abs(value) > 0.7 * edge
+            axes.text(j, i, text, ha="center", va="center", fontsize=8, color="#ffffff" if dark else INK)
+    for i, j in framed:
+        axes.add_patch(Rectangle((j - 0.48, i - 0.46), 0.96, 0.92, fill=False, edgecolor=INK, linewidth=1.4))
+    axes.set_xticks(range(len(columns)), list(columns), rotation=30, ha="right", fontsize=8.5)
+    axes.set_yticks(range(len(rows)), list(rows), fontsize=8.5)
+    drawn.colorbar(image, ax=axes, label=what, shrink=0.9)
+    return save(drawn, stem)
+
+
+def energy_curves(shares: Sequence[float], curves: Mapping[str, Sequence[float]], stem: Path) -> list[Path]:
+    """How much of the energy lies in the first directions, in percent of all of them."""
+    drawn, (axes,) = figure(6.5, 4.4)
+    for number, (name, values) in enumerate(curves.items()):
+        axes.plot(
+            [100 * share for share in shares], [100 * value for value in values], label=name, markersize=4.5,
+            color=PALETTE[number % len(PALETTE)], marker=MARKERS[number % len(MARKERS)],
+        )  # fmt: skip
+    axes.set_xscale("log")
+    axes.set_xticks([1, 2, 5, 10, 20, 50, 100], ["1", "2", "5", "10", "20", "50", "100"])
+    axes.set_ylim(0, 102)
+    axes.set_xlabel("directions, percent of the full rank")
+    axes.set_ylabel("energy that they hold, percent")
+    axes.legend(frameon=False, fontsize=8.5)
+    return save(drawn, stem)

@@ -1,0 +1,71 @@
+"""`chorus analyse`, as its users meet it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from chorus.cli.main import run
+from models import Family, files_of, write_recipe
+
+
+def test_weights_prints_tables_and_writes_a_page(
+    qwen: Family, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("jinja2")
+    recipe = write_recipe(tmp_path / "m.yml", qwen.recipe("linear", 2))
+    given = [f"radio={qwen.tuned[0]}", str(qwen.tuned[1]), str(recipe), "--base", str(qwen.base)]
+    assert run(["analyse", "weights", *given, "-o", str(tmp_path / "out")]) == 0
+    shown = capsys.readouterr()
+    for words in ("What each has changed in base", "radio | tuned-1", "m (merge)", "By layer", "language_model 0"):
+        assert words in shown.out
+    assert f"page: {tmp_path / 'out' / 'report.html'}" in shown.err
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {"weights.json", "report.html", "plots", "chorus.json"}
+    before = files_of(tmp_path / "out")
+    assert run(["analyse", "weights", *given, "-o", str(tmp_path / "out"), "-q"]) != 0
+    assert "--overwrite" in capsys.readouterr().err
+    assert files_of(tmp_path / "out") == before
+    assert run(["analyse", "weights", *given, "-o", str(tmp_path / "out"), "-q", "--overwrite"]) == 0
+
+
+def test_weights_prints_json_of_a_part(qwen: Family, capsys: pytest.CaptureFixture[str]) -> None:
+    given = [*map(str, qwen.tuned[:2]), "--base", str(qwen.base), "--include", "mlp", "--no-spectra", "--json", "-q"]
+    assert run(["analyse", "weights", *given]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["kind"], told["models"]) == ("weights", ["tuned-0", "tuned-1"])
+    assert {tensor["kind"] for tensor in told["tensors"]} == {"mlp"}
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--density", "2"], "density must lie above 0"),
+        (["--encoder-only", "--decoder-only"], "exclude each other"),
+        (["--include", "("], "not a regular expression"),
+        (["--merge", "no/such/recipe.yml"], "no/such/recipe.yml"),
+        (["--jobs", "0"], "0"),
+    ],
+)
+def test_what_makes_no_sense_is_told(
+    qwen: Family, capsys: pytest.CaptureFixture[str], flags: list[str], words: str
+) -> None:
+    assert run(["analyse", "weights", str(qwen.tuned[0]), "--base", str(qwen.base), *flags]) != 0
+    shown = capsys.readouterr()
+    assert words in shown.err
+    assert not shown.out
+
+
+def test_an_output_that_is_an_input_is_refused(qwen: Family, capsys: pytest.CaptureFixture[str]) -> None:
+    before = files_of(qwen.tuned[0])
+    given = ["analyse", "weights", str(qwen.tuned[0]), "--base", str(qwen.base), "--no-spectra"]
+    assert run([*given, "-o", str(qwen.tuned[0]), "--overwrite"]) == 2
+    assert "is one of the inputs" in capsys.readouterr().err
+    assert files_of(qwen.tuned[0]) == before
+
+
+def test_two_models_of_one_name_are_refused(qwen: Family, capsys: pytest.CaptureFixture[str]) -> None:
+    given = [f"a={qwen.tuned[0]}", f"a={qwen.tuned[1]}", "--base", str(qwen.base)]
+    assert run(["analyse", "weights", *given]) == 2
+    assert 'two models are called "a"' in capsys.readouterr().err
