@@ -10,6 +10,7 @@ import torch
 
 import chorus
 from chorus.analyse.facts import WeightAnalysis
+from chorus.analyse.interference_facts import Interference
 from chorus.checkpoints.adapter_report import AdapterResult
 from chorus.checkpoints.lazy_tensor import LazyTensor
 from chorus.evaluate.comparison import Comparison
@@ -51,6 +52,8 @@ def measures() -> None:
     assert_type(chorus.compare([one, one]), Comparison)
     changed = assert_type(chorus.analyse_weights(["tuned"], "base", merges={"m": "merge.yml"}), WeightAnalysis)
     assert_type(chorus.write_analysis(changed, "analysis"), Path)
+    matrix = assert_type(chorus.analyse_interference([one], specialists={"radio": "radio"}), Interference)
+    assert_type(chorus.write_analysis(matrix, "interference"), Path)
 
 
 def hears() -> None:

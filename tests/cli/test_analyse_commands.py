@@ -9,6 +9,7 @@ import pytest
 
 from chorus.cli.main import run
 from models import Family, files_of, write_recipe
+from results import family
 
 
 def test_weights_prints_tables_and_writes_a_page(
@@ -69,3 +70,40 @@ def test_two_models_of_one_name_are_refused(qwen: Family, capsys: pytest.Capture
     given = [f"a={qwen.tuned[0]}", f"a={qwen.tuned[1]}", "--base", str(qwen.base)]
     assert run(["analyse", "weights", *given]) == 2
     assert 'two models are called "a"' in capsys.readouterr().err
+
+
+def test_interference_prints_the_matrix_and_writes_a_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("jinja2")
+    places = [str(one.directory) for one in family(tmp_path / "evaluations")]
+    assert run(["analyse", "interference", *places, "-o", str(tmp_path / "out")]) == 0
+    shown = capsys.readouterr()
+    for words in ("radio    40.0  +30.0 [", "What goes out", "What comes in", "ratio of sums", "yes*"):
+        assert words in shown.out
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {
+        "interference.json", "report.html", "plots", "chorus.json"
+    }  # fmt: skip
+    assert run(["analyse", "interference", *places, "--json", "-q"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told == json.loads((tmp_path / "out" / "interference.json").read_text())
+    assert told["effects"]["radio"]["phone"]["points"] == pytest.approx(-5.0)
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--specialist", "radio"], "write LABEL=ROW"),
+        (["--specialist", "radio=nowhere"], 'no row is called "nowhere"'),
+        (["--base", "nobody"], 'no result is called "nobody"'),
+    ],
+)
+def test_interference_tells_what_makes_no_sense(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str], words: str
+) -> None:
+    places = [str(one.directory) for one in family(tmp_path)]
+    assert run(["analyse", "interference", *places, *flags]) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_a_model_is_no_evaluation(qwen: Family, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["analyse", "interference", str(qwen.base)]) != 0
+    assert "no evaluation" in capsys.readouterr().err

@@ -57,6 +57,7 @@ class Opened:
         for name in dict.fromkeys(name for jobs in each for name in jobs):
             places = [jobs.get(name, jobs.get(tied.get(name, ""))) for jobs, tied in zip(each, ties, strict=True)]
             known = [one for one in places if one is not None]
+            # a tensor that one of them lacks cannot be compared
             if len(known) == len(places):
                 found.append([one._replace(name=name) for one in known])
         if not found:
@@ -81,6 +82,7 @@ def open_all(models: Named, base: Source, merges: Named = (), options: OpenOptio
     named = [*_named(models), *_named(merges)]
     if not named:
         raise UsageError("no model to analyse", "name fine-tunes or adapters of the base")
+    # under one set of options: a base is opened once, and adapters stand on that very one
     sources = [_on(source, base, options) for _, source in named]
     # by what was named: the base that all adapters stand on tells none of them apart
     own = labelled([reference_to(source) for _, source in named])
@@ -116,6 +118,7 @@ def _on(source: Source, base: Source, options: OpenOptions) -> Source:
         found = replace(reference_to(base), adapter=reference_to(source))
     if found is source:
         return source
+    # on the given one even where it names another: differences are asked for, and those are the same on either
     return replace(reference_to(base), adapter=reference_to(source))
 
 
@@ -127,6 +130,7 @@ def name_of(reference: Reference) -> str:
 def is_merge(pair: Pair) -> bool:
     """Whether a model says that it is a merge: a recipe, or what one was written to."""
     model = pair.model
+    # a recipe, of which nothing is written yet
     if model.method:
         return True
     adapter = next((path.parent for path in reversed(model.adapter_paths.values())), None)

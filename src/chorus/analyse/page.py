@@ -38,6 +38,7 @@ class AnalysisReport:
 
 def check_extras() -> None:
     """`MissingExtraError` where the page could not be made: before hours of work, not behind them."""
+    # looked for, not imported: that takes a second, which a missing one should not cost
     if find_spec("matplotlib") is None:
         raise MissingExtraError("audio", "drawing plots")
     if find_spec("jinja2") is None:
@@ -49,6 +50,7 @@ def place_for(output: str | Path, inputs: Iterable[Path], *, overwrite: bool = F
     """Where an analysis is written until it is whole: what forbids its place is told before the work, not behind it."""
     check_extras()
     directory = Path(output)
+    # --overwrite would take a model away that was only to be looked at
     refuse_input(directory, inputs)
     with appearing_whole(directory, overwrite=overwrite) as partial:
         yield partial.path

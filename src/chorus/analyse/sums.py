@@ -101,7 +101,8 @@ class Sums:
         )  # fmt: skip
 
     def _delta(self, i: int) -> DeltaFacts:
-        norm = math.sqrt(self.gram[i, i])
+        # of factors that cancel each other rounding may leave a square below zero
+        norm = math.sqrt(max(float(self.gram[i, i]), 0.0))
         spectrum = None
         if self.matrices[i]:
             mean = [float(x) for x in self.spectral[i] / self.matrices[i]]
@@ -134,7 +135,7 @@ class Sums:
         return MergeFacts(labels[m], labels[t], _ratio(self.gram[m, t], self.gram[t, t]), self._cosine(m, t), share)
 
     def _cosine(self, i: int, j: int) -> float | None:
-        cosine = _ratio(self.gram[i, j], math.sqrt(self.gram[i, i] * self.gram[j, j]))
+        cosine = _ratio(self.gram[i, j], math.sqrt(max(float(self.gram[i, i] * self.gram[j, j]), 0.0)))
         # rounding alone leads beyond
         return None if cosine is None else max(-1.0, min(1.0, cosine))
 
@@ -196,13 +197,16 @@ def _decompose(made: Sums, deltas: dict[int, Delta], wanted: Wanted) -> None:
         with torch.inference_mode():  # which holds in the thread that asks for it alone
             return singular_triplets(matrix, lambda found: energy_rank(above_rounding(found), wanted.energy))
 
+    # a BLAS with threads of its own inside these would fight them for the cores
     with ThreadPoolExecutor(wanted.threads) as pool, one_blas_thread():
         parts = dict(zip(deltas, pool.map(decomposed, deltas.values()), strict=True))
+    # all have one shape, whichever is first
     full = min(_matrix(next(iter(deltas.values())).shape)) if deltas else 0
     for i, one in parts.items():
         assert one.spectrum is not None  # whoever chooses by all values has seen them
         made.spectral[i], made.matrices[i] = _numbers(above_rounding(one.spectrum.numpy()), full), 1
         for j, other in parts.items():
+            # each pair once: the angles of j and i are the same
             if i < j:
                 left, right = principal_angles(one.left, other.left), principal_angles(one.right, other.right)
                 if left is not None and right is not None:
@@ -212,5 +216,6 @@ def _decompose(made: Sums, deltas: dict[int, Delta], wanted: Wanted) -> None:
 
 def _numbers(values: Floats, full: int) -> Floats:
     effective = effective_rank(values)
+    # as many directions as there are only where none is rounding
     told = [full, len(values), effective, stable_rank(values), participation_ratio(values), effective / full]
     return np.array([*told, *(energy_rank(values, e) for e in ENERGIES), *energy_curve(values, full)])

@@ -73,6 +73,7 @@ def analyse_opened(
             role = tensor.role
             keys = {"all": "all", "component": role.component, "kind": role.kind, "layer": layer}
             for column, key in keys.items():
+                # embeddings and heads stand in no layer
                 if key:
                     groups[column].setdefault(key, empty(count)).add(found)
             numbers = found.facts(tensor.name, opened.labels, opened.merges)

@@ -24,12 +24,14 @@ def tables_of(found: WeightAnalysis) -> list[Table]:
 
 
 def _changes(found: WeightAnalysis) -> Table:
+    # in the order in which `energies` are told
     energies = [f"{100 * e:.0f} % of energy" for e in ENERGIES]
     columns = ["model", "norm", "% of base", "effective rank", "% of full", "stable rank", "participation", *energies]
     rows = []
     for label in found.labels:
         one = found.all.deltas[label]
         told = [label + (" (merge)" if label in found.merges else ""), f"{one.norm:.4g}", _percent(one.relative, 3)]
+        # vectors alone, or nothing decomposed
         if one.spectrum is None:
             rows.append([*told, *["-"] * (len(columns) - 3)])
             continue
@@ -84,7 +86,7 @@ def _kept(found: WeightAnalysis) -> Table:
 
 def _by(found: WeightAnalysis, column: str) -> Table:
     """Norms of each, and means over all pairs of models, in each group."""
-    several = len(found.models) > 1
+    several = len(found.models) > 1  # else nothing can agree or conflict
     columns = [column, "tensors", *(f"{label}, % of base" for label in found.labels),
                *(f"{label}, effective rank %" for label in found.labels),
                *(("cosine", "conflict", "conflict, largest", "overlap left", "overlap right") if several else ()),
@@ -193,8 +195,10 @@ def _agreement(found: WeightAnalysis, layers: Sequence[WeightGroup], place: Path
     panels = []
     for what, of, level in told:
         values = [_pairs(g, found, of) for g in layers]
+        # without spectra there are no subspaces
         if any(values):
             means = [sum(v) / len(v) if v else None for v in values]
+            # no interval: all pairs that there are
             bands = [(min(v, default=None), max(v, default=None)) for v in values]
             panels.append(Panel(what, {"mean of pairs": means}, {"mean of pairs": bands}, level))
     over_layers([g.name for g in layers], panels, place / "agreement")
@@ -222,6 +226,7 @@ def _times(value: Value, factor: float) -> Value:
 
 def weights_report(found: WeightAnalysis, *, command: Sequence[str] = ()) -> AnalysisReport:
     """Everything that is written of it."""
+    # what a reader wants first, before any table
     lead = [_moved(found)]
     if len(found.models) > 1:
         lead.append(_nearest(found))

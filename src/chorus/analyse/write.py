@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from chorus.analyse.facts import WeightAnalysis
+from chorus.analyse.interference_facts import Interference
+from chorus.analyse.interference_report import interference_report
 from chorus.analyse.page import REPORT, AnalysisReport, place_for, publish
 from chorus.analyse.weights_report import weights_report
 
-Analysis = WeightAnalysis
+Analysis = WeightAnalysis | Interference
 
 
 def write_analysis(found: Analysis, output: str | Path, *, overwrite: bool = False) -> Path:
@@ -28,4 +30,6 @@ def write_analysis(found: Analysis, output: str | Path, *, overwrite: bool = Fal
 
 def report_of(found: Analysis, *, command: Sequence[str] = ()) -> AnalysisReport:
     """What is written and printed of an analysis."""
-    return weights_report(found, command=command)
+    if isinstance(found, WeightAnalysis):
+        return weights_report(found, command=command)
+    return interference_report(found, command=command)

@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from chorus.cli.evaluate import labelled
-from chorus.cli.flags import jobs_flag, json_flag, offline_flag, overwrite_flag, pickle_flag, quiet_flag
+from chorus.cli.flags import (
+    jobs_flag,
+    json_flag,
+    normaliser_flag,
+    offline_flag,
+    overwrite_flag,
+    pickle_flag,
+    quiet_flag,
+)
 from chorus.cli.output import as_json, note, table
 from chorus.errors import UsageError
 from chorus.progress import shown
@@ -66,6 +74,7 @@ def weights(models: tuple[str, ...], base: str, merges: tuple[str, ...], **flags
     selection = Selection(part, flags["include"], flags["exclude"])
     wanted = Wanted(flags["density"], flags["energy"], not flags["no_spectra"], threads(flags["jobs"]))
     options = OpenOptions(allow_pickle=flags["allow_pickle"], offline=flags["offline"])
+    # opened before the analysis: the output must be none of their places, which is told first
     opened = open_all(named(models), base, named(merges), options)
     for warning in opened.warnings:
         note(f"warning: {warning}")
@@ -75,6 +84,47 @@ def weights(models: tuple[str, ...], base: str, merges: tuple[str, ...], **flags
             return analyse_opened(opened, wanted, selection, bar)
 
     tell(found, opened.places, flags)
+
+
+@command.command("interference")
+@click.argument("results", nargs=-1, required=True, metavar="EVALUATION...")
+@click.option("--base", metavar="LABEL", help="Which is the base.  [default: the one that says so]")
+@click.option("--specialist", multiple=True, metavar="LABEL=ROW", help="Which is at home in a domain or task.")
+@click.option("-o", "--out", type=click.Path(), metavar="DIR", help="Write JSON, plots and a page there.")
+@click.option("--by", default="domain", type=click.Choice(["domain", "language", "speaker"]), help="[default: domain]")
+@click.option("--condition", help="Under which condition.  [default: the first]")
+@normaliser_flag("Count again under another normaliser.")
+@click.option("--common", is_flag=True, help="Compare the utterances that all have, where they differ.")
+@overwrite_flag()
+@json_flag("Print everything as JSON.")
+@quiet_flag()
+def interference(results: tuple[str, ...], **flags: Any) -> None:
+    """What each specialist gains and loses on every task or domain, by finished evaluations of it and the base.
+
+    \b
+    chorus analyse interference evaluations/* -o analysis
+    chorus analyse interference asr/* kws/* --specialist words=kws --specialist talks=asr
+    """
+    from chorus.analyse.interference import analyse_interference
+    from chorus.evaluate.results import read_evaluation
+
+    homes = dict(_home(text) for text in flags["specialist"])
+    evaluations = [read_evaluation(name) for name in results]
+
+    def found() -> Analysis:
+        return analyse_interference(
+            evaluations, column=flags["by"], condition=flags["condition"], base=flags["base"], specialists=homes,
+            normaliser=flags["normaliser"], common=flags["common"],
+        )  # fmt: skip
+
+    tell(found, [one.directory for one in evaluations], flags)
+
+
+def _home(text: str) -> tuple[str, str]:
+    label, equals, row = text.partition("=")
+    if not equals or not label or not row:
+        raise UsageError(f"--specialist {text}: write LABEL=ROW")
+    return label, row
 
 
 def named(texts: Sequence[str]) -> dict[str, Source] | list[Source]:
@@ -95,6 +145,7 @@ def tell(find: Callable[[], Analysis], inputs: Sequence[Path], flags: dict[str, 
     from chorus.analyse.page import REPORT, place_for, publish
     from chorus.analyse.write import report_of
 
+    # as it was typed: what a reader of the page can run again
     line = [shlex.join(["chorus", *sys.argv[1:]])]
     if flags["out"]:
         with place_for(flags["out"], inputs, overwrite=flags["overwrite"]) as place:

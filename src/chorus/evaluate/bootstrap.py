@@ -138,20 +138,25 @@ NOT_PAIRED = PairedInterval(NAN, NAN, NAN)  # too little to resample
 
 
 def paired_bootstrap(
-    pairs: Sequence[Answered], metric: Metric = ERROR_RATE, *, draws: int = DRAWS, seed: int = 0
+    pairs: Sequence[Answered], metric: Metric | Sequence[Metric] = ERROR_RATE, *, draws: int = DRAWS, seed: int = 0
 ) -> PairedInterval:
     """Of the difference of two systems' unweighted means over domains, each domain resampled within itself.
+
+    `metric` is that of all domains, or one for each.
 
     p is twice the smaller share of draws on one side of zero (Bisani & Ney 2004), of which ties are on both.
     """
     summed = _summed(pairs)
-    if not summed or min(len(a) for a, _ in summed) < 2 or any(np.isnan(_value(metric, a)) for a, _ in summed):
+    metrics = list(metric) if isinstance(metric, Sequence) else [metric] * len(summed)
+    if not summed or min(len(a) for a, _ in summed) < 2:
+        return NOT_PAIRED
+    if any(np.isnan(_value(one, a)) for one, (a, _) in zip(metrics, summed, strict=True)):
         return NOT_PAIRED
     difference = np.zeros(draws)
-    for number, (sums_a, sums_b) in enumerate(summed):
+    for number, (one, (sums_a, sums_b)) in enumerate(zip(metrics, summed, strict=True)):
         # the same draws for both: what is hard for one is hard for the other, and cancels
         drawn = resamples(len(sums_a), draws, seed + 7919 * number)
-        points = np.concatenate([metric.values(w @ sums_a) - metric.values(w @ sums_b) for w in drawn])
+        points = np.concatenate([one.values(w @ sums_a) - one.values(w @ sums_b) for w in drawn])
         difference += points / len(summed)
     difference = difference[~np.isnan(difference)]  # NaN where a draw holds no reference word: of neither side
     low, high = np.quantile(difference, tails(LEVEL, min(len(a) for a, _ in summed)))

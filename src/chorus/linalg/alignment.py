@@ -34,7 +34,7 @@ class DeltaBlocks:
     """Flat blocks of differences of one shape, in float32; the products of factors are formed a few rows at a time."""
 
     def __init__(self, deltas: Sequence[Delta], block: int = BLOCK) -> None:
-        assert block % CHUNK == 0
+        assert block % CHUNK == 0  # which `largest` counts on
         self.deltas, self.count, self.block = deltas, len(deltas), block
         self.shape = tuple(deltas[0].shape)
         self.numel = math.prod(self.shape)
@@ -48,6 +48,7 @@ class DeltaBlocks:
 def _flat(delta: Delta, start: int, stop: int) -> torch.Tensor:
     if not isinstance(delta, LowRank):
         return delta.reshape(-1)[start:stop].float()
+    # whole rows are formed, of which a block may need but a part
     columns = delta.right.shape[1]
     first, last = start // columns, -(-stop // columns)
     return delta.rows(first, last).reshape(-1)[start - first * columns : stop - first * columns].float()
@@ -64,6 +65,7 @@ def inner_products(deltas: Sequence[Delta]) -> Floats:
     [[6.0, 6.0], [6.0, 6.0]]
     """
     found = np.zeros((len(deltas), len(deltas)))
+    # whole ones together, so that each is read once
     whole = [i for i, one in enumerate(deltas) if not isinstance(one, LowRank)]
     if whole:
         for _, block in DeltaBlocks([deltas[i] for i in whole]):
@@ -149,6 +151,7 @@ def _cutoffs(blocks: DeltaBlocks, density: float) -> list[Cutoff]:
     """The cutoff of each difference's largest values; none where all are taken. At least one value is kept."""
     if density >= 1:
         return []
+    # as TIES rounds it
     count = max(1, int(density * blocks.numel))
     return [one for (one,) in largest(blocks, [[count]] * blocks.count)]
 

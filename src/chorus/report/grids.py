@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from chorus.plotting import AMBER, GREY, INK, PURPLE, RED, TEAL, figure
-from chorus.report.plots import MARKERS, save
+from chorus.report.plots import MARKERS, labels, save
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -33,6 +33,7 @@ def over_layers(layers: Sequence[str], panels: Sequence[Panel], stem: Path) -> l
     """Panels side by side over layers that are named `stack number`; a line ends where a stack does."""
     drawn, axes = figure(max(6.5, 4.6 * len(panels)), 4.2, panels=len(panels))
     stacks = [name.rpartition(" ")[0] for name in layers]
+    # a hundred layers' names would lie on each other
     step = math.ceil(len(layers) * len(panels) / TICKS) or 1
     for panel, one in zip(panels, axes, strict=True):
         for number, (name, values) in enumerate(panel.lines.items()):
@@ -81,8 +82,9 @@ def squares(
     from matplotlib.patches import Rectangle
 
     drawn, (axes,) = figure(2.6 + 0.95 * len(columns), 1.9 + 0.5 * len(rows))
-    axes.grid(visible=False)
+    axes.grid(visible=False)  # squares have edges of their own
     known = [abs(v) for row in values for v in row if v is not None]
+    # the same on both sides of zero, or a faint loss would look like a gain
     edge = limit or max([*known, 1e-9])
     colours = LinearSegmentedColormap.from_list("chorus", [RED, "#ffffff", TEAL])
     axes.set_facecolor("#d9d9d9")
@@ -90,6 +92,7 @@ def squares(
     for i, row in enumerate(values):
         for j, value in enumerate(row):
             text = ("-" if value is None else form.format(value)) + (marks[i][j] if marks else "")
+            # black on deep colours cannot be read
             dark = value is not None and abs(value) > 0.7 * edge
             axes.text(j, i, text, ha="center", va="center", fontsize=8, color="#ffffff" if dark else INK)
     for i, j in framed:
@@ -108,6 +111,7 @@ def energy_curves(shares: Sequence[float], curves: Mapping[str, Sequence[float]]
             [100 * share for share in shares], [100 * value for value in values], label=name, markersize=4.5,
             color=PALETTE[number % len(PALETTE)], marker=MARKERS[number % len(MARKERS)],
         )  # fmt: skip
+    # nearly all energy lies in the first tenth, which a linear axis would press into its corner
     axes.set_xscale("log")
     axes.set_xticks([1, 2, 5, 10, 20, 50, 100], ["1", "2", "5", "10", "20", "50", "100"])
     axes.set_ylim(0, 102)
@@ -115,3 +119,44 @@ def energy_curves(shares: Sequence[float], curves: Mapping[str, Sequence[float]]
     axes.set_ylabel("energy that they hold, percent")
     axes.legend(frameon=False, fontsize=8.5)
     return save(drawn, stem)
+
+
+Ends = tuple[float, Value, Value]  # a number, and the ends of its interval where it has one
+
+
+@dataclass(frozen=True)
+class Scattered:
+    """Two numbers of one system."""
+
+    name: str
+    x: Ends
+    y: Ends
+
+
+def scatter(points: Sequence[Scattered], stem: Path, *, x: str, y: str) -> list[Path]:
+    """Systems by two numbers with their intervals, and lines at zero."""
+    drawn, (axes,) = figure(6.8, 4.8)
+    axes.axhline(0, color="#777777", linewidth=1)
+    axes.axvline(0, color="#777777", linewidth=1)
+    places = [(one.x[0], one.y[0]) for one in points]
+    beside = labels([one.name for one in points], places)
+    for number, (one, (left, below)) in enumerate(zip(points, beside, strict=True)):
+        colour = PALETTE[number % len(PALETTE)]
+        axes.errorbar(
+            one.x[0], one.y[0], xerr=_whiskers(one.x), yerr=_whiskers(one.y), color=colour, elinewidth=0.9, capsize=2,
+            marker=MARKERS[number % len(MARKERS)], markersize=6, markeredgecolor=INK, markeredgewidth=0.4,
+        )  # fmt: skip
+        axes.annotate(
+            one.name, (one.x[0], one.y[0]), xytext=(-6 if left else 6, 5 - 9 * below), textcoords="offset points",
+            ha="right" if left else "left", fontsize=8,
+        )  # fmt: skip
+    axes.margins(x=0.15, y=0.15)
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    return save(drawn, stem)
+
+
+def _whiskers(ends: Ends) -> list[list[float]] | None:
+    value, low, high = ends
+    # an interval of resamples may end on one side of the value itself
+    return None if low is None or high is None else [[max(0.0, value - low)], [max(0.0, high - value)]]
