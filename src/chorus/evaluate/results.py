@@ -29,6 +29,7 @@ from chorus.evaluate.checked import (
 )
 from chorus.evaluate.facts import Summary
 from chorus.files import expanded, opened, present
+from chorus.plain import JsonMap, JsonObject
 from chorus.tasks.protocol import Task
 from chorus.tasks.registry import TASKS
 from chorus.tasks.scored import Answer, Scored
@@ -111,8 +112,16 @@ def _parquet_rows(path: Path) -> list[Answer]:
             rows = parquet.read_table(file).to_pylist()
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: damaged ({str(error).splitlines()[0]})", AGAIN) from None
-    # a Parquet column has all rows: what a row did not say comes back as null
-    return rows_of([{k: v for k, v in row.items() if v is not None} for row in rows], path)
+    return rows_of([_without_nulls(row) for row in rows], path)
+
+
+def _without_nulls(row: JsonMap) -> JsonObject:
+    """A row as it was: a column of Parquet has all rows, and a column of mappings all their keys."""
+    return {
+        key: _without_nulls(value) if isinstance(value, dict) else value
+        for key, value in row.items()
+        if value is not None
+    }
 
 
 def write_evaluation(

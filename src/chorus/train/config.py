@@ -90,7 +90,7 @@ class DataSettings(Strict):
     dev: Sources | None = None  # else the rows of `train`'s manifests whose split is dev
     test: Sources | None = None  # only looked at for leakage
     language: str = ""  # of rows that name none
-    task_column: str = "task"  # asr or st, by row
+    task_column: str = "task"  # the task by row
     prompt: str | None = None  # of speech LLMs; else the task's instruction
     min_duration_s: float = Field(default=0.1, ge=0)
     max_duration_s: float | None = Field(default=None, gt=0)  # else what the model takes
