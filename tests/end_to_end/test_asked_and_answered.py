@@ -40,7 +40,7 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for i in range(18):
         write_flac(place / f"{i}.flac", tone(0.4, 200 + 40 * (i % 3), seed=i))
         split = ("train", "train", "dev", "test")[i % 4]
-        word, language, speaker = ("on", "one", "off")[i % 3], ("en", "de")[i % 2], f"s{i % 2}"
+        word, language, speaker = ("on", "one", "off")[i % 3], ("en", "de")[i // 4 % 2], f"s{i % 2}"
         lines.append([f"{i}.flac", "", word, language, speaker, "", split, "kws"])
         lines.append([f"{i}.flac", "", "", language, speaker, "", split, "langid"])
         other = (i + 4) % 16  # of the same split
@@ -99,6 +99,25 @@ def test_from_training_to_a_comparison(base: Path, manifest: Path, tmp_path: Pat
     assert run([*asked, "-q"]) == 0
     assert run([*asked, "-q", "--parquet"]) == 0
     assert read_evaluation(tmp_path / "found" / "tuned").summary["metrics"] == found.summary["metrics"]
+
+
+def test_what_was_answered_with_what_is_shown_and_drawn(
+    base: Path, manifest: Path, tmp_path: Path, capsys: Any
+) -> None:
+    found, plots = tmp_path / "found", tmp_path / "plots"
+    asked = ["evaluate", f"base={base}", "--data", str(manifest), "--task", "kws", "-o", str(found)]
+    assert run([*asked, "--condition", "noise:10db", "-q"]) == 0
+    first = capsys.readouterr().out
+    assert first.splitlines()[0].startswith("kws, percent, "), "no word of error rates"
+    assert "WER" not in first
+    assert run(["evaluate", str(found / "base"), "--confusion", str(plots), "--by", "language", "-q"]) == 0
+    out = capsys.readouterr().out
+    assert "was answered with" in out
+    assert "macro F1 by language" in out
+    assert sorted(path.name for path in plots.iterdir()) == ["confusion-base.png", "confusion-base.svg"]
+    text = ["evaluate", f"base={base}", "--data", str(manifest), "--limit", "2", "-o", str(tmp_path / "asr")]
+    assert run([*text, "--max-new-tokens", "4", "-q", "--confusion", str(plots)]) == 2
+    assert "answers of the task asr are no labels" in capsys.readouterr().err
 
 
 def test_what_is_written_can_be_counted_alone(base: Path, manifest: Path, tmp_path: Path) -> None:

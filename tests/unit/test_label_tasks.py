@@ -17,6 +17,7 @@ from chorus.data.choices import of_task, with_choices
 from chorus.data.manifest import Row, read_manifest
 from chorus.data.utterance import Utterance, length_of, sound_key
 from chorus.errors import DataError
+from chorus.evaluate.confusion import confusion_of
 from chorus.evaluate.differences import difference
 from chorus.evaluate.scores import answered, value_of
 from chorus.tasks.labels import choices_of, label_in
@@ -157,6 +158,15 @@ def test_the_likeliest_choice_is_counted_where_the_runtime_tells_it() -> None:
     (one,) = KWS.score([row], "marks")
     assert value_of([one], metric("constrained_accuracy")) == 0
     assert value_of([one], metric("constrained_accuracy_by_token")) == 100
+
+
+def test_a_confusion_counts_every_answer_once() -> None:
+    rows = scored(["up", "up", "go", "go", "go"], ["up", "go", "?", "left", "go"], LABELS)
+    found = confusion_of(rows)
+    assert (found.labels, found.answers) == (("go", "up"), ("go", "up", "left", "(none)"))
+    assert found.counts == ((1, 0, 1, 1), (1, 1, 0, 0))
+    assert found.shares()[1] == [50, 50, 0, 0]
+    assert confusion_of(rows[::-1]) == found
 
 
 # ---- detection ----

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from chorus.transcribe.systems import System
 
 
-SHOWING = ("by", "worst", "json_", "quiet")  # flags that a finished evaluation answers to
+SHOWING = ("by", "worst", "confusion", "json_", "quiet")  # flags that a finished evaluation answers to
 
 
 @click.command("evaluate")
@@ -69,6 +69,7 @@ SHOWING = ("by", "worst", "json_", "quiet")  # flags that a finished evaluation 
 @click.option("--only-conditions", is_flag=True, help="Leave out the clean recordings.")
 @click.option("--by", multiple=True, type=click.Choice(["domain", "language", "speaker"]), help="Tables by a column.")
 @click.option("--worst", type=click.IntRange(1), metavar="N", help="Show the alignments of the N worst utterances.")
+@click.option("--confusion", metavar="DIR", help="Tasks of labels: show what was answered with what, draw it there.")
 @click.option("--parquet", is_flag=True, help="Write rows as Parquet instead of JSON lines.")
 @click.option("--skip-bad", is_flag=True, help="Leave out recordings that cannot be read, and count them.")
 @pickle_flag
@@ -219,6 +220,8 @@ def _print(evaluations: list[Evaluation], flags: dict[str, Any]) -> None:
         for one in evaluations:
             click.echo(f"\n{one.label}: the worst utterances\n")
             click.echo(printable("\n".join(describe.worst(one, flags["worst"]))))
+    if flags["confusion"]:
+        _confusions(evaluations, Path(flags["confusion"]))
     every = evaluations[0].summary["all"]
     note(describe.clusters_note(every), quiet=flags["quiet"])
     if every["empty_references"]:
@@ -231,3 +234,18 @@ def _print(evaluations: list[Evaluation], flags: dict[str, Any]) -> None:
     if len(evaluations) > 1:
         named = shlex.join(str(one.directory) for one in evaluations)
         note(f"next: chorus compare {named}", quiet=flags["quiet"])
+
+
+def _confusions(evaluations: Sequence[Evaluation], place: Path) -> None:
+    from chorus.evaluate.confusion import as_table, confusion
+    from chorus.report import plots
+    from chorus.transcribe.systems import folder_of
+
+    place.mkdir(parents=True, exist_ok=True)
+    for one in evaluations:
+        found = confusion(one)
+        click.echo()
+        table(as_table(found, one.label))
+        stem = place / f"confusion-{folder_of(one.label)}"
+        for path in plots.confusion(found.labels, found.answers, found.shares(), stem, title=one.label):
+            note(str(path))

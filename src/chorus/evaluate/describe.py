@@ -4,14 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from chorus.evaluate.facts import IntervalFacts, Macro, Measures
+from chorus.evaluate.bootstrap import Interval
+from chorus.evaluate.facts import IntervalFacts, Macro, Measures, MetricFacts
 from chorus.evaluate.results import Evaluation
+from chorus.evaluate.scores import by_column, interval_facts, interval_of, known, macro, value_of
+from chorus.evaluate.summary import main_rows
 from chorus.models.languages import is_known
 from chorus.tables import Table
 from chorus.tasks.counts import shown
 from chorus.tasks.loops import without_spaces
+from chorus.tasks.protocol import Task
+from chorus.tasks.scored import ERROR_RATE
 
 NAMED = 5  # languages in a note
+NOTHING: MetricFacts = {
+    "title": "", "value": None, "interval": {"low": None, "high": None, "by": "", "clusters": 0}, "signature": ""
+}  # fmt: skip
 
 
 def number(value: float | None, digits: int = 2) -> str:
@@ -60,6 +68,8 @@ def unit_notes(evaluation: Evaluation) -> list[str]:
 
 def main_table(evaluations: Sequence[Evaluation]) -> Table:
     """A line a system: everything that one number hides."""
+    if not any(counts_edits(one.task) for one in evaluations):
+        return _answers_table(evaluations)
     first = evaluations[0].summary
     ways = [_way(one) for one in evaluations]
     # one for all is told once, above; of several each stands in its own line
@@ -92,6 +102,33 @@ def main_table(evaluations: Sequence[Evaluation]) -> Table:
     return Table(title, columns, rows)
 
 
+def counts_edits(task: Task) -> bool:
+    """Whether a task's answers are texts, of which an error rate tells something."""
+    return any(metric.name == ERROR_RATE.name for metric in task.metrics)
+
+
+def _answers_table(evaluations: Sequence[Evaluation]) -> Table:
+    """A line a system, of tasks whose answers are right or wrong: their metrics under the first condition."""
+    first = evaluations[0].summary
+    told = [one.summary["metrics"][first["conditions"][0]] for one in evaluations]
+    # what no runtime here tells needs no column
+    names = [name for name in told[0] if any(one.get(name, NOTHING)["value"] is not None for one in told)]
+    columns = ["system", *(f"{told[0][name]['title']} [95 %]" for name in names), "failed", "cut", "times real time"]
+    rows = []
+    for one, metrics in zip(evaluations, told, strict=True):
+        every, speed = one.summary["all"], one.summary["timing"]["real_time_factor"]
+        cells = [number(metrics[n]["value"]) + _inside(metrics[n]["interval"]) if n in metrics else "-" for n in names]
+        rows.append([
+            one.label, *cells, str(every["failed"]), str(every["cut"]), f"{1 / speed:.1f}" if speed else "-"
+        ])  # fmt: skip
+    ways = ", ".join(dict.fromkeys(map(_way, evaluations)))
+    title = (
+        f"{first['decoding']['task']}, percent, {first['all']['utterances']} utterances, "
+        f"{first['test']['hours']:.2f} h, {ways}"
+    )
+    return Table(title, columns, rows)
+
+
 def _way(one: Evaluation) -> str:
     return f"{one.summary['backend']}, beam {one.summary['decoding']['beam']}"
 
@@ -102,6 +139,8 @@ def group_table(evaluations: Sequence[Evaluation], column: str) -> Table | None:
     values = list(dict.fromkeys(v for one in evaluations for v in one.summary["by"].get(column, {})))
     if len(values) < 2:
         return None
+    if not any(counts_edits(one.task) for one in evaluations):
+        return _answers_by(evaluations, column, values)
     rows = []
     for one in evaluations:
         groups = one.summary["by"][column]
@@ -112,10 +151,31 @@ def group_table(evaluations: Sequence[Evaluation], column: str) -> Table | None:
     return Table(f"by {column}", ["system", *values, *means], rows)
 
 
+def _answers_by(evaluations: Sequence[Evaluation], column: str, values: Sequence[str]) -> Table:
+    """The first metric by the values of a column, with the unweighted mean where one is told."""
+    means = ["macro average"] if column in evaluations[0].summary["macro"] else []
+    rows = []
+    for one in evaluations:
+        metric = one.task.metrics[0]
+        parts = by_column(main_rows(one.scored, one.summary["conditions"]), column)
+        parts = {name or "(none)": part for name, part in parts.items()}
+        cells = [
+            _told(value_of(parts[v], metric), interval_of(parts[v], one.task, metric)) if v in parts else "-"
+            for v in values
+        ]
+        rows.append([one.label, *cells, *([_told(*macro(parts, one.task, metric))] if means else [])])
+    return Table(f"{evaluations[0].task.metrics[0].title} by {column}", ["system", *values, *means], rows)
+
+
+def _told(value: float, interval: Interval) -> str:
+    return number(known(value)) + _inside(interval_facts(interval))
+
+
 def condition_table(evaluations: Sequence[Evaluation]) -> Table | None:
     """Systems by condition; None where there is one only."""
     conditions = evaluations[0].summary["conditions"]
-    if len(conditions) < 2:
+    # of what is no text the table of metrics tells all conditions
+    if len(conditions) < 2 or not counts_edits(evaluations[0].task):
         return None
     rows = [
         [one.label, *(with_interval(one.summary["conditions_measured"][c]) for c in conditions)] for one in evaluations
@@ -126,7 +186,8 @@ def condition_table(evaluations: Sequence[Evaluation]) -> Table | None:
 def metrics_table(evaluations: Sequence[Evaluation]) -> Table | None:
     """A task's own metrics beside the error rate, such as BLEU, with intervals; None where it has none."""
     first = next(iter(evaluations[0].summary["metrics"].values()))
-    if not first:
+    # what is no text has its first condition in the main table
+    if not first or (len(evaluations[0].summary["metrics"]) < 2 and not counts_edits(evaluations[0].task)):
         return None
     rows = []
     for one in evaluations:
@@ -136,7 +197,10 @@ def metrics_table(evaluations: Sequence[Evaluation]) -> Table | None:
             cells = [number(metric["value"]) + _inside(metric["interval"]) for metric in told.values()]
             rows.append([one.label, condition, *cells])
     titles = [metric["title"] for metric in first.values()]
-    notes = [f"{metric['title']}: {metric['signature']}" for metric in first.values()]
+    by_signature: dict[str, list[str]] = {}
+    for metric in first.values():
+        by_signature.setdefault(metric["signature"], []).append(metric["title"])
+    notes = [f"{', '.join(named)}: {signature}" for signature, named in by_signature.items()]
     return Table(f"{', '.join(titles)} [95 %]", ["system", "condition", *titles], rows, notes)
 
 

@@ -23,6 +23,7 @@ NAMES = {"base": "base", "specialist": "specialists", "joint": "joint fine-tune"
 MARKERS = "osD^v<>PXph*"
 NOWHERE = (math.nan, math.nan)  # where there is no interval
 USUAL, FAR = 120.0, 200.0  # percent: rates below stand on the axis whole, and the axis ends at most there
+WRITTEN_CELLS = 40  # answers of a confusion matrix beside which numbers can be read
 LEGEND_LETTERS = 96  # that fit on a line above a plot
 
 
@@ -177,6 +178,29 @@ def curve(
     axes.set_xlabel(parameter)
     axes.set_ylabel(what)
     axes.legend(frameon=False, fontsize=8.5)
+    return save(drawn, stem)
+
+
+def confusion(
+    labels: Sequence[str], answers: Sequence[str], shares: Sequence[Sequence[float]], stem: Path, *, title: str
+) -> list[Path]:
+    """Which label (row) was answered with which (column), in percent of the row; numbers where they can be read."""
+    side = min(14.0, 2.4 + 0.38 * max(len(labels), len(answers)))
+    drawn, (axes,) = figure(side, max(2.2, side * len(labels) / max(1, len(answers)) + 0.8))
+    axes.grid(visible=False)  # lines would cross out the numbers
+    axes.imshow(shares, cmap="Greys", vmin=0, vmax=100, aspect="auto")
+    axes.set_xticks(range(len(answers)), answers, rotation=90)
+    axes.set_yticks(range(len(labels)), labels)
+    if len(answers) <= WRITTEN_CELLS:
+        for i, row in enumerate(shares):
+            for j, share in enumerate(row):
+                if share:
+                    axes.text(
+                        j, i, f"{share:.0f}", ha="center", va="center", fontsize=7, color="white" if share > 55 else INK
+                    )  # fmt: skip
+    axes.set_xlabel("answered, percent of a line")
+    axes.set_ylabel("label")
+    axes.set_title(title, fontsize=9)
     return save(drawn, stem)
 
 
