@@ -22,7 +22,7 @@ from chorus.train.layers import load_train_config
 from chorus.train.rows import gather
 from chorus.transcribe.decoding import Decoding
 from chorus.transcribe.test_sets import load_test_set
-from sounds import tiny, tone
+from sounds import MANIFEST, tiny, tone
 
 HEADER = ["path", "audio_2", "text", "language", "speaker", "speaker_2", "split", "task"]
 
@@ -115,7 +115,10 @@ def test_what_was_answered_with_what_is_shown_and_drawn(
     assert "was answered with" in out
     assert "macro F1 by language" in out
     assert sorted(path.name for path in plots.iterdir()) == ["confusion-base.png", "confusion-base.svg"]
-    text = ["evaluate", f"base={base}", "--data", str(manifest), "--limit", "2", "-o", str(tmp_path / "asr")]
+    text = ["evaluate", f"base={base}", "--data", str(manifest), "-o", str(tmp_path / "asr")]
+    assert run([*text, "-q"]) == 2
+    assert "none of its 54 rows is left (asked for: task = asr)" in capsys.readouterr().err
+    text[3:4] = [str(MANIFEST), "--limit", "2"]
     assert run([*text, "--max-new-tokens", "4", "-q", "--confusion", str(plots)]) == 2
     assert "answers of the task asr are no labels" in capsys.readouterr().err
 

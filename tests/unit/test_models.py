@@ -118,7 +118,8 @@ def test_deciding_imports_neither_torch_nor_transformers():
 
 
 def test_whisper_has_words_of_its_own_for_tasks():
-    assert {task.name: task_token(task.name) for task in TASKS} == {"asr": "transcribe", "st": "translate"}
+    assert {task.name for task in TASKS if task_token(task.name) == "translate"} == {"st"}
+    assert {task_token(task.name) for task in TASKS} == {"transcribe", "translate"}
     assert task_token("slu") == "transcribe"  # what it was never taught is learnt or counted on transcripts
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from chorus.data.audio import LONGEST_S
-from chorus.data.choices import of_task, with_choices
+from chorus.data.choices import TASK, of_task, with_choices
 from chorus.data.manifest import Row, groups, read_manifest, select
 from chorus.data.parallel import in_order
 from chorus.data.utterance import Utterance, length_of
@@ -76,7 +76,8 @@ def load_test_set(
         chosen = _of_split(mine, split)
         chosen = select(chosen, where or {})
         if not chosen:
-            only = {**({"split": split} if split else {}), **(where or {})}
+            of = {} if len(mine) == len(manifest) else {TASK: task}
+            only = {**of, **({"split": split} if split else {}), **(where or {})}
             told = f" (asked for: {', '.join(f'{k} = {_either(v)}' for k, v in only.items())})" if only else ""
             raise MisfitError(f"{path}: none of its {len(manifest)} rows is left{told}", "check --split and --where")
         rows += [replace(r, domain=r.domain or name, language=r.language or language) for r in chosen[:limit]]
