@@ -15,7 +15,8 @@ import torch
 import chorus
 from adapters import make_adapters
 from chorus.analyse.facts import WeightAnalysis, WeightGroup
-from chorus.analyse.weights_report import tables_of
+from chorus.analyse.weights_report import _agreement, tables_of
+from chorus.analyse.weights_report import cosine as cosine_of
 from chorus.errors import ChorusError, UsageError
 from chorus.extract.pair import Selection
 from chorus.linalg.low_rank import LowRank
@@ -274,7 +275,7 @@ def test_the_page_has_everything_and_loads_nothing(qwen: Family, tmp_path: Path)
     recipe = write_recipe(tmp_path / "m.yml", qwen.recipe("linear", 2))
     found = chorus.analyse_weights(qwen.tuned[:2], qwen.base, merges=[recipe])
     page = chorus.write_analysis(found, tmp_path / "out").read_text()
-    assert page.count("data:image/svg+xml") == 5
+    assert page.count("data:image/svg+xml") == 8
     assert "http" not in page.replace("http://www.w3.org", "")
     for words in ("By layer", "By kind", "By component", "What a merge holds of each model"):
         assert words in page
@@ -282,6 +283,17 @@ def test_the_page_has_everything_and_loads_nothing(qwen: Family, tmp_path: Path)
     assert told["models"] == ["tuned-0", "tuned-1"]
     assert len(told["tensors"]) == len(found.tensors)
     assert {p.suffix for p in (tmp_path / "out" / "plots").iterdir()} == {".png", ".svg"}
+
+
+def test_many_pairs_are_drawn_as_their_mean_and_range(qwen: Family) -> None:
+    found = chorus.analyse_weights({f"m{i}": qwen.tuned[i % 3] for i in range(5)}, qwen.base, spectra=False)
+    panel = _agreement(found, cosine_of, "cosine", 0.0)
+    assert list(panel.lines) == ["mean of pairs"]
+    first = found.groups["layer"][0]
+    told = [pair.cosine for pair in first.pairs if pair.cosine is not None]
+    assert len(told) == 10
+    assert panel.lines["mean of pairs"][0] == pytest.approx(sum(told) / 10)
+    assert panel.bands["mean of pairs"][0] == (min(told), max(told))
 
 
 @pytest.mark.parametrize(

@@ -174,6 +174,7 @@ def test_rates_above_100_count_as_100(tmp_path: Path) -> None:
     ])  # fmt: skip
     assert (points(made, "s", "home"), points(made, "s", "away")) == (100.0, 0.0)
     assert made.others[0].recovery == {"home": 0.0}
+    assert "home, away: rates above 100 % count as 100" in made.notes
 
 
 def test_the_intervals_are_those_of_the_paired_bootstrap(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ import numpy as np
 from chorus.analyse.interference_facts import Effect, Interference, InterferenceRow, Outgoing, Recovered, Summed
 from chorus.errors import MisfitError, UsageError, nearest
 from chorus.evaluate.bootstrap import Answered, paired_bootstrap
+from chorus.evaluate.comparison import FULL
 from chorus.evaluate.relations import Capped
 from chorus.evaluate.results import Evaluation
 from chorus.evaluate.roles import SystemRole, roles_of
@@ -211,7 +212,7 @@ def _interference(
     recovered = [_recovered(cells, label, shared[label], gains) for label in every if label not in homes]
     return Interference(
         base, rows, list(homes), columns, outgoing, incoming, recovered, condition,
-        [*notes, *(_why(row) for row in rows if not row.sure), *_homeless(homes)],
+        [*notes, *(_why(row) for row in rows if not row.sure), *_homeless(homes), *_capped(cells)],
     )  # fmt: skip
 
 
@@ -297,6 +298,16 @@ def _why(row: InterferenceRow) -> str:
         return f"{left}{row.own} is worse there than the base, by {-one.points:.1f} points"
     interval = "no interval" if one.low is None or one.high is None else f"{one.low:.1f} to {one.high:.1f}"
     return f"{left}what {row.own} gains there, {one.points:.1f} points ({interval}), may be chance"
+
+
+def _capped(cells: Sequence[_Cell]) -> list[str]:
+    """Where rates are beyond what is counted: a system may have improved there without a gain."""
+    found = [
+        cell.name for cell in cells
+        if cell.task.metrics[0].best == 0
+        and any(value_of(rows, cell.task.metrics[0]) > FULL for rows in cell.rows.values())
+    ]  # fmt: skip
+    return [f"{', '.join(found)}: rates above 100 % count as 100"] if found else []
 
 
 def _homeless(homes: Mapping[str, list[str]]) -> list[str]:

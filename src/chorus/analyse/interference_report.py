@@ -69,9 +69,11 @@ def _shares(found: Interference) -> Table:
     rows = [
         [_name(row), *(_number(_share(found, label, row.name)) for label in found.specialists)] for row in found.rows
     ]
-    note = f"1: as much as the row's own specialist. {UNSURE}: no specialist surely gains there, so nothing is shared."
+    notes = ["1: as much as the row's own specialist."]
+    if any(not row.sure for row in found.rows):
+        notes.append(f"{UNSURE}: no specialist surely gains there, so nothing is shared.")
     best = {(i, j + 1) for i, j in _homes(found)}
-    return Table("Gains, as shares of the own specialist's", ["row", *found.specialists], rows, [note], best)
+    return Table("Gains, as shares of the own specialist's", ["row", *found.specialists], rows, notes, best)
 
 
 def _share(found: Interference, label: str, row: str) -> float | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from chorus.analyse.facts import PairFacts, WeightAnalysis, WeightGroup
@@ -13,6 +14,8 @@ from chorus.report.html import Picture
 from chorus.tables import Table
 
 Value = float | None
+FEW = 6  # pairs that a plot has room for
+MEAN = "mean of pairs"
 
 
 def tables_of(found: WeightAnalysis) -> list[Table]:
@@ -126,6 +129,11 @@ def overlap_left(pair: PairFacts) -> Value:
     return pair.left.overlap if pair.left else None
 
 
+def chance_left(pair: PairFacts) -> Value:
+    """Of output sides, were they random."""
+    return pair.left.chance if pair.left else None
+
+
 def overlap_right(pair: PairFacts) -> Value:
     """Of input sides."""
     return pair.right.overlap if pair.right else None
@@ -157,14 +165,7 @@ def _percent(value: Value, digits: int) -> str:
 
 def draw(found: WeightAnalysis, place: Path) -> list[Picture]:
     """All plots below `place`."""
-    pictures: list[Picture] = []
-    layers = found.groups["layer"]
-    if layers:
-        pictures.append(_changed(found, layers, place))
-        if len(found.models) > 1:
-            pictures.append(_agreement(found, layers, place))
-        if found.merges:
-            pictures.append(_projections(found, layers, place))
+    pictures = _over_layers(found, place) if found.groups["layer"] else []
     spectra = {label: found.all.deltas[label].spectrum for label in found.labels}
     curves = {label: one.curve for label, one in spectra.items() if one is not None}
     if curves:
@@ -178,41 +179,59 @@ def draw(found: WeightAnalysis, place: Path) -> list[Picture]:
     return pictures
 
 
-def _changed(found: WeightAnalysis, layers: Sequence[WeightGroup], place: Path) -> Picture:
-    norms = {label: [_times(g.deltas[label].relative, 100) for g in layers] for label in found.labels}
-    panels = [Panel("norm of the change, percent of the base's", norms)]
-    shares = {label: [_times(_share(g, label), 100) for g in layers] for label in found.labels}
-    if any(value is not None for values in shares.values() for value in values):
-        panels.append(Panel("effective rank, percent of the full rank", shares))
-    over_layers([g.name for g in layers], panels, place / "layers")
-    text = "How far each layer has moved, and in how many directions."
-    return Picture("What has changed, by layer", text, place / "layers.svg")
+def _over_layers(found: WeightAnalysis, place: Path) -> list[Picture]:
+    """Norms, ranks, agreement of models, projections of merges: a picture each, as far as there are numbers."""
+    layers = found.groups["layer"]
+    drawn = [
+        ("norms", "What has changed, by layer", "How far each layer has moved.", Panel(
+            "norm of the change, percent of the base's",
+            {label: [_times(g.deltas[label].relative, 100) for g in layers] for label in found.labels})),
+        ("ranks", "Directions used, by layer", "In how many directions: means over the matrices of a layer.", Panel(
+            "effective rank, percent of the full rank",
+            {label: [_times(_share(g, label), 100) for g in layers] for label in found.labels})),
+    ]  # fmt: skip
+    if len(found.models) > 1:
+        drawn += [
+            ("cosine", "Cosine of models, by layer", "Dashed: unrelated changes.",
+             _agreement(found, cosine, "cosine", 0.0)),
+            ("conflict", "Sign conflict, by layer", "Of the values that are among the largest of both; dashed: chance.",
+             _agreement(found, conflict_largest, "share of values with opposite signs", 0.5)),
+            ("overlap", "Overlap of subspaces, by layer", "Of the output sides of a layer's matrices.",
+             _with_chance(found, _agreement(found, overlap_left, "overlap, left", None))),
+        ]  # fmt: skip
+    if found.merges:
+        names = [f"{m.merge} on {m.model}" for m in found.all.merges]
+        lines = {name: [g.merges[i].projection for g in layers] for i, name in enumerate(names)}
+        text = "1 (dashed): the layer holds all that the model has learnt there, in its strength."
+        panel = Panel("projection <D_M, D_t> / |D_t|²", lines, level=1.0)
+        drawn.append(("projections", "What a merge holds of each model, by layer", text, panel))
+    pictures = []
+    for stem, title, text, panel in drawn:
+        # without spectra there are neither ranks nor subspaces
+        if any(value is not None for values in panel.lines.values() for value in values):
+            over_layers([g.name for g in layers], panel, place / stem)
+            pictures.append(Picture(title, text, place / f"{stem}.svg"))
+    return pictures
 
 
-def _agreement(found: WeightAnalysis, layers: Sequence[WeightGroup], place: Path) -> Picture:
-    told = (("cosine", cosine, 0.0), ("sign conflict of the largest values", conflict_largest, 0.5),
-            ("overlap of subspaces, left", overlap_left, None))  # fmt: skip
-    panels = []
-    for what, of, level in told:
-        values = [_pairs(g, found, of) for g in layers]
-        # without spectra there are no subspaces
-        if any(values):
-            means = [sum(v) / len(v) if v else None for v in values]
-            # no interval: all pairs that there are
-            bands = [(min(v, default=None), max(v, default=None)) for v in values]
-            panels.append(Panel(what, {"mean of pairs": means}, {"mean of pairs": bands}, level))
-    over_layers([g.name for g in layers], panels, place / "agreement")
-    text = "Between models: the mean over pairs, shaded from the lowest to the highest; dashed: unrelated changes."
-    return Picture("Agreement, by layer", text, place / "agreement.svg")
+def _agreement(found: WeightAnalysis, of: Callable[[PairFacts], Value], what: str, level: Value) -> Panel:
+    """A line for each pair of models, or for many the mean over them, shaded from the lowest to the highest."""
+    layers = found.groups["layer"]
+    places = [i for i, p in enumerate(found.all.pairs) if p.a in found.models and p.b in found.models]
+    if len(places) <= FEW:
+        names = {i: f"{found.all.pairs[i].a} | {found.all.pairs[i].b}" for i in places}
+        return Panel(what, {names[i]: [of(g.pairs[i]) for g in layers] for i in places}, level=level)
+    values = [_pairs(g, found, of) for g in layers]
+    means = [sum(v) / len(v) if v else None for v in values]
+    # no interval: all pairs that there are
+    bands = [(min(v, default=None), max(v, default=None)) for v in values]
+    return Panel(what, {MEAN: means}, {MEAN: bands}, level)
 
 
-def _projections(found: WeightAnalysis, layers: Sequence[WeightGroup], place: Path) -> Picture:
-    names = [f"{m.merge} on {m.model}" for m in found.all.merges]
-    lines = {name: [g.merges[i].projection for g in layers] for i, name in enumerate(names)}
-    over_layers([g.name for g in layers], [Panel("projection <D_M, D_t> / |D_t|²", lines, level=1.0)],
-                place / "projections")  # fmt: skip
-    text = "1: the layer holds all that the model has learnt there, in its strength."
-    return Picture("What a merge holds of each model, by layer", text, place / "projections.svg")
+def _with_chance(found: WeightAnalysis, panel: Panel) -> Panel:
+    """Beside what random subspaces of these dimensions have: of many directions two always overlap."""
+    by_chance = [_mean(g, found, chance_left) for g in found.groups["layer"]]
+    return replace(panel, lines={**panel.lines, "by chance": by_chance})
 
 
 def _cosines(found: WeightAnalysis) -> list[list[Value]]:

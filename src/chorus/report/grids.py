@@ -29,21 +29,20 @@ class Panel:
     level: Value = None  # a dashed line for what chance would give, or what is neutral
 
 
-def over_layers(layers: Sequence[str], panels: Sequence[Panel], stem: Path) -> list[Path]:
-    """Panels side by side over layers that are named `stack number`; a line ends where a stack does."""
-    drawn, axes = figure(max(6.5, 4.6 * len(panels)), 4.2, panels=len(panels))
+def over_layers(layers: Sequence[str], panel: Panel, stem: Path) -> list[Path]:
+    """Lines over layers that are named `stack number`; a line ends where a stack does."""
+    drawn, (axes,) = figure(6.5, 4.2)
     stacks = [name.rpartition(" ")[0] for name in layers]
+    for number, (name, values) in enumerate(panel.lines.items()):
+        _line(axes, stacks, values, panel.bands.get(name), number, name)
+    if panel.level is not None:
+        axes.axhline(panel.level, color="#777777", linestyle="--", linewidth=1)
     # a hundred layers' names would lie on each other
-    step = math.ceil(len(layers) * len(panels) / TICKS) or 1
-    for panel, one in zip(panels, axes, strict=True):
-        for number, (name, values) in enumerate(panel.lines.items()):
-            _line(one, stacks, values, panel.bands.get(name), number, name)
-        if panel.level is not None:
-            one.axhline(panel.level, color="#777777", linestyle="--", linewidth=1)
-        one.set_xticks(range(0, len(layers), step), list(layers[::step]), rotation=60, ha="right", fontsize=7)
-        one.set_ylabel(panel.what)
-        if len(panel.lines) > 1:
-            one.legend(frameon=False, fontsize=7.5)
+    step = math.ceil(len(layers) / TICKS) or 1
+    axes.set_xticks(range(0, len(layers), step), list(layers[::step]), rotation=60, ha="right", fontsize=8)
+    axes.set_ylabel(panel.what)
+    if len(panel.lines) > 1:
+        axes.legend(frameon=False, fontsize=8)
     return save(drawn, stem)
 
 
