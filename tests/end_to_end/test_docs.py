@@ -146,6 +146,7 @@ def test_every_block_runs(page, models, tmp_path):
         "getting-started.md": 8,
         "conversion-guide.md": 1,
         "one-adapter-a-customer.md": 3,
+        "calibrate.md": 2,
     }
     assert ran >= counts.get(page.name, 0)
 

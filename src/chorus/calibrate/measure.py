@@ -1,0 +1,70 @@
+"""What a loaded model reaches on the dev rows of each task, batch by batch, so that two can be compared in pairs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+import torch
+
+from chorus.calibrate.recovery import Figures, Part
+from chorus.calibrate.settings import Measure
+from chorus.data.utterance import Utterance
+from chorus.models.batches import as_taken
+from chorus.tasks.normalise import normaliser
+from chorus.train.backbones.protocol import IGNORED, ROWS, Backbone, Example
+from chorus.train.config import Augment, TrainConfig
+from chorus.train.measure import error_rates, written
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from chorus.models.batches import Batch
+
+
+def batch_of(backbone: Backbone, examples: Sequence[Example]) -> Batch:
+    """Examples as the model takes them."""
+    batch = backbone.collate(examples)
+    batch.pop(ROWS)  # for messages; a model would refuse them
+    return as_taken(batch, backbone.model)
+
+
+def loss_of(backbone: Backbone, batch: Batch) -> Tensor:
+    """The model's own loss: cross-entropy on the labels (CTC's where it has that)."""
+    with backbone.window(backbone.model, batch):
+        found: Tensor = backbone.model(**batch).loss
+    return found
+
+
+def measured(
+    backbone: Backbone, config: TrainConfig, rows: Mapping[str, Sequence[Utterance]], what: Measure
+) -> Figures:
+    """The figures of every task: [loss times labels, labels] of each batch, or [errors, length]."""
+    one = _loss if what == "loss" else partial(_errors, config, what)
+    return {task: [one(backbone, part) for part in _parts(every, config)] for task, every in rows.items()}
+
+
+def _parts(rows: Sequence[Utterance], config: TrainConfig) -> Iterator[Sequence[Utterance]]:
+    """Batches of like lengths, the same ones every time."""
+    # longest first: where memory does not suffice it is told at once
+    ordered = sorted(rows, key=lambda u: -u.duration_s)
+    size = config.train.batch_size
+    return (ordered[i : i + size] for i in range(0, len(ordered), size))
+
+
+def _loss(backbone: Backbone, part: Sequence[Utterance]) -> Part:
+    with torch.inference_mode():
+        # without draws: what is measured must be the same every time
+        batch = batch_of(backbone, [backbone.example(u, None, Augment()) for u in part])
+        count = float((batch["labels"] != IGNORED).sum())
+        return [float(loss_of(backbone, batch)) * count, count]
+
+
+def _errors(config: TrainConfig, what: Measure, backbone: Backbone, part: Sequence[Utterance]) -> Part:
+    sums = error_rates(
+        backbone, backbone.model, part, normalise=normaliser(config.dev.normaliser), language=partial(written, config),
+        batch_size=len(part), max_new_tokens=config.dev.max_new_tokens,
+    )  # fmt: skip
+    keys = ("word_edits", "words") if what == "wer" else ("char_edits", "chars")
+    return [float(sums[keys[0]]), float(sums[keys[1]])]

@@ -1,0 +1,155 @@
+"""The rows of a calibration by task: what is learnt, what is measured, and test rows, which nobody may touch."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from chorus.calibrate.settings import Calibration
+from chorus.data.manifest import groups, read_manifest
+from chorus.data.split import SPLIT_NAMES
+from chorus.data.utterance import Utterance
+from chorus.errors import DataError, MisfitError
+from chorus.files import expanded, present
+from chorus.lazy import lazy
+from chorus.train.config import DataSettings, Dev, RowSource, StartSettings, Train, TrainConfig
+from chorus.train.measure import spread
+from chorus.train.rows import TrainingRows, decodable, gather, leaked, shown
+
+if TYPE_CHECKING:
+    import numpy
+else:
+    numpy = lazy("numpy")
+
+UNNAMED = "all"  # the task of rows whose column says nothing
+APART = "calibrate on rows of another split: chorus data split keeps speakers apart"
+
+
+@dataclass
+class Rows:
+    """Utterances by task, in the tasks' order."""
+
+    train: dict[str, list[Utterance]]
+    dev: dict[str, list[Utterance]]
+
+    @property
+    def tasks(self) -> list[str]:
+        return list(self.train)
+
+
+def training_config(
+    settings: Calibration, base: str, data: Sequence[str], dev: Sequence[str], test: Sequence[str]
+) -> TrainConfig:
+    """The calibration in the words of a training of the base, which reads rows and makes batches."""
+    return TrainConfig(
+        task=settings.task, seed=settings.seed, device=settings.device,
+        model=StartSettings(base=base, dtype=settings.dtype),
+        data=DataSettings(
+            train=[_source(one) for one in data], dev=[_source(one) for one in dev],
+            test=[_source(one) for one in [*test, *_with_tests([*data, *dev])]],
+            language=settings.language, prompt=settings.prompt, timestamps=settings.timestamps,
+        ),
+        train=Train(batch_size=settings.batch_size, window_s=settings.window_s),
+        dev=Dev(normaliser=settings.normaliser, max_new_tokens=settings.max_new_tokens),
+    )  # fmt: skip
+
+
+def _named(text: str) -> tuple[str, str]:
+    name, equals, path = text.partition("=")
+    return (name, path) if equals and not present(Path(text)) else ("", text)
+
+
+def _source(text: str) -> RowSource:
+    name, path = _named(text)
+    return RowSource(manifest=path, domain=name)
+
+
+def _with_tests(manifests: Sequence[str]) -> list[str]:
+    """The manifests that have test rows: those stand beside what is calibrated on, whoever names them."""
+    found = []
+    for text in dict.fromkeys(manifests):
+        rows = read_manifest(expanded(_named(text)[1]), needs=()).rows
+        if any(row.split in SPLIT_NAMES["test"] for row in rows):
+            found.append(text)
+    return found
+
+
+def read_rows(config: TrainConfig, *, needs_audio: bool, skip_bad: bool) -> TrainingRows:
+    """The rows, with what train, dev and test share refused: by file and cut, by the bytes of a copy, texts by words.
+
+    Raises `DataError`.
+    """
+    # what `gather` refuses itself is training's business, and its remedy (--allow-leakage) is none here
+    rows = gather(config, needs_audio=needs_audio, skip_bad=skip_bad, allow_leakage=True)
+    shared = _shared if not needs_audio else leaked
+    for name, held, others in (
+        ("dev", rows.dev, [("calibration", rows.train)]),
+        ("test", rows.test, [("calibration", rows.train), ("dev", rows.dev)]),
+    ):
+        for where, mine in others:
+            found = shared(mine, held)
+            if found:
+                raise DataError(f"{len(found)} {name} rows are in the {where} data: {shown(found)}", APART)
+    if not rows.dev:
+        raise MisfitError("no dev rows to choose the weights on", "give --dev a manifest, or rows of split dev")
+    return rows
+
+
+def _shared(mine: Sequence[Utterance], held: Sequence[Utterance]) -> list[str]:
+    """Of rows without recordings: those of equal texts."""
+    known = {u.row.text for u in mine}
+    return [str(u.row) for u in held if u.row.text in known]
+
+
+def by_task(rows: TrainingRows, settings: Calibration, *, needs_audio: bool, skip_bad: bool) -> Rows:
+    """The rows by the values of `by`; `MisfitError` where a task has rows of one kind alone."""
+    found = Rows(_grouped(rows.train, settings.by), _grouped(rows.dev, settings.by))
+    # a task that is learnt and not measured could be spoilt in silence, and one that is only measured has no gradient
+    odd = sorted(set(found.train) ^ set(found.dev))
+    if odd:
+        where = "calibration" if odd[0] in found.train else "dev"
+        raise MisfitError(
+            f"{settings.by} {odd[0]}: only in the {where} rows, so that it is not both learnt and measured",
+            "give both rows of it, or name the column that tells the tasks with --by",
+        )
+    found.dev = {task: spread(every, settings.limit) for task, every in found.dev.items()}
+    if needs_audio:
+        found.dev = {task: decodable(every, rows, skip_bad=skip_bad) for task, every in found.dev.items()}
+    empty = [task for task, every in found.dev.items() if not every]
+    if empty:
+        raise MisfitError(f"{settings.by} {empty[0]}: none of its dev rows can be measured")
+    return found
+
+
+def _grouped(utterances: Sequence[Utterance], column: str) -> dict[str, list[Utterance]]:
+    rows = groups([u.row for u in utterances], lambda row: row.get(column) or UNNAMED)
+    by_row = {id(u.row): u for u in utterances}
+    return {name: [by_row[id(row)] for row in rows[name]] for name in sorted(rows)}
+
+
+class Draws:
+    """Which rows of a task an update takes: every row once before any comes again, by counters alone.
+
+    So that a calibration that goes on after a kill draws as it would have.
+    """
+
+    def __init__(self, task: str, count: int, size: int, seed: int) -> None:
+        self.count, self.size, self.seed, self.stream = count, size, seed, zlib.crc32(task.encode())
+
+    def of(self, update: int) -> list[tuple[int, int]]:
+        """(epoch, row) of an update's rows, counted from 0.
+
+        >>> draws = Draws("a", 3, 2, 0)
+        >>> sorted(row for update in range(3) for _, row in draws.of(update))
+        [0, 0, 1, 1, 2, 2]
+        """
+        # epochs follow without a gap: a batch may hold the end of one and the start of the next
+        places = range(update * self.size, (update + 1) * self.size)
+        return [(i // self.count, self._order(i // self.count)[i % self.count]) for i in places]
+
+    def _order(self, epoch: int) -> Sequence[int]:
+        order = numpy.random.default_rng((self.seed, self.stream, epoch)).permutation(self.count)
+        return [int(i) for i in order]

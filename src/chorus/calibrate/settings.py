@@ -1,0 +1,103 @@
+"""What a calibration is told, each setting with its default, checked before anything is loaded."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, field_validator, model_validator
+
+from chorus.errors import UsageError
+from chorus.runtime import device_parts
+from chorus.settings import Strict
+from chorus.tasks.normalise import NORMALISERS
+from chorus.tasks.registry import parse_task
+from chorus.train.config import LANGUAGE_MODELLING, Seconds
+
+Granularity = Literal["scalar", "task", "component", "group"]
+Form = Literal["free", "tanh", "simplex"]
+Rule = Literal["mean", "minimum", "geometric", "l2"]
+Measure = Literal["loss", "wer", "cer"]
+
+
+def _task(value: str) -> str:
+    try:
+        return value if value == LANGUAGE_MODELLING else parse_task(value)
+    except UsageError as error:
+        raise ValueError(error.message) from None
+
+
+class Calibration(Strict):
+    """How the weights are cut into groups, written, learnt, measured and chosen.
+
+    granularity  one number for all (scalar), one a model (task), one a model and component, or one a model, component,
+                 kind and band of layers (group)
+    bands        into how many runs of layers each component is cut, for `group`; as many as it has layers at most
+    form         how the numbers are written while they are learnt: free; tanh, within +-`magnitude`; or simplex, a
+                 factor of each group times its models' shares of one
+    start        what every weight begins at; None: at what the recipe says
+    bound        a weight beyond it ends the calibration
+    by           the column of the rows whose values are the tasks: batches are drawn evenly from them
+    batch_size   rows of each task in an update
+    every        updates between two measures on dev; patience: measures without a better one that end it
+    rule         how the tasks' recoveries become the one number by which the best weights are chosen
+    measure      what is measured on dev: the loss, or an error rate by greedy decoding
+    own          task -> the model that was tuned for it; of others the best single model on dev is taken
+    rank         full fine-tunes: matrices' deltas cut to this rank; None: whole
+    streamed     full fine-tunes: whole deltas are read anew at each update, and not held
+    energy       adapters: the merged adapter is cut to this share of its energy
+    """
+
+    granularity: Granularity = "group"
+    bands: int = Field(default=4, ge=1)
+    form: Form = "free"
+    magnitude: float = Field(default=2.0, gt=0, allow_inf_nan=False)
+    start: float | None = Field(default=None, allow_inf_nan=False)
+    bound: float = Field(default=10.0, gt=0, allow_inf_nan=False)
+    task: Annotated[str, AfterValidator(_task)] = "asr"
+    by: str = Field(default="domain", min_length=1)
+    updates: int = Field(default=200, ge=1)
+    batch_size: int = Field(default=4, ge=1)
+    learning_rate: float = Field(default=0.01, gt=0, allow_inf_nan=False)
+    every: int = Field(default=20, ge=1)
+    patience: int = Field(default=5, ge=1)
+    rule: Rule = "mean"
+    measure: Measure = "loss"
+    normaliser: str = "raw"
+    max_new_tokens: int | None = Field(default=None, ge=1)
+    own: dict[str, str] = Field(default_factory=dict)
+    limit: int | None = Field(default=None, ge=1)  # dev rows of each task, evenly taken, the same ones every time
+    rank: int | None = Field(default=None, ge=1)
+    streamed: bool = False
+    energy: float | None = Field(default=None, gt=0, le=1)
+    language: str = ""  # of rows that name none
+    prompt: str | None = None  # of speech LLMs; else the task's instruction
+    timestamps: float = Field(default=0.5, ge=0, le=1)  # share of Whisper's targets that have them
+    window_s: Seconds = Field(default_factory=lambda: [30])
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    device: str = "auto"
+    seed: int = 0
+
+    @field_validator("device")
+    @classmethod
+    def _a_device(cls, value: str) -> str:
+        device_parts(value)
+        return value
+
+    @field_validator("normaliser")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        if value.split(":")[0] not in NORMALISERS:
+            raise ValueError(f"one of {', '.join(NORMALISERS)}")
+        return value
+
+    @model_validator(mode="after")
+    def _fits(self) -> Calibration:
+        if self.form == "simplex" and self.granularity == "scalar":
+            raise ValueError(
+                "a scalar leaves the models' shares as they are, and simplex learns them: use free or tanh"
+            )
+        if self.start is not None and abs(self.start) > self.bound:
+            raise ValueError(f"start: {self.start:g} is beyond the bound of {self.bound:g}")
+        if self.task == LANGUAGE_MODELLING and self.measure != "loss":
+            raise ValueError(f"measure: {self.measure} is of texts that are heard; lm has a loss alone")
+        return self
