@@ -83,6 +83,21 @@ class StartSettings(Strict):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
 
 
+class Mix(Strict):
+    """How often rows are learnt, where groups of unlike sizes are learnt together (train/mixing.py)."""
+
+    by: str = "task"  # the column that tells the groups
+    temperature: float = Field(default=1.0, gt=0)  # 1: by their sizes; larger: evener
+    weights: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)  # of groups; 1 for the others
+    rare: bool = False  # rows of rare answers more often: 1/sqrt(n)
+
+    @model_validator(mode="after")
+    def _some(self) -> Mix:
+        if self.weights and not any(self.weights.values()):
+            raise ValueError("weights: one of them must be more than nought")
+        return self
+
+
 class DataSettings(Strict):
     """What is learnt, what is measured, what must stay unseen."""
 
@@ -91,6 +106,7 @@ class DataSettings(Strict):
     test: Sources | None = None  # only looked at for leakage
     language: str = ""  # of rows that name none
     task_column: str = "task"  # the task by row
+    mix: Mix | None = None  # else each row once an epoch
     prompt: str | None = None  # of speech LLMs; else the task's instruction
     min_duration_s: float = Field(default=0.1, ge=0)
     max_duration_s: float | None = Field(default=None, gt=0)  # else what the model takes

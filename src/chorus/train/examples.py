@@ -17,6 +17,7 @@ from chorus.errors import DataError
 from chorus.lazy import lazy
 from chorus.train.backbones.protocol import Backbone, Example
 from chorus.train.config import Augment
+from chorus.train.mixing import drawn
 
 if TYPE_CHECKING:
     import numpy
@@ -100,10 +101,17 @@ class StreamedSet(torch.utils.data.IterableDataset[Example]):
 
 
 class EpochSampler(torch.utils.data.Sampler[Draw]):
-    """Every row once an epoch, in an order that (seed, epoch) alone decide; batches of like lengths if asked."""
+    """Every row once an epoch, in an order that (seed, epoch) alone decide; batches of like lengths if asked.
 
-    def __init__(self, lengths: Sequence[float], batch_size: int, seed: int, *, by_length: bool) -> None:
+    With `shares` each row as often as its share of an epoch says.
+    """
+
+    def __init__(
+        self, lengths: Sequence[float], batch_size: int, seed: int, *, by_length: bool,
+        shares: Sequence[float] | None = None,
+    ) -> None:  # fmt: skip
         self.lengths, self.batch_size, self.seed, self.by_length = lengths, batch_size, seed, by_length
+        self.shares = shares
         self.epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
@@ -115,7 +123,7 @@ class EpochSampler(torch.utils.data.Sampler[Draw]):
     def __iter__(self) -> Iterator[Draw]:
         epoch = self.epoch
         rng = numpy.random.default_rng((self.seed, epoch))
-        order = rng.permutation(len(self.lengths))
+        order = rng.permutation(len(self.lengths)) if self.shares is None else drawn(self.shares, rng)
         for index in self._grouped(order, rng) if self.by_length else order:
             yield epoch, int(index)
 

@@ -30,6 +30,7 @@ from chorus.train.config import TrainConfig
 from chorus.train.examples import EpochSampler, StreamedSet, TrainingSet
 from chorus.train.facts import Logged
 from chorus.train.measure import error_rates, rates, written
+from chorus.train.mixing import shares
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -72,7 +73,10 @@ class SpeechTrainer(Trainer):
             return None
         lengths = [u.duration_s for u in dataset.utterances]
         settings = self.config.train
-        self.sampler = EpochSampler(lengths, settings.batch_size, self.config.seed, by_length=settings.group_by_length)
+        self.sampler = EpochSampler(
+            lengths, settings.batch_size, self.config.seed, by_length=settings.group_by_length,
+            shares=shares(dataset.utterances, self.config),
+        )  # fmt: skip
         return self.sampler
 
     def _run_epoch(self, *arguments: object, **more: object) -> object:
