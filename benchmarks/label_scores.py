@@ -2,8 +2,9 @@
 
     python benchmarks/label_scores.py [--rounds 3]
 
-A Qwen2-Audio of random weights (six layers of 256, a tower of two) hears two recordings of two seconds. One forward over the tree of labels behind the question is timed against a forward of each label with question
-and sound, in turns; and against all labels of a recording as one batch, which hears the sound thirty times as well.
+A Qwen2-Audio of random weights (six layers of 256, a tower of two) hears two recordings of two seconds. One forward
+over the tree of labels behind the question is timed against a forward of each label with question and sound, in turns;
+and against all labels of a recording as one batch, which hears the sound thirty times as well.
 """
 
 from __future__ import annotations

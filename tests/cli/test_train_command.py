@@ -9,8 +9,10 @@ import pytest
 
 from chorus.cli.main import run
 from chorus.errors import ChorusError
+from chorus.tasks.registry import TASKS
 from chorus.train.facts import Trained
 from chorus.train.layers import load_train_config
+from chorus.train.orders import ORDERS
 
 CONFIG = ["model.base=org/base", "data.train=m.csv", "output=out", "logs=logs"]
 
@@ -122,6 +124,10 @@ def test_print_config_is_a_configuration_and_trains_nothing(asked, capsys, tmp_p
         ([*CONFIG, "--parallel", "2"], "go with --each and --continual"),
         ([*CONFIG, "--only", "a"], "go with --each and --continual"),
         ([*CONFIG, "--by", "speaker"], "go with --each and --continual"),
+        ([*CONFIG, "--order", "conflicting_stress"], "go with --each and --continual"),
+        ([*CONFIG, "--order", "conflicting_stress", "--each", "task"], "--order names column and values"),
+        ([*CONFIG, "--order", "conflicting_stress", "--continual", "--only", "a"], "--order names column and values"),
+        ([*CONFIG, "--order", "conflicting", "--continual"], 'did you mean "conflicting_stress"'),
         ([*CONFIG, "trian.epochs=3"], 'did you mean "train.epochs"'),
         ([*CONFIG, "--parallel", "0", "--each", "domain"], "parallel"),
     ],
@@ -181,6 +187,16 @@ def test_a_campaign_as_json_names_its_jobs(campaign, capsys):
 def test_one_after_another_walks_the_domains_or_another_column(campaign, more, column):
     assert run(["train", *CONFIG, "--continual", *more]) == 0
     assert campaign["asked"]["continual"] == column
+
+
+def test_an_order_by_name_is_its_tasks(campaign):
+    assert run(["train", *CONFIG, "--continual", "--order", "compatible_acoustic"]) == 0
+    assert (campaign["asked"]["continual"], campaign["asked"]["only"]) == (
+        "task",
+        ["speaker_ver", "langid", "kws", "asr"],
+    )
+    assert ORDERS["speaker_to_semantic"] == ORDERS["semantic_to_speaker"][::-1]
+    assert {task for tasks in ORDERS.values() for task in tasks} <= set(TASKS.names())
 
 
 def test_a_campaign_that_fails_says_which(campaign, capsys, monkeypatch):

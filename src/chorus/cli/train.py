@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 @click.option(
     "--only", multiple=True, metavar="VALUE", help="With --each and --continual: these values, in this order."
 )
+@click.option("--order", metavar="NAME", help="With --continual: tasks in an order that has a name (docs/tasks.md).")
 @click.option("--parallel", type=click.IntRange(1), help="Trainings at once.  [default: one for each GPU, else one]")
 @click.option("--merge", is_flag=True, help="Write an adapter's merged model too.")
 @click.option("--skip-bad", is_flag=True, help="Leave out rows that cannot be used, and count them.")
@@ -69,8 +70,9 @@ def command(arguments: tuple[str, ...], configs: tuple[str, ...], **flags: Any) 
     if flags["joint"] or flags["continual"] or flags["each"]:
         _campaign(config, flags, settings)
         return
-    if flags["only"] or flags["parallel"] or flags["by"]:
-        raise UsageError("--only, --by and --parallel go with --each and --continual", "name the column: --each domain")
+    if flags["only"] or flags["parallel"] or flags["by"] or flags["order"]:
+        told = "--only, --by, --order and --parallel go with --each and --continual"
+        raise UsageError(told, "name the column: --each domain")
     from chorus.train.processes import is_main
     from chorus.train.run import train
 
@@ -102,13 +104,15 @@ def _told(result: Trained) -> str:
 def _campaign(config: TrainConfig, flags: Mapping[str, Any], settings: Mapping[str, bool]) -> None:
     from chorus.train.campaign import run_jobs
     from chorus.train.jobs import plan_jobs
+    from chorus.train.orders import order
 
+    walked, only = flags["by"] or "domain", list(flags["only"])
+    if flags["order"]:
+        if not flags["continual"] or only or flags["by"]:
+            raise UsageError("--order names column and values of --continual", "give it without --only and --by")
+        walked, only = config.data.task_column, list(order(flags["order"]))
     jobs = plan_jobs(
-        config,
-        joint=flags["joint"],
-        continual=(flags["by"] or "domain") if flags["continual"] else None,
-        each=flags["each"],
-        only=list(flags["only"]),
+        config, joint=flags["joint"], continual=walked if flags["continual"] else None, each=flags["each"], only=only
     )
     results = run_jobs(
         jobs, parallel=flags["parallel"], settings=settings, note=lambda t: note(t, quiet=flags["quiet"])
