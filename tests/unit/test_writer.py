@@ -15,8 +15,8 @@ from chorus.checkpoints.writer import OutputFile, PartialDirectory, appearing_wh
 from chorus.errors import OutputError
 
 
-def begin(final, *, resume=False, overwrite=False):
-    return PartialDirectory(final, resume=resume, overwrite=overwrite)
+def begin(final, *, resume=False, overwrite=False, work=""):
+    return PartialDirectory(final, resume=resume, overwrite=overwrite, work=work)
 
 
 # ---- the directory ----
@@ -122,6 +122,26 @@ def test_an_unfinished_one_is_gone_on_with_or_begun_again(tmp_path, resume, over
     assert (again.path / "half.bin").exists() == resume
     assert (again.path / "folder").exists() == resume
     again.release()
+
+
+def test_what_a_kill_left_of_the_same_work_is_begun_again(tmp_path):
+    """A training that is given again after a kill in its last second goes on; what is of another work stays."""
+    final = tmp_path / "model"
+    made = begin(final, work="this")
+    (made.path / "half.bin").write_text("half")
+    made.release()
+    for other in ("", "that", "this and more"):
+        with pytest.raises(OutputError, match="an unfinished result is there"):
+            begin(final, work=other)
+    assert (made.path / "half.bin").exists()
+    with appearing_whole(final, overwrite=False, work="this") as partial:
+        assert not (partial.path / "half.bin").exists()
+        (partial.path / "chorus.json").write_text("{}")
+    assert sorted(path.name for path in final.iterdir()) == ["chorus.json"], "nothing of the work is in the result"
+    (tmp_path / "other.partial").mkdir()
+    (tmp_path / "other.partial" / ".chorus-work").write_bytes(b"\xff" * 4)
+    with pytest.raises(OutputError, match="an unfinished result is there"):
+        begin(tmp_path / "other", work="this")
 
 
 def test_an_unfinished_one_that_is_refused_is_not_locked(tmp_path):

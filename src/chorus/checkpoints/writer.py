@@ -13,14 +13,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from chorus.checkpoints.output_place import PARTIAL, REPLACED, list_contents, place_of, refuse_foreign
-from chorus.errors import OutputError
-from chorus.files import present, shown
+from chorus.errors import CheckpointError, OutputError
+from chorus.files import present, read_text, shown
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
     from typing_extensions import Buffer
 
+WORK = ".chorus-work"  # a file of a directory that is not whole yet: what is being written there
 AGAIN = "then run it again (a merge goes on with --resume)"
 
 
@@ -49,8 +50,13 @@ def explained(path: Path) -> Iterator[None]:
 class PartialDirectory:
     """`DIR.partial`, locked while it is written, renamed to `DIR` at the end."""
 
-    def __init__(self, final: Path, *, resume: bool, overwrite: bool, parts: Sequence[str] = ()) -> None:
-        """`parts` are the names of the directories that a result of several models has."""
+    def __init__(
+        self, final: Path, *, resume: bool, overwrite: bool, parts: Sequence[str] = (), work: str = ""
+    ) -> None:
+        """`parts` are the names of the directories that a result of several models has.
+
+        `work` tells what is written: what a kill left of the same is begun again without being asked.
+        """
         final = place_of(final)
         self.final, self.overwrite = final, overwrite
         self.path, self._aside = (final.with_name(final.name + ending) for ending in (PARTIAL, REPLACED))
@@ -79,13 +85,26 @@ class PartialDirectory:
         except OSError:  # a file system that cannot lock directories: go without
             pass
         if existed and not resume:
-            if not overwrite and any(self.path.iterdir()):
+            if not overwrite and any(self.path.iterdir()) and not self._is_of(work):
                 self.release()
                 raise OutputError(
                     f"{self.path}: an unfinished result is there",
                     "start again with --overwrite, or go on with --resume where it is a merge",
                 )
             self._clear()
+        if work:
+            with explained(self.path):
+                (self.path / WORK).write_text(work, encoding="utf-8")
+
+    def _is_of(self, work: str) -> bool:
+        """Whether the directory is what the same work has left, by the file that it writes first."""
+        path = self.path / WORK
+        if not work or path.is_symlink() or not present(path):
+            return False
+        try:
+            return read_text(path, len(work)) == work
+        except CheckpointError:  # longer, or no text: not written here
+            return False
 
     def _clear(self) -> None:
         with explained(self.path):
@@ -149,19 +168,21 @@ class PartialDirectory:
 
 
 @contextmanager
-def appearing_whole(final: Path, *, overwrite: bool, parts: Sequence[str] = ()) -> Iterator[PartialDirectory]:
+def appearing_whole(
+    final: Path, *, overwrite: bool, parts: Sequence[str] = (), work: str = ""
+) -> Iterator[PartialDirectory]:
     """A partial directory for work that cannot be resumed: it gets its final name at the end, or goes.
 
-    `parts` are the names of the directories that a result of several has.
+    `parts` are the names of the directories that a result of several has; `work` is as `PartialDirectory` has it.
     """
-    partial = PartialDirectory(final, resume=False, overwrite=overwrite, parts=parts)
+    partial = PartialDirectory(final, resume=False, overwrite=overwrite, parts=parts, work=work)
     try:
         yield partial
     # an interrupt as well: nothing half made is left behind where it could not be resumed
     except BaseException:
         partial.discard()
         raise
-    partial.finish(())
+    partial.finish((WORK,))
 
 
 class OutputFile:

@@ -42,9 +42,11 @@ def save_result(
     `state` holds the weights where the model itself has only its process's share.
     """
     final = Path(config.output_dir)
+    # killed while it writes, a training that is given again has only this left to do
+    work = facts["fingerprint"]
     adapter, tag = hasattr(model, "peft_config"), backbone.kind.pipeline_tag
     refuse_unfinite(model.named_parameters() if state is None else state.items())
-    with appearing_whole(final, overwrite=overwrite) as partial, explained(partial.path):
+    with appearing_whole(final, overwrite=overwrite, work=work) as partial, explained(partial.path):
         if adapter:
             save_adapter(model, config.adapter, partial.path, base=config.model.base, logs=logs, state=state)
             (partial.path / "README.md").unlink(missing_ok=True)  # PEFT's template
@@ -54,7 +56,7 @@ def save_result(
         _paperwork(partial.path, config, facts, adapter=adapter, pipeline_tag=tag)
         _readable(partial.path)
     if adapter and state is None and config.adapter is not None and config.adapter.merge:
-        with appearing_whole(merged_dir(final), overwrite=overwrite) as partial, explained(partial.path):
+        with appearing_whole(merged_dir(final), overwrite=overwrite, work=work) as partial, explained(partial.path):
             merged_model(model).save_pretrained(partial.path, max_shard_size=SHARD)
             _side_files(backbone, partial.path)
             _paperwork(partial.path, config, facts, adapter=False, pipeline_tag=tag)
