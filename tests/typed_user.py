@@ -9,8 +9,10 @@ from typing import Annotated, assert_type
 import torch
 
 import chorus
+from chorus.analyse.cka import StateAnalysis
 from chorus.analyse.facts import WeightAnalysis
 from chorus.analyse.interference_facts import Interference
+from chorus.analyse.path import PathAnalysis
 from chorus.checkpoints.adapter_report import AdapterResult
 from chorus.checkpoints.lazy_tensor import LazyTensor
 from chorus.evaluate.comparison import Comparison
@@ -54,6 +56,9 @@ def measures() -> None:
     assert_type(chorus.write_analysis(changed, "analysis"), Path)
     matrix = assert_type(chorus.analyse_interference([one], specialists={"radio": "radio"}), Interference)
     assert_type(chorus.write_analysis(matrix, "interference"), Path)
+    heard = assert_type(chorus.AnalysedRows(["dev.csv"]), chorus.AnalysedRows)
+    assert_type(chorus.analyse_path(["tuned"], "base", heard), PathAnalysis)
+    assert_type(chorus.analyse_cka(["tuned"], "base", ["dev.csv"]), StateAnalysis)
 
 
 def hears() -> None:

@@ -10,6 +10,7 @@ import pytest
 from chorus.cli.main import run
 from models import Family, files_of, write_recipe
 from results import family
+from sounds import BASE, corpus
 
 
 def test_weights_prints_tables_and_writes_a_page(
@@ -107,3 +108,20 @@ def test_interference_tells_what_makes_no_sense(
 def test_a_model_is_no_evaluation(qwen: Family, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["analyse", "interference", str(qwen.base)]) != 0
     assert "no evaluation" in capsys.readouterr().err
+
+
+def test_path_and_cka_print_tables_and_write_pages(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("jinja2")
+    manifest, _ = corpus(tmp_path / "tones", 6)
+    given = [f"same={BASE}", "--base", str(BASE), "--data", f"tones={manifest}", "--window", "1", "--split", "all"]
+    assert run(["analyse", "path", *given, "--points", "2", "-o", str(tmp_path / "path"), "-q"]) == 0
+    shown = capsys.readouterr().out
+    assert "base to same" in shown
+    assert "none" in shown
+    assert (tmp_path / "path" / "path.json").exists()
+    assert run(["analyse", "cka", *given, "--limit", "4", "--json", "-q"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["utterances"] == 4
+    assert all(layer["difference"] == [[0.0, 0.0], [0.0, 0.0]] for layer in told["layers"])
+    assert run(["analyse", "path", *given, "--until", "0.2"]) == 2
+    assert "--until 1.5" in capsys.readouterr().err

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from chorus.analyse.cka import StateAnalysis
 from chorus.analyse.facts import WeightAnalysis
 from chorus.analyse.interference_facts import Interference
 from chorus.analyse.interference_report import interference_report
+from chorus.analyse.live_report import cka_report, path_report
 from chorus.analyse.page import REPORT, AnalysisReport, place_for, publish
+from chorus.analyse.path import PathAnalysis
 from chorus.analyse.weights_report import weights_report
 
-Analysis = WeightAnalysis | Interference
+Analysis = WeightAnalysis | Interference | PathAnalysis | StateAnalysis
 
 
 def write_analysis(found: Analysis, output: str | Path, *, overwrite: bool = False) -> Path:
@@ -32,4 +35,8 @@ def report_of(found: Analysis, *, command: Sequence[str] = ()) -> AnalysisReport
     """What is written and printed of an analysis."""
     if isinstance(found, WeightAnalysis):
         return weights_report(found, command=command)
+    if isinstance(found, PathAnalysis):
+        return path_report(found, command=command)
+    if isinstance(found, StateAnalysis):
+        return cka_report(found, command=command)
     return interference_report(found, command=command)

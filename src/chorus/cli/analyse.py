@@ -1,17 +1,19 @@
-"""`chorus analyse weights` and `chorus analyse interference`."""
+"""`chorus analyse`: weights, interference, path, cka."""
 
 from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from chorus.cli.evaluate import labelled
 from chorus.cli.flags import (
+    Flag,
+    device_flag,
     jobs_flag,
     json_flag,
     normaliser_flag,
@@ -25,8 +27,14 @@ from chorus.errors import UsageError
 from chorus.progress import shown
 
 if TYPE_CHECKING:
+    from chorus.analyse.live import AnalysedRows
     from chorus.analyse.write import Analysis
+    from chorus.checkpoints.model import OpenOptions
     from chorus.checkpoints.open import Source
+
+
+Flags = Mapping[str, Any]  # as click gives them
+F = TypeVar("F", bound=Callable[..., object])
 
 
 @click.group("analyse")
@@ -64,7 +72,6 @@ def weights(models: tuple[str, ...], base: str, merges: tuple[str, ...], **flags
     from chorus.analyse.deltas import open_all
     from chorus.analyse.sums import Wanted
     from chorus.analyse.weights import analyse_opened
-    from chorus.checkpoints.model import OpenOptions
     from chorus.extract.pair import Selection
     from chorus.runtime import threads
 
@@ -73,9 +80,8 @@ def weights(models: tuple[str, ...], base: str, merges: tuple[str, ...], **flags
     part = "encoder" if flags["encoder_only"] else "decoder" if flags["decoder_only"] else "all"
     selection = Selection(part, flags["include"], flags["exclude"])
     wanted = Wanted(flags["density"], flags["energy"], not flags["no_spectra"], threads(flags["jobs"]))
-    options = OpenOptions(allow_pickle=flags["allow_pickle"], offline=flags["offline"])
     # opened before the analysis: the output must be none of their places, which is told first
-    opened = open_all(named(models), base, named(merges), options)
+    opened = open_all(named(models), base, named(merges), _options(flags))
     for warning in opened.warnings:
         note(f"warning: {warning}")
 
@@ -120,6 +126,94 @@ def interference(results: tuple[str, ...], **flags: Any) -> None:
     tell(found, [one.directory for one in evaluations], flags)
 
 
+def heard(function: F) -> F:
+    """The flags of what loads models and gives them recordings; they arrive as `flags`."""
+    decorators: tuple[Flag, ...] = (
+        click.argument("models", nargs=-1, required=True, metavar="[NAME=]MODEL..."),
+        click.option("--base", required=True, metavar="MODEL", help="What all were trained from."),
+        click.option("--data", multiple=True, required=True, metavar="[NAME=]MANIFEST", help="Recordings with texts."),
+        click.option("-o", "--out", type=click.Path(), metavar="DIR", help="Write JSON, plots and a page there."),
+        click.option("--split", help="Which split; all for every row.  [default: test where there is one]"),
+        click.option("--limit", type=click.IntRange(1), help="The first so many rows of each manifest."),
+        click.option("--language", default="", help="Of rows that name none."),
+        click.option("--task", default="asr", help="[default: asr]"),
+        click.option(
+            "--window", "window_s", type=click.IntRange(1, 30), default=30, help="Whisper's seconds.  [default: 30]"
+        ),
+        click.option("--batch-size", type=click.IntRange(1), default=8, help="Utterances at once.  [default: 8]"),
+        device_flag("auto", by_config=True),
+        overwrite_flag(),
+        pickle_flag,
+        offline_flag,
+        json_flag("Print everything as JSON."),
+        quiet_flag(),
+    )
+    for decorate in reversed(decorators):
+        function = decorate(function)
+    return function
+
+
+@command.command("path")
+@heard
+@click.option("--points", type=click.IntRange(2), default=11, help="From 0 to 1.  [default: 11]")
+@click.option("--until", type=float, default=1.0, help="How far beyond a model, from the base.  [default: 1]")
+@click.option("--from-base-only", is_flag=True, help="Leave out the ways between models.")
+def path(models: tuple[str, ...], base: str, points: int, until: float, from_base_only: bool, **flags: object) -> None:
+    """The loss on the straight way from the base to each MODEL, and between each two: barriers, and the best weight.
+
+    \b
+    chorus analyse path radio phone merge.yml --base openai/whisper-tiny --data dev.csv --until 1.5 -o path
+    """
+    from chorus.analyse.deltas import open_all
+    from chorus.analyse.path import check_points, path_of
+
+    check_points(points, until)
+    opened = open_all(named(models), base, (), _options(flags))
+
+    def found() -> Analysis:
+        with shown(quiet=bool(flags["quiet"]), label="measuring", unit="points") as bar:
+            return path_of(
+                opened, base, _recordings(flags), points=points, until=until,
+                between=not from_base_only, progress=bar,
+            )  # fmt: skip
+
+    tell(found, opened.places, flags)
+
+
+@command.command("cka")
+@heard
+@click.option("--merge", "merges", multiple=True, metavar="[NAME=]MODEL", help="A merge of them; may be repeated.")
+def cka(models: tuple[str, ...], base: str, merges: tuple[str, ...], **flags: object) -> None:
+    """How alike base, models and merges hear the same recordings, behind every layer of a Whisper.
+
+    \b
+    chorus analyse cka radio phone merge.yml --base openai/whisper-tiny --data dev.csv -o cka
+    """
+    from chorus.analyse.cka import cka_of
+    from chorus.analyse.deltas import open_all
+
+    opened = open_all(named(models), base, named(merges), _options(flags))
+
+    def found() -> Analysis:
+        with shown(quiet=bool(flags["quiet"]), label="listening", unit="models") as bar:
+            return cka_of(opened, base, _recordings(flags), progress=bar)
+
+    tell(found, opened.places, flags)
+
+
+def _options(flags: Flags) -> OpenOptions:
+    from chorus.checkpoints.model import OpenOptions
+
+    return OpenOptions(allow_pickle=flags["allow_pickle"], offline=flags["offline"])
+
+
+def _recordings(flags: Flags) -> AnalysedRows:
+    from chorus.analyse.live import AnalysedRows
+
+    names = ("split", "limit", "language", "task", "window_s", "batch_size")
+    return AnalysedRows(flags["data"], device=flags["device"] or "auto", **{name: flags[name] for name in names})
+
+
 def _home(text: str) -> tuple[str, str]:
     label, equals, row = text.partition("=")
     if not equals or not label or not row:
@@ -140,7 +234,7 @@ def named(texts: Sequence[str]) -> dict[str, Source] | list[Source]:
     return {label or name_of(reference_to(model)): model for label, model in pairs}
 
 
-def tell(find: Callable[[], Analysis], inputs: Sequence[Path], flags: dict[str, Any]) -> None:
+def tell(find: Callable[[], Analysis], inputs: Sequence[Path], flags: Flags) -> None:
     """Analyse, write it where it is to be, and print it."""
     from chorus.analyse.page import REPORT, place_for, publish
     from chorus.analyse.write import report_of

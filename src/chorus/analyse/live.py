@@ -1,0 +1,191 @@
+"""One loaded model that takes the weights of any other of its base, and the recordings that all are given."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from chorus.analyse.deltas import Opened
+from chorus.checkpoints.lazy_tensor import MemoryTensor
+from chorus.data.utterance import Utterance
+from chorus.errors import DataError, UsageError
+from chorus.extract.pair import Counterparts, Selection
+from chorus.lazy import lazy
+from chorus.models.loading import put_weights
+from chorus.runtime import pick_device
+from chorus.train.asked import answered
+from chorus.train.backbones.choose import load_backbone
+from chorus.train.backbones.protocol import IGNORED, ROWS, Backbone
+from chorus.train.config import Augment, DataSettings, RowSource, StartSettings, Train, TrainConfig
+from chorus.transcribe.test_sets import load_test_set
+
+if TYPE_CHECKING:
+    import torch
+
+    from chorus.models.batches import Batch
+else:
+    torch = lazy("torch")
+
+BASE = -1  # of the places that weights come from: the base itself
+BATCH = 8
+
+
+@dataclass(frozen=True)
+class AnalysedRows:
+    """Which rows of which manifests (`[NAME=]MANIFEST`), and how they are given to the model.
+
+    `split` is `test` where there is one, else all; `limit` counts the rows of each manifest; `window_s` is what Whisper
+    is given of each.
+    """
+
+    data: Sequence[str]
+    split: str | None = None
+    limit: int | None = None
+    language: str = ""
+    task: str = "asr"
+    window_s: int = 30
+    batch_size: int = BATCH
+    device: str = "cpu"
+
+
+def asked_for(recordings: AnalysedRows | Sequence[str]) -> AnalysedRows:
+    """Manifests alone, with all else as it is by default."""
+    if isinstance(recordings, str):
+        raise UsageError(f"{recordings}: one manifest where a list is asked for", f"[{recordings!r}]")
+    return recordings if isinstance(recordings, AnalysedRows) else AnalysedRows(recordings)
+
+
+@dataclass
+class GivenBatch:
+    """A batch as the model takes it, and how long its utterances are."""
+
+    batch: Batch
+    seconds: list[float]
+    labels: int  # that have a loss
+
+
+@dataclass
+class LiveModel:
+    """The model, the batches by domain, and where each set of weights is read from."""
+
+    backbone: Backbone
+    opened: Opened
+    jobs: list[list[Counterparts]]
+    batches: dict[str, list[GivenBatch]]
+    rows: int
+    warnings: list[str] = field(default_factory=list)
+
+    def weights(self, place: int) -> dict[str, torch.Tensor]:
+        """The tensors of one of the models, or of the base, in float32."""
+        found = {}
+        for one in self.jobs:
+            # every counterpart knows the base
+            job = one[max(place, 0)]
+            found[job.name] = (job.origin if place == BASE else job.tensor).read().float()
+        return found
+
+    def take(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Put weights into the model."""
+        put_weights(self.backbone.model, {name: MemoryTensor(name, value) for name, value in tensors.items()})
+
+    def losses(self) -> dict[str, float]:
+        """The loss of each domain: cross-entropy a label, whatever the batches."""
+        found = {}
+        with self.listening():
+            for domain, given in self.batches.items():
+                summed = 0.0
+                for one in given:
+                    # a mean of each batch's labels, of which batches have more or fewer
+                    with self.backbone.window(self.backbone.model, one.batch):
+                        summed += float(self.backbone.model(**one.batch).loss) * one.labels
+                found[domain] = summed / sum(one.labels for one in given)
+        return found
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Without dropout and gradients."""
+        self.backbone.model.eval()
+        with torch.inference_mode():
+            yield
+
+
+def load_live(opened: Opened, base: str, wanted: AnalysedRows) -> LiveModel:
+    """Load the base once, and its batches; every other model's weights are put into it.
+
+    Raises `DataError` for rows that it cannot take, `CheckpointError` for a base that has no loss.
+    """
+    config = _config(base, wanted)
+    test = load_test_set(
+        wanted.data, split=wanted.split, limit=wanted.limit, language=wanted.language, task=wanted.task
+    )
+    every = list(test.utterances.values())
+    utterances = answered(every, config, [one.row for one in every])
+    # after the rows are looked at: a mistake in a manifest need not wait for a model
+    device = pick_device(wanted.device)
+    backbone = load_backbone(config, device, texts=[one.row.text for one in utterances])
+    backbone.model.to(device)
+    for one in utterances:
+        _refuse(backbone, one)
+    domains: dict[str, list[Utterance]] = {}
+    for one in utterances:
+        domains.setdefault(one.row.domain or "all", []).append(one)
+    batches = {domain: _batches(backbone, rows, wanted.batch_size) for domain, rows in domains.items()}
+    return LiveModel(backbone, opened, opened.jobs(Selection()), batches, len(utterances), list(opened.warnings))
+
+
+def _config(base: str, wanted: AnalysedRows) -> TrainConfig:
+    """The recordings in the words of a training, which knows how every kind of model takes rows."""
+    return TrainConfig(
+        task=wanted.task, device=wanted.device, model=StartSettings(base=base, dtype="float32"),
+        # without timestamps: a loss on times would drown that on words
+        data=DataSettings(
+            train=[RowSource(manifest=one.partition("=")[2] or one) for one in wanted.data],
+            language=wanted.language, timestamps=0.0,
+        ),
+        train=Train(batch_size=wanted.batch_size, window_s=[wanted.window_s]),
+    )  # fmt: skip
+
+
+def _refuse(backbone: Backbone, one: Utterance) -> None:
+    longest = backbone.longest_s
+    # it would be cut in silence, and its text would not
+    if longest is not None and one.duration_s > longest + 0.01:
+        raise DataError(
+            f"{one.row}: {one.duration_s:.1f} s, and the model is given {longest:g} s at once",
+            "a larger --window, up to what the model takes; or leave the row out",
+        )
+    if not one.row.text.strip():
+        raise DataError(f"{one.row}: no text, of which there is no loss", "leave such rows out")
+    reason = backbone.misfit(one) or next(
+        (f"{kind}: {told}" for _, kind, told in backbone.limits.problems([one.row])), ""
+    )
+    if reason:
+        raise DataError(f"{one.row}: {reason}", "leave the row out")
+
+
+def _batches(backbone: Backbone, rows: Sequence[Utterance], size: int) -> list[GivenBatch]:
+    """Batches of like lengths, the same ones for every model."""
+    from chorus.models.batches import as_taken
+
+    # as a training sorts them: little is padded
+    ordered = sorted(rows, key=lambda u: -u.duration_s)
+    found = []
+    for start in range(0, len(ordered), size):
+        part = ordered[start : start + size]
+        batch = backbone.collate([backbone.example(one, None, Augment()) for one in part])
+        batch.pop(ROWS)  # for messages of a training; a model would refuse them
+        labels = int((batch["labels"] != IGNORED).sum())
+        found.append(GivenBatch(as_taken(batch, backbone.model), [one.duration_s for one in part], labels))
+    return found
+
+
+def base_directory(base: object) -> str:
+    """The base as a name that transformers can load; `UsageError` where it is a plan or a recipe."""
+    if isinstance(base, str) and not base.endswith((".yml", ".yaml")):
+        return base
+    text = str(base)
+    if hasattr(base, "__fspath__"):
+        return text
+    raise UsageError("the base must be a model's directory or hub id here", "write the merge first: chorus merge")
