@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from chorus.checkpoints.open import open_model
+from chorus.data.manifest import Row
 from chorus.errors import UsageError
 from chorus.models.batches import as_taken
 from chorus.models.label_scores import tree_of
@@ -18,7 +19,12 @@ from chorus.models.loading import Origin, load_parts
 from chorus.models.recogniser import LabelScorer, Speech
 from chorus.models.registry import kind_of
 from chorus.models.texts import plain_ids
-from sounds import tiny, tone
+from chorus.models.whisper import shorter_window
+from chorus.transcribe.backends.choose import BACKENDS
+from chorus.transcribe.backends.protocol import Sound
+from chorus.transcribe.decoding import Decoding
+from chorus.transcribe.systems import open_system
+from sounds import BASE, tiny, tone
 
 LABELS = ("on", "one", "no", "nothing", "none of these", "yes", "42")
 
@@ -118,3 +124,35 @@ def test_numbers_that_are_none_are_told(recogniser: Any) -> None:
     finally:
         with torch.no_grad():
             head.copy_(kept)
+
+
+# ---- Whisper ----
+
+
+def test_a_whisper_s_labels_are_as_likely_as_by_themselves() -> None:
+    """Two rows of two lengths and label sets, in a window of three seconds, behind language, task and a prompt."""
+    system = open_system(BASE)
+    rows = [
+        Row(f"{i}.wav", language="en", text="one", extra={"choices": choices})
+        for i, choices in enumerate(("on|one|no|seven eight", "zero|six"))
+    ]
+    sounds = [Sound(tone(0.5 + i, seed=i), row, f"sound {i}") for i, row in enumerate(rows)]
+    decoder = BACKENDS.get("transformers")(system, Decoding(task="kws", window_s=(3,), prompt="digits"), "cpu")
+    found = decoder.transcribe(sounds)
+    model, whisper = decoder.model, decoder.whisper
+    settings = model.generation_config
+    for sound, told in zip(sounds, found, strict=True):
+        features = whisper.features.window([whisper.features(sound.audio)], 300)
+        prefix = decoder._prefixes(["en"])[0]
+        for label, (value, count) in told.scores.items():
+            tokens = [*whisper.labels(label), int(settings.eos_token_id)]
+            assert count == len(tokens)
+            with torch.inference_mode(), shorter_window(model, 150):
+                logits = model(input_features=features, decoder_input_ids=torch.tensor([[*prefix, *tokens]])).logits[0]
+            odds = torch.log_softmax(logits[len(prefix) - 1 : -1].double(), -1)
+            assert value == pytest.approx(float(odds[torch.arange(count), tokens].sum()), abs=1e-4)
+    assert [sorted(one.scores) for one in found] == [["no", "on", "one", "seven eight"], ["six", "zero"]]
+    free = BACKENDS.get("transformers")(system, Decoding(task="kws", window_s=(3,), labels="free"), "cpu")
+    assert [one.scores for one in free.transcribe(sounds)] == [{}, {}]
+    plain = BACKENDS.get("transformers")(system, Decoding(window_s=(3,)), "cpu")
+    assert [one.scores for one in plain.transcribe(sounds)] == [{}, {}]

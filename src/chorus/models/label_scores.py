@@ -74,27 +74,71 @@ def tree_of(labels: Mapping[str, Sequence[int]], end: int) -> Tree:
 def scores_behind(model: PreTrainedModel, inputs: Batch, trees: Sequence[Tree], padding: int) -> list[Scores]:
     """Each row's labels, given questions [rows, columns] that are padded on the left, with all that belongs to them.
 
-    `inputs` are on the model's device. The language model is asked for hidden states, and its head for one row at a
-    time: a vocabulary of 150,000 times a tree of 100 nodes is 60 MB.
+    `inputs` are on the model's device.
     """
-    asked = model(**inputs, **_positions(model, inputs["attention_mask"]), use_cache=True)
-    last = asked.logits[:, -1].float()
-    need_finite(last.amax(-1))
+    mask = inputs["attention_mask"]
+    asked = model(**inputs, **_positions(model, mask), use_cache=True)
+    ids, depths = _nodes(trees, padding, mask.device)
+    positions = mask.sum(-1, keepdim=True) + depths
+    # Omni counts positions in three dimensions, which are the same for text behind sound
+    moved = getattr(model, "rope_deltas", None)
+    if moved is not None:
+        positions = (positions + moved.to(positions)).expand(3, -1, -1)
+    decoder = _language_model(model)
+    out = decoder(
+        input_ids=ids, attention_mask=_mask(mask, trees, decoder.dtype), position_ids=positions,
+        past_key_values=asked.past_key_values, use_cache=True,
+    )  # fmt: skip
+    return _told(model, asked.logits[:, -1], out.last_hidden_state, trees)
+
+
+def scores_of_heard(
+    model: PreTrainedModel, hidden: torch.Tensor, prefixes: Sequence[Sequence[int]], trees: Sequence[Tree]
+) -> list[Scores]:
+    """Each row's labels by a decoder that looks at what an encoder has heard [rows, positions, width].
+
+    All prefixes, what the decoder is told before it writes, have one length.
+    """
+    from transformers.modeling_outputs import BaseModelOutput
+
+    given = torch.tensor(prefixes, device=hidden.device)
+    told = model(
+        encoder_outputs=BaseModelOutput(last_hidden_state=hidden), decoder_input_ids=given, use_cache=True
+    )  # fmt: skip
+    ids, depths = _nodes(trees, prefixes[0][0], hidden.device)
+    decoder = model.get_decoder()
+    out = decoder(
+        input_ids=ids, attention_mask=_mask(torch.ones_like(given), trees, hidden.dtype),
+        position_ids=given.shape[1] + depths, encoder_hidden_states=hidden, past_key_values=told.past_key_values,
+        use_cache=True,
+    )  # fmt: skip
+    return _told(model, told.logits[:, -1], out.last_hidden_state, trees)
+
+
+def _nodes(trees: Sequence[Tree], padding: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """The trees' tokens and how deep they stand, both [rows, nodes]."""
     width = max(len(tree.tokens) for tree in trees)
-    rows = inputs["attention_mask"].shape[0]
-    ids = torch.full((rows, width), padding, device=last.device)
-    depths = torch.zeros((rows, width), dtype=torch.long, device=last.device)
+    ids = torch.full((len(trees), width), padding)
+    depths = torch.zeros((len(trees), width), dtype=torch.long)
     for i, tree in enumerate(trees):
-        ids[i, : len(tree.tokens)] = torch.tensor(tree.tokens, device=last.device)
-        depths[i, : len(tree.tokens)] = torch.tensor(tree.depths, device=last.device)
-    hidden = _behind(model, inputs, asked.past_key_values, ids, depths, _seen(inputs["attention_mask"], trees, width))
-    head = model.get_output_embeddings()
-    found = []
+        ids[i, : len(tree.tokens)] = torch.tensor(tree.tokens)
+        depths[i, : len(tree.tokens)] = torch.tensor(tree.depths)
+    return ids.to(device), depths.to(device)
+
+
+def _told(
+    model: PreTrainedModel, last: torch.Tensor, hidden: torch.Tensor, trees: Sequence[Tree]
+) -> list[Scores]:  # fmt: skip
+    """Scores of hidden states [rows, nodes, width] behind logits [rows, vocabulary].
+
+    The head is asked for one row at a time: a vocabulary of 150,000 times a tree of 100 nodes is 60 MB.
+    """
+    head, found = model.get_output_embeddings(), []
     for i, tree in enumerate(trees):
-        after = head(hidden[i, : len(tree.tokens)]).float()
-        need_finite(after.amax(-1))
         # the question's own row stands last, where the index -1 of the root finds it
-        odds = torch.log_softmax(torch.cat([after, last[i : i + 1]]), -1)
+        logits = torch.cat([head(hidden[i, : len(tree.tokens)]).float(), last[i : i + 1].float()])
+        need_finite(logits.amax(-1))
+        odds = torch.log_softmax(logits, -1)
         found.append({
             label: (float(sum(odds[node, token].item() for node, token in path)), len(path))
             for label, path in tree.paths.items()
@@ -109,37 +153,19 @@ def _positions(model: PreTrainedModel, mask: torch.Tensor) -> Batch:
     return {"position_ids": (mask.cumsum(-1) - 1).clamp(min=0)}
 
 
-def _behind(
-    model: PreTrainedModel, inputs: Batch, cache: object, ids: torch.Tensor, depths: torch.Tensor, seen: torch.Tensor
-) -> torch.Tensor:
-    """The language model's hidden states [rows, nodes, width] of trees behind questions that it has in its cache."""
-    positions = inputs["attention_mask"].sum(-1, keepdim=True) + depths
-    # Omni counts positions in three dimensions, which are the same for text behind sound
-    moved = getattr(model, "rope_deltas", None)
-    if moved is not None:
-        positions = (positions + moved.to(positions)).expand(3, -1, -1)
-    decoder = _language_model(model)
-    mask = torch.zeros(seen.shape, dtype=decoder.dtype, device=ids.device)
-    mask = mask.masked_fill(~seen, torch.finfo(decoder.dtype).min)[:, None]
-    out = decoder(
-        input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
-    )  # fmt: skip
-    hidden: torch.Tensor = out.last_hidden_state
-    return hidden
-
-
 def _language_model(model: PreTrainedModel) -> PreTrainedModel:
     """What writes, of a model that hears too; its head stands beside it."""
     inner = model.get_decoder()
     return getattr(inner, "language_model", inner)
 
 
-def _seen(question: torch.Tensor, trees: Sequence[Tree], width: int) -> torch.Tensor:
-    """What each node sees [rows, nodes, columns of the question + nodes]."""
-    rows, columns = question.shape
-    seen = torch.zeros((rows, width, columns + width), dtype=torch.bool, device=question.device)
-    seen[:, :, :columns] = question[:, None].bool()
+def _mask(question: torch.Tensor, trees: Sequence[Tree], dtype: torch.dtype) -> torch.Tensor:
+    """What is added to attention [rows, 1, nodes, columns of the question + nodes]: nothing, or what hides."""
+    (rows, columns), width = question.shape, max(len(tree.tokens) for tree in trees)
+    seen = torch.zeros((rows, width, columns + width), dtype=torch.bool)
+    seen[:, :, :columns] = question[:, None].bool().cpu()
     for i, tree in enumerate(trees):
         for node in range(len(tree.tokens)):
             seen[i, node, [columns + one for one in tree.ancestors(node)]] = True
-    return seen
+    hidden = torch.zeros(seen.shape, dtype=dtype).masked_fill(~seen, torch.finfo(dtype).min)
+    return hidden[:, None].to(question.device)

@@ -1,15 +1,19 @@
-"""What Whisper's runtimes have in common: a row's language, segments as ours, whether a text was cut."""
+"""What runtimes have in common: a row's language and labels, segments as ours, whether a text was cut."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 from chorus.data.manifest import Row
 from chorus.models.languages import known_language
 from chorus.models.times import Segment, Word, in_ms
 from chorus.plain import JsonMap
+from chorus.tasks.protocol import Chooses
+from chorus.tasks.registry import TASKS
 from chorus.transcribe.backends.protocol import Hypothesis
 from chorus.transcribe.decoding import BY_COLUMN, DETECT, Decoding
+
+AROUND = 16  # tokens beside a label in an answer that should be one
 
 
 def asked_language(decoding: Decoding, row: Row, known: Collection[str]) -> str:
@@ -21,6 +25,25 @@ def asked_language(decoding: Decoding, row: Row, known: Collection[str]) -> str:
         return ""
     text = row.language if decoding.language == BY_COLUMN else decoding.language
     return known_language(text, known, where=row, hint="give --language CODE, or --language detect")
+
+
+def asked_labels(decoding: Decoding, rows: Sequence[Row]) -> list[tuple[str, ...]]:
+    """Of each row the labels that it may be answered with; none at all where some are answered in words."""
+    task = TASKS.get(decoding.task)
+    found = [task.labels(row) for row in rows] if isinstance(task, Chooses) else []
+    return found if all(found) else []
+
+
+def most_tokens(
+    decoding: Decoding, labels: Sequence[Sequence[str]], tokens: Callable[[str], Sequence[int]]
+) -> int | None:  # fmt: skip
+    """New tokens of an answer: of a label as many as the longest has, and a few words around it; None: as many as fit.
+
+    A model that was never taught a task goes on and on.
+    """
+    if decoding.max_new_tokens is not None or not labels:
+        return decoding.max_new_tokens
+    return AROUND + max(len(tokens(label)) for label in {label for own in labels for label in own})
 
 
 def within(time_s: float, seconds: float) -> float:

@@ -13,9 +13,10 @@ from chorus.models.kind import Kind
 from chorus.models.loading import put_weights
 from chorus.models.parts import Parts
 from chorus.models.recogniser import LabelScorer, Recogniser, Speech, Transcript, WordTimer
+from chorus.models.texts import plain_ids
 from chorus.models.times import Segment, in_ms
-from chorus.tasks.protocol import Chooses
 from chorus.tasks.registry import TASKS
+from chorus.transcribe.backends.hearing import asked_labels, most_tokens
 from chorus.transcribe.backends.protocol import PROMPT, Hypothesis, Sound
 from chorus.transcribe.decoding import Decoding
 
@@ -26,9 +27,6 @@ if TYPE_CHECKING:
     from chorus.models.label_scores import Scores
 else:
     torch = lazy("torch")
-
-
-AROUND = 16  # tokens beside a label in an answer that should be one
 
 
 class Recognising:
@@ -61,36 +59,21 @@ class Recognising:
 
     def _together(self, sounds: Sequence[Sound]) -> list[Hypothesis]:
         speech = [self._asked(sound) for sound in sounds]
-        labels = self._labels(sounds)
+        labels = asked_labels(self.decoding, [sound.row for sound in sounds])
         scores: list[Scores] = [{} for _ in sounds]
         with torch.inference_mode():  # the recogniser leaves gradients to its caller, as training measures with it too
             inputs = self.recogniser.inputs(speech)
             if self.timer is not None:
                 found = self.timer.with_words(self.parts.model, inputs, seconds=[s.seconds for s in sounds])
             else:
-                found = self.recogniser.texts(
-                    self.parts.model, inputs, beam=self.decoding.beam, max_new_tokens=self._most(labels)
-                )
-            if labels and isinstance(self.recogniser, LabelScorer) and self.decoding.labels == "both":
+                most = most_tokens(self.decoding, labels, lambda text: plain_ids(self.parts.tokenizer, text))
+                found = self.recogniser.texts(self.parts.model, inputs, beam=self.decoding.beam, max_new_tokens=most)
+            if labels and self.decoding.labels == "both" and isinstance(self.recogniser, LabelScorer):
                 scores = self.recogniser.label_scores(self.parts.model, inputs, labels)
         return [
             Hypothesis(one.text, cut=one.cut, segments=self._segments(sound, one), scores=told)
             for sound, one, told in zip(sounds, found, scores, strict=True)
         ]
-
-    def _labels(self, sounds: Sequence[Sound]) -> list[tuple[str, ...]]:
-        """Of each sound the labels that it may be answered with; none at all where some are answered in words."""
-        if not isinstance(self.task, Chooses):
-            return []
-        found = [self.task.labels(sound.row) for sound in sounds]
-        return found if all(found) else []
-
-    def _most(self, labels: Sequence[Sequence[str]]) -> int | None:
-        """New tokens of an answer: of a label as many as the longest has, and a few words around it."""
-        if self.decoding.max_new_tokens is not None or not labels:
-            return self.decoding.max_new_tokens
-        every = {label for own in labels for label in own}
-        return AROUND + max(len(self.parts.tokenizer(label, add_special_tokens=False)["input_ids"]) for label in every)
 
     def _segments(self, sound: Sound, found: Transcript) -> tuple[Segment, ...]:
         """The sound as one segment: what is longer was cut at pauses before."""

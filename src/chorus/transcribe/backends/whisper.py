@@ -12,13 +12,15 @@ from chorus.models.batches import as_taken
 from chorus.models.features import FRAMES_PER_SECOND, RATE
 from chorus.models.finite import finite_alone
 from chorus.models.kind import Kind
+from chorus.models.label_scores import Scores, scores_of_heard, tree_of
+from chorus.models.languages import unspaced
 from chorus.models.loading import put_weights
 from chorus.models.parts import Parts
 from chorus.models.texts import plain_ids
 from chorus.models.times import Segment, in_ms
 from chorus.models.whisper import GenerateSettings, LoadedWhisper, shorter_window, task_token
 from chorus.transcribe.backends.greedy import greedy
-from chorus.transcribe.backends.hearing import asked_language
+from chorus.transcribe.backends.hearing import asked_labels, asked_language, most_tokens
 from chorus.transcribe.backends.protocol import Hypothesis, Sound
 from chorus.transcribe.backends.whisper_times import Timed, WordTimes, by_timestamps
 from chorus.transcribe.decoding import DETECT, Decoding
@@ -89,23 +91,26 @@ class WhisperDecoder:
 
     def _short(self, sounds: Sequence[Sound], window_s: float) -> list[Hypothesis]:
         features = [self._features(sound) for sound in sounds]
+        labels = asked_labels(self.decoding, [sound.row for sound in sounds])
+        most = most_tokens(self.decoding, labels, self.whisper.labels)
         batch = {"input_features": self.whisper.features.window(features, int(window_s * FRAMES_PER_SECOND))}
         inputs = as_taken(batch, self.model)["input_features"]
         with torch.inference_mode(), shorter_window(self.model, inputs.shape[-1] // 2):
             hidden = self.model.get_encoder()(inputs).last_hidden_state
             languages = self._languages(sounds, hidden)
             if self.decoding.beam == 1 and not self.decoding.timestamps:
-                ids = self._greedy(hidden, languages)
+                ids = self._greedy(hidden, languages, most)
                 written = [len(one) for one in ids]
             else:
-                ids = self._generate(hidden, inputs, languages)
+                ids = self._generate(hidden, inputs, languages, most)
                 written = [self._written(one) for one in ids]
+            scores = self._scores(labels, hidden, languages)
         segments = [self._told(*one) for one in zip(sounds, languages, ids, strict=True)]
         texts = self.tokenizer.batch_decode(ids, skip_special_tokens=True)
-        limit = self._room(len(self.prompt) + len(self.whisper.spoken(languages[0], self.decoding.task)) + 2)
+        limit = self._room(len(self.prompt) + len(self.whisper.spoken(languages[0], self.decoding.task)) + 2, most)
         return [
-            Hypothesis(text.strip(), code, count >= limit, told)
-            for text, count, code, told in zip(texts, written, languages, segments, strict=True)
+            Hypothesis(text.strip(), code, count >= limit, told, odds)
+            for text, count, code, told, odds in zip(texts, written, languages, segments, scores, strict=True)
         ]
 
     def _told(self, sound: Sound, code: str, ids: Sequence[int]) -> tuple[Segment, ...]:
@@ -167,24 +172,41 @@ class WhisperDecoder:
         ids = sorted(known)
         return [known[ids[i]] for i in out.logits[:, -1, ids].argmax(-1).tolist()]
 
-    def _greedy(self, hidden: torch.Tensor, languages: Sequence[str]) -> list[list[int]]:
-        settings = self.model.generation_config
-        prefixes = []
-        for code in languages:
-            spoken = self.whisper.spoken(code, self.decoding.task)
-            start = int(settings.decoder_start_token_id)
-            prefixes.append([*self.prompt, start, *spoken, int(settings.no_timestamps_token_id)])
+    def _greedy(self, hidden: torch.Tensor, languages: Sequence[str], most: int | None) -> list[list[int]]:
+        settings, prefixes = self.model.generation_config, self._prefixes(languages)
         return greedy(
-            self.model, hidden, prefixes, max_new_tokens=self._room(len(prefixes[0])),
+            self.model, hidden, prefixes, max_new_tokens=self._room(len(prefixes[0]), most),
             suppress=settings.suppress_tokens or (), suppress_first=settings.begin_suppress_tokens or (),
         )  # fmt: skip
 
-    def _room(self, taken: int) -> int:
-        """How many tokens may follow so many that were given."""
-        room = int(self.model.config.max_target_positions) - taken - 1
-        return max(1, min(self.decoding.max_new_tokens or room, room))
+    def _prefixes(self, languages: Sequence[str]) -> list[list[int]]:
+        """What the decoder is told before it writes a text without timestamps."""
+        settings = self.model.generation_config
+        start, last = int(settings.decoder_start_token_id), int(settings.no_timestamps_token_id)
+        return [
+            [*self.prompt, start, *self.whisper.spoken(code, self.decoding.task), last] for code in languages
+        ]  # fmt: skip
 
-    def _generate(self, hidden: torch.Tensor, inputs: torch.Tensor, languages: Sequence[str]) -> list[list[int]]:
+    def _scores(
+        self, labels: Sequence[Sequence[str]], hidden: torch.Tensor, languages: Sequence[str]
+    ) -> list[Scores]:  # fmt: skip
+        """How likely each row's labels are, as a text without timestamps; nothing where answers are no labels."""
+        if not labels or self.decoding.labels == "free":
+            return [{} for _ in languages]
+        trees = [
+            tree_of({label: self.whisper.labels(label, spaced=not unspaced(code)) for label in own}, self._end)
+            for own, code in zip(labels, languages, strict=True)
+        ]
+        return scores_of_heard(self.model, hidden, self._prefixes(languages), trees)
+
+    def _room(self, taken: int, most: int | None) -> int:
+        """How many tokens may follow so many that were given: at most so many, or as many as fit."""
+        room = int(self.model.config.max_target_positions) - taken - 1
+        return max(1, min(most or room, room))
+
+    def _generate(
+        self, hidden: torch.Tensor, inputs: torch.Tensor, languages: Sequence[str], most: int | None
+    ) -> list[list[int]]:  # fmt: skip
         """transformers' beams, language by language."""
         from transformers.modeling_outputs import BaseModelOutput
 
@@ -194,7 +216,9 @@ class WhisperDecoder:
             ids = self.model.generate(
                 input_features=inputs[members],
                 encoder_outputs=BaseModelOutput(last_hidden_state=hidden[members]),
-                max_new_tokens=self._room(len(self.prompt) + len(self.whisper.spoken(code, self.decoding.task)) + 2),
+                max_new_tokens=self._room(
+                    len(self.prompt) + len(self.whisper.spoken(code, self.decoding.task)) + 2, most
+                ),
                 **self._settings(code),
             )
             found |= dict(zip(members, ids.tolist(), strict=True))
