@@ -577,7 +577,7 @@ def test_a_failed_training_does_not_stop_the_others(campaign):
     [
         (["--each", "speker"], 'no training row has the column "speker"; did you mean "speaker"'),
         (["--each", "domain", "--only", "d7"], '--only d7: no training row has domain "d7"; known: d0, d1'),
-        (["--parallel", "2"], "--only, --by and --parallel go with --each"),
+        (["--parallel", "2"], "--only, --by, --order and --parallel go with --each"),
     ],
 )
 def test_campaigns_that_are_wrong(campaign, arguments, message):
