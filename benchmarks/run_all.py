@@ -28,6 +28,7 @@ RUNS = [
     ["train.py"],
     ["evaluate.py"],
     ["calibration.py"],
+    ["calibrate.py"],
     ["sweep.py"],
     ["sweep.py", "--shape", "whisper-small"],
     ["memory.py"],
