@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from functools import cache
 from typing import Any
 
@@ -22,6 +23,9 @@ from commands import share_own
 from models import Family, make_family
 
 DEAR = {"ran"}
+ROOT = Path(__file__).parents[1]
+MADE = {"build", "dist", "htmlcov", "demo-output"}  # in the checkout, by other commands than tests; hidden ones aside
+THERE = pytest.StashKey[set[str]]()
 torch.set_num_threads(1)
 settings.register_profile("chorus", deadline=None, max_examples=25, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("chorus")
@@ -31,7 +35,7 @@ share_own()
 @cache
 def users(path: str, fixture: str) -> set[str]:
     """The tests of a file that ask for a fixture."""
-    text = (Path(__file__).parents[1] / path).read_text(encoding="utf-8")
+    text = (ROOT / path).read_text(encoding="utf-8")
     return set(re.findall(rf"^def (test_\w+)\([^)]*\b{fixture}\b", text, re.MULTILINE))
 
 
@@ -52,6 +56,19 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
             return f"{path}::{shared[0]}" if shared else nodeid
 
     return Grouped(config, log)
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """What lies in the checkout before any test."""
+    session.config.stash[THERE] = set(os.listdir(ROOT))
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Fail where a test has written into the checkout: it would be committed with the next change."""
+    new = {name for name in set(os.listdir(ROOT)) - session.config.stash[THERE] if not name.startswith(".")} - MADE
+    if new:
+        print(f"\ntests have left in the checkout: {', '.join(sorted(new))}", file=sys.stderr)
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 def pytest_fixture_setup(fixturedef: Any, request: pytest.FixtureRequest) -> None:

@@ -53,7 +53,8 @@ def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def config_of(base: Path, manifest: Path, out: Path, **more: Any) -> Any:
     return load_train_config({
         "model": {"base": str(base)}, "task": "kws", "data": {"train": str(manifest), "max_duration_s": 2},
-        "adapter": {"rank": 2}, "train": {"steps": 2, "batch_size": 4}, "device": "cpu", "output": str(out), **more,
+        "adapter": {"rank": 2}, "train": {"steps": 2, "batch_size": 4}, "device": "cpu", "output": str(out),
+        "logs": f"{out}-logs", **more,
     })  # fmt: skip
 
 
