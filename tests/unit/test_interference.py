@@ -17,6 +17,7 @@ from chorus.errors import MisfitError, UsageError
 from chorus.evaluate.bootstrap import Answered, paired_bootstrap
 from chorus.evaluate.results import Evaluation
 from chorus.tasks.asr import ASR
+from chorus.tasks.registry import TASKS
 from chorus.tasks.scored import ERROR_RATE, Answer
 from results import counted, family, made_up
 
@@ -128,6 +129,35 @@ def test_where_more_is_better_more_is_a_gain(tmp_path: Path) -> None:
     assert effect.high is not None
     assert 0 < effect.low < effect.points < effect.high
     assert outgoing(made, "a").overfits
+
+
+def test_scores_of_two_systems_are_counted_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of an EER each system's scores are columns of their own: apart they could not be drawn together."""
+    task = TASKS.get("speaker_ver")
+    eer = next(metric for metric in task.metrics if metric.name == "eer")
+    monkeypatch.setitem(vars(task), "metrics", (eer,))
+
+    def heard(label: str, wrong: int, **told: str) -> Evaluation:
+        rng = random.Random(label)
+        rows: list[Answer] = []
+        for i in range(40):
+            right = "yes" if i % 2 else "no"
+            sign = (1 if right == "yes" else -1) * (-1 if i < wrong else 1)
+            odds = {"yes": [sign * (1 + rng.random()), 2.0], "no": [0.0, 2.0]}
+            rows.append({
+                "name": f"{i}", "condition": "clean", "domain": "pairs", "reference": right, "hypothesis": right,
+                "choices": ["yes", "no"], "scores": odds,
+            })  # fmt: skip
+        return counted(tmp_path, label, rows, task="speaker_ver", **told)
+
+    made = analyse_interference([
+        heard("base", 20, role="base"), heard("s", 4, role="specialist", home="pairs")
+    ])  # fmt: skip
+    effect = made.effect("s", "pairs")
+    assert effect is not None
+    assert effect.points == pytest.approx(50.0 - 10.0)
+    assert effect.low is not None
+    assert 0 < effect.low < effect.points
 
 
 def test_several_tasks_are_rows_of_one_matrix(tmp_path: Path) -> None:

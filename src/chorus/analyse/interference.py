@@ -22,41 +22,24 @@ from chorus.evaluate.comparison import FULL
 from chorus.evaluate.relations import Capped
 from chorus.evaluate.results import Evaluation
 from chorus.evaluate.roles import SystemRole, roles_of
-from chorus.evaluate.scores import by_column, known, value_of
+from chorus.evaluate.scores import answered, by_column, known, value_of
 from chorus.evaluate.shared_rows import shared_rows
-from chorus.tasks.protocol import Metric, Task
+from chorus.tasks.protocol import Task
 from chorus.tasks.scored import Scored
 
 if TYPE_CHECKING:
     from chorus.tasks.scored import Floats
 
 
-@dataclass(frozen=True)
-class Gained:
+class Gained(Capped):
     """A metric, turned so that more is better, of which what is above 100 is 100."""
-
-    metric: Metric
-
-    @property
-    def name(self) -> str:
-        return self.metric.name
-
-    @property
-    def title(self) -> str:
-        return self.metric.title
 
     @property
     def best(self) -> float:
         return 0.0
 
-    def signature(self) -> str:
-        return self.metric.signature()
-
-    def statistics(self, rows: Sequence[Scored]) -> Floats:
-        return self.metric.statistics(rows)
-
     def values(self, sums: Floats) -> Floats:
-        found = Capped(self.metric).values(sums)
+        found = super().values(sums)
         return -found if self.metric.best == 0 else found
 
 
@@ -76,9 +59,7 @@ class _Cell:
         return Gained(self.task.metrics[0])
 
     def pair(self, label: str) -> Answered:
-        first, second = self.rows[label], self.rows[self.base]
-        statistics = self.metric.statistics
-        return Answered(statistics(first), statistics(second), self.task.clusters(second)[0])
+        return answered(self.rows[label], self.rows[self.base], self.task, self.metric)
 
     def effect(self, label: str) -> Effect | None:
         """What a system gains here; None where it has no answers, or there is nothing to count."""
