@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -122,16 +123,13 @@ def _hooked(live: LiveModel) -> Iterator[dict[str, Tensor]]:
     """What every layer of both stacks gives out in one forward pass."""
     caught: dict[str, Tensor] = {}
 
-    def keep(name: str):  # type: ignore[no-untyped-def]
-        def hook(_module: object, _given: object, out: Tensor | tuple[Tensor, ...]) -> None:
-            caught[name] = out if isinstance(out, torch.Tensor) else out[0]
-
-        return hook
+    def keep(name: str, _module: object, _given: object, out: Tensor | tuple[Tensor, ...]) -> None:
+        caught[name] = out if isinstance(out, torch.Tensor) else out[0]
 
     model = live.backbone.model
     stacks = {"encoder": model.get_encoder(), "decoder": model.get_decoder()}
     handles = [
-        layer.register_forward_hook(keep(f"{stack} {i}"))
+        layer.register_forward_hook(partial(keep, f"{stack} {i}"))
         for stack, module in stacks.items() for i, layer in enumerate(module.layers)
     ]  # fmt: skip
     # another model's weights go into these very layers next
