@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from chorus.analyse.deltas import Opened
 from chorus.checkpoints.lazy_tensor import MemoryTensor
+from chorus.data.manifest import named_manifest
 from chorus.data.utterance import Utterance
 from chorus.errors import DataError, UsageError
 from chorus.extract.pair import Counterparts, Selection
@@ -17,7 +18,8 @@ from chorus.models.loading import put_weights
 from chorus.runtime import pick_device
 from chorus.train.asked import answered
 from chorus.train.backbones.choose import load_backbone
-from chorus.train.backbones.protocol import IGNORED, ROWS, Backbone
+from chorus.train.backbones.protocol import IGNORED, Backbone
+from chorus.train.backbones.shared import batch_of, loss_of
 from chorus.train.config import Augment, DataSettings, RowSource, StartSettings, Train, TrainConfig
 from chorus.transcribe.test_sets import load_test_set
 
@@ -47,7 +49,7 @@ class AnalysedRows:
     task: str = "asr"
     window_s: int = 30
     batch_size: int = BATCH
-    device: str = "cpu"
+    device: str = "auto"
 
 
 def asked_for(recordings: AnalysedRows | Sequence[str]) -> AnalysedRows:
@@ -98,8 +100,7 @@ class LiveModel:
                 summed = 0.0
                 for one in given:
                     # a mean of each batch's labels, of which batches have more or fewer
-                    with self.backbone.window(self.backbone.model, one.batch):
-                        summed += float(self.backbone.model(**one.batch).loss) * one.labels
+                    summed += float(loss_of(self.backbone, one.batch)) * one.labels
                 found[domain] = summed / sum(one.labels for one in given)
         return found
 
@@ -141,7 +142,7 @@ def _config(base: str, wanted: AnalysedRows) -> TrainConfig:
         task=wanted.task, device=wanted.device, model=StartSettings(base=base, dtype="float32"),
         # without timestamps: a loss on times would drown that on words
         data=DataSettings(
-            train=[RowSource(manifest=one.partition("=")[2] or one) for one in wanted.data],
+            train=[RowSource(manifest=named_manifest(one)[1]) for one in wanted.data],
             language=wanted.language, timestamps=0.0,
         ),
         train=Train(batch_size=wanted.batch_size, window_s=[wanted.window_s]),
@@ -167,17 +168,14 @@ def _refuse(backbone: Backbone, one: Utterance) -> None:
 
 def _batches(backbone: Backbone, rows: Sequence[Utterance], size: int) -> list[GivenBatch]:
     """Batches of like lengths, the same ones for every model."""
-    from chorus.models.batches import as_taken
-
     # as a training sorts them: little is padded
     ordered = sorted(rows, key=lambda u: -u.duration_s)
     found = []
     for start in range(0, len(ordered), size):
         part = ordered[start : start + size]
-        batch = backbone.collate([backbone.example(one, None, Augment()) for one in part])
-        batch.pop(ROWS)  # for messages of a training; a model would refuse them
+        batch = batch_of(backbone, [backbone.example(one, None, Augment()) for one in part])
         labels = int((batch["labels"] != IGNORED).sum())
-        found.append(GivenBatch(as_taken(batch, backbone.model), [one.duration_s for one in part], labels))
+        found.append(GivenBatch(batch, [one.duration_s for one in part], labels))
     return found
 
 

@@ -4,37 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
 
 import torch
 
 from chorus.calibrate.recovery import Figures, Part
 from chorus.calibrate.settings import Measure
 from chorus.data.utterance import Utterance
-from chorus.models.batches import as_taken
 from chorus.tasks.normalise import normaliser
-from chorus.train.backbones.protocol import IGNORED, ROWS, Backbone, Example
+from chorus.train.backbones.protocol import IGNORED, Backbone
+from chorus.train.backbones.shared import batch_of, loss_of
 from chorus.train.config import Augment, TrainConfig
 from chorus.train.measure import error_rates, written
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from chorus.models.batches import Batch
-
-
-def batch_of(backbone: Backbone, examples: Sequence[Example]) -> Batch:
-    """Examples as the model takes them."""
-    batch = backbone.collate(examples)
-    batch.pop(ROWS)  # for messages; a model would refuse them
-    return as_taken(batch, backbone.model)
-
-
-def loss_of(backbone: Backbone, batch: Batch) -> Tensor:
-    """The model's own loss: cross-entropy on the labels (CTC's where it has that)."""
-    with backbone.window(backbone.model, batch):
-        found: Tensor = backbone.model(**batch).loss
-    return found
 
 
 def measured(

@@ -5,15 +5,13 @@ from __future__ import annotations
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from chorus.calibrate.settings import Calibration
-from chorus.data.manifest import groups, read_manifest
+from chorus.data.manifest import groups, named_manifest, read_manifest
 from chorus.data.split import SPLIT_NAMES
 from chorus.data.utterance import Utterance
 from chorus.errors import DataError, MisfitError
-from chorus.files import expanded, present
 from chorus.lazy import lazy
 from chorus.train.config import DataSettings, Dev, RowSource, StartSettings, Train, TrainConfig
 from chorus.train.measure import spread
@@ -57,13 +55,8 @@ def training_config(
     )  # fmt: skip
 
 
-def _named(text: str) -> tuple[str, str]:
-    name, equals, path = text.partition("=")
-    return (name, path) if equals and not present(Path(text)) else ("", text)
-
-
 def _source(text: str) -> RowSource:
-    name, path = _named(text)
+    name, path = named_manifest(text)
     return RowSource(manifest=path, domain=name)
 
 
@@ -71,7 +64,7 @@ def _with_tests(manifests: Sequence[str]) -> list[str]:
     """The manifests that have test rows: those stand beside what is calibrated on, whoever names them."""
     found = []
     for text in dict.fromkeys(manifests):
-        rows = read_manifest(expanded(_named(text)[1]), needs=()).rows
+        rows = read_manifest(named_manifest(text)[1], needs=()).rows
         if any(row.split in SPLIT_NAMES["test"] for row in rows):
             found.append(text)
     return found

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from chorus.calibrate.groups import Groups
+    from chorus.calibrate.learning import Learner
     from chorus.calibrate.live import Live
     from chorus.calibrate.recovery import Figures, Marks
     from chorus.calibrate.rows import Rows
@@ -268,10 +269,7 @@ class _Calibrating:
     def _measures(self) -> list[JsonObject]:
         return [entry for entry in self.journal.entries if entry["single"] is None]
 
-    def _measure(self, learner: object, update: int, loss: float | None) -> None:
-        from chorus.calibrate.learning import Learner
-
-        assert isinstance(learner, Learner)
+    def _measure(self, learner: Learner, update: int, loss: float | None) -> None:
         figures = self._measured(self.weights.rounded())
         self._append(Measurement(single=None, update=update, figures=figures, state=learner.state(), loss=loss))
         best = self._best()

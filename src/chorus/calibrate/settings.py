@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
-from chorus.errors import UsageError
-from chorus.runtime import device_parts
 from chorus.settings import Strict
-from chorus.tasks.normalise import NORMALISERS
-from chorus.tasks.registry import parse_task
-from chorus.train.config import LANGUAGE_MODELLING, Seconds
+from chorus.tasks.normalise import NormaliserName
+from chorus.train.config import LANGUAGE_MODELLING, DeviceName, LearntTask, Seconds
 
 Granularity = Literal["scalar", "task", "component", "group"]
 Form = Literal["free", "tanh", "simplex"]
 Rule = Literal["mean", "minimum", "geometric", "l2"]
 Measure = Literal["loss", "wer", "cer"]
-
-
-def _task(value: str) -> str:
-    try:
-        return value if value == LANGUAGE_MODELLING else parse_task(value)
-    except UsageError as error:
-        raise ValueError(error.message) from None
 
 
 class Calibration(Strict):
@@ -53,7 +43,7 @@ class Calibration(Strict):
     magnitude: float = Field(default=2.0, gt=0, allow_inf_nan=False)
     start: float | None = Field(default=None, allow_inf_nan=False)
     bound: float = Field(default=10.0, gt=0, allow_inf_nan=False)
-    task: Annotated[str, AfterValidator(_task)] = "asr"
+    task: LearntTask = "asr"
     by: str = Field(default="domain", min_length=1)
     updates: int = Field(default=200, ge=1)
     batch_size: int = Field(default=4, ge=1)
@@ -62,7 +52,7 @@ class Calibration(Strict):
     patience: int = Field(default=5, ge=1)
     rule: Rule = "mean"
     measure: Measure = "loss"
-    normaliser: str = "raw"
+    normaliser: NormaliserName = "raw"
     max_new_tokens: int | None = Field(default=None, ge=1)
     own: dict[str, str] = Field(default_factory=dict)
     limit: int | None = Field(default=None, ge=1)  # dev rows of each task, evenly taken, the same ones every time
@@ -74,21 +64,8 @@ class Calibration(Strict):
     timestamps: float = Field(default=0.5, ge=0, le=1)  # share of Whisper's targets that have them
     window_s: Seconds = Field(default_factory=lambda: [30])
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    device: str = "auto"
+    device: DeviceName = "auto"
     seed: int = 0
-
-    @field_validator("device")
-    @classmethod
-    def _a_device(cls, value: str) -> str:
-        device_parts(value)
-        return value
-
-    @field_validator("normaliser")
-    @classmethod
-    def _known(cls, value: str) -> str:
-        if value.split(":")[0] not in NORMALISERS:
-            raise ValueError(f"one of {', '.join(NORMALISERS)}")
-        return value
 
     @model_validator(mode="after")
     def _fits(self) -> Calibration:

@@ -23,7 +23,7 @@ from pathlib import Path
 from chorus.data.audio import SUFFIXES as AUDIO
 from chorus.data.records import SUFFIXES, read_records
 from chorus.errors import DataError, UsageError, nearest
-from chorus.files import expanded, shown
+from chorus.files import expanded, present, shown
 from chorus.models.languages import is_language
 from chorus.plain import JsonMap, JsonObject
 
@@ -128,6 +128,16 @@ def read_manifest(
         more = f" and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
         raise DataError(f"{shown(path)}: " + "; ".join(problems[:SHOWN]) + more, "mend these rows, or take them out")
     return Manifest(rows, path, tuple(records.header), {k: v for k, v in names.items() if k != v})
+
+
+def named_manifest(text: str) -> tuple[str, str]:
+    """`[NAME=]MANIFEST` in two; a file whose own path has a = in it is one.
+
+    >>> named_manifest("talks=dev.csv"), named_manifest("dev.csv")
+    (('talks', 'dev.csv'), ('', 'dev.csv'))
+    """
+    name, equals, path = text.partition("=")
+    return (name, path) if equals and not present(expanded(text)) else ("", text)
 
 
 def _lacking(missing: Sequence[str], header: Sequence[str], path: Path) -> DataError:

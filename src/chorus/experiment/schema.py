@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import AliasChoices, ConfigDict, Field, field_validator, model_validator
 
 from chorus.settings import Strict
-from chorus.tasks.normalise import NORMALISERS
+from chorus.tasks.normalise import NormaliserName
 from chorus.tasks.protocol import Task
 from chorus.tasks.registry import TASKS
 from chorus.transcribe.conditions import CLEAN
@@ -108,17 +108,9 @@ class Experiment(Strict):
     preset: str = "default"
     # under another name than the file's: `decoding` is the property, preset and settings in one
     decoding_settings: Settings = Field(default_factory=dict, alias="decoding")
-    normaliser: str = Field(default="marks", validation_alias=AliasChoices("normaliser", "normalizer"))
+    normaliser: NormaliserName = Field(default="marks", validation_alias=AliasChoices("normaliser", "normalizer"))
     conditions: list[str] = Field(default_factory=lambda: [CLEAN], min_length=1)
     keep: Literal["none", "best", "all"] = "best"
-
-    @field_validator("normaliser")
-    @classmethod
-    def _a_normaliser(cls, value: str) -> str:
-        # what follows a colon are options of it (arabic:OPTIONS)
-        if value.split(":")[0] not in NORMALISERS:
-            raise ValueError(f"one of {', '.join(NORMALISERS)}")
-        return value
 
     @field_validator("preset")
     @classmethod

@@ -17,6 +17,9 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Callable
+from typing import Annotated
+
+from pydantic import AfterValidator
 
 from chorus.errors import MissingExtraError, UsageError, nearest
 
@@ -44,6 +47,16 @@ CHILLUS = {
     "\u0d33": "\u0d7e",
 }  # fmt: skip
 _CHILLU = re.compile("([\u0d23\u0d28\u0d30\u0d32\u0d33\u0d15])\u0d4d\u200d")
+
+
+def _named(value: str) -> str:
+    # what follows a colon are options of it (arabic:OPTIONS)
+    if value.split(":")[0] not in NORMALISERS:
+        raise ValueError(f"one of {', '.join(NORMALISERS)}")
+    return value
+
+
+NormaliserName = Annotated[str, AfterValidator(_named)]  # of settings
 
 
 def visible(text: str) -> str:

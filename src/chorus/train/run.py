@@ -242,8 +242,7 @@ class _Job:
 
     def _eva_batches(self) -> Iterator[Batch]:
         """Batches as the model takes them, for the start of EVA: every time the same."""
-        from chorus.models.batches import as_taken
-        from chorus.train.backbones.protocol import ROWS
+        from chorus.train.backbones.shared import batch_of
         from chorus.train.examples import EpochSampler
 
         config, utterances = self.config, self.rows.train
@@ -252,8 +251,7 @@ class _Job:
         order = [i for _, i in EpochSampler([1.0] * len(utterances), size, config.seed, by_length=False)]
         for start in range(0, min(len(order), size * config.adapter.eva_batches), size):
             chosen: Sequence[int] = order[start : start + size]
-            batch = self.backbone.collate([self.backbone.example(utterances[i], None, config.augment) for i in chosen])
-            yield as_taken({k: v for k, v in batch.items() if k != ROWS}, self.backbone.model)
+            yield batch_of(self.backbone, [self.backbone.example(utterances[i], None, config.augment) for i in chosen])
 
     def _forward(self, model: PreTrainedModel, inputs: Batch) -> ModelOutput:
         with self.backbone.window(model, inputs):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from chorus.data.audio import LONGEST_S
 from chorus.data.choices import TASK, of_task, with_choices
-from chorus.data.manifest import Row, groups, read_manifest, select
+from chorus.data.manifest import Row, groups, named_manifest, read_manifest, select
 from chorus.data.parallel import in_order
 from chorus.data.utterance import Utterance, length_of
 from chorus.errors import DataError, MisfitError
@@ -69,7 +69,7 @@ def load_test_set(
     # what a label is of may stand in any column; a text has one
     needs = ("path",) if isinstance(asked, Chooses) else ("path", "text")
     for given in manifests:
-        name, path = _named(str(given))
+        name, path = named_manifest(str(given))
         manifest = read_manifest(path, columns=columns, audio_dir=audio_dir, needs=needs)
         mine = of_task(manifest.rows, asked)
         every += mine
@@ -103,11 +103,6 @@ def of_rows(rows: Sequence[Row], *, skip_bad: bool = False) -> TestSet:
     if not found:
         raise DataError("no recording is left to transcribe")
     return TestSet(_unique(found), {"unreadable": bad} if bad else {})
-
-
-def _named(text: str) -> tuple[str, str]:
-    name, equals, path = text.partition("=")
-    return (name, path) if equals and not Path(text).exists() else ("", text)
 
 
 def _of_split(rows: list[Row], split: str | None) -> list[Row]:

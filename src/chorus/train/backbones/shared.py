@@ -11,14 +11,16 @@ import torch
 from chorus.cache import Cache
 from chorus.data.manifest import Row
 from chorus.data.utterance import Utterance
-from chorus.models.batches import pad
+from chorus.models.batches import as_taken, pad
 from chorus.models.loading import Origin
 from chorus.models.recogniser import Recogniser, Speech
-from chorus.train.backbones.protocol import IGNORED, Example
+from chorus.train.backbones.protocol import IGNORED, ROWS, Backbone, Example
 from chorus.train.config import TrainConfig
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+    from chorus.models.batches import Batch
 
 
 def origin_of(config: TrainConfig) -> Origin:
@@ -58,6 +60,20 @@ def after_prompts(examples: Sequence[Example], padding: int) -> dict[str, torch.
 def row_numbers(examples: Sequence[Example]) -> torch.Tensor:
     """Which rows a batch holds."""
     return torch.tensor([one.row for one in examples])
+
+
+def batch_of(backbone: Backbone, examples: Sequence[Example]) -> Batch:
+    """Examples as the loaded model takes them."""
+    batch = backbone.collate(examples)
+    batch.pop(ROWS)  # for messages of a training; a model would refuse them
+    return as_taken(batch, backbone.model)
+
+
+def loss_of(backbone: Backbone, batch: Batch) -> torch.Tensor:
+    """The model's own loss: cross-entropy on the labels (CTC's where it has that)."""
+    with backbone.window(backbone.model, batch):
+        found: torch.Tensor = backbone.model(**batch).loss
+    return found
 
 
 def recognised(
