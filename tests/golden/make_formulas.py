@@ -193,6 +193,20 @@ def iso_cts(deltas: list[np.ndarray], fraction: float) -> np.ndarray:
     return np.concatenate([s, *(p[1] for p in parts)]).mean() * left @ right.T
 
 
+def opcm(deltas: list[np.ndarray], alpha: float) -> np.ndarray:
+    """OPCM (Tang et al. 2025), with full bases; not divided by the ratio of norms."""
+    total = deltas[0]
+    for d in deltas[1:]:
+        u, s, vh = np.linalg.svd(total)
+        share = np.cumsum(s) / s.sum()
+        q = int(np.argmax(share > alpha))
+        own = u.T @ d @ vh.T
+        np.fill_diagonal(own, 0)
+        own[:q, :q] = 0
+        total = total + u @ own @ vh
+    return total
+
+
 def ties(deltas: list[np.ndarray], w: list[float], p: float) -> np.ndarray:
     """TIES with a normalised, disjoint mean."""
     trimmed = []
@@ -272,6 +286,9 @@ def subspaces() -> None:
     right = np.linalg.svd(np.concatenate(deltas, axis=0), full_matrices=False)[2].T
     merged = u @ ties([u.T @ d @ right for d in deltas], w, 0.5) @ right.T
     fixture("core_space", "core_space", merged, ["weight", "density", "lambda"], **given)
+    merged = opcm(weighted, 0.5)
+    fixture("opcm", "opcm", merged, each, **{"weight": w, "alpha": 0.5, "lambda": 0.7})
+    fixture("opcm_more", "opcm", opcm(weighted, 0.8), each, **{"weight": w, "alpha": 0.8, "lambda": 0.7})
     fixture("pcb", "pcb", pcb(deltas, w, 0.2), each, **{"weight": w, "ratio": 0.2, "lambda": 0.7})
 
 

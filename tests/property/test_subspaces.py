@@ -197,3 +197,29 @@ def test_factors_give_what_dense_deltas_give(method, kind):
     assert isinstance(thin, LowRank)
     assert thin.rank <= 12
     close(thin.dense(), dense, 1e-5)
+
+
+@settings(deadline=None, max_examples=25)
+@given(SIZES, st.sampled_from(["random", "overlapping", "low rank"]), st.floats(0, 1), SEEDS)
+def test_opcm_adds_what_is_orthogonal_to_the_sum_so_far(shape, kind, alpha, seed):
+    deltas = deltas_of(kind, shape, 4, seed)
+    sums = [merged_delta("opcm", deltas[: i + 1], alpha=alpha) for i in range(4)]
+    close(sums[0], deltas[0])
+    for before, after, d in zip(sums[:-1], sums[1:], deltas[1:], strict=True):
+        added = after - before
+        assert abs(float((before * added).sum())) < 1e-7 * float(before.norm()) * float(d.double().norm())
+        # a projection takes away, and gives nothing
+        assert float(added.norm()) <= float(d.double().norm()) * (1 + 1e-7)
+
+
+@settings(deadline=None, max_examples=10)
+@given(SEEDS)
+def test_opcm_protects_a_block_and_the_diagonal(seed):
+    d = deltas_of("random", (6, 6), 1, seed)[0].double()
+    first = torch.diag(torch.tensor([8.0, 4.0, 2.0, 1.0, 0.5, 0.25], dtype=torch.float64))
+    kept = 1 - torch.eye(6, dtype=torch.float64)
+    # 8 of 15.75 is above a half, 12 of 15.75 below 0.8
+    close(merged_delta("opcm", [first, d], alpha=0.5), first + kept * d)
+    kept[:2, :2] = 0
+    close(merged_delta("opcm", [first, d], alpha=0.8), first + kept * d)
+    close(merged_delta("opcm", [first, d], alpha=1.0), first)
