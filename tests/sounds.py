@@ -134,6 +134,31 @@ def _omni(audio_token: int) -> Any:
     )
 
 
+def whole_omni(directory: Path, seed: int = 0, *, tied: bool = False) -> Path:
+    """Qwen2.5-Omni in small, whole: the thinker of `tiny`, talker, vocoder, and the speakers in a file of their own."""
+    import transformers
+
+    torch.manual_seed(seed)
+    tokenizer = byte_tokenizer(SPECIALS)
+    thinker = _omni(tokenizer.convert_tokens_to_ids("<|AUDIO|>")).to_dict()
+    talker = {**thinker["text_config"], "vocab_size": 64, "embedding_size": TEXT["hidden_size"], "pad_token_id": None}
+    dit = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "head_dim": 8, "block_size": 8,
+           "enc_channels": [8, 8, 8, 8, 24], "enc_kernel_sizes": [5, 3, 3, 3, 1], "enc_dim": 8, "enc_emb_dim": 8,
+           "emb_dim": 16, "enc_attention_channels": 8, "enc_res2net_scale": 2, "enc_se_channels": 8, "num_embeds": 50,
+           "mel_dim": 8}  # fmt: skip
+    vocoder = {"mel_dim": 8, "upsample_initial_channel": 32, "upsample_rates": [2], "upsample_kernel_sizes": [4]}
+    talker.pop("model_type")
+    thinker["tie_word_embeddings"] = thinker["text_config"]["tie_word_embeddings"] = tied
+    config = transformers.Qwen2_5OmniConfig(
+        thinker_config=thinker, talker_config=talker, token2wav_config={"dit_config": dit, "bigvgan_config": vocoder}
+    )
+    transformers.Qwen2_5OmniForConditionalGeneration(config).save_pretrained(directory)
+    tokenizer.save_pretrained(directory)
+    transformers.WhisperFeatureExtractor(feature_size=80, chunk_length=2).save_pretrained(directory)
+    torch.save({"Chelsie": {"cond": torch.rand(1, 192), "ref_mel": torch.rand(1, 10, 80)}}, directory / "spk_dict.pt")
+    return directory
+
+
 def mms(directory: Path) -> Path:
     """A tiny MMS: an adapter and a vocabulary for each of two languages."""
     import transformers

@@ -39,7 +39,7 @@ def _stated(model: Model) -> dict[str, str | None]:
 
 def lineage_of(model: Model) -> Lineage:
     """Of a model: of its adapters where it has some, else its own; of a merge, planned or written, its sources'."""
-    if model.method:
+    if model.method or model.trained_on:  # or a part in its whole: of both
         return model.trained_on
     own = facts_in(model.directory)
     adapters = dict.fromkeys(path.parent for path in model.adapter_paths.values())

@@ -75,14 +75,14 @@ class Model:
     beside: dict[str, Path] | None = None
     generation: JsonObject | None = None
     method: str = ""  # of a planned merge: by which it is merged
-    recipe: JsonObject = field(default_factory=dict)  # of a planned merge: what was written, without paths
+    recipe: JsonObject = field(default_factory=dict)  # of a merge, or a part that is one: without paths
     known_as: str = ""  # the class that its tensors were found to be of; empty where nobody knows it
     spelling: dict[str, str] = field(default_factory=dict, repr=False)  # the architecture's name -> the name here
     made_of: dict[str, str | None] = field(default_factory=dict)  # of a planned merge: the models' licences by name
     hub_ids: tuple[str, ...] = ()  # the hub's models that go into it, as far as they are told
     reads: tuple[Path, ...] = ()  # of a planned merge: the files and directories of what goes into it
     warnings: list[str] = field(default_factory=list)  # what its files give to think about
-    trained_on: dict[str, list[str]] = field(default_factory=dict)  # of a planned merge: see lineage.py
+    trained_on: dict[str, list[str]] = field(default_factory=dict)  # of what is made of several: see lineage.py
     identify: Callable[[], str] | None = field(default=None, compare=False, repr=False)
 
     @property

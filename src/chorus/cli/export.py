@@ -48,6 +48,7 @@ def _show_formats(context: click.Context, parameter: click.Parameter, value: boo
 @click.option("--type", "types", default="", metavar="TYPE,...", help="Number types, such as f16,q5_0.")
 @click.option("-o", "--out", required=True, type=click.Path(), metavar="PATH", help="The file or directory to write.")
 @click.option("--tokenizer", type=click.Path(), metavar="DIR", help="Where the tokenizer is, for models without one.")
+@click.option("--into", metavar="WHOLE", help="Write WHOLE with MODEL as its part: Qwen2.5-Omni with a thinker.")
 @click.option("--trim-vocab", is_flag=True, help="Leave out rows of the vocabulary that are untouched padding.")
 @click.option("--max-shard-size", type=Size(), help="Largest weight file, where there are several.")
 @click.option("--adapter", is_flag=True, help="Write the LoRA adapter that MODEL is, not the merged model (gguf).")
@@ -65,6 +66,7 @@ def command(
     types: str,
     out: str,
     tokenizer: str | None,
+    into: str | None,
     trim_vocab: bool,
     max_shard_size: int | None,
     adapter: bool,
@@ -89,6 +91,7 @@ def command(
     chorus export merged --to ggml --type f16,q5_0 -o whisper.cpp/models/
     chorus export recipe.yml --to ggml --type q5_0 -o ggml-mine.bin
     chorus export merged --to hf --type float16 -o small --push-to-hub org/small
+    chorus export thinker --to hf --into Qwen/Qwen2.5-Omni-3B -o omni
     """
     from chorus.checkpoints.model import OpenOptions
     from chorus.export.api import export, source_of
@@ -111,7 +114,7 @@ def command(
     started = time.monotonic()
     with shown(quiet=quiet, label="exporting", unit="values") as bar:
         done = export(
-            source, out, f"{to}-adapter" if adapter else to, types=types, tokenizer=tokenizer,
+            source, out, f"{to}-adapter" if adapter else to, types=types, tokenizer=tokenizer, into=into,
             overwrite=overwrite, settings=settings, options=options, progress=bar,
         )  # fmt: skip
     for warning in done.warnings:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from chorus._version import __version__
+from chorus.checkpoints.composite import put_into
 from chorus.checkpoints.lineage import PROVENANCE
 from chorus.checkpoints.model import Model, OpenOptions
 from chorus.checkpoints.open import Source, locate, on_its_base, open_model, reference_to
@@ -47,6 +48,7 @@ def export(
     *,
     types: str | Sequence[str] = (),
     tokenizer: str | Path | None = None,
+    into: Source | None = None,
     overwrite: bool = False,
     settings: ExportOptions | None = None,
     options: OpenOptions | None = None,
@@ -56,7 +58,8 @@ def export(
 
     `model` is whatever the other functions take, an adapter alone (on the base that it names) included; a recipe or a
     plan is merged while it is written, and stored nowhere else. `output` is the file or directory; of several types a
-    folder. `tokenizer` is a directory or file, where the model has none.
+    folder. `tokenizer` is a directory or file, where the model has none. `into` is a larger model that the model is a
+    part of, as Qwen2.5-Omni's thinker is: what is written is the larger one with this part.
 
     Raises `CheckpointError` with everything that stands in the way, `UsageError` for what is no format or type,
     `OutputError` where the result cannot be written, `MissingExtraError` where a type needs a package.
@@ -68,7 +71,7 @@ def export(
     wanted = settings or ExportOptions()
     if idle := wanted.given - exporter.uses:
         raise UsageError(f"{some(FLAGS[name] for name in sorted(idle))}: without a meaning for {to}", "leave it out")
-    opened = source_of(model, options or OpenOptions(), tokenizer)
+    opened = source_of(model, options or OpenOptions(), tokenizer, into)
     places = places_of(output, exporter, to, kinds, name_of(opened))
     # of files their own places: the folder may hold what they are made from
     for place in places.values() if exporter.suffix else [expanded(output)]:
@@ -101,13 +104,17 @@ def chosen_types(exporter: Exporter, to: str, types: str | Sequence[str]) -> lis
     return kinds
 
 
-def source_of(model: Source, options: OpenOptions, tokenizer: str | Path | None = None) -> Model:
-    """The model that is named; an adapter stands on the base that its config names."""
+def source_of(
+    model: Source, options: OpenOptions, tokenizer: str | Path | None = None, into: Source | None = None
+) -> Model:
+    """The model that is named; an adapter stands on the base that its config names, a part in its whole."""
     model = on_its_base(model, options)
     model = reference_to(model) if isinstance(model, str | Path) else model
     opened = open_model(model, options)
     if isinstance(model, Reference) and not opened.method:
         opened = replace(opened, hub_ids=tuple(model.hub_ids))
+    if into is not None:
+        opened = put_into(opened, source_of(into, options))
     return opened if tokenizer is None else replace(opened, tokenizer_directory=tokenizer_at(tokenizer, options))
 
 
@@ -162,11 +169,12 @@ def made_from(model: Model) -> JsonObject:
     files = {name: model.hub_hashes.get(name) or file_hash(path) for name, path in sorted(model.paths.items())}
     adapters = {name: file_hash(path) for name, path in sorted(model.adapter_paths.items())}
     found: JsonObject = {"source": model.label, "revision": model.revision, "files": files, "adapters": adapters}
+    found["recipe"] = model.recipe
     if model.identify is not None:
         # a list: two models may lie in directories of one name; recipes stand there as they were resolved
         read = [path for path in sorted(set(model.reads)) if path.is_file() and path.suffix not in RECIPES]
         inputs = [{"file": f"{path.parent.name}/{path.name}", "xxh3": file_hash(path)} for path in read]
-        found |= {"recipe": model.recipe, "fingerprint": model.identify(), "inputs": inputs}
+        found |= {"fingerprint": model.identify(), "inputs": inputs}
     return {key: value for key, value in found.items() if value} | {"versions": versions(("gguf", "ctranslate2"))}
 
 

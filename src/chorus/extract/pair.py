@@ -13,6 +13,7 @@ from chorus.architectures.layouts import layout_of
 from chorus.architectures.roles import Layout, Role
 from chorus.checkpoints.adapted import low_rank_delta, same_tensor
 from chorus.checkpoints.beside import beside
+from chorus.checkpoints.composite import is_part_of, part_of
 from chorus.checkpoints.configs import check_configs
 from chorus.checkpoints.dtypes import FLOATS
 from chorus.checkpoints.lazy_tensor import LazyTensor
@@ -131,6 +132,9 @@ def open_pair(model: Source, base: Source, options: OpenOptions | None = None) -
     # under names that tell them apart: both may lie in a checkpoint-1000
     mine, its = labelled([reference_to(model), reference_to(base)])
     opened, origin = (relabelled(open_model(one, options), one.name) for one in (mine, its))
+    # a thinker of Omni beside the whole
+    opened = part_of(opened) if is_part_of(origin, opened) else opened
+    origin = part_of(origin) if is_part_of(opened, origin) else origin
     if opened.architecture != origin.architecture:
         raise CheckpointError(
             f"{opened.label} is a {opened.architecture or '?'}, its base {origin.label} a {origin.architecture or '?'}",

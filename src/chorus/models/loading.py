@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from chorus.architectures.classes import architecture
 from chorus.architectures.inventory import UNUSED
+from chorus.checkpoints.composite import COMPOSITES
 from chorus.checkpoints.lazy_tensor import LazyTensor
 from chorus.checkpoints.model import OpenOptions
 from chorus.checkpoints.reference import Reference
@@ -120,14 +121,28 @@ def load_model(
         if origin.tensors is None:
             model, info = cls.from_pretrained(origin.place, revision=origin.revision, use_safetensors=True, **more)
         else:
-            state = {name: tensor.read().clone() for name, tensor in origin.tensors.items()}  # the engine infers
-            model, info = cls.from_pretrained(None, config=_config_object(origin), state_dict=state, **more)
+            tensors, config = _of_class(cls, origin.tensors, _config_object(origin))
+            state = {name: tensor.read().clone() for name, tensor in tensors.items()}  # the engine infers
+            model, info = cls.from_pretrained(None, config=config, state_dict=state, **more)
     except (OSError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{origin}: cannot be loaded ({error})", "only safetensors are read") from None
     _refuse_random(origin, info["missing_keys"], info["unexpected_keys"], fresh)
     if origin.tensors is not None:
         _take_generation(model, origin)
     return model
+
+
+def _of_class(
+    cls: type[PreTrainedModel], tensors: Mapping[str, LazyTensor], config: transformers.PretrainedConfig
+) -> tuple[Mapping[str, LazyTensor], transformers.PretrainedConfig]:
+    """Tensors and config of a class that is part of what they are of: Omni's thinker, without all that speaks."""
+    found = next((one for one in COMPOSITES if one.part == cls.__name__ and hasattr(config, one.key)), None)
+    if found is None:
+        return tensors, config
+    # no other tensor is read; without the prefix, as the class itself saves them
+    start = len(found.prefix)
+    own = {name[start:]: tensor for name, tensor in tensors.items() if name.startswith(found.prefix)}
+    return own, getattr(config, found.key)
 
 
 def _refuse_random(origin: Origin, missing: Iterable[str], unexpected: Iterable[str], fresh: Sequence[str]) -> None:

@@ -10,6 +10,7 @@ from chorus.architectures.families import is_whisper
 from chorus.architectures.layouts import layout_and_doubt
 from chorus.architectures.roles import Layout
 from chorus.checkpoints.beside import Beside
+from chorus.checkpoints.composite import composite_of, is_part_of, outside, part_of, within
 from chorus.checkpoints.configs import check_configs
 from chorus.checkpoints.dtypes import FLOATS
 from chorus.checkpoints.lazy_tensor import Checkpoint, FileTensor, MappedFile
@@ -38,6 +39,7 @@ class Inputs:
     beside: list[Beside] = field(default_factory=list)
     auxiliary: list[Model] = field(default_factory=list)
     auxiliary_places: dict[tuple[int, str], int] = field(default_factory=dict)  # (model, name) -> place in `sources`
+    kept: frozenset[str] = frozenset()  # tensors of the donor's around a part that others are alone: not merged
     problems: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
 
@@ -103,8 +105,25 @@ def open_inputs(recipe: Recipe, options: Options, *, weights: bool) -> Inputs:
     for reference in inputs.references:
         _open(inputs, reference, opened)
     if not inputs.problems:
+        _meet(inputs)
         _spell_alike(inputs)
     return inputs
+
+
+def _meet(inputs: Inputs) -> None:
+    """Wholes and parts of wholes as what the donor is: put into the donor, or taken out of what they are part of."""
+    donor = inputs.models[inputs.donor]
+    alone = [i for i, model in enumerate(inputs.models) if is_part_of(model, donor)]
+    taken_out = [i for i, model in enumerate(inputs.models) if is_part_of(donor, model)]
+    for i in [*alone, *taken_out]:
+        model = inputs.models[i]
+        inputs.models[i] = within(model, donor) if i in alone else part_of(model)
+        inputs.layouts[i], _ = layout_and_doubt(inputs.models[i].config, inputs.models[i].checkpoint)
+    found = composite_of(donor)
+    if alone and found is not None:
+        inputs.kept = frozenset(outside(donor))
+        labels = some(inputs.models[i].label for i in alone)
+        inputs.warnings.append(f"{labels}: the {found.name} alone, all else of the result is {donor.label}'s")
 
 
 def _spell_alike(inputs: Inputs) -> None:

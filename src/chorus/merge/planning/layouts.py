@@ -221,8 +221,7 @@ class Builder:
             )
             return None
         inputs = {s.model: Input(s.model, slot.names[s.model]) for s in present}
-        reason = self._copied(slot)
-        if reason:
+        if reason := self._copied(slot):
             # the base's, else the donor's, whose config the result has
             keeper = slot.part.base or next((s for s in present if s.model == self.inputs.donor), present[0])
             kept = (inputs[keeper.model],)
@@ -233,6 +232,8 @@ class Builder:
         tensor = self.inputs.models[slot.part.sources[0].model].checkpoint[slot.names[slot.part.sources[0].model]]
         if any(matches_role(selector, slot.site) for selector in self.excluded):
             return "excluded"
+        if slot.name in self.inputs.kept:
+            return "not in every model"
         if not slot.site.role.merged:
             return "not learned"
         # fine-tunes' counters (num_batches_tracked) may differ, where mergekit refuses the merge or averages them
