@@ -56,8 +56,8 @@ def test_differences_carry_both_tests_and_holms_correction(five: list[Evaluation
     against_base = next(d for d in merged.differences if d.reference == "base" and d.group == "in-domain")
     assert against_base.points == pytest.approx(100 * (17 - 32) / 80)
     assert against_base.low < against_base.points < against_base.high < 0
-    assert against_base.mapsswe.z < 0
-    assert against_base.p >= against_base.mapsswe.p
+    assert against_base.matched.z < 0
+    assert against_base.p >= against_base.matched.p
     assert against_base.stars
     assert {d.reference for d in merged.differences} == {"base", "joint"}
     assert {d.group for d in merged.differences} == {"in-domain", "out-of-domain", "other-language", "all"}
@@ -156,7 +156,7 @@ def test_tests_of_pooled_seeds_take_an_utterance_as_one_segment(tmp_path: Path) 
 
     once = compare(run(0))
     thrice = compare(pooled({s: run(s) for s in range(3)}))
-    first, second = (next(x for x in c.lines if x.label == "m").differences[0].mapsswe for c in (once, thrice))
+    first, second = (next(x for x in c.lines if x.label == "m").differences[0].matched for c in (once, thrice))
     assert first.segments == second.segments
     assert first.p == pytest.approx(second.p)
 
@@ -204,15 +204,15 @@ def test_translations_are_compared_by_bleu_where_more_is_better(tmp_path: Path) 
     assert not made.notes
     difference = lines["m"].differences[0]
     assert difference.points > 0
-    assert difference.mapsswe is None
+    assert difference.matched is None
     assert 2 / 4000 <= difference.p < 0.05, "corrected over two systems"
     table = rates_table(made)
     assert table.title.startswith("BLEU [95 % interval]")
     assert {table.rows[i][0] for i, j in table.best if j == 1} == {"a (x)"}
     told = differences_table(made)
     assert told is not None
-    assert told.rows[0][5:9] == ["-"] * 4
-    assert "approximate randomisation" in told.notes[0]
+    assert told.rows[0][5:9] == ["approximate randomisation", "-", "-", "-"]
+    assert "approximate randomisation with Holm's correction" in " ".join(table.notes)
     json.dumps(plain(made), allow_nan=False)
     assert [c.ok for c in gate(results[2], against=results[0], max_regression=0.0)] == [True, True]
     assert [c.ok for c in gate(results[0], against=results[2], max_regression=0.0)] == [True, False]

@@ -92,8 +92,8 @@ def test_what_is_tested_is_the_average_that_is_shown(tmp_path: Path) -> None:
     assert points == pytest.approx(50 * (8 / 10 - 15 / 90) / 2)
     assert found.points == pytest.approx(points)
     assert found.low < points < found.high
-    assert found.mapsswe is not None
-    assert found.mapsswe.z > 0
+    assert found.matched is not None
+    assert found.matched.z > 0
     table = differences_table(made)
     assert table is not None
     assert table.rows[0][3] == f"{points:+.2f}"

@@ -36,6 +36,7 @@ SUFFIXES: dict[str, Format | Literal["json"]] = {".md": "markdown", ".csv": "csv
 @click.option("--other-language", multiple=True, metavar="VALUE", help="Cells of other languages.")
 @click.option("--condition", help="Under which condition.  [default: the first]")
 @normaliser_flag("Count again under another normaliser.")
+@click.option("--metric", help="By which metric of the task, such as eer.  [default: its first]")
 @click.option("--common", is_flag=True, help="Compare the utterances that all have, where they differ.")
 @click.option("--averages", is_flag=True, help="Leave out the single domains.")
 @click.option(
@@ -65,7 +66,7 @@ def command(results: tuple[str, ...], **flags: Any) -> None:
     comparison = compare(
         [read_evaluation(name) for name in results], column=flags["by"], condition=flags["condition"],
         base=flags["base"], joint=flags["joint"], specialists=specialists, groups=groups,
-        common=flags["common"], normaliser=flags["normaliser"],
+        common=flags["common"], normaliser=flags["normaliser"], metric=flags["metric"],
     )  # fmt: skip
     tables = [rates_table(comparison, domains=not flags["averages"])]
     differences = differences_table(comparison)

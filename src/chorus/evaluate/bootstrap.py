@@ -167,7 +167,7 @@ def swapped_p(pairs: Sequence[Answered], metric: Metric, *, draws: int = SWAPS, 
     """The two-sided p value of the same difference by approximate randomisation (Noreen 1989; Riezler & Maxwell 2005).
 
     Were the systems equally good, a cluster's answers could as well have come from the other one: in each draw half the
-    clusters change sides. For metrics that are no sum of edits, whose exact test is MAPSSWE's.
+    clusters change sides. For metrics that have no exact test (differences.py).
     """
     summed = _summed(pairs)
     if not summed or any(np.isnan(_value(metric, a)) for a, _ in summed):

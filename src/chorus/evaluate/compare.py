@@ -17,10 +17,10 @@ from chorus.evaluate.differences import add_differences
 from chorus.evaluate.relations import relate
 from chorus.evaluate.results import Evaluation
 from chorus.evaluate.roles import SystemRole, learnt_cells, roles_of
-from chorus.evaluate.scores import by_column, interval_of, macro, unit_of, value_of
+from chorus.evaluate.scores import by_column, interval_of, macro, metric_of, unit_of, value_of
 from chorus.evaluate.shared_rows import shared_rows
 from chorus.models.languages import language_code
-from chorus.tasks.protocol import Task
+from chorus.tasks.protocol import Metric, Task
 from chorus.tasks.scored import Scored
 
 ORDER = ("base", "specialist", "joint", "", "merge")
@@ -37,16 +37,18 @@ def compare(
     groups: Mapping[str, Group] | None = None,
     common: bool = False,
     normaliser: str | None = None,
+    metric: str | None = None,
     tests: bool = True,
 ) -> Comparison:
-    """Compare evaluations of the same recordings under one condition, by the first metric of their task.
+    """Compare evaluations of the same recordings under one condition, by the first metric of their task or another.
 
     Roles come from the evaluations (a training or merge says what it is); `base`, `joint` and `specialists` ({label:
     domain}) say otherwise. `groups` puts cells into groups. Results over different utterances are refused, the
-    difference named; `common` compares what all have. `tests=False` leaves out MAPSSWE, for tables of many systems.
+    difference named; `common` compares what all have. `tests=False` leaves out all tests, for tables of many systems.
     """
     roles = roles_of(evaluations, column, base=base, joint=joint, specialists=specialists)
     task = _one_task(evaluations)
+    by_metric = metric_of(task, metric) if metric else task.metrics[0]
     # rates under two normalisers are rates of two texts
     names = {one.normaliser for one in evaluations}
     if len(names) > 1 and normaliser is None:
@@ -55,17 +57,18 @@ def compare(
     rows, notes = shared_rows(evaluations, chosen, normaliser, common=common)
     parts = by_column(rows[0], column)
     cells = _cells(parts, _learnt(evaluations, roles, column, parts), column, groups or {})
-    lines = [_line(one, roles[one.label], own, cells, column) for one, own in zip(evaluations, rows, strict=True)]
+    lines = [
+        _line(one, roles[one.label], own, cells, column, by_metric) for one, own in zip(evaluations, rows, strict=True)
+    ]
     clusters, by = task.clusters(rows[0])
-    metric = task.metrics[0]
     comparison = Comparison(
         cells, lines, _named(roles, "base"), _named(roles, "joint"), chosen, normaliser or evaluations[0].normaliser,
-        by, len(np.unique(clusters)), notes, metric.name, metric.title, metric.best,
+        by, len(np.unique(clusters)), notes, by_metric.name, by_metric.title, by_metric.best,
     )  # fmt: skip
     by_label = dict(zip([e.label for e in evaluations], rows, strict=True))
-    relate(comparison, by_label, column, task)
+    relate(comparison, by_label, column, task, by_metric)
     if tests:
-        add_differences(comparison, by_label, column, task)
+        add_differences(comparison, by_label, column, task, by_metric)
     # a stable sort: within a role systems stand as they were named
     comparison.lines.sort(key=lambda line: ORDER.index(line.role))
     return comparison
@@ -115,8 +118,10 @@ def _cells(
     return sorted(cells, key=lambda cell: GROUPS.index(cell.group))
 
 
-def _line(one: Evaluation, role: SystemRole, rows: Sequence[Scored], cells: Sequence[Cell], column: str) -> Line:
-    parts, task, metric = by_column(rows, column), one.task, one.task.metrics[0]
+def _line(
+    one: Evaluation, role: SystemRole, rows: Sequence[Scored], cells: Sequence[Cell], column: str, metric: Metric
+) -> Line:  # fmt: skip
+    parts, task = by_column(rows, column), one.task
     line = Line(
         one.label, role.name, role.home, dict(one.summary["system"]["parameters"]),
         {c.name: value_of(parts[c.name], metric) for c in cells},

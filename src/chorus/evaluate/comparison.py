@@ -12,6 +12,7 @@ from chorus.evaluate.bootstrap import Interval
 from chorus.evaluate.mapsswe import Matched
 from chorus.plain import JsonMap, JsonObject
 
+Test = Literal["exact MAPSSWE", "exact McNemar", "approximate randomisation"]
 Group = Literal["in-domain", "out-of-domain", "other-language"]
 LEVELS = (0.05, 0.01, 0.001)
 FULL = 100.0  # percent: who errs more has nothing left to lose
@@ -32,7 +33,8 @@ class Cell:
 class Difference:
     """A system's average over a group's domains less a reference's; p with Holm's correction over the table's systems.
 
-    p is MAPSSWE's where edits are counted, else (`mapsswe` None) that of approximate randomisation.
+    `test` says whose p: MAPSSWE's where edits are counted, McNemar's where rows are right or wrong (of both `matched`
+    tells more), else that of approximate randomisation. `p_alone` is the same without the correction.
     """
 
     reference: str
@@ -41,7 +43,9 @@ class Difference:
     low: float
     high: float
     p_bootstrap: float
-    mapsswe: Matched | None
+    test: Test
+    matched: Matched | None
+    p_alone: float
     p: float
 
     @property
@@ -104,6 +108,11 @@ class Comparison:
         return [*self.groups, *(["all"] if len(self.groups) > 1 else [])]
 
     @property
+    def tests(self) -> list[Test]:
+        """Those that differences were tested by."""
+        return sorted({one.test for line in self.lines for one in line.differences})
+
+    @property
     def sign(self) -> int:
         """What turns a difference into points lost."""
         return 1 if self.best == 0 else -1
@@ -137,8 +146,8 @@ def _line_from(told: JsonMap) -> Line:
 
 def _difference_from(told: JsonMap) -> Difference:
     # taken before the numbers: no test is null there as well, and must not become NaN
-    test = told["mapsswe"]
-    return Difference(**{**_numbers(told), "mapsswe": test and Matched(**_numbers(test))})
+    test = told["matched"]
+    return Difference(**{**_numbers(told), "matched": test and Matched(**_numbers(test))})
 
 
 def _numbers(found: JsonMap) -> JsonObject:

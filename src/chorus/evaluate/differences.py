@@ -10,47 +10,42 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from chorus.evaluate.bootstrap import Answered, paired_bootstrap, swapped_p
-from chorus.evaluate.comparison import Comparison, Difference
+from chorus.evaluate.comparison import Comparison, Difference, Test
 from chorus.evaluate.flips import Weighted
 from chorus.evaluate.mapsswe import Matched, differences_of, holm, matched_parts
 from chorus.evaluate.scores import answered, by_column, value_of
-from chorus.tasks.protocol import Metric, Task
+from chorus.tasks.protocol import Metric, OfHits, Task
 from chorus.tasks.scored import ERROR_RATE, Scored
 
 Rows = Sequence[Scored]
 Domains = Sequence[tuple[Rows, Rows]]  # of each domain the rows of both systems, in one order
 
 
-def add_differences(comparison: Comparison, rows: Mapping[str, Rows], column: str, task: Task) -> None:
+def add_differences(
+    comparison: Comparison, rows: Mapping[str, Rows], column: str, task: Task, metric: Metric
+) -> None:  # fmt: skip
     """Group by group; p values are corrected over the systems that stand against one reference."""
     parts = {label: by_column(own, column) for label, own in rows.items()}
     for reference in filter(None, (comparison.base, comparison.joint)):
         others = [line for line in comparison.lines if line.label != reference]
         for group in comparison.averaged:
             names = [c.name for c in comparison.cells if group in (c.group, "all")]
-            found = [
-                difference(
-                    [(parts[line.label][n], parts[reference][n]) for n in names], task, reference=reference, group=group
-                )
-                for line in others
-            ]
+            pairs = [[(parts[line.label][n], parts[reference][n]) for n in names] for line in others]
+            found = [difference(pair, task, metric, reference=reference, group=group) for pair in pairs]
             # a family is what one reader looks through: the systems against one reference in one group
             for line, one, p in zip(others, found, holm([one.p for one in found]), strict=True):
                 line.differences.append(replace(one, p=p))
 
 
-def difference(domains: Domains, task: Task, *, reference: str, group: str) -> Difference:
-    """Two systems on the same utterances, by the unweighted mean over domains of the first metric of their task."""
-    metric: Metric = task.metrics[0]
+def difference(domains: Domains, task: Task, metric: Metric, *, reference: str, group: str) -> Difference:
+    """Two systems on the same utterances, by the unweighted mean over domains of a metric."""
     # as an average leaves them out: domains in which nothing is said have no rate
     known = [(x, y) for x, y in domains if not math.isnan(value_of(x, metric) + value_of(y, metric))]
     points = sum(value_of(x, metric) - value_of(y, metric) for x, y in known) / len(known) if known else math.nan
     pairs = pairs_of(known, task, metric)
-    told, edits_count = paired_bootstrap(pairs, metric), metric.name == ERROR_RATE.name
-    test = _matched(known) if edits_count and known else None
-    return Difference(
-        reference, group, points, told.low, told.high, told.p, test, test.p if test else swapped_p(pairs, metric)
-    )
+    told, (test, matched) = paired_bootstrap(pairs, metric), _matched(known, metric)
+    p = matched.p if matched else swapped_p(pairs, metric)
+    return Difference(reference, group, points, told.low, told.high, told.p, test, matched, p, p)
 
 
 def pairs_of(domains: Domains, task: Task, metric: Metric) -> list[Answered]:
@@ -58,11 +53,20 @@ def pairs_of(domains: Domains, task: Task, metric: Metric) -> list[Answered]:
     return [answered(x, y, task, metric) for x, y in domains]
 
 
-def _matched(domains: Domains) -> Matched:
-    """MAPSSWE over the domains: an error counts for its share of the domain's rate, and a domain for its share."""
-    return matched_parts([
-        Weighted(100 / sum(one.counts.length for one in x) / len(domains), _segments(x, y)) for x, y in domains
-    ])  # fmt: skip
+def _matched(domains: Domains, metric: Metric) -> tuple[Test, Matched | None]:
+    """The exact test over the domains, where the metric has one: an error counts for its share of the average."""
+    if domains and metric.name == ERROR_RATE.name:
+        return "exact MAPSSWE", matched_parts([
+            Weighted(100 / sum(one.counts.length for one in x) / len(domains), _segments(x, y)) for x, y in domains
+        ])  # fmt: skip
+    if domains and isinstance(metric, OfHits):
+        rows = [_rows(x, metric.hits(x), metric.hits(y)) for x, y in domains]
+        # where one system's rows are known and the other's are not, they are no pairs
+        if None not in rows:
+            return "exact McNemar", matched_parts([
+                Weighted(100 / count / len(domains), found) for count, found in filter(None, rows)
+            ])  # fmt: skip
+    return "approximate randomisation", None
 
 
 def _segments(first: Rows, second: Rows) -> list[int]:
@@ -76,3 +80,20 @@ def _segments(first: Rows, second: Rows) -> list[int]:
         both[0] += x.counts.errors
         both[1] += y.counts.errors
     return [a - b for a, b in sums.values() if a or b]
+
+
+def _rows(
+    rows: Rows, first: Sequence[bool | None], second: Sequence[bool | None]
+) -> tuple[int, list[int]] | None:  # fmt: skip
+    """(rows that are known, differences by utterance) of two systems that are right or wrong; None if unlike ones are.
+
+    Of rows that one alone has right, McNemar (1947): were both equally good, each could as well have been the other's,
+    and how many are each one's is binomial. Of several seeds an utterance's are summed, as segments are.
+    """
+    sums: dict[str, int] = {}
+    for row, a, b in zip(rows, first, second, strict=True):
+        if (a is None) != (b is None):
+            return None
+        if a is not None and b is not None:
+            sums[row.utterance] = sums.get(row.utterance, 0) + b - a
+    return sum(one is not None for one in first), list(sums.values())

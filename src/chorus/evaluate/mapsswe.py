@@ -24,7 +24,7 @@ GOOD_WORDS = 2  # right in both, between two segments
 class Matched:
     """The test of two systems; a positive `z` says that the first makes more errors.
 
-    segments: those with an error of either system; `differing` those in which one makes more.
+    segments: those with an error of either system; `differing` those in which one makes more. Of labels they are rows.
     z: the difference over its standard deviation under random signs. With one domain the paper's statistic is
         z * sqrt((n - 1) / (n - z * z)).
     """

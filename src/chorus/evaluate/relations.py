@@ -64,13 +64,13 @@ class Gain:
         return f"{self.points:.1f} points [{self.low:.1f}, {self.high:.1f}]"
 
 
-def relate(comparison: Comparison, rows: Rows, column: str, task: Task) -> None:
+def relate(comparison: Comparison, rows: Rows, column: str, task: Task, metric: Metric) -> None:
     """Put forgetting, recovery and overfitting into a comparison's lines, and into its notes what has none, and why."""
     base = next((line for line in comparison.lines if line.label == comparison.base), None)
     if base is None:
         comparison.notes.append("no result is the base: --base LABEL gives forgetting and recovery")
         return
-    gains = _gains(comparison, base, rows, column, task)
+    gains = _gains(comparison, base, rows, column, task, Capped(metric))
     outside = [c.name for c in comparison.cells if c.group != "in-domain"]
     for line in comparison.lines:
         if line is base:
@@ -91,9 +91,11 @@ def relate(comparison: Comparison, rows: Rows, column: str, task: Task) -> None:
         comparison.notes.append("rates above 100 % count as 100 in forgetting and recovery")
 
 
-def _gains(comparison: Comparison, base: Line, rows: Rows, column: str, task: Task) -> dict[str, Gain]:
+def _gains(
+    comparison: Comparison, base: Line, rows: Rows, column: str, task: Task, metric: Metric
+) -> dict[str, Gain]:  # fmt: skip
     """By domain what its specialist gains there; the largest gain where a domain has several."""
-    metric, found = Capped(task.metrics[0]), dict[str, Gain]()
+    found = dict[str, Gain]()
     before = by_column(rows[base.label], column)
     for line in comparison.lines:
         if line.role != "specialist" or line.home not in before:

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from chorus.errors import UsageError, nearest
 from chorus.evaluate.bootstrap import NAN, Answered, Interval, interval, macro_interval
 from chorus.evaluate.facts import CountFacts, IntervalFacts, Measures, MetricFacts, Units
+from chorus.files import shown
 from chorus.tasks.counts import Counts, total
 from chorus.tasks.scored import ERROR_RATE, Scored
 
@@ -31,6 +33,16 @@ def value_of(rows: Sequence[Scored], metric: Metric = ERROR_RATE) -> float:
     if not rows:
         return NAN
     return float(metric.values(metric.statistics(rows).sum(axis=0, keepdims=True))[0])
+
+
+def metric_of(task: Task, name: str) -> Metric:
+    """A task's metric by its name; `UsageError` names the nearest."""
+    every = {metric.name: metric for metric in task.metrics}
+    if name not in every:
+        raise UsageError(
+            f'task {task.name} has no metric "{shown(name)}"{nearest(name, every)}', f"it has {', '.join(every)}"
+        )
+    return every[name]
 
 
 def interval_of(rows: Sequence[Scored], task: Task, metric: Metric = ERROR_RATE) -> Interval:

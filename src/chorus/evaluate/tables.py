@@ -95,10 +95,9 @@ def notes_of(comparison: Comparison) -> list[str]:
         notes.append(f"Intervals resample {comparison.clusters} speakers.")
     if any(line.differences for line in comparison.lines):
         against = comparison.joint or comparison.base
-        test = "exact MAPSSWE" if comparison.metric == ERROR_RATE.name else "approximate randomisation"
         notes.append(
-            f"*, **, ***: the average differs from {against}'s, {test} with Holm's correction, p < .05, .01, .001, and "
-            "no zero in the interval of the difference."
+            f"*, **, ***: the average differs from {against}'s, {' or '.join(comparison.tests)} with Holm's "
+            "correction, p < .05, .01, .001, and no zero in the interval of the difference."
         )
     if any(line.recovery for line in comparison.lines):
         notes.append("Recovery: (system - base) / (specialist - base), over domains where the specialist surely gains.")
@@ -116,26 +115,25 @@ def differences_table(comparison: Comparison) -> Table | None:
         for d in line.differences:
             rows.append([
                 line.label, d.reference, NAMES[d.group], f"{d.points:+.2f}", f"[{d.low:+.1f}, {d.high:+.1f}]",
-                *_mapsswe(d), f"{p_text(d.p)} {d.stars}".strip(), p_text(d.p_bootstrap),
+                d.test, *_matched(d), p_text(d.p_alone), f"{p_text(d.p)} {d.stars}".strip(), p_text(d.p_bootstrap),
             ])  # fmt: skip
     if not rows:
         return None
-    columns = ["system", "less", "over", "points", "95 %", "segments", "differ", "z", "p", "p (Holm)",
+    # what is paired: stretches of errors, or rows that are right or wrong
+    paired = "segments" if comparison.metric == ERROR_RATE.name else "rows"
+    columns = ["system", "less", "over", "points", "95 %", "test", paired, "differ", "z", "p", "p (Holm)",
                "p (bootstrap)"]  # fmt: skip
-    test = "MAPSSWE, exact" if comparison.metric == ERROR_RATE.name else "approximate randomisation"
     fewer = "fewer errors than" if comparison.best == 0 else "worse than"
     notes = [
-        f"Of the averages over domains. Negative points: {fewer} the reference. p by {test}; Holm's over the systems "
-        "of a reference; stars where the interval has no zero in it either."
+        f"Of the averages over domains. Negative points: {fewer} the reference. p by the test that is named; Holm's "
+        "over the systems of a reference; stars where the interval has no zero in it either."
     ]
     return Table(f"Differences between systems, {comparison.title}", columns, rows, notes)
 
 
-def _mapsswe(difference: Difference) -> list[str]:
-    found = difference.mapsswe
-    if found is None:
-        return ["-"] * 4
-    return [f"{found.segments}", f"{found.differing}", f"{found.z:.2f}", p_text(found.p)]
+def _matched(difference: Difference) -> list[str]:
+    found = difference.matched
+    return ["-"] * 3 if found is None else [f"{found.segments}", f"{found.differing}", f"{found.z:.2f}"]
 
 
 def p_text(value: float) -> str:

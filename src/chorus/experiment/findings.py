@@ -65,7 +65,7 @@ def _tested(difference: Difference) -> str:
     p = p_text(difference.p)
     return (
         f"{difference.points:+.1f} points [{difference.low:+.1f}, {difference.high:+.1f}], "
-        f"p {p if p.startswith('<') else f'= {p}'}"
+        f"p {p if p.startswith('<') else f'= {p}'} by {difference.test}"
     )
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from chorus.lazy import lazy
 from chorus.tasks.chosen import LabelTask, score_labels
-from chorus.tasks.label_metrics import BY_TOKEN, CONSTRAINED, RECOGNISED, Accuracy, share, written
+from chorus.tasks.label_metrics import BY_TOKEN, CONSTRAINED, RECOGNISED, Accuracy, LabelMetric, share, written
 from chorus.tasks.scored import score_texts
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ else:
     np = lazy("numpy")
 
 
-class TokenF1(Accuracy):
+class TokenF1(LabelMetric):
     """How much of the answer's words are the reference's, and the other way: the mean over rows, in percent.
 
     As SQuAD counts (Rajpurkar et al. 2016), under the evaluation's own normaliser.

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from chorus.lazy import lazy
-from chorus.tasks.label_metrics import Accuracy, written
+from chorus.tasks.label_metrics import LabelMetric, written
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,7 +31,7 @@ def odds(row: Scored, target: str, other: str) -> float | None:
     return row.scores[target][0] - row.scores[other][0]
 
 
-class Detection(Accuracy):
+class Detection(LabelMetric):
     """A metric of the two errors at every threshold."""
 
     best = 0.0

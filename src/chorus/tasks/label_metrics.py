@@ -40,8 +40,8 @@ def likeliest_token(row: Scored) -> str | None:
     return max(row.scores, key=lambda label: row.scores[label][0] / row.scores[label][1])
 
 
-class Accuracy:
-    """The share of rows that were answered with their label."""
+class LabelMetric:
+    """What metrics of labels share."""
 
     best = 100.0
 
@@ -51,10 +51,18 @@ class Accuracy:
     def signature(self) -> str:
         return f"chorus {version('chorus-merge')}"
 
+
+class Accuracy(LabelMetric):
+    """The share of rows that were answered with their label."""
+
+    def hits(self, rows: Sequence[Scored]) -> list[bool | None]:
+        """As the protocol says."""
+        found = [(self.choose(row), row.reference) for row in rows]
+        return [None if a is None else a == b for a, b in found]
+
     def statistics(self, rows: Sequence[Scored]) -> Floats:
         """Whether it is right, and whether it is known [answers, 2]."""
-        found = [(self.choose(row), row.reference) for row in rows]
-        return np.array([(a == b, a is not None) for a, b in found], np.float64).reshape(-1, 2)
+        return np.array([(bool(a), a is not None) for a in self.hits(rows)], np.float64).reshape(-1, 2)
 
     def values(self, sums: Floats) -> Floats:
         return share(sums[:, 0], sums[:, 1])
@@ -66,12 +74,12 @@ class Recognised(Accuracy):
     def __init__(self) -> None:
         super().__init__("recognised", "recognised", written)
 
-    def statistics(self, rows: Sequence[Scored]) -> Floats:
-        """Whether it is a label, and one for the row [answers, 2]."""
-        return np.array([(bool(row.hypothesis), 1.0) for row in rows], np.float64).reshape(-1, 2)
+    def hits(self, rows: Sequence[Scored]) -> list[bool | None]:
+        """Whether it is a label."""
+        return [bool(row.hypothesis) for row in rows]
 
 
-class F1(Accuracy):
+class F1(LabelMetric):
     """F1 by class, averaged over classes (macro) or over rows (weighted by how often each class is right)."""
 
     def __init__(self, name: str, title: str, choose: Choose, *, weighted: bool = False) -> None:

@@ -50,6 +50,14 @@ class Metric(Protocol):
         """The metric of summed statistics [draws, k] -> [draws]; NaN where it is not defined."""
 
 
+@runtime_checkable
+class OfHits(Protocol):
+    """What a metric has besides, that is the share of rows which are right: they are compared by McNemar's test."""
+
+    def hits(self, rows: Sequence[Scored]) -> Sequence[bool | None]:
+        """Whether each row is right; None where it is not known, which no share counts."""
+
+
 class Task(Protocol):
     """A task. It keeps no state; one object serves every evaluation."""
 
