@@ -15,6 +15,7 @@ from chorus.analyse.interference_facts import Interference
 from chorus.analyse.path import PathAnalysis
 from chorus.checkpoints.adapter_report import AdapterResult
 from chorus.checkpoints.lazy_tensor import LazyTensor
+from chorus.continual.run import Continued
 from chorus.evaluate.comparison import Comparison
 from chorus.evaluate.results import Evaluation
 from chorus.experiment.schema import Experiment
@@ -73,6 +74,13 @@ def ships() -> None:
     assert_type(chorus.verify("ggml-name.bin", "org/name", settings=wanted), Verification)
     assert_type(chorus.import_model("ggml-name.bin", "name"), Exported)
     assert_type(chorus.upload("name", chorus.Upload("org/name", private=True)), str)
+
+
+def goes_on() -> None:
+    asked = chorus.Continuing(method="weighted", weight=[0.5])
+    found = chorus.continual("one", "name", "two", asked, tests=["name=test.csv"], measuring=chorus.Measuring(limit=9))
+    assert_type(found, Continued)
+    assert_type(found.facts.shares(), dict[str, float] | None)
 
 
 def trains() -> None:

@@ -25,6 +25,9 @@ if TYPE_CHECKING:  # the public names, listed once: type checkers read this bloc
     from chorus.checkpoints.model import Model as Model
     from chorus.checkpoints.model import OpenOptions as OpenOptions
     from chorus.checkpoints.open import open_model as open_model
+    from chorus.continual.run import continual as continual
+    from chorus.continual.sets import Measuring as Measuring
+    from chorus.continual.settings import Continuing as Continuing
     from chorus.errors import ChorusError as ChorusError
     from chorus.evaluate.compare import compare as compare
     from chorus.evaluate.run import evaluate as evaluate

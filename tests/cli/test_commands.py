@@ -28,7 +28,7 @@ def recipe(qwen, tmp_path):
 def test_help_lists_every_command(capsys):
     assert run(["--help"]) == 0
     text = capsys.readouterr().out
-    assert len(COMMANDS) == 22
+    assert len(COMMANDS) == 23
     for name in COMMANDS:
         assert text.count(f"\n  {name} ") == 1
         assert run([name, "--help"]) == 0

@@ -134,6 +134,7 @@ def test_every_block_runs(page, models, tmp_path):
         "whisper.md": 9,
         "README.md": 4,
         "adapters.md": 6,
+        "continual.md": 2,
         "subspace.md": 2,
         "data.md": 3,
         "train.md": 7,

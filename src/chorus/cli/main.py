@@ -22,6 +22,7 @@ SECTIONS = {  # in the order of the line: name -> (module, what it is for)
     "Merging": {
         "merge": ("chorus.cli.merge", "Merge models by a recipe into a model directory."),
         "plan": ("chorus.cli.plan", "Show what a recipe would do, without reading a weight."),
+        "continual": ("chorus.cli.continual", "Add one more model to a merge made earlier."),
         "calibrate": ("chorus.cli.calibrate", "Learn a merge's weights by layer on labelled rows."),
         "methods": ("chorus.cli.methods", "List the merge methods, or explain one."),
         "extract": ("chorus.cli.extract", "Take an adapter or a task vector out of a fine-tune."),

@@ -80,6 +80,7 @@ class Plan(Mapping[str, LazyTensor]):
     warnings: list[str] = field(default_factory=list)
     generation_differences: list[str] = field(default_factory=list)
     beside: Beside = field(default_factory=Beside)  # the files that go with the result, and those that do not
+    facts: dict[str, object] = field(default_factory=dict)  # what its chorus.json says besides
 
     @property
     def label(self) -> str:

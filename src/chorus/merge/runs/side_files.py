@@ -156,6 +156,7 @@ def provenance_of(
         "licenses": plan.licences,
         "versions": versions(),
         "cast_loss": losses,
+        **plan.facts,
     }
 
 
