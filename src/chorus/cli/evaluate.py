@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,7 @@ from chorus.files import printable
 from chorus.progress import shown
 
 if TYPE_CHECKING:
+    from chorus.evaluate.confusion import Confusion
     from chorus.evaluate.results import Evaluation
     from chorus.transcribe.systems import System
 
@@ -98,10 +99,13 @@ def command(models: tuple[str, ...], **flags: Any) -> None:
         _refuse_unused(finished[0])
     # the same tables again without a model: --by, --worst and --json of what is there
     evaluations = [read_evaluation(m) for m in finished] or _evaluate(models, flags)
+    # refused before anything is shown, where answers are no labels
+    found = _confusions(evaluations, Path(flags["confusion"])) if flags["confusion"] else []
     if flags["json_"]:
-        as_json([{"directory": str(one.directory), **one.summary} for one in evaluations])
+        more = [{"confusion": asdict(one)} for one in found] or [{}] * len(evaluations)
+        as_json([{"directory": str(e.directory), **e.summary, **m} for e, m in zip(evaluations, more, strict=True)])
         return
-    _print(evaluations, flags)
+    _print(evaluations, found, flags)
 
 
 def _refuse_unused(finished: str) -> None:
@@ -204,24 +208,29 @@ def labelled(text: str) -> tuple[str, str]:
     return ("", text) if not equals or Path(text).exists() else (label, name)
 
 
-def _print(evaluations: list[Evaluation], flags: dict[str, Any]) -> None:
+def _print(evaluations: list[Evaluation], confusions: Sequence[Confusion], flags: dict[str, Any]) -> None:
     from chorus.evaluate import describe
+    from chorus.evaluate.confusion import as_table
 
-    table(describe.main_table(evaluations))
     groups = flags["by"] or ("domain",)
-    for made in (
-        describe.condition_table(evaluations), describe.metrics_table(evaluations),
-        *(describe.group_table(evaluations, column) for column in groups),
-    ):  # fmt: skip
-        if made is not None:
-            click.echo()
-            table(made)
+    shown_before = False
+    for part in describe.by_task(evaluations):
+        for made in (
+            describe.main_table(part), describe.condition_table(part), describe.metrics_table(part),
+            *(describe.group_table(part, column) for column in groups),
+        ):  # fmt: skip
+            if made is not None:
+                if shown_before:
+                    click.echo()
+                table(made)
+                shown_before = True
     if flags["worst"]:
         for one in evaluations:
             click.echo(f"\n{one.label}: the worst utterances\n")
             click.echo(printable("\n".join(describe.worst(one, flags["worst"]))))
-    if flags["confusion"]:
-        _confusions(evaluations, Path(flags["confusion"]))
+    for one, found in zip(evaluations, confusions, strict=False):
+        click.echo()
+        table(as_table(found, one.label))
     every = evaluations[0].summary["all"]
     note(describe.clusters_note(every), quiet=flags["quiet"])
     if every["empty_references"]:
@@ -231,21 +240,21 @@ def _print(evaluations: list[Evaluation], flags: dict[str, Any]) -> None:
         note(f"WARNING: {told}", quiet=flags["quiet"])
     for one in evaluations:
         note(f"results: {one.directory}", quiet=flags["quiet"])
-    if len(evaluations) > 1:
+    if len(evaluations) > 1 and len(describe.by_task(evaluations)) == 1:
         named = shlex.join(str(one.directory) for one in evaluations)
         note(f"next: chorus compare {named}", quiet=flags["quiet"])
 
 
-def _confusions(evaluations: Sequence[Evaluation], place: Path) -> None:
-    from chorus.evaluate.confusion import as_table, confusion
+def _confusions(evaluations: Sequence[Evaluation], place: Path) -> list[Confusion]:
+    """What was answered with what, drawn into a directory."""
+    from chorus.evaluate.confusion import confusion
     from chorus.report import plots
     from chorus.transcribe.systems import folder_of
 
+    every = [confusion(one) for one in evaluations]
     place.mkdir(parents=True, exist_ok=True)
-    for one in evaluations:
-        found = confusion(one)
-        click.echo()
-        table(as_table(found, one.label))
+    for one, found in zip(evaluations, every, strict=True):
         stem = place / f"confusion-{folder_of(one.label)}"
         for path in plots.confusion(found.labels, found.answers, found.shares(), stem, title=one.label):
             note(str(path))
+    return every

@@ -1,25 +1,23 @@
-"""An evaluation as tables: rates with intervals, by domain, language, speaker and condition; the worst utterances."""
+"""Evaluations as tables: rates with intervals, by domain, language, speaker and condition; the worst utterances.
+
+A table is of one task: `by_task` parts those of several. Of texts it tells error rates, of labels the task's metrics.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from chorus.evaluate.bootstrap import Interval
-from chorus.evaluate.facts import IntervalFacts, Macro, Measures, MetricFacts
+from chorus.evaluate.facts import IntervalFacts, Macro, Measures
 from chorus.evaluate.results import Evaluation
-from chorus.evaluate.scores import by_column, interval_facts, interval_of, known, macro, value_of
-from chorus.evaluate.summary import main_rows
+from chorus.evaluate.scores import by_column, counts_edits, interval_facts, interval_of, known, macro, value_of
+from chorus.evaluate.summary import main_condition, main_rows
 from chorus.models.languages import is_known
 from chorus.tables import Table
 from chorus.tasks.counts import shown
 from chorus.tasks.loops import without_spaces
-from chorus.tasks.protocol import Task
-from chorus.tasks.scored import ERROR_RATE
 
 NAMED = 5  # languages in a note
-NOTHING: MetricFacts = {
-    "title": "", "value": None, "interval": {"low": None, "high": None, "by": "", "clusters": 0}, "signature": ""
-}  # fmt: skip
 
 
 def number(value: float | None, digits: int = 2) -> str:
@@ -66,9 +64,17 @@ def unit_notes(evaluation: Evaluation) -> list[str]:
     return [f"{one} (--unit characters, or a column language)" for one in found]
 
 
+def by_task(evaluations: Sequence[Evaluation]) -> list[list[Evaluation]]:
+    """Those of one task together, in the order of first appearance: no column of a table means the same of two."""
+    found: dict[str, list[Evaluation]] = {}
+    for one in evaluations:
+        found.setdefault(one.task.name, []).append(one)
+    return list(found.values())
+
+
 def main_table(evaluations: Sequence[Evaluation]) -> Table:
     """A line a system: everything that one number hides."""
-    if not any(counts_edits(one.task) for one in evaluations):
+    if not counts_edits(evaluations[0].task):
         return _answers_table(evaluations)
     first = evaluations[0].summary
     ways = [_way(one) for one in evaluations]
@@ -102,17 +108,12 @@ def main_table(evaluations: Sequence[Evaluation]) -> Table:
     return Table(title, columns, rows)
 
 
-def counts_edits(task: Task) -> bool:
-    """Whether a task's answers are texts, of which an error rate tells something."""
-    return any(metric.name == ERROR_RATE.name for metric in task.metrics)
-
-
 def _answers_table(evaluations: Sequence[Evaluation]) -> Table:
-    """A line a system, of tasks whose answers are right or wrong: their metrics under the first condition."""
+    """A line a system, of tasks whose answers are right or wrong: their metrics under the main condition."""
     first = evaluations[0].summary
-    told = [one.summary["metrics"][first["conditions"][0]] for one in evaluations]
+    told = [one.summary["metrics"][main_condition(one.summary["conditions"])] for one in evaluations]
     # what no runtime here tells needs no column
-    names = [name for name in told[0] if any(one.get(name, NOTHING)["value"] is not None for one in told)]
+    names = [name for name in told[0] if any(name in one and one[name]["value"] is not None for one in told)]
     columns = ["system", *(f"{told[0][name]['title']} [95 %]" for name in names), "failed", "cut", "times real time"]
     rows = []
     for one, metrics in zip(evaluations, told, strict=True):
@@ -139,7 +140,7 @@ def group_table(evaluations: Sequence[Evaluation], column: str) -> Table | None:
     values = list(dict.fromkeys(v for one in evaluations for v in one.summary["by"].get(column, {})))
     if len(values) < 2:
         return None
-    if not any(counts_edits(one.task) for one in evaluations):
+    if not counts_edits(evaluations[0].task):
         return _answers_by(evaluations, column, values)
     rows = []
     for one in evaluations:
@@ -173,26 +174,26 @@ def _told(value: float, interval: Interval) -> str:
 
 def condition_table(evaluations: Sequence[Evaluation]) -> Table | None:
     """Systems by condition; None where there is one only."""
-    conditions = evaluations[0].summary["conditions"]
+    conditions = list(dict.fromkeys(c for one in evaluations for c in one.summary["conditions"]))
     # of what is no text the table of metrics tells all conditions
     if len(conditions) < 2 or not counts_edits(evaluations[0].task):
         return None
-    rows = [
-        [one.label, *(with_interval(one.summary["conditions_measured"][c]) for c in conditions)] for one in evaluations
-    ]
+    told = [(one.label, one.summary["conditions_measured"]) for one in evaluations]
+    rows = [[label, *(with_interval(own[c]) if c in own else "-" for c in conditions)] for label, own in told]
     return Table("by condition", ["system", *conditions], rows)
 
 
 def metrics_table(evaluations: Sequence[Evaluation]) -> Table | None:
     """A task's own metrics beside the error rate, such as BLEU, with intervals; None where it has none."""
     first = next(iter(evaluations[0].summary["metrics"].values()))
-    # what is no text has its first condition in the main table
-    if not first or (len(evaluations[0].summary["metrics"]) < 2 and not counts_edits(evaluations[0].task)):
+    several = any(len(one.summary["metrics"]) > 1 for one in evaluations)
+    # what is no text has its main condition in the main table
+    if not first or not (several or counts_edits(evaluations[0].task)):
         return None
     rows = []
     for one in evaluations:
         for condition, told in one.summary["metrics"].items():
-            if told.keys() != first.keys():  # another task's
+            if told.keys() != first.keys():  # another version's of the task
                 continue
             cells = [number(metric["value"]) + _inside(metric["interval"]) for metric in told.values()]
             rows.append([one.label, condition, *cells])

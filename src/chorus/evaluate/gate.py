@@ -1,14 +1,18 @@
-"""What an evaluation must keep to be shipped: a bound on its rates, and on what it loses against another."""
+"""What an evaluation must keep to be shipped: bounds on its metrics, and on what it loses against another."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
-from chorus.errors import DataError
+from chorus.errors import DataError, UsageError
 from chorus.evaluate.compare import compare
 from chorus.evaluate.facts import SystemFacts
 from chorus.evaluate.results import Evaluation
+from chorus.evaluate.scores import counts_edits, metric_of, value_of
+from chorus.evaluate.summary import main_rows
 from chorus.transcribe.conditions import CLEAN
 
 
@@ -20,9 +24,10 @@ class Check:
     value: float
     limit: float
     ok: bool
+    bound: Literal["at most", "at least"] = "at most"
 
     def __str__(self) -> str:
-        return f"{'ok  ' if self.ok else 'FAIL'} {self.what}: {self.value:.2f} (at most {self.limit:.2f})"
+        return f"{'ok  ' if self.ok else 'FAIL'} {self.what}: {self.value:.2f} ({self.bound} {self.limit:.2f})"
 
 
 def gate(
@@ -31,12 +36,16 @@ def gate(
     against: Evaluation | None = None,
     max_wer: float | None = None,
     max_cer: float | None = None,
+    bounds: Mapping[str, float] | None = None,
     max_regression: float | None = None,
     max_domain_regression: float | None = None,
     max_failed: int = 0,
     significant: bool = False,
 ) -> list[Check]:
     """Every check, held or not. Rates in percent, regressions in points over `against`.
+
+    `bounds` are of the task's metrics by name: the least where more is better, the most where less is. WER and CER are
+    of tasks whose answers are texts; `UsageError` names what a task has instead.
 
     A regression is of the unweighted mean over domains; with `significant` it counts only where test and interval of
     the difference agree that it is one (p < .05).
@@ -47,7 +56,8 @@ def gate(
     checks = [Check("failed decodes", every["failed"], max_failed, every["failed"] <= max_failed)]
     for name, value, limit in (("WER", every["wer"], max_wer), ("CER", every["cer"], max_cer)):
         if limit is not None:
-            checks.append(_bounded(name, value, limit))
+            checks.append(_bounded(result, name, value, limit))
+    checks += [_metric_bounded(result, name, limit) for name, limit in (bounds or {}).items()]
     if against is None:
         return checks
     against = against if against.label != result.label else _called(against, f"{against.label} (against)")
@@ -79,7 +89,29 @@ def _called(one: Evaluation, label: str) -> Evaluation:
     return Evaluation(one.directory, {**one.summary, "system": system}, one.rows, one.scored)
 
 
-def _bounded(name: str, value: float | None, limit: float) -> Check:
+def _metric_bounded(result: Evaluation, name: str, limit: float) -> Check:
+    metric = metric_of(result.task, name)
+    # as the tables tell it: of the clean recordings, where there are any
+    value = value_of(main_rows(result.scored, result.summary["conditions"]), metric)
+    if math.isnan(value):
+        raise DataError(
+            f"{metric.title} is not defined: nothing in these results tells it",
+            "bound another metric; likelihoods, as constrained accuracy and EER need them, not every runtime tells",
+        )
+    if metric.best == 0:
+        return Check(metric.title, value, limit, value <= limit)
+    return Check(metric.title, value, limit, value >= limit, "at least")
+
+
+def _bounded(result: Evaluation, name: str, value: float | None, limit: float) -> Check:
+    task = result.task
+    if not counts_edits(task):
+        # edits are counted there too, of texts that were recognised as labels: such a rate would say nothing
+        told = ", ".join(metric.name for metric in task.metrics)
+        raise UsageError(
+            f"task {task.name} has no {name}: its answers are labels, or right or wrong",
+            f"--bound {task.metrics[0].name}=PERCENT; it has {told}",
+        )
     if value is None:
         raise DataError(f"{name} is not defined: the references are empty", "gate on recordings with words in them")
     return Check(name, value, limit, value <= limit)

@@ -35,6 +35,11 @@ def value_of(rows: Sequence[Scored], metric: Metric = ERROR_RATE) -> float:
     return float(metric.values(metric.statistics(rows).sum(axis=0, keepdims=True))[0])
 
 
+def counts_edits(task: Task) -> bool:
+    """Whether a task's answers are texts, of which an error rate tells something; else they are labels."""
+    return any(metric.name == ERROR_RATE.name for metric in task.metrics)
+
+
 def metric_of(task: Task, name: str) -> Metric:
     """A task's metric by its name; `UsageError` names the nearest."""
     every = {metric.name: metric for metric in task.metrics}

@@ -53,8 +53,12 @@ def summarise(
 
 def main_rows(rows: Sequence[Scored], conditions: Sequence[str]) -> list[Scored]:
     """The rows that stand for the system: the clean ones, else the first condition's."""
-    first = CLEAN if CLEAN in conditions else conditions[0]
-    return [row for row in rows if row.condition == first]
+    return [row for row in rows if row.condition == main_condition(conditions)]
+
+
+def main_condition(conditions: Sequence[str]) -> str:
+    """The condition that stands for the system."""
+    return CLEAN if CLEAN in conditions else conditions[0]
 
 
 def _orthographic(rows: Sequence[Scored]) -> Orthographic:
