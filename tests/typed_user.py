@@ -13,10 +13,12 @@ from chorus.analyse.cka import StateAnalysis
 from chorus.analyse.facts import WeightAnalysis
 from chorus.analyse.interference_facts import Interference
 from chorus.analyse.path import PathAnalysis
+from chorus.calibrate.run import Calibrated
 from chorus.checkpoints.adapter_report import AdapterResult
 from chorus.checkpoints.lazy_tensor import LazyTensor
 from chorus.continual.run import Continued
 from chorus.evaluate.comparison import Comparison
+from chorus.evaluate.gate import Check
 from chorus.evaluate.results import Evaluation
 from chorus.experiment.schema import Experiment
 from chorus.experiment.steps import Outcome
@@ -53,6 +55,7 @@ def measures() -> None:
     decoding = assert_type(chorus.Decoding(beam=5), chorus.Decoding)
     one = assert_type(chorus.evaluate("org/name", "test.csv", decoding=decoding), Evaluation)
     assert_type(chorus.compare([one, one]), Comparison)
+    assert_type(chorus.gate(one, bounds={"accuracy": 90.0}), list[Check])
     changed = assert_type(chorus.analyse_weights(["tuned"], "base", merges={"m": "merge.yml"}), WeightAnalysis)
     assert_type(chorus.write_analysis(changed, "analysis"), Path)
     matrix = assert_type(chorus.analyse_interference([one], specialists={"radio": "radio"}), Interference)
@@ -74,6 +77,11 @@ def ships() -> None:
     assert_type(chorus.verify("ggml-name.bin", "org/name", settings=wanted), Verification)
     assert_type(chorus.import_model("ggml-name.bin", "name"), Exported)
     assert_type(chorus.upload("name", chorus.Upload("org/name", private=True)), str)
+
+
+def calibrates() -> None:
+    settings = assert_type(chorus.Calibration(granularity="task"), chorus.Calibration)
+    assert_type(chorus.calibrate("recipe.yml", ["train.csv"], ["dev.csv"], "calibrated", settings), Calibrated)
 
 
 def goes_on() -> None:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:  # the public names, listed once: type checkers read this bloc
     from chorus.analyse.path import analyse_path as analyse_path
     from chorus.analyse.weights import analyse_weights as analyse_weights
     from chorus.analyse.write import write_analysis as write_analysis
+    from chorus.calibrate.run import calibrate as calibrate
+    from chorus.calibrate.settings import Calibration as Calibration
     from chorus.checkpoints.model import Model as Model
     from chorus.checkpoints.model import OpenOptions as OpenOptions
     from chorus.checkpoints.open import open_model as open_model
@@ -30,6 +32,7 @@ if TYPE_CHECKING:  # the public names, listed once: type checkers read this bloc
     from chorus.continual.settings import Continuing as Continuing
     from chorus.errors import ChorusError as ChorusError
     from chorus.evaluate.compare import compare as compare
+    from chorus.evaluate.gate import gate as gate
     from chorus.evaluate.run import evaluate as evaluate
     from chorus.experiment.load import load_experiment as load_experiment
     from chorus.experiment.run import experiment as experiment

@@ -41,7 +41,7 @@ from chorus.errors import UsageError
 @click.option("--max-new-tokens", type=click.IntRange(1), help="Of decoding on dev.")
 @click.option("--by", default="domain", show_default=True, metavar="COLUMN", help="The column that tells the tasks.")
 @click.option("--own", multiple=True, metavar="TASK=MODEL", help="A task's own model.  [default: the best on dev]")
-@click.option("--task", default="asr", show_default=True, help="asr, st, lm.")
+@click.option("--task", default="asr", show_default=True, help="One of `chorus tasks`, or lm.")
 @click.option("--updates", type=click.IntRange(1), default=200, show_default=True, help="At most so many.")
 @click.option("--every", type=click.IntRange(1), default=20, show_default=True, help="Updates between two measures.")
 @click.option("--patience", type=click.IntRange(1), default=5, show_default=True, help="Measures without a better one.")
