@@ -279,6 +279,16 @@ def test_long_audio_is_cut_only_where_the_runtime_cannot_take_it(
     assert rows[0]["hypothesis"] == "1.0 1.0", "pieces are joined"
 
 
+def test_a_question_is_of_the_whole_recording(tmp_path: Path) -> None:
+    asked = Decoding(task="kws")
+    request = Request(SYSTEM, spoken(tmp_path, [2.0, 0.2]), asked)
+    rows = transcribed(request, tmp_path / "out", Lengths(longest_s=1.0))
+    assert rows[0]["failed"] == "0.flac: 2.0 s, and the model takes 1 s of one question"
+    assert "failed" not in rows[1]
+    with pytest.raises(UsageError, match="a question has one answer"):
+        Sounds(Request(SYSTEM, request.test, asked.model_copy(update={"segments": "vad"})), Lengths())
+
+
 def test_damaged_audio_fails_its_utterance(tmp_path: Path) -> None:
     test = spoken(tmp_path, [2.0, 0.2])
     data = (tmp_path / "0.flac").read_bytes()

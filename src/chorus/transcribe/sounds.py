@@ -7,6 +7,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from chorus.data.audio import RATE
 from chorus.errors import DataError, UsageError
+from chorus.tasks.protocol import Chooses
+from chorus.tasks.registry import TASKS
 from chorus.transcribe.backends.protocol import Backend, Loaded, Sound
 from chorus.transcribe.conditions import CLEAN, under
 from chorus.transcribe.request import Key, Request
@@ -27,6 +29,10 @@ class Sounds:
         kind = request.decoding.segments
         if kind == "native" and not backend.long_form:
             raise UsageError(f"{request.system.label} has no long form of its own", "use --segments auto or vad")
+        asks = isinstance(TASKS.get(request.decoding.task), Chooses)
+        self._whole = asks and backend.longest_s is not None and not backend.long_form
+        if asks and kind == "vad":
+            raise UsageError("a question has one answer, and --segments vad cuts recordings", "leave it out")
         self._cuts = kind == "auto" and not backend.long_form and backend.longest_s is not None
 
     def ahead(self, keys: Sequence[Key]) -> Iterator[tuple[Sequence[Key], list[Loaded]]]:
@@ -82,6 +88,8 @@ class Sounds:
         except (ArithmeticError, MemoryError, OSError, RuntimeError, TypeError, ValueError) as error:
             return f"{name}: {type(error).__name__}: {error}"  # one recording ends no evaluation, whatever it holds
         content = content if condition == CLEAN else f"{content}|{condition}"
+        if self._whole and len(audio) > self._longest:  # the answers of its pieces would be none of the whole
+            return f"{name}: {len(audio) / RATE:.1f} s, and the model takes {self._longest / RATE:g} s of one question"
         if self.request.decoding.segments == "vad" or (self._cuts and len(audio) > self._longest):
             cut = pieces(audio, self._longest / RATE)
             return [
