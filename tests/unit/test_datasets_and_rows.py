@@ -374,3 +374,10 @@ def test_the_childs_side_sets_what_is_asked_and_tells_what_fails():
     assert library.set == {espeak.RATE: 150, espeak.PITCH: 40, espeak.RANGE: 60}
     assert espeak._speak(Library(voice=1), request) == "espeak-ng has no voice 'pt'"
     assert espeak._speak(Library(synth=1), request) == "espeak-ng cannot say 'um'"
+
+
+def test_a_dataset_of_pairs_is_refused(saved):
+    dataset = opened(saved).rename_column("age", "audio_2")
+    with pytest.raises(DataError, match="pairs of recordings") as caught:
+        DatasetRows(dataset, {}, "mine")
+    assert "manifest" in caught.value.hint

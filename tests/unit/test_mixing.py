@@ -78,8 +78,17 @@ def test_without_a_mix_each_row_comes_once() -> None:
 def test_what_no_row_has_is_refused() -> None:
     with pytest.raises(RecipeError, match=r'no row has task "kwz"; did you mean "kws"'):
         shares(rows(), config(weights={"kwz": 2}))
+    with pytest.raises(RecipeError, match="every group has weight 0"):
+        shares(rows(), config(weights=dict.fromkeys(SIZES, 0)))
+
+
+def test_one_group_can_be_left_out() -> None:
+    assert by_task(shares(rows(), config(weights={"kws": 0})) or [])["kws"] == 0
     assert shares(rows(), config(by="domain", weights={"a": 3}))
-    for wrong in ({"temperature": 0}, {"weights": {"kws": -1}}, {"weights": {"kws": 0}}):
+
+
+def test_values_out_of_range_are_refused() -> None:
+    for wrong in ({"temperature": 0}, {"weights": {"kws": -1}}):
         with pytest.raises(RecipeError):
             config(**wrong)
 

@@ -10,7 +10,7 @@ import soundfile
 
 from chorus.data.audio import RATE
 from chorus.data.manifest import Row, write_manifest
-from chorus.errors import DataError, UsageError
+from chorus.errors import DataError, RecipeError, UsageError
 from chorus.train.examples import EpochSampler, changed, masked, stream
 from chorus.train.layers import load_train_config
 from chorus.train.rows import gather
@@ -135,6 +135,26 @@ def test_cuts_of_one_file_leak_only_where_they_overlap(tmp_path):
     assert "long.wav [1 to 2 s]" in refused(config(crossing)).message
 
 
+def test_the_other_recording_of_a_pair_leaks_too(tmp_path):
+    for name in ("a", "b", "c", "d"):
+        soundfile.write(tmp_path / f"{name}.wav", tone(1.0, seed=ord(name)), RATE)
+    (tmp_path / "copy.wav").write_bytes((tmp_path / "b.wav").read_bytes())
+
+    def row(split, first, second, **cut):
+        extra = {"audio_2": f"{second}.wav", **{k: str(v) for k, v in cut.items()}}
+        return Row(f"{first}.wav", "yes", "en", split=split, extra=extra, root=tmp_path)
+
+    apart = [row("train", "a", "b", start_2=0, end_2=0.5), row("dev", "c", "b", start_2=0.5, end_2=1)]
+    assert len(gather(config(write_manifest(apart, tmp_path / "apart.csv"))).dev) == 1
+    for name, held in (
+        ("second", row("dev", "c", "b")),
+        ("first", row("dev", "b", "c")),
+        ("copy", row("dev", "c", "copy")),
+    ):
+        shared = write_manifest([row("train", "a", "b", start_2=0, end_2=0.5), held], tmp_path / f"{name}.csv")
+        assert "1 dev recordings are in the training data" in refused(config(shared)).message
+
+
 def test_a_manifest_without_the_columns(tmp_path):
     (tmp_path / "m.csv").write_text("path,words\na.wav,x\n")
     assert "no column text" in refused(config(tmp_path / "m.csv")).message
@@ -172,6 +192,11 @@ def test_hugging_face_datasets_on_disk_and_streamed(tmp_path):
     streamed = open_dataset(str(tmp_path / "saved"), name=None, split="train", revision=None, streaming=False)
     assert [r.text for r, _ in DatasetRows(streamed.to_iterable_dataset(), {}, "x")] == [r.text for r in rows]
     assert decode({"array": expected, "sampling_rate": 8000}).shape[0] == pytest.approx(2 * len(expected), abs=2)
+    mixed = load_train_config(
+        {"model": {"base": "b"}, "data": {"train": {**source, "streaming": True}, "mix": {"temperature": 2}}}
+    )
+    with pytest.raises(RecipeError, match="a streamed dataset is not mixed"):
+        gather(mixed)
     (tmp_path / "none.flac").write_text("no audio")
     broken = {**records, "audio": [str(tmp_path / "none.flac"), *records["audio"][1:]]}
     datasets.Dataset.from_dict(broken).cast_column("audio", datasets.Audio()).save_to_disk(str(tmp_path / "broken"))

@@ -112,15 +112,9 @@ def _to_its_end(source: Path | bytes) -> None:
             size = file.seek(0, io.SEEK_END)
             file.seek(max(0, size - PAGE))
             tail = file.read(PAGE)
-    at = tail.rfind(b"OggS\0")
-    lengths = tail[at + 27 : at + 27 + tail[at + 26]] if at >= 0 and at + 27 <= len(tail) else b""
-    # at least one length, and of every parcel that they tell all bytes
-    if (
-        at < 0
-        or at + 27 > len(tail)
-        or len(lengths) < tail[at + 26]
-        or at + 27 + len(lengths) + sum(lengths) > len(tail)
-    ):
+    last = tail[max(0, tail.rfind(b"OggS\0")) :]
+    count = last[26] if last.startswith(b"OggS\0") and len(last) > 26 else 0  # parcels, and a byte each for its length
+    if not count or len(last) < 27 + count + sum(last[27 : 27 + count]):
         raise ValueError("it ends within a page: the rest of the file is missing")
 
 

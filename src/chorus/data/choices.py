@@ -45,12 +45,12 @@ def with_choices(rows: Sequence[Row], task: Task, among: Sequence[Row] | None = 
     return ready
 
 
-def of_task(rows: Sequence[Row], task: Task, column: str = TASK) -> list[Row]:
-    """The rows of a task, where a column says which each is of; those that name no task are of any."""
+def of_task(rows: Sequence[Row], task: Task) -> list[Row]:
+    """The rows of a task, where the column `task` says which each is of; those that name no task are of any."""
     kept = []
     for row in rows:
         try:
-            named = parse_task(row.get(column)) if row.get(column) else task.name
+            named = parse_task(row.get(TASK)) if row.get(TASK) else task.name
         except UsageError:  # a column of that name that tells something else
             named = task.name
         if named == task.name:

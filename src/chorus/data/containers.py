@@ -35,10 +35,7 @@ SUFFIXES = (
 )  # fmt: skip
 KNOWN_BY = 64  # first bytes that tell a form
 MOST_CHANNELS = 64
-TELLING = (
-    "mov",
-    "matroska",
-)  # readers whose headers tell how long a sound is; the others' lengths are guessed from rates
+TELLING = ("mov", "matroska")  # readers whose headers tell a sound's length; others guess it from rates
 SHORTER = 0.1  # of what is told, and a second: edit lists and paddings leave out as much of a whole file
 FORMATS = {"float32": "fltp", "int16": "s16p"}  # numpy's name of a sample -> FFmpeg's, a plane a channel
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from chorus.data.audio import RATE, info, read_audio
-from chorus.data.manifest import TEXTS, Row, column_names, row_of, text_of
+from chorus.data.manifest import SECOND, TEXTS, Row, column_names, row_of, text_of
 from chorus.errors import DataError, MissingExtraError
 from chorus.plain import JsonMap
 
@@ -48,6 +48,8 @@ class DatasetRows:
         # streams may not know their columns
         header = list(getattr(dataset, "features", None) or next(iter(dataset)).keys())
         self.names = column_names(header, columns, f"dataset {source}")
+        if SECOND in header:  # whose other recording would not be heard
+            raise DataError(f"dataset {source}: pairs of recordings ({SECOND})", "write them as a manifest of files")
         if "text" not in self.names:
             raise DataError(
                 f"dataset {source}: no column for the text; it has {', '.join(header)}", "map it: columns: {text: NAME}"

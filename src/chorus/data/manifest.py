@@ -30,6 +30,7 @@ from chorus.plain import JsonMap, JsonObject
 TEXTS = ("path", "text", "language", "speaker", "domain", "split")
 NUMBERS = ("duration", "start", "end")
 COLUMNS = TEXTS + NUMBERS
+SECOND = "audio_2"  # the other recording of a pair
 # NeMo: audio_filepath, offset. Common Voice: sentence, client_id, locale. FLEURS: raw_transcription, transcription.
 # VoxPopuli: normalized_text. Folders of Hugging Face datasets: file_name
 OTHER_NAMES = {  # what other tools call a column, tried where the column itself is missing

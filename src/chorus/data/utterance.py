@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from chorus.data.audio import RATE, info, read_audio
-from chorus.data.manifest import Row
+from chorus.data.manifest import SECOND, Row
 from chorus.errors import DataError
 from chorus.identity import bytes_hash, file_hash
 from chorus.lazy import lazy
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 else:
     numpy = lazy("numpy")
 
-SECOND, START, END = "audio_2", "start_2", "end_2"  # a manifest's columns: the other recording of a pair, and its cut
+START, END = "start_2", "end_2"  # a manifest's columns: the cut of a pair's other recording
 BETWEEN_S = 0.5  # of silence
 
 
@@ -60,6 +60,12 @@ def second_of(row: Row) -> Row | None:
     except ValueError:
         raise DataError(f"{row}: {START} or {END} is no number", "give seconds") from None
     return replace(row, path=path, start=start, end=end, duration=None, extra={})
+
+
+def recordings_of(row: Row) -> list[Row]:
+    """Each recording of a row as a row of its own: one, or the two of a pair."""
+    other = second_of(row)
+    return [row] if other is None else [replace(row, duration=None, extra={}), other]
 
 
 def sound_of(row: Row) -> Audio:

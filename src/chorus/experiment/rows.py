@@ -9,7 +9,7 @@ from pathlib import Path
 from chorus.checkpoints.writer import write_text
 from chorus.data.manifest import Row, manifest_text, read_manifest, select
 from chorus.data.split import SPLIT_NAMES, split_rows
-from chorus.data.utterance import sound_key
+from chorus.data.utterance import recordings_of, sound_key
 from chorus.errors import DataError, MisfitError
 from chorus.evaluate.comparison import Group
 from chorus.experiment.schema import DomainRows, Experiment
@@ -132,7 +132,10 @@ def refuse_overlap(experiment: Experiment) -> None:
     A test manifest that is not there yet passes: it is looked for again when it is needed.
     """
     inside = _domains(experiment, ("in-domain",))
-    known = {split: {_place(r) for n, d in inside.items() for r in rows_of(experiment, n, d, split)} for split in SEEN}
+    known = {
+        split: {place for n, d in inside.items() for r in rows_of(experiment, n, d, split) for place in _places(r)}
+        for split in SEEN
+    }
     shared: dict[str, list[str]] = {split: [] for split in SEEN}
     for name, domain in _domains(experiment, ("in-domain", "out-of-domain", "other-language")).items():
         try:
@@ -140,7 +143,7 @@ def refuse_overlap(experiment: Experiment) -> None:
         except DataError:
             continue
         for split, places in known.items():
-            shared[split] += [str(r) for r in rows if _place(r) in places]
+            shared[split] += [str(r) for r in rows if places & _places(r)]
     for split, names in shared.items():
         _refuse(split, names)
 
@@ -148,8 +151,8 @@ def refuse_overlap(experiment: Experiment) -> None:
 def refuse_same_sounds(dev: TestSet, test: TestSet) -> None:
     """The same by content, once the test recordings may be opened."""
     # a copy under another name has another place and the same sound
-    known = {sound_key(u.row) for u in dev.utterances.values()}
-    _refuse("dev", [name for name, u in test.utterances.items() if sound_key(u.row) in known])
+    known = {sound for u in dev.utterances.values() for sound in _sounds(u.row)}
+    _refuse("dev", [name for name, u in test.utterances.items() if known & _sounds(u.row)])
 
 
 def _refuse(split: str, shared: list[str]) -> None:
@@ -161,5 +164,9 @@ def _refuse(split: str, shared: list[str]) -> None:
         )
 
 
-def _place(row: Row) -> tuple[Path, float | None, float | None]:
-    return row.audio.resolve(), row.start, row.end
+def _places(row: Row) -> set[tuple[Path, float | None, float | None]]:
+    return {(one.audio.resolve(), one.start, one.end) for one in recordings_of(row)}
+
+
+def _sounds(row: Row) -> set[str]:
+    return {sound_key(one) for one in recordings_of(row)}

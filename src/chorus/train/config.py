@@ -98,12 +98,6 @@ class Mix(Strict):
     weights: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)  # of groups; 1 for the others
     rare: bool = False  # rows of rare answers more often: 1/sqrt(n)
 
-    @model_validator(mode="after")
-    def _some(self) -> Mix:
-        if self.weights and not any(self.weights.values()):
-            raise ValueError("weights: one of them must be more than nought")
-        return self
-
 
 class DataSettings(Strict):
     """What is learnt, what is measured, what must stay unseen."""

@@ -48,6 +48,8 @@ def shares(utterances: Sequence[Utterance], config: TrainConfig) -> list[float] 
     for name, row in zip(groups, rows, strict=True):
         inside[name] += row
     total = sum(wanted.values())
+    if not total:
+        raise RecipeError(["data.mix.weights: every group has weight 0"], "give one of them more", "training")
     return [wanted[name] / total * row / inside[name] for name, row in zip(groups, rows, strict=True)]
 
 

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING
 from chorus.data.manifest import Row, read_manifest, select
 from chorus.data.parallel import in_order
 from chorus.data.split import SPLIT_NAMES
-from chorus.data.utterance import Utterance, length_of
-from chorus.errors import DataError
+from chorus.data.utterance import Utterance, length_of, recordings_of
+from chorus.errors import DataError, RecipeError
 from chorus.files import present
 from chorus.identity import file_hash
 from chorus.train.asked import answered, learns_labels
 from chorus.train.config import RowSource, TrainConfig
+from chorus.train.mixing import shares
 
 if TYPE_CHECKING:
     from chorus.data.hub import DatasetRows
@@ -91,6 +92,8 @@ def gather(
     if streams:
         if len(config.data.train) > 1:
             raise DataError("data.train: a streamed dataset stands alone", "stream it, or give the others as manifests")
+        if config.data.mix is not None:  # how large the groups are is known of none
+            raise RecipeError(["data.mix: a streamed dataset is not mixed"], "leave one of them out", "training")
         if learns_labels(config):  # which there are only all rows tell
             raise DataError(f"data.train: a streamed dataset of the task {config.task}", "give it without streaming")
         rows = _open(streams[0], "train")
@@ -114,6 +117,7 @@ def gather(
         raise DataError(
             f"no training rows are left of {read}" + _why(found), "loosen data.train.where, split or durations"
         )
+    shares(found.train, config)  # groups that there are none of, before a model is loaded
     if needs_audio and not allow_leakage:
         _refuse_leakage(found)
     return found
@@ -328,25 +332,30 @@ def _refuse_leakage(found: TrainingRows) -> None:
 
 
 def leaked(train: Sequence[Utterance], held_out: Sequence[Utterance]) -> list[str]:
-    """The held-out rows whose audio overlaps a training row's, in the same file or in a copy of it."""
+    """The held-out rows with audio that overlaps a training row's, in the same file or in a copy of it."""
     cuts: dict[Path, list[tuple[float, float]]] = {}
     for u in train:
-        if u.dataset is None:
-            cuts.setdefault(u.row.audio.resolve(), []).append(_cut(u))
-    held = [u for u in held_out if u.dataset is None]
-    copies = _copies(set(cuts), {u.row.audio.resolve() for u in held})
-    found = []
-    for u in held:
-        first, last = _cut(u)
-        path = u.row.audio.resolve()
-        if any(a < last and first < b for a, b in cuts.get(copies.get(path, path), ())):
-            found.append(str(u.row))
-    return found
+        for path, cut in _cuts(u):
+            cuts.setdefault(path, []).append(cut)
+    held = [(u.row, _cuts(u)) for u in held_out]
+    copies = _copies(set(cuts), {path for _, own in held for path, _ in own})
+    return [
+        str(row) for row, own in held
+        if any(a < last and first < b for path, (first, last) in own for a, b in cuts.get(copies.get(path, path), ()))
+    ]  # fmt: skip
 
 
-def _cut(u: Utterance) -> tuple[float, float]:
-    start = u.row.start or 0.0
-    return start, start + u.duration_s - 1e-3  # neighbours that touch do not overlap
+def _cuts(u: Utterance) -> list[tuple[Path, tuple[float, float]]]:
+    """The file of each of its recordings, from where to where in it; none of a dataset's."""
+    if u.dataset is not None:
+        return []
+    rows = recordings_of(u.row)
+    lengths = [u.duration_s] if len(rows) == 1 else [length_of(row) for row in rows]
+    # neighbours that touch do not overlap
+    return [
+        (row.audio.resolve(), (row.start or 0.0, (row.start or 0.0) + length - 1e-3))
+        for row, length in zip(rows, lengths, strict=True)
+    ]
 
 
 def _copies(train: set[Path], held: set[Path]) -> dict[Path, Path]:
