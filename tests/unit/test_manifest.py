@@ -7,6 +7,7 @@ import json
 import pytest
 
 from chorus.data.manifest import Row, groups, read_manifest, select, write_manifest
+from chorus.data.utterance import recordings_of
 from chorus.errors import DataError, UsageError
 from sounds import corpus
 
@@ -32,6 +33,16 @@ def test_paths_are_relative_to_the_manifest(tmp_path):
     path = write_manifest(rows, tmp_path / "lists" / "m.csv")
     assert "../speech/audio/000.flac" in path.read_text()
     assert all(r.audio.exists() for r in read_manifest(path))
+
+
+def test_the_other_recording_of_a_pair_is_written_where_it_is(tmp_path):
+    home = tmp_path / "in"
+    rows = [Row("a.wav", "yes", extra={"audio_2": "b.wav"}, root=home), Row("c.wav", "no", root=home)]
+    for suffix in ("csv", "tsv", "jsonl"):
+        out = write_manifest(rows, tmp_path / f"out.{suffix}")
+        first, second = read_manifest(out).rows
+        assert [one.audio.resolve() for one in recordings_of(first)] == [home / "a.wav", home / "b.wav"]
+        assert recordings_of(second) == [second]
 
 
 def test_other_tools_names_are_known_and_told(tmp_path):

@@ -288,11 +288,17 @@ def _header(records: Sequence[JsonMap]) -> list[str]:
 
 
 def _record(row: Row, home: Path) -> JsonObject:
-    record: JsonObject = {c: getattr(row, c) for c in COLUMNS}
-    if row.path:
-        audio, folder = row.audio.resolve(), home.resolve()
-        record["path"] = os.path.relpath(audio, folder) if _near(audio, folder) else str(audio)
-    return {**record, **row.extra}
+    record: JsonObject = {c: getattr(row, c) for c in COLUMNS} | row.extra
+    for column in ("path", SECOND):
+        if path := row.get(column).strip():
+            record[column] = _path_from(home, row.root / expanded(path))
+    return record
+
+
+def _path_from(home: Path, audio: Path) -> str:
+    """A recording as a manifest in `home` names it."""
+    audio, folder = audio.resolve(), home.resolve()
+    return os.path.relpath(audio, folder) if _near(audio, folder) else str(audio)
 
 
 def _near(audio: Path, folder: Path) -> bool:
