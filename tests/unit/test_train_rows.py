@@ -155,6 +155,28 @@ def test_the_other_recording_of_a_pair_leaks_too(tmp_path):
         assert "1 dev recordings are in the training data" in refused(config(shared)).message
 
 
+def test_one_manifest_is_learnt_as_several_tasks(tmp_path):
+    _, rows = corpus(tmp_path, 6)
+    plain = [Row(r.path, "", "en", speaker=f"s{i % 2}", extra={"keyword": ("on", "off")[i % 2]}, root=tmp_path)
+             for i, r in enumerate(rows)]  # fmt: skip
+    manifest = str(write_manifest(plain, tmp_path / "words.csv"))
+    sources = [{"manifest": manifest, "task": task} for task in ("keyword", "speaker-identification")]
+    found = gather(load_train_config({"model": {"base": "b"}, "data": {"train": sources}}))
+    assert [(u.row.get("task"), u.row.text) for u in found.train[::6]] == [("kws", "on"), ("speaker_id", "s0")]
+    assert {u.row.get("choices") for u in found.train} == {'["off", "on"]', '["s0", "s1"]'}
+
+
+def test_a_source_takes_the_rows_of_its_task_alone(tmp_path):
+    _, rows = corpus(tmp_path, 6)
+    mixed = [Row(r.path, f"w{i % 2}", "en", extra={"task": ("kws", "asr", "")[i % 3]}, root=tmp_path)
+             for i, r in enumerate(rows)]  # fmt: skip
+    manifest = str(write_manifest(mixed, tmp_path / "mixed.csv"))
+    settings = load_train_config({"model": {"base": "b"}, "data": {"train": {"manifest": manifest, "task": "kws"}}})
+    assert [u.row.path for u in gather(settings).train] == [r.path for i, r in enumerate(rows) if i % 3 != 1]
+    with pytest.raises(UsageError, match="unknown task"):
+        load_train_config({"model": {"base": "b"}, "data": {"train": {"manifest": manifest, "task": "kwz"}}})
+
+
 def test_a_manifest_without_the_columns(tmp_path):
     (tmp_path / "m.csv").write_text("path,words\na.wav,x\n")
     assert "no column text" in refused(config(tmp_path / "m.csv")).message

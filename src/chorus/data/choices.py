@@ -45,12 +45,17 @@ def with_choices(rows: Sequence[Row], task: Task, among: Sequence[Row] | None = 
     return ready
 
 
-def of_task(rows: Sequence[Row], task: Task) -> list[Row]:
-    """The rows of a task, where the column `task` says which each is of; those that name no task are of any."""
+def needs_of(task: Task) -> tuple[str, ...]:
+    """The columns that a manifest of a task must have: what a label is of may stand in any, a text has one."""
+    return ("path",) if isinstance(task, Chooses) else ("path", "text")
+
+
+def of_task(rows: Sequence[Row], task: Task, column: str = TASK) -> list[Row]:
+    """The rows of a task, where `column` says which each is of; those that name no task are of any."""
     kept = []
     for row in rows:
         try:
-            named = parse_task(row.get(TASK)) if row.get(TASK) else task.name
+            named = parse_task(row.get(column)) if row.get(column) else task.name
         except UsageError:  # a column of that name that tells something else
             named = task.name
         if named == task.name:

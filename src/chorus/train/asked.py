@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from chorus.data.choices import with_choices
+from chorus.data.choices import of_task, with_choices
 from chorus.data.manifest import Row
 from chorus.data.utterance import Utterance
 from chorus.errors import DataError, UsageError
@@ -22,9 +22,16 @@ def task_of(config: TrainConfig, row: Row) -> Task:
         raise DataError(f"{row}: {error.message}", error.hint) from None
 
 
-def learns_labels(config: TrainConfig) -> bool:
-    """Whether the training's own task is answered with labels: its manifests need no texts."""
-    return config.task != LANGUAGE_MODELLING and isinstance(TASKS.get(config.task), Chooses)
+def answers_labels(task: str) -> bool:
+    """Whether a training's or a source's task is answered with labels: its manifests need no texts."""
+    return task != LANGUAGE_MODELLING and isinstance(TASKS.get(task), Chooses)
+
+
+def as_of(rows: Sequence[Row], task: str, column: str) -> list[Row]:
+    """The rows of a source's task and those that name none, in `column`, all named so; of no task all as they are."""
+    if not task or task == LANGUAGE_MODELLING:
+        return list(rows)
+    return [replace(r, extra={**r.extra, column: task}) for r in of_task(rows, TASKS.get(task), column)]
 
 
 def answered(utterances: Sequence[Utterance], config: TrainConfig, every: Sequence[Row]) -> list[Utterance]:

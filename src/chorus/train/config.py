@@ -65,7 +65,13 @@ class RowSource(Strict):
     where: dict[str, object] = Field(default_factory=dict)
     language: str = ""
     domain: str = ""
+    task: str = ""  # the rows of this task alone, and those that name none; else whatever each row names
     limit: int | None = Field(default=None, ge=1)
+
+    @field_validator("task")
+    @classmethod
+    def _a_task(cls, value: str) -> str:
+        return _task(value) if value else value
 
     @model_validator(mode="after")
     def _one_of_two(self) -> RowSource:

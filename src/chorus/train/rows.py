@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from chorus.data.choices import TASK, needs_of
 from chorus.data.manifest import Row, read_manifest, select
 from chorus.data.parallel import in_order
 from chorus.data.split import SPLIT_NAMES
@@ -15,7 +16,8 @@ from chorus.data.utterance import Utterance, length_of, recordings_of
 from chorus.errors import DataError, RecipeError
 from chorus.files import present
 from chorus.identity import file_hash
-from chorus.train.asked import answered, learns_labels
+from chorus.tasks.registry import TASKS
+from chorus.train.asked import answered, answers_labels, as_of
 from chorus.train.config import RowSource, TrainConfig
 from chorus.train.mixing import shares
 
@@ -32,6 +34,7 @@ class Stream:
     rows: DatasetRows
     source: RowSource
     language: str
+    task_column: str
 
     def set_epoch(self, epoch: int) -> None:
         """Another order for each epoch, the same after a resume."""
@@ -40,8 +43,9 @@ class Stream:
     def __iter__(self) -> Iterator[tuple[Row, object]]:
         taken = 0
         for row, value in self.rows:
-            named = _named(row, self.source)
-            if select([named], self.source.where):
+            for named in as_of([_named(row, self.source)], self.source.task, self.task_column):
+                if not select([named], self.source.where):
+                    continue
                 yield replace(named, language=named.language or self.language), value
                 taken += 1
             if self.source.limit and taken >= self.source.limit:
@@ -59,8 +63,9 @@ class TrainingRows:
     notes: list[str] = field(default_factory=list)  # what people should know of the rows that stay
     hashes: dict[str, str] = field(default_factory=dict)  # of the manifests
     stream: Stream | None = None  # the rows of a streamed dataset, in place of `train`
-    read: set[Path] = field(default_factory=set)  # manifests
+    read: set[tuple[Path, str]] = field(default_factory=set)  # manifests, and as what task's
     every: list[Row] = field(default_factory=list)  # of the manifests, whichever of them are used: labels are theirs
+    task_column: str = TASK
 
     def know(self, manifest: Path) -> None:
         """Keep a manifest's hash under its name; others of the same name are numbered."""
@@ -86,26 +91,27 @@ def gather(
     Raises `DataError` for missing or unreadable audio and empty texts (left out with `skip_bad`), for rows that
     training and dev or test share (allowed with `allow_leakage`), and where nothing is left.
     """
-    found = TrainingRows([], [], [])
-    needs = ("text",) if not needs_audio else ("path",) if learns_labels(config) else ("path", "text")
+    found = TrainingRows([], [], [], task_column=config.data.task_column)
     streams = [s for s in config.data.train if s.streaming]
     if streams:
         if len(config.data.train) > 1:
             raise DataError("data.train: a streamed dataset stands alone", "stream it, or give the others as manifests")
         if config.data.mix is not None:  # how large the groups are is known of none
             raise RecipeError(["data.mix: a streamed dataset is not mixed"], "leave one of them out", "training")
-        if learns_labels(config):  # which there are only all rows tell
-            raise DataError(f"data.train: a streamed dataset of the task {config.task}", "give it without streaming")
+        task = streams[0].task or config.task
+        if answers_labels(task):  # which there are only all rows tell
+            raise DataError(f"data.train: a streamed dataset of the task {task}", "give it without streaming")
         rows = _open(streams[0], "train")
         rows.dataset = rows.dataset.shuffle(seed=config.seed, buffer_size=streams[0].shuffle_buffer)
-        found.stream = Stream(rows, streams[0], config.data.language)
+        found.stream = Stream(rows, streams[0], config.data.language, config.data.task_column)
     else:
-        found.train = _load(config.data.train, "train", config, found, needs)
+        found.train = _load(config.data.train, "train", config, found, needs_audio)
     dev = config.data.dev
     found.dev = _load(
-        dev if dev is not None else _with_dev(config.data.train), "dev", config, found, needs, given=dev is not None
-    )
-    found.test = _load(config.data.test or [], "test", config, found, needs)
+        dev if dev is not None else _with_dev(config.data.train), "dev", config, found, needs_audio,
+        given=dev is not None,
+    )  # fmt: skip
+    found.test = _load(config.data.test or [], "test", config, found, needs_audio)
     read = len(found.train)
     for name in ("train", "dev", "test"):
         setattr(found, name, answered(getattr(found, name), config, found.every))
@@ -133,18 +139,21 @@ def _load(
     role: str,
     config: TrainConfig,
     found: TrainingRows,
-    needs: Sequence[str],
+    needs_audio: bool,
     *,
     given: bool = True,
 ) -> list[Utterance]:
     utterances: list[Utterance] = []
     for source in sources:
+        task = source.task or config.task
+        own: list[Utterance]
         if source.manifest:
-            rows = _manifest_rows(source, role, found, needs, given=given)
-            utterances += [Utterance(r) for r in rows]
+            needs = needs_of(TASKS.get(task)) if needs_audio else ("text",)
+            own = [Utterance(r) for r in _manifest_rows(source, role, found, needs, given=given)]
         else:
-            utterances += (own := _dataset_rows(source, role))
+            own = _dataset_rows(source, role, config.data.task_column)
             found.every += [one.row for one in own]
+        utterances += own
     language = config.data.language
     return [replace(u, row=replace(u.row, language=u.row.language or language)) for u in utterances]
 
@@ -159,9 +168,11 @@ def spellings(config: TrainConfig, source: RowSource, role: str, column: str) ->
     """A column's values among a source's rows, and how the rows write each for its `where`: empty for a default."""
     default = {"domain": source.domain, "language": source.language or config.data.language}.get(column, "")
     if source.dataset:  # whose rows are chosen under the source's own domain and language
-        rows = [u.row for u in _dataset_rows(source, role)]
+        rows = [u.row for u in _dataset_rows(source, role, config.data.task_column)]
     else:
-        rows = _chosen_rows(source, role, TrainingRows([], [], []), ("text",), given=True)[: source.limit]
+        rows = _chosen_rows(
+            source, role, TrainingRows([], [], [], task_column=config.data.task_column), ("text",), given=True
+        )[: source.limit]
     found: dict[str, dict[str, None]] = {}
     for row in rows:
         written = row.get(column)
@@ -179,11 +190,11 @@ def _manifest_rows(
 def _chosen_rows(source: RowSource, role: str, found: TrainingRows, needs: Sequence[str], *, given: bool) -> list[Row]:
     assert source.manifest
     manifest = read_manifest(source.manifest, columns=source.columns, needs=needs, audio_dir=source.audio_dir)
-    if manifest.source not in found.read:  # train and dev are often of one
-        found.read.add(manifest.source)
-        found.every += manifest.rows
+    rows = as_of(manifest.rows, source.task, found.task_column)
+    if (manifest.source, source.task) not in found.read:  # train and dev are often of one
+        found.read.add((manifest.source, source.task))
+        found.every += rows
     found.know(manifest.source)
-    rows = manifest.rows
     has_splits = any(row.split for row in rows)
     if source.split:
         rows = select(rows, {"split": source.split})
@@ -219,15 +230,14 @@ def _open(source: RowSource, role: str) -> DatasetRows:
     return DatasetRows(dataset, source.columns, source.dataset)
 
 
-def _dataset_rows(source: RowSource, role: str) -> list[Utterance]:
+def _dataset_rows(source: RowSource, role: str, task_column: str) -> list[Utterance]:
     from chorus.data.hub import duration_s
 
     rows = _open(source, role)
     column = rows.names.get("path", "")
     found = []
     for index, (row, value) in enumerate(rows):
-        named = _named(row, source)
-        if select([named], source.where):
+        for named in select(as_of([_named(row, source)], source.task, task_column), source.where):
             try:
                 length = row.duration or duration_s(value)
             except DataError:

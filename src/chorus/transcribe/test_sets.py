@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from chorus.data.audio import LONGEST_S
-from chorus.data.choices import TASK, of_task, with_choices
+from chorus.data.choices import TASK, needs_of, of_task, with_choices
 from chorus.data.manifest import Row, groups, named_manifest, read_manifest, select
 from chorus.data.parallel import in_order
 from chorus.data.utterance import Utterance, length_of
 from chorus.errors import DataError, MisfitError
 from chorus.identity import fingerprint
-from chorus.tasks.protocol import Chooses
 from chorus.tasks.registry import TASKS
 
 if TYPE_CHECKING:
@@ -66,11 +65,9 @@ def load_test_set(
     rows: list[Row] = []
     every: list[Row] = []
     asked = TASKS.get(task)
-    # what a label is of may stand in any column; a text has one
-    needs = ("path",) if isinstance(asked, Chooses) else ("path", "text")
     for given in manifests:
         name, path = named_manifest(str(given))
-        manifest = read_manifest(path, columns=columns, audio_dir=audio_dir, needs=needs)
+        manifest = read_manifest(path, columns=columns, audio_dir=audio_dir, needs=needs_of(asked))
         mine = of_task(manifest.rows, asked)
         every += mine
         chosen = _of_split(mine, split)
