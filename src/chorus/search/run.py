@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from chorus.data.choices import needs_of, of_task, with_choices
 from chorus.data.manifest import read_manifest
 from chorus.data.split import SPLIT_NAMES
 from chorus.errors import ChorusError, MisfitError, RecipeError
@@ -17,6 +18,7 @@ from chorus.search.recipes import Recipe, recipe_of, refuse_hidden
 from chorus.search.selection import Chosen, macro_rate, short_of
 from chorus.search.trials import Trials
 from chorus.settings import read_document
+from chorus.tasks.registry import TASKS
 from chorus.transcribe.conditions import CLEAN
 from chorus.transcribe.decoding import Decoding
 from chorus.transcribe.test_sets import TestSet, of_rows
@@ -67,7 +69,7 @@ def search(
     recipe, _ = translated([document], name)
     method = str(recipe.get("merge_method", ""))
     settings = _settings(recipe, method, grid, name)
-    test = dev if isinstance(dev, TestSet) else _dev_set(dev)
+    test = dev if isinstance(dev, TestSet) else _dev_set(dev, (decoding or Decoding()).task)
     trials: list[Trial] = []
     with Trials(
         test, Path(out), decoding=decoding, conditions=conditions, normaliser=normaliser, device=device, ended=ended
@@ -83,9 +85,11 @@ def search(
     return Found(trials, recipe_of(recipe, trials[0].setting))
 
 
-def _dev_set(manifest: str | Path) -> TestSet:
-    """The manifest's dev rows; all of one that is not divided."""
-    rows = read_manifest(manifest).rows
+def _dev_set(manifest: str | Path, task: str) -> TestSet:
+    """The manifest's dev rows of a task; all of one that is not divided."""
+    asked = TASKS.get(task)
+    every = of_task(read_manifest(manifest, needs=needs_of(asked)).rows, asked)
+    rows = with_choices(every, asked)
     if any(r.split for r in rows):
         rows = [r for r in rows if r.split in SPLIT_NAMES["dev"]]
     if not rows:

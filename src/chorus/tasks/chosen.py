@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from chorus.tasks.scored import Answer, Clusters, Scored
 
 ANSWER, CHOICES = "answer", "choices"  # a manifest's columns, which any of these tasks has
+LISTED = "{labels}"  # in a question: where its labels stand
 BY_ACCURACY: tuple[Metric, ...] = (ACCURACY, MACRO_F1, WEIGHTED_F1, RECOGNISED, CONSTRAINED, CONSTRAINED_F1, BY_TOKEN)
 BY_MACRO_F1: tuple[Metric, ...] = (MACRO_F1, ACCURACY, WEIGHTED_F1, RECOGNISED, CONSTRAINED_F1, CONSTRAINED, BY_TOKEN)
 
@@ -37,7 +38,6 @@ class LabelTask:
     question    with `{labels}` where the labels are to stand
     columns     of a manifest, where the label is looked for after `answer`, in order
     fixed       the labels, where every data set has the same; else a manifest's column `choices`, else its own labels
-    listed      whether the labels are part of the question, and so of what a model can know
     """
 
     name: str
@@ -58,7 +58,10 @@ class LabelTask:
         return choices_of(row.get(CHOICES), row, self.name) or self.fixed
 
     def instruction(self, row: Asked) -> str:
-        return self.question.format(labels=", ".join(self.labels(row)))
+        labels = self.labels(row)
+        if not labels and LISTED in self.question:  # "Choose from: ." would be asked in silence
+            raise DataError(f"{row}: task {self.name}: no choices to ask about", f"give the column {CHOICES}")
+        return self.question.replace(LISTED, ", ".join(labels))
 
     def reference(self, row: Asked) -> str:
         found = next((row.get(name) for name in (ANSWER, *self.columns) if row.get(name)), "")
