@@ -29,7 +29,7 @@ def file(tmp_path: Path) -> Path:
     experiment = load_experiment(given)
     chosen = Chosen(grid_of("merged", {"method": "ties", "density": 0.5})[0], 42.5)
     outcome = Outcome(experiment.output_dir, "merged", {"merged": chosen})
-    outcome.test[0] = family(tmp_path)
+    outcome.test["asr"] = {0: family(tmp_path)}
     ranks = {label: [Ranks("m", 4, 2.0, 1.0, 0.5)] for label in ("radio", "phone", "joint", "merged")}
     (tmp_path / "out").mkdir()
     write_results(collect(experiment, outcome, ranks), tmp_path / "out")

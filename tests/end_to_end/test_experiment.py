@@ -95,12 +95,13 @@ def test_it_ends_in_models_tables_plots_and_a_report(ran: Any) -> None:
         "by-domain.svg", "trade.svg", "ranks.svg", "tsv_m-rank_fraction.svg"
     }  # fmt: skip
     values = json.loads((out / "results.json").read_text())
-    assert {line["label"] for line in values["comparison"]["lines"]} == {
+    (task,) = values["tasks"].values()
+    assert {line["label"] for line in task["comparison"]["lines"]} == {
         "base", "george", "nicolas", "joint", "linear", "task_arithmetic", "tsv_m"
     }  # fmt: skip
-    assert values["comparison"]["clusters"] == 30
+    assert task["comparison"]["clusters"] == 30
     assert set(values["effective_ranks"]) == {"george", "nicolas", "joint", "linear", "task_arithmetic", "tsv_m"}
-    assert len(values["curves"]["tsv_m"]) == 2
+    assert len(task["curves"]["tsv_m"]) == 2
 
 
 def test_the_selection_is_the_lowest_dev_rate_over_seeds(ran: Any) -> None:
@@ -385,7 +386,7 @@ def test_copies_of_dev_recordings_in_test_are_found_by_content(tmp_path: Path) -
         write_flac(tmp_path / f"{name}.flac", tone(0.5))
     a, b = (of_rows([Row(f"{n}.flac", "one", "en", root=tmp_path)]) for n in ("a", "b"))
     with pytest.raises(DataError, match="share 1 recordings"):
-        refuse_same_sounds(a, b)
+        refuse_same_sounds({"asr": a}, {"asr": b})
 
 
 def test_domains_without_dev_rows_are_named(tmp_path: Path) -> None:

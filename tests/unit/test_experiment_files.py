@@ -11,7 +11,7 @@ from chorus.errors import DataError, RecipeError
 from chorus.experiment.inputs import check_inputs
 from chorus.experiment.load import load_experiment
 from chorus.experiment.places import base_of, recipe_path, reference_of, template
-from chorus.experiment.rows import dev_set, dev_sources, groups_of, held_out_set, rows_of, source_of, write_divided
+from chorus.experiment.rows import dev_sets, dev_sources, groups_of, held_out_sets, rows_of, source_of, write_divided
 from chorus.experiment.schema import Experiment
 from chorus.experiment.speech import speak
 from chorus.experiment.steps import counts, curves_of, systems_of
@@ -168,8 +168,8 @@ def test_rows_are_of_their_domain_and_split(experiment: Experiment) -> None:
     assert len(rows_of(experiment, "d0", domain.model_copy(update={"split": "all"}), "test")) == 6
     assert {r.domain for r in rows_of(experiment, "d0", domain, "dev")} == {"d0"}
     with pytest.raises(DataError, match="d0: no test rows"):
-        held_out_set(experiment)
-    assert len(dev_set(experiment).utterances) == 4
+        held_out_sets(experiment)
+    assert len(dev_sets(experiment)["asr"].utterances) == 4
 
 
 def test_a_manifest_of_ones_own_is_dev_or_test_as_a_whole(experiment: Experiment, tmp_path: Path) -> None:
@@ -203,7 +203,7 @@ def test_a_division_of_ones_own_is_written_once(experiment: Experiment) -> None:
     before = place.stat().st_mtime_ns
     write_divided(split)
     assert place.stat().st_mtime_ns == before
-    assert len(held_out_set(split).utterances) == 3
+    assert len(held_out_sets(split)["asr"].utterances) == 3
     assert groups_of(split) == {"d0": "in-domain", "d1": "in-domain"}
 
 

@@ -11,7 +11,7 @@ import pytest
 from chorus.errors import RecipeError
 from chorus.search.grids import MAX_SETTINGS, Setting, grid_of, grid_problems, varied
 from chorus.search.recipes import recipe_of, refuse_hidden, template_of
-from chorus.search.selection import best_of, choose, macro_rate, selection_facts, short_of
+from chorus.search.selection import best_of, by_metric, choose, macro_rate, selection_facts, short_of
 from chorus.tasks.scored import ERROR_RATE
 from results import counted, made_up
 
@@ -171,8 +171,15 @@ def test_the_document_tells_every_setting_and_model() -> None:
     found = rates((10, 30), (18, 18), (5, 40))
     chosen = choose(grids(), found, [0, 1])
     facts = selection_facts(
-        grids(), chosen, found, [0, 1], metric=ERROR_RATE, over="in-domain", normaliser="marks", dev_set="fingerprint"
-    )
+        grids(),
+        chosen,
+        found,
+        [0, 1],
+        by=by_metric(ERROR_RATE),
+        over="in-domain",
+        normaliser="marks",
+        dev_set="fingerprint",
+    )  # fmt: skip
     told = json.loads(json.dumps(facts))
     assert told["best"] == "ties"
     assert told["chosen"]["ties"] == {

@@ -20,6 +20,7 @@ from chorus.evaluate.results import Evaluation
 from chorus.experiment.commands import commands_of
 from chorus.experiment.cost import describe
 from chorus.experiment.findings import findings
+from chorus.experiment.findings import told as told_of
 from chorus.experiment.load import load_experiment
 from chorus.experiment.pooled import pooled
 from chorus.experiment.publish import publish
@@ -63,13 +64,14 @@ def outcome_of(experiment: Experiment, place: Path) -> Outcome:
     chosen = {"linear": Chosen(grid_of("linear", {})[0], 44.0),
               "ties": Chosen(grid_of("ties", {"density": 0.5, "lambda": 1.0})[0], 31.5)}  # fmt: skip
     outcome = Outcome(experiment.output_dir, "ties", chosen)
+    outcome.test["asr"], outcome.curves["asr"] = {}, {}
     for seed in experiment.seeds:
-        outcome.test[seed] = [
+        outcome.test["asr"][seed] = [
             evaluation(place / f"{seed}", label, tuple(min(20, n + seed) for n in wrong))
             for label, wrong in WRONG.items()
         ]
         points = curves_of(experiment, chosen)["ties"].settings
-        outcome.curves.setdefault("ties", {})[seed] = [
+        outcome.curves["asr"].setdefault("ties", {})[seed] = [
             evaluation(place / f"curve-{seed}", p.label, (9 - i, 8, 5, 5 + i)) for i, p in enumerate(points)
         ]
     return outcome
@@ -102,13 +104,14 @@ def test_results_are_read_as_they_were_written(drawn: tuple[Experiment, Results]
 
 def test_results_hold_what_is_shown(drawn: tuple[Experiment, Results]) -> None:
     _, results = drawn
-    assert (results.best, results.metric, results.seeds) == ("ties", "error rate", [0, 1])
-    radio = results.by_seed["base"]["in-domain"]
+    (task,) = results.tasks.values()
+    assert (results.best, task.metric, results.seeds) == ("ties", "error rate", [0, 1])
+    radio = task.by_seed["base"]["in-domain"]
     assert radio.each == {0: 40.0, 1: 42.5}
     assert radio.mean == 41.25
     assert radio.deviation == pytest.approx(2.5 / math.sqrt(2))
     assert [(one.name, one.of, one.dev) for one in results.selection] == [("linear", 1, 44.0), ("ties", 2, 31.5)]
-    curve = results.curves["ties"]
+    curve = task.curves["ties"]
     assert curve.parameter == "lambda"
     assert [p.value for p in curve.points] == [0.5, 1.0, 1.5]
     values = [p.averages["in-domain"].value for p in curve.points]
@@ -117,7 +120,7 @@ def test_results_hold_what_is_shown(drawn: tuple[Experiment, Results]) -> None:
     ranks = results.effective_ranks["joint"]
     assert (ranks.role, ranks.effective, ranks.share, ranks.norm) == ("joint", 3.0, 3 / 8, pytest.approx(0.3))
     assert results.effective_ranks["radio"].role == "specialist"
-    assert set(results.by_condition) == set(CONDITIONS)
+    assert set(task.by_condition) == set(CONDITIONS)
     assert "openai/whisper-small" in results.source
     assert results.facts["seeds"] == "0, 1"
     assert load_experiment(_yaml(results.source)) == drawn[0], "the source on the page is the experiment"
@@ -132,12 +135,12 @@ def _yaml(text: str) -> dict[str, object]:
 
 def test_every_table_is_there_in_every_form(drawn: tuple[Experiment, Results]) -> None:
     experiment, results = drawn
-    titles = [table.title for table in tables_of(results, results.compared)]
-    assert len(titles) == 7
+    titles = [table.title for table in tables_of(results)]
+    assert len(titles) == 8
     for words in ("WER", "under conditions", "Each seed", "ties over lambda", "chosen on dev", "Differences", "Ranks"):
         assert sum(words in title for title in titles) == 1, words
     names = {p.name for p in (experiment.output_dir / "tables").iterdir()}
-    assert len(names) == 3 * 7
+    assert len(names) == 3 * 8
     assert {p.split(".")[-1] for p in names} == {"md", "csv", "tex"}
 
 
@@ -190,8 +193,8 @@ def test_commands_tell_the_decoding_and_the_conditions(drawn: tuple[Experiment, 
 
 def test_findings_are_sentences_of_the_numbers(drawn: tuple[Experiment, Results]) -> None:
     _, results = drawn
-    text = " ".join(findings(results.compared, results.best, len(results.seeds)))
-    merge = next(line for line in results.compared.lines if line.label == "ties")
+    text = " ".join(told_of(results))
+    merge = next(line for line in results.tasks["asr"].compared.lines if line.label == "ties")
     assert f"Chosen on dev: ties. On test, error rate over the domains: {merge.averages['in-domain']:.1f} %" in text
     assert f"recovers {merge.recovery_mean:.2f} in the mean" in text
     assert "Outside the domains the merge loses" in text
@@ -236,17 +239,17 @@ def test_an_experiment_of_one_seed_without_joint_curves_and_conditions(tmp_path:
     experiment = told(tmp_path / "out", seeds=[0], joint=False, curves={}, conditions=["clean"], tests={})
     chosen = {"linear": Chosen(grid_of("linear", {})[0], 44.0)}
     outcome = Outcome(experiment.output_dir, "linear", chosen)
-    outcome.test[0] = [
+    outcome.test["asr"] = {0: [
         made_up(tmp_path, label, dict(zip(CELLS[:2], WRONG[label][:2], strict=True)), role=role, home=home)
         for label, role, home in (("base", "base", ""), ("radio", "specialist", "radio"),
                                   ("phone", "specialist", "phone"), ("linear", "merge", ""))
-    ]  # fmt: skip
+    ]}  # fmt: skip
     (tmp_path / "out").mkdir()
     write_results(collect(experiment, outcome, {k: RANKS[k] for k in ("radio", "phone", "linear")}), tmp_path / "out")
     page = publish(tmp_path / "out").read_text()
     assert "Joint" not in page.split("<section")[0]
     assert not (tmp_path / "out" / "plots" / "trade.svg").exists()
-    assert len(list((tmp_path / "out" / "tables").glob("*.md"))) == 5
+    assert len(list((tmp_path / "out" / "tables").glob("*.md"))) == 6
     assert [c.name for c in commands_of(experiment, chosen)] == ["base", "radio", "phone", "linear"]
 
 
@@ -256,7 +259,7 @@ def test_a_rate_of_nothing_is_null_and_drawn_as_a_dash(tmp_path: Path) -> None:
     outcome = Outcome(experiment.output_dir, "linear", {"linear": Chosen(grid_of("linear", {})[0], math.nan)})
     for label, role, home in (("base", "base", ""), ("radio", "specialist", "radio"), ("phone", "specialist", "phone"),
                               ("linear", "merge", "")):  # fmt: skip
-        outcome.test.setdefault(0, []).append(
+        outcome.test.setdefault("asr", {}).setdefault(0, []).append(
             made_up(tmp_path, label, {"radio": 3, "phone": 0}, role=role, home=home, words=0)
         )
     results = collect(experiment, outcome, {k: RANKS[k] for k in ("radio", "phone", "linear")})

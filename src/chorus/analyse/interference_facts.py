@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
 
-from chorus.plain import JsonObject
+from pydantic import TypeAdapter
+
+from chorus.plain import JsonMap, JsonObject
 
 FORMAT = 1
 
@@ -120,3 +122,8 @@ class Interference:
     def as_dict(self) -> JsonObject:
         """Plain values, for JSON."""
         return {"format": FORMAT, "kind": "interference", **asdict(self)}
+
+
+def interference_from(values: JsonMap) -> Interference:
+    """The matrix of its plain values, read from JSON; `ValueError` where they are none."""
+    return TypeAdapter(Interference).validate_python({k: v for k, v in values.items() if k not in ("format", "kind")})

@@ -17,8 +17,8 @@ MARK = "*"
 
 def tables_of(found: Interference) -> list[Table]:
     """The matrix in points and in shares, what goes out, what comes in, what other systems recover."""
-    tables = [_points(found), _shares(found), _outgoing(found), _incoming(found)]
-    return [*tables, *([_recovery(found)] if found.others else [])]
+    recovery = recovery_table(found)
+    return [_points(found), _shares(found), _outgoing(found), _incoming(found), *([recovery] if recovery else [])]
 
 
 def metrics_of(found: Interference) -> str:
@@ -117,7 +117,10 @@ def _incoming(found: Interference) -> Table:
     return Table("What comes in", columns, rows, ["Of the specialists that are not at home in the row."])
 
 
-def _recovery(found: Interference) -> Table:
+def recovery_table(found: Interference) -> Table | None:
+    """What systems that are no specialists recover; None where there are none, or nothing to recover."""
+    if not any(one.recovery for one in found.others):
+        return None
     rows = []
     for one in found.others:
         worst = "-" if one.worst is None else f"{one.worst:+.2f} ({one.worst_in})"

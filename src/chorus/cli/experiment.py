@@ -74,9 +74,9 @@ def _run(experiment: Experiment, *, quiet: bool) -> None:
 
 def _print(directory: Path, *, json_: bool, quiet: bool) -> None:
     """The table of rates, or the outcome as JSON, and where the report is."""
-    from chorus.evaluate.tables import rates_table
     from chorus.experiment.places import REPORT
     from chorus.experiment.results import read_results
+    from chorus.experiment.tables import first_tables
 
     results, report = read_results(directory), directory / REPORT
     if json_:
@@ -86,6 +86,7 @@ def _print(directory: Path, *, json_: bool, quiet: bool) -> None:
             "dev": best.dev,
         })  # fmt: skip
         return
-    click.echo(rates_table(results.compared).render("markdown"))
+    for table in first_tables(results):
+        click.echo(table.render("markdown"))
     click.echo(str(report))
     note(f"next: look at {report} in a browser", quiet=quiet)

@@ -9,16 +9,20 @@ from chorus.experiment.places import BASE, JOINT
 from chorus.experiment.schema import DomainRows, Experiment
 from chorus.experiment.trainings import train_config
 from chorus.search.grids import grid_problems
+from chorus.tasks.registry import parse_task
 from chorus.transcribe.conditions import check_condition
 from chorus.transcribe.decoding import decoding
 
-OURS = ("data", "seed", "output", "logs", "name", "version", "device")  # keys of a training that are set here
+OURS = ("seed", "output", "logs", "name", "version", "device")  # keys of a training that are set here
+OUR_DATA = ("train", "dev", "test")  # and of its data
 
 
 def problems_of(experiment: Experiment) -> list[str]:
     """Every problem, each with the key it lies at."""
     return [
-        *_of_methods(experiment), *_of_trainings(experiment), *_of_decoding(experiment), *_of_domains(experiment)
+        *_of_methods(experiment), *_of_trainings(experiment), *(decoding := [*_of_decoding(experiment)]),
+        # without a decoding there is no task
+        *([] if decoding else _of_tasks(experiment)), *_of_domains(experiment),
     ]  # fmt: skip
 
 
@@ -44,6 +48,9 @@ def _of_trainings(experiment: Experiment) -> Iterator[str]:
     ]  # fmt: skip
     for where, settings in given:
         yield from (f"{where}.{key}: set by the experiment" for key in settings if key in OURS)
+        data = settings.get("data")
+        if isinstance(data, Mapping):
+            yield from (f"{where}.data.{key}: set by the experiment" for key in data if key in OUR_DATA)
         # told above already: the rest is checked as if they were not there
         own = {k: v for k, v in settings.items() if k not in OURS}
         model = own.get("model")
@@ -54,6 +61,26 @@ def _of_trainings(experiment: Experiment) -> Iterator[str]:
             train_config(own, base=experiment.base.model, data={"train": "x"})
         except RecipeError as error:
             yield from (f"{where}.{problem}" for problem in error.problems)
+
+
+def _of_tasks(experiment: Experiment) -> Iterator[str]:
+    """What is learnt as one task and measured as another."""
+    asked = experiment.decoding.task
+    given: list[tuple[str, Mapping[str, object], str]] = [
+        ("train", experiment.train, asked), ("joint", experiment.joint_settings, asked),
+        *((f"domains.{name}.train", one.train, experiment.task_of(one)) for name, one in experiment.domains.items()),
+    ]  # fmt: skip
+    for where, settings, task in given:
+        told = settings.get("task")
+        if isinstance(told, str) and told and _task_or(told) != task:
+            yield f"{where}.task: {told}, and its rows are measured as {task}: give decoding.task, or a domain's task"
+
+
+def _task_or(name: str) -> str:
+    try:
+        return parse_task(name)
+    except ChorusError:
+        return name
 
 
 def _of_decoding(experiment: Experiment) -> Iterator[str]:

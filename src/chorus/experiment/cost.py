@@ -6,6 +6,7 @@ from pathlib import Path
 
 from chorus.data.manifest import select
 from chorus.errors import ChorusError
+from chorus.experiment.chosen import criterion_of
 from chorus.experiment.places import JOINT, REPORT, SELECTION, base_of
 from chorus.experiment.rows import groups_of, read_rows, rows_of
 from chorus.experiment.schema import DomainRows, Experiment
@@ -32,7 +33,7 @@ def describe(experiment: Experiment) -> list[str]:
 
 def _choosing(experiment: Experiment) -> list[str]:
     """Trainings, what is transcribed on dev, and the selection."""
-    metric = experiment.task.metrics[0].title
+    metric = criterion_of(experiment).title
     steps, models, grids = counts(experiment), len(systems_of(experiment)), grids_of(experiment)
     told = ", ".join(f"{name} {len(settings)}" for name, settings in grids.items())
     return [
@@ -52,9 +53,11 @@ def _testing(experiment: Experiment) -> list[str]:
         f"test    {counts(experiment)['test']} evaluations ({_hours(experiment, 'test')} each; {under}): models, "
         "one setting a method" + (f", {points} points of curves" if points else "")
     )
-    groups = groups_of(experiment)
+    groups, tasks = groups_of(experiment), experiment.tasks
+    by_task = {name: task for task in tasks for name in groups_of(experiment, task)} if len(tasks) > 1 else {}
     return [line, *(
-        f"        {group}: {', '.join(n for n, g in groups.items() if g == group)}"
+        f"        {group}: "
+        + ", ".join(n + (f" ({by_task[n]})" if by_task.get(n, n) != n else "") for n, g in groups.items() if g == group)
         for group in dict.fromkeys(groups.values())
     )]  # fmt: skip
 

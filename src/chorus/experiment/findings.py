@@ -2,10 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+from chorus.analyse.interference_facts import Interference
 from chorus.evaluate.comparison import Comparison, Difference, Line
 from chorus.evaluate.tables import p_text
+from chorus.experiment.places import JOINT
+from chorus.experiment.results import Results
+
+
+def told(results: Results) -> list[str]:
+    """Of one task its findings; of several what is recovered of all, and a sentence each."""
+    seeds = len(results.seeds)
+    if len(results.tasks) == 1:
+        return findings(next(iter(results.tasks.values())).compared, results.best, seeds)
+    return over_tasks(results.gains, {k: v.compared for k, v in results.tasks.items()}, results.best, seeds)
+
+
+def over_tasks(
+    gains: Interference | None, compared: Mapping[str, Comparison], best: str, seeds: int
+) -> list[str]:  # fmt: skip
+    """The best merge over all tasks, and in each of them beside base, specialist and joint."""
+    lines = [f"Chosen on dev, by what it recovers of the specialists' gains over {len(compared)} tasks: {best}."]
+    for one in gains.others if gains else ():
+        if one.system in (best, JOINT) and one.mean is not None and one.ratio_of_sums is not None:
+            name = "joint fine-tuning, which needs all data at once," if one.system == JOINT else best
+            lines.append(
+                f"On test {name} recovers {one.mean:.2f} of them in the mean, {one.worst:.2f} in the worst "
+                f"({one.worst_in}), {one.ratio_of_sums:.2f} of their sum."
+            )
+    unsure = [row.name for row in gains.rows if row.own and not row.sure] if gains else []
+    if unsure:
+        lines.append(f"Left out of that, as no specialist surely gains there: {', '.join(unsure)}.")
+    for task, one_task in compared.items():
+        group = one_task.groups[0]
+        by_label = {line.label: line for line in one_task.lines}
+        homes = [line for line in one_task.lines if line.role == "specialist" and line.home]
+        others = [by_label[one_task.base], *homes, *([by_label[JOINT]] if one_task.joint else [])]
+        beside = "; ".join(f"{line.label} {_rate(line, group, one_task)}" for line in others)
+        lines.append(f"{task}, {one_task.title}: {best} {_rate(by_label[best], group, one_task)}; {beside}.")
+    if seeds > 1:
+        lines.append(f"All numbers are over {seeds} seeds together.")
+    return lines
 
 
 def findings(compared: Comparison, best: str, seeds: int) -> list[str]:

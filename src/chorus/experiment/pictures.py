@@ -2,34 +2,47 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
-from chorus.evaluate.comparison import Comparison
+from chorus.analyse.interference_report import draw as interference_plots
 from chorus.evaluate.tables import NAMES
 from chorus.experiment.places import BASE, JOINT
-from chorus.experiment.results import CurveResult, Results
+from chorus.experiment.results import CurveResult, Results, TaskResult
 from chorus.report.compared import axis_of, compared_plots
 from chorus.report.html import Picture
 from chorus.report.plots import curve, ranks
 
 
-def draw(results: Results, compared: Comparison, place: Path) -> list[Picture]:
-    """Draw all plots below `place`."""
+def draw(results: Results, place: Path) -> list[Picture]:
+    """Draw all plots below `place`, of several tasks each in a folder of its own."""
+    pictures: list[Picture] = []
+    if len(results.tasks) > 1 and (gains := results.gains):
+        pictures += interference_plots(gains, place)
+        for name, task in results.tasks.items():
+            pictures += [replace(one, title=f"{name}: {one.title}") for one in _of_task(task, place / name)]
+    else:
+        for task in results.tasks.values():
+            pictures += _of_task(task, place)
+    return [*pictures, _ranks(results, place)]
+
+
+def _of_task(task: TaskResult, place: Path) -> list[Picture]:
+    compared = task.compared
     compared_plots(compared, place)
     text = "Dots: domains with 95 % intervals. Bars: the mean."
     pictures = [Picture(f"{compared.title.capitalize()} by domain", text, place / "by-domain.svg")]
-    if any(cell.group != "in-domain" for cell in compared.cells):
+    if any(cell.group != "in-domain" for cell in compared.cells) and "in-domain" in compared.groups:
         better = "Below and left" if compared.sign == 1 else "Above and right"
         text = f"{better} is better; the line joins what nothing beats in both."
         pictures.append(Picture("Specialisation against retention", text, place / "trade.svg"))
     levels = {
         f"{line.label}, in-domain": line.averages["in-domain"]
-        for line in compared.lines if line.label in (BASE, JOINT)
+        for line in compared.lines if line.label in (BASE, JOINT) and "in-domain" in line.averages
     }  # fmt: skip
     # a curve over names or switches has no axis; its table tells it
-    numeric = {name: one for name, one in results.curves.items() if all(_is_number(p.value) for p in one.points)}
-    pictures += [_curve(name, one, levels, axis_of(compared), place) for name, one in numeric.items()]
-    return [*pictures, _ranks(results, place)]
+    numeric = {name: one for name, one in task.curves.items() if all(_is_number(p.value) for p in one.points)}
+    return [*pictures, *(_curve(name, one, levels, axis_of(compared), place) for name, one in numeric.items())]
 
 
 def _is_number(value: object) -> bool:

@@ -2,7 +2,7 @@
 
 OUTPUT/
   models/          base (if trained here), seed-N/DOMAIN, seed-N/joint
-  dev/ test/       evaluations: seed-N/SYSTEM
+  dev/ test/       evaluations: seed-N/SYSTEM; of several tasks seed-N/TASK/SYSTEM
   selection.json   what was chosen on dev, written before a test recording is opened
   recipes/         the chosen merges, as `chorus merge` takes them
   merged/          those of them that are kept as models
@@ -26,6 +26,11 @@ SELECTION, RESULTS, REPORT = "selection.json", "results.json", "report.html"
 def base_of(experiment: Experiment) -> str:
     """The model that specialists start from."""
     return str(experiment.output_dir / "models" / BASE) if experiment.base.train is not None else experiment.base.model
+
+
+def held_out_path(experiment: Experiment, task: str) -> Path:
+    """Where the test rows are written, of several tasks each by itself."""
+    return experiment.output_dir / (f"test-{task}.csv" if len(experiment.tasks) > 1 else "test.csv")
 
 
 def model_dir(experiment: Experiment, name: str, seed: int) -> Path:

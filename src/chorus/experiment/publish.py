@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from chorus.checkpoints.writer import write_text
-from chorus.experiment.findings import findings
+from chorus.experiment.findings import told
 from chorus.experiment.pictures import draw
 from chorus.experiment.places import REPORT
 from chorus.experiment.results import read_results
@@ -17,13 +17,12 @@ def publish(directory: Path) -> Path:
     """Draw tables/, plots/ and report.html again; no model is opened and nothing is transcribed. Returns the report."""
     # read again even right after the run: what --report draws later is then the same page
     results = read_results(directory)
-    compared = results.compared
-    tables = tables_of(results, compared)
+    tables = tables_of(results)
     write_tables(tables, directory / "tables")
     page = Page(
         f"Experiment: {results.name}",
-        findings(compared, results.best, len(results.seeds)),
-        draw(results, compared, directory / "plots"),
+        told(results),
+        draw(results, directory / "plots"),
         tables,
         results.commands,
         list(results.facts.items()),

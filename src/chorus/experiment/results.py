@@ -11,6 +11,8 @@ import numpy as np
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, ValidationError
 
+from chorus.analyse.interference import analyse_interference
+from chorus.analyse.interference_facts import Interference, interference_from
 from chorus.analyse.ranks import Ranks
 from chorus.checkpoints.sidecar import write_json
 from chorus.errors import DataError, MisfitError
@@ -19,6 +21,7 @@ from chorus.evaluate.compare import compare
 from chorus.evaluate.comparison import Comparison, Group, comparison_from
 from chorus.evaluate.results import Evaluation
 from chorus.evaluate.tables import plain
+from chorus.experiment.chosen import criterion_of
 from chorus.experiment.commands import commands_of
 from chorus.experiment.places import BASE, JOINT, RESULTS
 from chorus.experiment.pooled import pooled
@@ -98,28 +101,40 @@ class RankResult(_Plain):
     norm: float
 
 
-class Results(_Plain):
-    """A finished experiment."""
+class TaskResult(_Plain):
+    """What was measured of a task."""
 
-    version: Literal[1] = 1
-    name: str
-    metric: str  # of the task, as tables call it
-    best: str
-    seeds: list[int]
-    conditions: list[str]
+    metric: str  # as tables call it
     comparison: dict[str, object]  # as `chorus compare --format json` prints it
     by_seed: dict[str, dict[str, OverSeeds]]  # of each system, by group
     by_condition: dict[str, dict[str, Estimate]]  # of each condition, by system: in-domain averages
-    selection: list[ChosenSetting]
     curves: dict[str, CurveResult]
+
+    @property
+    def compared(self) -> Comparison:
+        return comparison_from(self.comparison)
+
+
+class Results(_Plain):
+    """A finished experiment."""
+
+    version: Literal[2] = 2
+    name: str
+    best: str
+    chosen_by: str  # what settings were chosen by, as tables call it
+    seeds: list[int]
+    conditions: list[str]
+    tasks: dict[str, TaskResult]
+    interference: dict[str, object] | None  # as `chorus analyse interference --json` prints it; recovery is in it
+    selection: list[ChosenSetting]
     effective_ranks: dict[str, RankResult]
     commands: list[Command]
     facts: dict[str, str]  # how it was made
     source: str  # the experiment's file, in YAML
 
     @property
-    def compared(self) -> Comparison:
-        return comparison_from(self.comparison)
+    def gains(self) -> Interference | None:
+        return None if self.interference is None else interference_from(self.interference)
 
 
 def write_results(results: Results, directory: Path) -> None:
@@ -148,22 +163,19 @@ def read_results(directory: Path) -> Results:
 
 def collect(experiment: Experiment, outcome: Outcome, ranks: Mapping[str, Sequence[Ranks]]) -> Results:
     """Everything that a finished run found."""
-    groups = groups_of(experiment)
-    every = pooled(outcome.test)
+    every = {task: pooled(test) for task, test in outcome.test.items()}
     return Results(
         name=experiment.name,
-        metric=experiment.task.metrics[0].title,
         best=outcome.best,
+        chosen_by=criterion_of(experiment).title,
         seeds=experiment.seeds,
         conditions=experiment.conditions,
-        comparison=plain(_compared(experiment, every, groups, experiment.conditions[0], tests=True)),
-        by_seed=_by_seed(experiment, outcome.test, groups),
-        by_condition=_by_condition(experiment, every, groups),
+        tasks={task: _task_result(experiment, outcome, task, found) for task, found in every.items()},
+        interference=_interference(experiment, [one for found in every.values() for one in found]),
         selection=_selection(experiment, outcome),
-        curves=_curves(experiment, outcome, groups),
         effective_ranks={label: _rank_result(experiment, label, found) for label, found in ranks.items()},
         commands=commands_of(experiment, outcome.chosen),
-        facts=_facts(experiment, every[0]),
+        facts=_facts(experiment, every),
         source=yaml.safe_dump(
             # as a person would write it: the file's own keys, and nothing that is a default
             experiment.model_dump(mode="json", by_alias=True, exclude_defaults=True), sort_keys=False
@@ -171,12 +183,31 @@ def collect(experiment: Experiment, outcome: Outcome, ranks: Mapping[str, Sequen
     )  # fmt: skip
 
 
+def _task_result(experiment: Experiment, outcome: Outcome, task: str, every: Sequence[Evaluation]) -> TaskResult:
+    groups = groups_of(experiment, task)
+    return TaskResult(
+        metric=every[0].task.metrics[0].title,
+        comparison=plain(_compared(experiment, every, groups, experiment.conditions[0], tests=True)),
+        by_seed=_by_seed(experiment, outcome.test[task], groups),
+        by_condition=_by_condition(experiment, every, groups),
+        curves=_curves(experiment, outcome, task, groups),
+    )
+
+
+def _interference(experiment: Experiment, every: Sequence[Evaluation]) -> dict[str, object] | None:
+    """What specialists gain and lose, and what the others recover; None where no cell has a number."""
+    try:
+        return analyse_interference(every, condition=experiment.conditions[0], base=BASE).as_dict()
+    except MisfitError:
+        return None
+
+
 def _compared(
     experiment: Experiment, every: Sequence[Evaluation], groups: Mapping[str, Group], condition: str, *, tests: bool
 ) -> Comparison:
     return compare(
         every, condition=condition, base=BASE, joint=JOINT if experiment.joint else None,
-        specialists={name: name for name in experiment.domains}, groups=groups, tests=tests,
+        specialists={name: name if name in groups else "" for name in experiment.domains}, groups=groups, tests=tests,
     )  # fmt: skip
 
 
@@ -207,9 +238,10 @@ def _by_condition(
 ) -> dict[str, dict[str, Estimate]]:
     found = {}
     for condition in experiment.conditions:
-        lines = _compared(experiment, every, groups, condition, tests=False).lines
+        compared = _compared(experiment, every, groups, condition, tests=False)
+        group = compared.groups[0]  # of a task of test sets alone there is no in-domain
         found[condition] = {
-            line.label: _estimate(line.averages["in-domain"], line.average_intervals["in-domain"]) for line in lines
+            line.label: _estimate(line.averages[group], line.average_intervals[group]) for line in compared.lines
         }
     return found
 
@@ -227,12 +259,12 @@ def _selection(experiment: Experiment, outcome: Outcome) -> list[ChosenSetting]:
     ]  # fmt: skip
 
 
-def _curves(experiment: Experiment, outcome: Outcome, groups: Mapping[str, Group]) -> dict[str, CurveResult]:
+def _curves(experiment: Experiment, outcome: Outcome, task: str, groups: Mapping[str, Group]) -> dict[str, CurveResult]:
     """The averages at every point of every curve, and their intervals."""
     found = {}
     for name, told in curves_of(experiment, outcome.chosen).items():
         # without roles: a curve is told by its averages, and is not tested against anything
-        every = pooled(outcome.curves[name])
+        every = pooled(outcome.curves[task][name])
         lines = {line.label: line for line in compare(
             every, condition=experiment.conditions[0], groups=groups, tests=False
         ).lines}  # fmt: skip
@@ -253,13 +285,20 @@ def _rank_result(experiment: Experiment, label: str, found: Sequence[Ranks]) -> 
     return RankResult(role=role, matrices=list(found), share=share, **median)
 
 
-def _facts(experiment: Experiment, first: Evaluation) -> dict[str, str]:
+def _facts(experiment: Experiment, every: Mapping[str, Sequence[Evaluation]]) -> dict[str, str]:
+    firsts = {task: found[0] for task, found in every.items()}
+    first = next(iter(firsts.values()))
     told = first.summary
     # in one order, whether the evaluation was just made or read again
-    settings = [(k, told["decoding"].get(k)) for k in Decoding.model_fields]
+    settings = [(k, told["decoding"].get(k)) for k in Decoding.model_fields if k != "task" or len(firsts) == 1]
     decoding = ", ".join(f"{k} {v}" for k, v in settings if v not in ("", None))
+    sizes = [
+        (f"{task}: " if len(firsts) > 1 else "")
+        + f"{len({row.utterance for row in one.scored})} utterances, {one.summary['test']['hours']:.2f} h"
+        for task, one in firsts.items()
+    ]
     return {
-        "test": f"{len({row.utterance for row in first.scored})} utterances, {told['test']['hours']:.2f} h",
+        "test": "; ".join(sizes),
         "normaliser": experiment.normaliser,
         "decoding": f"{told['backend']}, {decoding}",
         "seeds": ", ".join(map(str, experiment.seeds)),

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 from chorus.checkpoints.writer import write_text
+from chorus.data.choices import labels_of, needs_of, of_task, with_choices
 from chorus.data.manifest import Row, manifest_text, read_manifest, select
 from chorus.data.split import SPLIT_NAMES, split_rows
 from chorus.data.utterance import recordings_of, sound_key
 from chorus.errors import DataError, MisfitError
 from chorus.evaluate.comparison import Group
 from chorus.experiment.schema import DomainRows, Experiment
+from chorus.tasks.chosen import CHOICES
+from chorus.tasks.protocol import Chooses
+from chorus.tasks.registry import TASKS
 from chorus.transcribe.test_sets import TestSet, of_rows
 
 SHOWN = 3
@@ -29,11 +34,16 @@ def manifest_of(experiment: Experiment, domain: DomainRows) -> str:
 
 
 def read_rows(experiment: Experiment, domain: DomainRows) -> list[Row]:
-    """All rows of the manifest that a domain's rows are in, with the experiment's own split where it has one."""
+    """The task's rows of the manifest that a domain's rows are in, with the experiment's own split where it has one."""
     columns, place = domain.columns or experiment.data.columns, domain.audio_dir or experiment.data.audio_dir
+    task = TASKS.get(experiment.task_of(domain))
     if domain.manifest or not experiment.data.split:
-        return read_manifest(manifest_of(experiment, domain), columns=columns, audio_dir=place).rows
-    return divided(experiment)
+        found = read_manifest(
+            manifest_of(experiment, domain), columns=columns, audio_dir=place, needs=needs_of(task)
+        ).rows  # fmt: skip
+    else:
+        found = divided(experiment)
+    return of_task(found, task)
 
 
 def divided(experiment: Experiment) -> list[Row]:
@@ -41,7 +51,8 @@ def divided(experiment: Experiment) -> list[Row]:
     data, told = experiment.data, experiment.data.split
     assert told is not None
     assert data.manifest is not None
-    rows = read_manifest(data.manifest, columns=data.columns, audio_dir=data.audio_dir).rows
+    needs = sorted(set.intersection(*(set(needs_of(task)) for task in experiment.tasks.values())))
+    rows = read_manifest(data.manifest, columns=data.columns, audio_dir=data.audio_dir, needs=needs).rows
     return split_rows(rows, dev=told.dev, test=told.test, by=told.by, stratify=told.stratify, seed=told.seed)
 
 
@@ -61,7 +72,8 @@ def source_of(experiment: Experiment, name: str, domain: DomainRows) -> dict[str
         "columns": domain.columns or experiment.data.columns, "language": domain.language or experiment.data.language,
     }  # fmt: skip
     place = domain.audio_dir or experiment.data.audio_dir
-    return {**found, **({"audio_dir": place} if place else {})}
+    more = {"audio_dir": place, "task": domain.task}
+    return {**found, **{key: value for key, value in more.items() if value}}
 
 
 def dev_sources(experiment: Experiment, domains: Mapping[str, DomainRows]) -> list[dict[str, object]]:
@@ -74,12 +86,16 @@ def dev_sources(experiment: Experiment, domains: Mapping[str, DomainRows]) -> li
     return found
 
 
-def groups_of(experiment: Experiment) -> dict[str, Group]:
-    """Each cell's group."""
-    found: dict[str, Group] = dict.fromkeys(experiment.domains, "in-domain")
-    found |= dict.fromkeys(experiment.tests.out_of_domain, "out-of-domain")
-    found |= dict.fromkeys(experiment.tests.other_language, "other-language")
-    return found
+def groups_of(experiment: Experiment, task: str = "") -> dict[str, Group]:
+    """Each cell's group; of a task its own cells alone."""
+    kinds: list[tuple[Group, Mapping[str, DomainRows]]] = [
+        ("in-domain", experiment.domains), ("out-of-domain", experiment.tests.out_of_domain),
+        ("other-language", experiment.tests.other_language),
+    ]  # fmt: skip
+    return {
+        name: group for group, domains in kinds for name, one in domains.items()
+        if task in ("", experiment.task_of(one))
+    }  # fmt: skip
 
 
 def _domains(experiment: Experiment, groups: Iterable[str]) -> dict[str, DomainRows]:
@@ -103,27 +119,58 @@ def rows_of(experiment: Experiment, name: str, domain: DomainRows, split: str) -
     return [replace(r, domain=name, language=r.language or domain.language or experiment.data.language) for r in rows]
 
 
-def dev_set(experiment: Experiment) -> TestSet:
-    """What settings are chosen on. `DataError` where a domain has no dev rows."""
+def dev_sets(experiment: Experiment) -> dict[str, TestSet]:
+    """What settings are chosen on, by task. `DataError` where a domain has no dev rows."""
     over = ("in-domain", "out-of-domain", "other-language") if experiment.selection.over == "all" else ("in-domain",)
-    rows: list[Row] = []
+    rows: dict[str, list[Row]] = {}
     for name, domain in _domains(experiment, over).items():
         found = rows_of(experiment, name, domain, "dev")
         if not found and name in experiment.domains:
             raise MisfitError(f"{name}: no dev rows to choose on", "give rows of split dev, or dev: MANIFEST")
-        rows += found
-    return of_rows(rows)
+        rows.setdefault(experiment.task_of(domain), []).extend(found)
+    return _sets(experiment, rows)
 
 
-def held_out_set(experiment: Experiment) -> TestSet:
-    """What is told in the end."""
-    rows: list[Row] = []
+def held_out_sets(experiment: Experiment) -> dict[str, TestSet]:
+    """What is told in the end, by task."""
+    rows: dict[str, list[Row]] = {}
     for name, domain in _domains(experiment, ("in-domain", "out-of-domain", "other-language")).items():
         found = rows_of(experiment, name, domain, "test")
         if not found:
             raise MisfitError(f"{name}: no test rows", "give rows of split test, or test: MANIFEST")
-        rows += found
-    return of_rows(rows)
+        rows.setdefault(experiment.task_of(domain), []).extend(found)
+    return _sets(experiment, rows)
+
+
+def _sets(experiment: Experiment, rows: Mapping[str, Sequence[Row]]) -> dict[str, TestSet]:
+    """A test set of each task that has rows, each row with its choices."""
+    return {
+        name: of_rows(with_choices(found, TASKS.get(name), learnt_rows(experiment, name) or found))
+        for name, found in rows.items() if found
+    }  # fmt: skip
+
+
+def learnt_rows(experiment: Experiment, task: str) -> list[Row]:
+    """The rows whose answers are the labels of a task: all of the manifests that its domains are learnt from.
+
+    `MisfitError` where domains of a task have unlike labels: what a model is asked would differ by who was trained on
+    what.
+    """
+    mine = {name: domain for name, domain in experiment.domains.items() if experiment.task_of(domain) == task}
+    every: dict[str, list[Row]] = {}
+    for name, domain in mine.items():
+        manifests = [domain, *([domain.model_copy(update={"manifest": domain.dev})] if domain.dev else [])]
+        every[name] = [row for one in manifests for row in read_rows(experiment, one)]
+    asked = TASKS.get(task)
+    if isinstance(asked, Chooses) and asked.open:
+        labels = {name: set(labels_of(rows, asked)) for name, rows in every.items()}
+        for first, other in pairwise(labels):
+            if odd := sorted(labels[first] ^ labels[other]):
+                raise MisfitError(
+                    f"{first} and {other}: task {task}: not the same labels ({', '.join(odd[:SHOWN])})",
+                    f"name the labels of each row in a column {CHOICES}",
+                )
+    return [row for rows in every.values() for row in rows]
 
 
 def refuse_overlap(experiment: Experiment) -> None:
@@ -148,11 +195,12 @@ def refuse_overlap(experiment: Experiment) -> None:
         _refuse(split, names)
 
 
-def refuse_same_sounds(dev: TestSet, test: TestSet) -> None:
+def refuse_same_sounds(dev: Mapping[str, TestSet], test: Mapping[str, TestSet]) -> None:
     """The same by content, once the test recordings may be opened."""
     # a copy under another name has another place and the same sound
-    known = {sound for u in dev.utterances.values() for sound in _sounds(u.row)}
-    _refuse("dev", [name for name, u in test.utterances.items() if known & _sounds(u.row)])
+    known = {sound for one in dev.values() for u in one.utterances.values() for sound in _sounds(u.row)}
+    held = [(name, u) for one in test.values() for name, u in one.utterances.items()]
+    _refuse("dev", [name for name, u in held if known & _sounds(u.row)])
 
 
 def _refuse(split: str, shared: list[str]) -> None:

@@ -17,22 +17,24 @@ from chorus.data.manifest import write_manifest
 from chorus.errors import ChorusError
 from chorus.evaluate.results import Evaluation
 from chorus.evaluate.run import refuse_all_failed
+from chorus.experiment.chosen import criterion_of, dev_rates, fingerprint_of
 from chorus.experiment.inputs import check_inputs
 from chorus.experiment.load import load_experiment
-from chorus.experiment.places import BASE, JOINT, SELECTION, recipe_path, reference_of, template
+from chorus.experiment.places import BASE, JOINT, SELECTION, held_out_path, recipe_path, reference_of, template
 from chorus.experiment.progress import Steps
 from chorus.experiment.publish import publish
 from chorus.experiment.ranks import delta_ranks
 from chorus.experiment.results import collect, write_results
-from chorus.experiment.rows import dev_set, groups_of, held_out_set, refuse_overlap, refuse_same_sounds, write_divided
+from chorus.experiment.rows import dev_sets, held_out_sets, refuse_overlap, refuse_same_sounds, write_divided
 from chorus.experiment.schema import Experiment
 from chorus.experiment.speech import speak
 from chorus.experiment.steps import Outcome, counts, curves_of, grids_of, systems_of
 from chorus.experiment.trainings import base_job, jobs_of, parallel, run_trainings
+from chorus.merge.runs.resident import Resident
 from chorus.progress import Told
 from chorus.search.grids import Setting
 from chorus.search.recipes import recipe_of
-from chorus.search.selection import Chosen, best_of, choose, macro_rate, selection_facts
+from chorus.search.selection import Chosen, best_of, choose, selection_facts
 from chorus.search.trials import Trials
 from chorus.train.environment import need_extra
 from chorus.transcribe.conditions import CLEAN
@@ -63,26 +65,29 @@ class _Runner:
     def __init__(self, experiment: Experiment, show: Told, note: Note) -> None:
         self.experiment, self.note, self.out = experiment, note, experiment.output_dir
         self.steps = Steps(counts(experiment), show, side_by_side=parallel(experiment) or 1)
+        self.by = criterion_of(experiment)
+        self.chosen: dict[str, Chosen] = {}
 
     def run(self) -> Outcome:
         experiment = self.experiment
         self._prepare()
         # before the trainings: a domain without dev rows would be noticed hours later
-        dev = dev_set(experiment)
+        dev = dev_sets(experiment)
         self._train()
-        chosen = self._choose(dev)
+        self._choose(dev)
         # not a line earlier: nothing that is chosen can have seen a test recording
-        test = held_out_set(experiment)
+        test = held_out_sets(experiment)
         # reads the files, which `refuse_overlap` may not before the selection
         refuse_same_sounds(dev, test)
-        write_manifest([u.row for u in test.utterances.values()], self.out / "test.csv")
+        for task, one in test.items():
+            write_manifest([u.row for u in one.utterances.values()], held_out_path(experiment, task))
         # before the test: a kill in it leaves everything that is needed to run a merge by hand
-        self._write_recipes(chosen)
-        outcome = Outcome(self.out, best_of(chosen, best=experiment.task.metrics[0].best), chosen)
+        self._write_recipes(self.chosen)
+        outcome = Outcome(self.out, best_of(self.chosen, best=self.by.best), self.chosen)
         for seed in experiment.seeds:
             self._test(outcome, test, seed)
         self._keep(outcome)
-        ranks = delta_ranks(experiment, chosen, lambda label: self.steps.ended("ranks", label))
+        ranks = delta_ranks(experiment, self.chosen, lambda label: self.steps.ended("ranks", label))
         write_results(collect(experiment, outcome, ranks), self.out)
         publish(self.out)
         self.steps.ended("report")
@@ -107,40 +112,48 @@ class _Runner:
             run_trainings(self.experiment, [first], self.note, lambda: self.steps.ended("train", BASE))
         run_trainings(self.experiment, jobs_of(self.experiment), self.note, lambda: self.steps.ended("train"))
 
-    def _choose(self, dev: TestSet) -> dict[str, Chosen]:
+    def _choose(self, dev: Mapping[str, TestSet]) -> None:
         """Evaluate every system and setting on dev, take the best of each method, and write it down."""
         experiment, grids = self.experiment, grids_of(self.experiment)
-        domains = list(groups_of(experiment)) if experiment.selection.over == "all" else list(experiment.domains)
-        rates = {}
+        rates: dict[tuple[str, int], float] = {}
         for seed in experiment.seeds:
-            with self._trials("dev", dev, seed) as trials:
-                for label in systems_of(experiment):
-                    rates[label, seed] = macro_rate(self._model(trials, label, seed), domains)
-                # all settings of a seed in one go: its models stay loaded, and what was decomposed is kept
-                for setting in (s for settings in grids.values() for s in settings):
-                    rates[setting.label, seed] = macro_rate(trials.merge(template(experiment, seed), setting), domains)
-        metric = experiment.task.metrics[0]
-        chosen = choose(grids, rates, experiment.seeds, best=metric.best)
-        if all(math.isnan(one.dev) for one in chosen.values()):
+            found = self._measured(dev, seed)
+            rates |= {(label, seed): rate for label, rate in dev_rates(experiment, found).items()}
+        self.chosen = choose(grids, rates, experiment.seeds, best=self.by.best)
+        if all(math.isnan(one.dev) for one in self.chosen.values()):
             raise ChorusError(
                 "no merge has a rate on dev: every decode of every setting failed, or there is no reference",
                 f"see {self.out / 'dev'}",
             )
         facts = selection_facts(
-            grids, chosen, rates, experiment.seeds, metric=metric, over=experiment.selection.over,
-            normaliser=experiment.normaliser, dev_set=dev.fingerprint,
+            grids, self.chosen, rates, experiment.seeds, by=self.by, over=experiment.selection.over,
+            normaliser=experiment.normaliser, dev_set=fingerprint_of(dev),
         )  # fmt: skip
         write_json(self.out / SELECTION, facts)
-        best = chosen[facts["best"]]
-        self.note(f"chosen on dev: {best.setting.label}, {metric.title} {best.dev:.2f}")
-        return chosen
+        best = self.chosen[facts["best"]]
+        self.note(f"chosen on dev: {best.setting.label}, {self.by.title} {best.dev:.2f}")
 
-    def _trials(self, kind: str, test: TestSet, seed: int) -> Trials:
+    def _measured(self, dev: Mapping[str, TestSet], seed: int) -> dict[str, list[Evaluation]]:
+        """The evaluations of every system and setting of a seed, one a task."""
+        found: dict[str, list[Evaluation]] = {}
+        # all settings of a seed in one go: its models stay loaded, and what was decomposed is kept
+        resident = Resident()
+        for task, test in dev.items():
+            with self._trials("dev", task, test, seed, resident) as trials:
+                for label in systems_of(self.experiment):
+                    found.setdefault(label, []).append(self._model(trials, label, seed))
+                merges = template(self.experiment, seed)
+                for setting in (s for settings in grids_of(self.experiment).values() for s in settings):
+                    found.setdefault(setting.label, []).append(trials.merge(merges, setting))
+        return found
+
+    def _trials(self, kind: str, task: str, test: TestSet, seed: int, resident: Resident) -> Trials:
         experiment = self.experiment
+        place = self.out / kind / f"seed-{seed}"
         return Trials(
-            test, self.out / kind / f"seed-{seed}", decoding=experiment.decoding, normaliser=experiment.normaliser,
-            conditions=[CLEAN] if kind == "dev" else experiment.conditions, device=experiment.device,
-            ended=lambda label: self.steps.ended(kind, label),
+            test, place / task if len(experiment.tasks) > 1 else place, decoding=experiment.decoding_of(task),
+            normaliser=experiment.normaliser, conditions=[CLEAN] if kind == "dev" else experiment.conditions,
+            device=experiment.device, ended=lambda label: self.steps.ended(kind, label), resident=resident,
         )  # fmt: skip
 
     def _model(self, trials: Trials, label: str, seed: int) -> Evaluation:
@@ -149,16 +162,18 @@ class _Runner:
         home = {"domain": label} if role == "specialist" else {}
         return trials.model(reference_of(self.experiment, label, seed), label=label, role=role, home=home)
 
-    def _test(self, outcome: Outcome, test: TestSet, seed: int) -> None:
-        merges = template(self.experiment, seed)
-        with self._trials("test", test, seed) as trials:
-            found = [self._model(trials, label, seed) for label in systems_of(self.experiment)]
-            for name, one in outcome.chosen.items():
-                found.append(trials.merge(merges, one.setting, label=name))
-                refuse_all_failed(found[-1])
-            outcome.test[seed] = found
-            for name, curve in curves_of(self.experiment, outcome.chosen).items():
-                outcome.curves.setdefault(name, {})[seed] = [trials.merge(merges, s) for s in curve.settings]
+    def _test(self, outcome: Outcome, tests: Mapping[str, TestSet], seed: int) -> None:
+        merges, resident = template(self.experiment, seed), Resident()
+        for task, test in tests.items():
+            with self._trials("test", task, test, seed, resident) as trials:
+                found = [self._model(trials, label, seed) for label in systems_of(self.experiment)]
+                for name, one in outcome.chosen.items():
+                    found.append(trials.merge(merges, one.setting, label=name))
+                    refuse_all_failed(found[-1])
+                outcome.test.setdefault(task, {})[seed] = found
+                curves = outcome.curves.setdefault(task, {})
+                for name, curve in curves_of(self.experiment, outcome.chosen).items():
+                    curves.setdefault(name, {})[seed] = [trials.merge(merges, s) for s in curve.settings]
 
     def _write_recipes(self, chosen: Mapping[str, Chosen]) -> None:
         named: dict[str, Setting] = {name: one.setting for name, one in chosen.items()}

@@ -10,7 +10,7 @@ from pydantic import AliasChoices, ConfigDict, Field, field_validator, model_val
 from chorus.settings import Strict
 from chorus.tasks.normalise import NormaliserName
 from chorus.tasks.protocol import Task
-from chorus.tasks.registry import TASKS
+from chorus.tasks.registry import TASKS, TaskName
 from chorus.transcribe.conditions import CLEAN
 from chorus.transcribe.decoding import PRESETS, Decoding, decoding
 
@@ -20,6 +20,7 @@ Settings = dict[str, object]
 class DomainRows(Strict):
     """Rows of one domain: of the experiment's manifest or of its own; other manifests for dev and test if there are."""
 
+    task: TaskName = ""  # else the decoding's
     manifest: str | None = None
     where: Settings = Field(default_factory=dict)
     columns: dict[str, str] = Field(default_factory=dict)
@@ -127,9 +128,26 @@ class Experiment(Strict):
     def decoding(self) -> Decoding:
         return decoding(self.preset, self.decoding_settings)
 
+    def decoding_of(self, task: str) -> Decoding:
+        """How a task's rows are decoded."""
+        return self.decoding.model_copy(update={"task": task})
+
+    def task_of(self, domain: DomainRows) -> str:
+        """The name of a domain's task."""
+        return domain.task or self.decoding.task
+
     @property
-    def task(self) -> Task:
-        return TASKS.get(self.decoding.task)
+    def tasks(self) -> dict[str, Task]:
+        """The tasks of all cells, by name, in the file's order."""
+        every = [*self.domains.values(), *self.tests.out_of_domain.values(), *self.tests.other_language.values()]
+        return {name: TASKS.get(name) for name in map(self.task_of, every)}
+
+    @property
+    def chosen_tasks(self) -> dict[str, Task]:
+        """Those of them that settings are chosen on: a task of the test sets alone may stay unseen."""
+        if self.selection.over == "all":
+            return self.tasks
+        return {name: TASKS.get(name) for name in map(self.task_of, self.domains.values())}
 
     @property
     def joint_settings(self) -> Settings:

@@ -18,13 +18,13 @@ BySeed = dict[int, list[Evaluation]]
 
 @dataclass
 class Outcome:
-    """What an experiment made. `test` maps a seed to its evaluations, base first."""
+    """What an experiment made. `test` maps task and seed to evaluations, base first; `curves` task, method and seed."""
 
     directory: Path
     best: str
     chosen: dict[str, Chosen]
-    test: BySeed = field(default_factory=dict)
-    curves: dict[str, BySeed] = field(default_factory=dict)
+    test: dict[str, BySeed] = field(default_factory=dict)
+    curves: dict[str, dict[str, BySeed]] = field(default_factory=dict)
 
     @property
     def report(self) -> Path:
@@ -64,12 +64,14 @@ def systems_of(experiment: Experiment) -> list[str]:
 def counts(experiment: Experiment) -> dict[str, int]:
     """How many steps of each kind."""
     seeds, own = len(experiment.seeds), len(systems_of(experiment))
+    # each system is evaluated once a task
+    dev, test = (seeds * len(tasks) for tasks in (experiment.chosen_tasks, experiment.tasks))
     grid = sum(map(len, grids_of(experiment).values()))
     curves = sum(len(curve.settings) for curve in curves_of(experiment).values())
     return {
         "train": len(jobs_of(experiment)) + (base_job(experiment) is not None),
-        "dev": seeds * (own + grid),
-        "test": seeds * (own + len(experiment.methods) + curves),
+        "dev": dev * (own + grid),
+        "test": test * (own + len(experiment.methods) + curves),
         "ranks": own - 1 + len(experiment.methods),
         "report": 1,
     }

@@ -4,29 +4,56 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from chorus.analyse.interference_report import recovery_table
+from chorus.analyse.interference_report import tables_of as interference_tables
 from chorus.checkpoints.writer import write_text
-from chorus.evaluate.comparison import Comparison
 from chorus.evaluate.tables import NAMES, differences_table, rates_table
-from chorus.experiment.results import CurveResult, Estimate, Results
+from chorus.experiment.results import CurveResult, Estimate, Results, TaskResult
 from chorus.tables import Format, Table
 
 SUFFIXES: dict[str, Format] = {".md": "markdown", ".csv": "csv", ".tex": "latex"}
 WORDS = 4  # of a title that make a file's name
 
 
-def tables_of(results: Results, compared: Comparison) -> list[Table]:
-    """All of them, the rates first."""
+def tables_of(results: Results) -> list[Table]:
+    """All of them: recovery over tasks where there are several, the rates first else."""
+    several, gains = len(results.tasks) > 1, results.gains
+    recovered = recovery_table(gains) if gains else None
+    found: list[Table] = []
+    for name, task in results.tasks.items():
+        # a table's title makes its file's name: of several tasks each has its task in it
+        found += [replace(t, title=f"{name}: {t.title}") if several else t for t in _of_task(results, task)]
+    if gains and several:
+        # what others recover is the last of them
+        found = [*([recovered] if recovered else []), *interference_tables(gains)[:4], *found]
+    elif recovered:
+        found.insert(1, recovered)
+    return [*found, selection_table(results), ranks_table(results)]
+
+
+def first_tables(results: Results) -> list[Table]:
+    """What is shown on the screen: the rates; of several tasks what is recovered, and the rates of each."""
+    rates = [
+        replace(table, title=f"{name}: {table.title}") if len(results.tasks) > 1 else table
+        for name, task in results.tasks.items() for table in [rates_table(task.compared)]
+    ]  # fmt: skip
+    gains = results.gains if len(results.tasks) > 1 else None
+    recovered = recovery_table(gains) if gains else None
+    return [*([recovered] if recovered else []), *rates]
+
+
+def _of_task(results: Results, task: TaskResult) -> list[Table]:
+    compared = task.compared
     differences = differences_table(compared)
     return [
         rates_table(compared),
-        *([conditions_table(results)] if len(results.conditions) > 1 else []),
-        seeds_table(results),
-        *(curve_table(name, curve) for name, curve in results.curves.items()),
-        selection_table(results),
+        *([conditions_table(results.conditions, task)] if len(results.conditions) > 1 else []),
+        seeds_table(results.seeds, task),
+        *(curve_table(name, curve) for name, curve in task.curves.items()),
         *([differences] if differences else []),
-        ranks_table(results),
     ]
 
 
@@ -43,11 +70,11 @@ def write_tables(tables: Sequence[Table], place: Path) -> None:
             write_text(place / f"{number:02d}-{'-'.join(words)}{suffix}", one.render(form))
 
 
-def conditions_table(results: Results) -> Table:
+def conditions_table(conditions: Sequence[str], task: TaskResult) -> Table:
     """Each system's in-domain average under each condition."""
-    first = results.by_condition[results.conditions[0]]
-    rows = [[label, *(_cell(results.by_condition[c][label]) for c in results.conditions)] for label in first]
-    return Table("In-domain average under conditions", ["system", *results.conditions], rows)
+    first = task.by_condition[conditions[0]]
+    rows = [[label, *(_cell(task.by_condition[c][label]) for c in conditions)] for label in first]
+    return Table("In-domain average under conditions", ["system", *conditions], rows)
 
 
 def _cell(estimate: Estimate) -> str:
@@ -56,17 +83,18 @@ def _cell(estimate: Estimate) -> str:
     return f"{estimate.value:.2f} [{estimate.low:.1f}, {estimate.high:.1f}]"
 
 
-def seeds_table(results: Results) -> Table:
+def seeds_table(seeds: Sequence[int], task: TaskResult) -> Table:
     """How far seeds move each system's averages."""
+    kinds = next(iter(task.by_seed.values()))
+    first = next(iter(kinds))
     rows = []
-    for label, groups in results.by_seed.items():
+    for label, groups in task.by_seed.items():
         cells = [
             f"{one.mean:.2f}" + (f" ± {one.deviation:.2f}" if one.deviation is not None else "")
             for one in groups.values()
         ]
-        rows.append([label, *cells, *(f"{value:.2f}" for value in groups["in-domain"].each.values())])
-    kinds = next(iter(results.by_seed.values()))
-    columns = ["system", *(f"{NAMES[g]} average" for g in kinds), *(f"in-domain, seed {s}" for s in results.seeds)]
+        rows.append([label, *cells, *(f"{value:.2f}" for value in groups[first].each.values())])
+    columns = ["system", *(f"{NAMES[g]} average" for g in kinds), *(f"{first}, seed {s}" for s in seeds)]
     return Table("Each seed by itself", columns, rows, ["Mean ± standard deviation over seeds."])
 
 
@@ -79,7 +107,8 @@ def selection_table(results: Results) -> Table:
     ]  # fmt: skip
     best = {(i, 3) for i, one in enumerate(results.selection) if one.name == results.best}
     notes = ["The setting with the best mean over the domains' dev rows and all seeds; of equals the first."]
-    return Table("What was chosen on dev", ["method", "setting", "of", f"{results.metric} on dev"], rows, notes, best)
+    columns = ["method", "setting", "of", f"{results.chosen_by} on dev"]
+    return Table("What was chosen on dev", columns, rows, notes, best)
 
 
 def curve_table(name: str, curve: CurveResult) -> Table:

@@ -10,7 +10,7 @@ from threading import Lock
 from chorus.checkpoints.sidecar import write_json
 from chorus.experiment.places import BASE, JOINT, base_of, model_dir
 from chorus.experiment.rows import dev_sources, manifest_of, source_of
-from chorus.experiment.schema import DomainRows, Experiment
+from chorus.experiment.schema import DomainRows, Experiment, Settings
 from chorus.files import read_json
 from chorus.identity import file_hash, fingerprint
 from chorus.runtime import cores
@@ -25,10 +25,15 @@ DONE = "trainings.json"  # what was trained from what, so that a finished traini
 
 def train_config(settings: Mapping[str, object], *, base: str, **decided: object) -> TrainConfig:
     """A whole training configuration: an experiment's settings, and what the experiment decides itself."""
-    model = settings.get("model", {})
-    return load_train_config(
-        {**settings, "model": {**model, "base": base} if isinstance(model, Mapping) else model, **decided}
-    )
+    own: dict[str, object] = {"model": {}, "data": {}, **settings}
+    for key, value in {"model": {"base": base}, **decided}.items():
+        under = own.get(key)
+        if key in ("model", "data"):
+            # what is no map is told by the configuration itself
+            own[key] = {**under, **value} if isinstance(under, Mapping) and isinstance(value, Mapping) else under
+        else:
+            own[key] = value
+    return load_train_config(own)
 
 
 def base_job(experiment: Experiment) -> Job | None:
@@ -41,8 +46,9 @@ def base_job(experiment: Experiment) -> Job | None:
         {**source_of(experiment, BASE, DomainRows(where=told.where, manifest=one)), "domain": ""}
         for one in ([manifests] if isinstance(manifests, str) else manifests)
     ]
+    settings = _of_task(lay_over(experiment.train, told.train), experiment.decoding.task)
     config = train_config(
-        lay_over(experiment.train, told.train), base=told.model, seed=experiment.seeds[0], device=experiment.device,
+        settings, base=told.model, seed=experiment.seeds[0], device=experiment.device,
         output=base_of(experiment), logs=str(experiment.output_dir / "runs" / BASE),
         data={"train": sources, "dev": [{**s, "split": "dev"} for s in sources]},
     )  # fmt: skip
@@ -54,8 +60,10 @@ def jobs_of(experiment: Experiment) -> list[Job]:
     jobs = []
     for seed in experiment.seeds:
         for name, domain in experiment.domains.items():
-            jobs.append(_job(experiment, name, {name: domain}, seed, domain.train))
+            over = _of_task(domain.train, experiment.task_of(domain)) if domain.task else domain.train
+            jobs.append(_job(experiment, name, {name: domain}, seed, over))
         if experiment.joint:
+            # the sources of domains that name a task name it too
             jobs.append(_job(experiment, JOINT, experiment.domains, seed, experiment.joint_settings))
     return jobs
 
@@ -63,8 +71,9 @@ def jobs_of(experiment: Experiment) -> list[Job]:
 def _job(
     experiment: Experiment, name: str, domains: Mapping[str, DomainRows], seed: int, over: Mapping[str, object]
 ) -> Job:
+    settings = _of_task(lay_over(experiment.train, over), experiment.decoding.task)
     config = train_config(
-        lay_over(experiment.train, over), base=base_of(experiment), seed=seed, device=experiment.device,
+        settings, base=base_of(experiment), seed=seed, device=experiment.device,
         output=str(model_dir(experiment, name, seed)), logs=str(logs_dir(experiment, name, seed)),
         data={
             "train": [source_of(experiment, n, d) for n, d in domains.items()],
@@ -72,6 +81,11 @@ def _job(
         },
     )  # fmt: skip
     return Job(name if len(experiment.seeds) == 1 else f"{name}, seed {seed}", config)
+
+
+def _of_task(settings: Mapping[str, object], task: str) -> Settings:
+    """The settings with a task, where they have none."""
+    return {"task": task, **settings}
 
 
 def logs_dir(experiment: Experiment, name: str, seed: int) -> Path:

@@ -68,17 +68,34 @@ def macro_rate(evaluation: Evaluation, domains: Sequence[str] = ()) -> float:
     return float(np.mean([value_of(parts[name], metric) for name in domains or parts if name in parts]))
 
 
-def short_of(value: float, best: float) -> float:
-    """How far a metric is from its best value; what is not defined is farthest.
+def short_of(value: float, best: float | None) -> float:
+    """How far a metric is from its best value, None where it has none and more is better; NaN is farthest.
 
-    >>> short_of(12.5, best=0), short_of(30.0, best=100), short_of(math.nan, best=0)
-    (12.5, 70.0, inf)
+    >>> short_of(12.5, best=0), short_of(30.0, best=100), short_of(130.0, best=None), short_of(math.nan, best=0)
+    (12.5, 70.0, -130.0, inf)
     """
-    return math.inf if math.isnan(value) else abs(best - value)
+    if math.isnan(value):
+        return math.inf
+    return -value if best is None else abs(best - value)
 
 
-def choose(grids: Grids, rates: Rates, seeds: Sequence[int], *, best: float = 0.0) -> dict[str, Chosen]:
-    """The best setting of each method; `best` is the metric's best value."""
+@dataclass(frozen=True)
+class Criterion:
+    """What settings are chosen by: a number, its best value (see `short_of`), and the rule in words."""
+
+    name: str
+    title: str
+    best: float | None
+    rule: str
+
+
+def by_metric(metric: Metric) -> Criterion:
+    """The usual one: a task's own metric."""
+    return Criterion(metric.name, metric.title, metric.best, RULE)
+
+
+def choose(grids: Grids, rates: Rates, seeds: Sequence[int], *, best: float | None = 0.0) -> dict[str, Chosen]:
+    """The best setting of each method; `best` as in `short_of`."""
     found = {}
     for name, settings in grids.items():
         means = [float(np.mean([rates[s.label, seed] for seed in seeds])) for s in settings]
@@ -87,13 +104,13 @@ def choose(grids: Grids, rates: Rates, seeds: Sequence[int], *, best: float = 0.
     return found
 
 
-def best_of(chosen: Mapping[str, Chosen], *, best: float = 0.0) -> str:
+def best_of(chosen: Mapping[str, Chosen], *, best: float | None = 0.0) -> str:
     """The best method; the first of equals."""
     return min(chosen, key=lambda name: short_of(chosen[name].dev, best))
 
 
 def selection_facts(
-    grids: Grids, chosen: Mapping[str, Chosen], rates: Rates, seeds: Sequence[int], *, metric: Metric, over: str,
+    grids: Grids, chosen: Mapping[str, Chosen], rates: Rates, seeds: Sequence[int], *, by: Criterion, over: str,
     normaliser: str, dev_set: str,
 ) -> SelectionFacts:  # fmt: skip
     """What was chosen and why, for JSON."""
@@ -105,12 +122,12 @@ def selection_facts(
 
     return {
         "chorus": __version__,
-        "rule": RULE,
-        "metric": metric.name,
+        "rule": by.rule,
+        "metric": by.name,
         "over": over,
         "normaliser": normaliser,
         "dev_set": dev_set,
-        "best": best_of(chosen, best=metric.best),
+        "best": best_of(chosen, best=by.best),
         "chosen": {
             name: {"label": one.setting.label, "method": one.setting.method, "parameters": one.setting.parameters,
                    "dev": known(one.dev)}

@@ -35,17 +35,19 @@ from chorus.transcribe.transcriber import load_backend
 class Trials:
     """Evaluates any number of systems on a test set, and keeps each result in a folder of its own below `place`.
 
-    `ended` is called with each system's label. A context: the loaded model is given back at its end.
+    `ended` is called with each system's label; `resident` holds what was read and decomposed before. A context: the
+    loaded model is given back at its end.
     """
 
     def __init__(
         self, test: TestSet, place: Path, *, decoding: Decoding | None = None, conditions: Sequence[str] = (CLEAN,),
         normaliser: str = NORMALISER, device: str = "auto", ended: Callable[[str], None] = lambda label: None,
+        resident: Resident | None = None,
     ) -> None:  # fmt: skip
         self.test, self.place, self.ended = test, place, ended
         self.decoding, self.conditions, self.scoring = decoding or Decoding(), list(conditions), Scoring(normaliser)
         self.device = pick_device(device)
-        self.resident = Resident()
+        self.resident = resident or Resident()
         self.loaded = Loaded()
 
     def __enter__(self) -> Trials:
