@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from chorus.architectures.classes import architecture
 from chorus.architectures.roles import Layout, Role, Stack, layer_index, relative_depth
+from chorus.architectures.salmonn import is_salmonn, salmonn_layout
 from chorus.plain import JsonMap
 
 CAUSAL_LMS = {
@@ -117,4 +118,5 @@ Rule = Callable[[JsonMap, list[str]], Layout]
 FAMILIES: list[tuple[Callable[[JsonMap], bool], Rule]] = [
     (is_whisper, whisper_layout),
     (is_causal_lm, causal_lm_layout),
+    (is_salmonn, salmonn_layout),
 ]

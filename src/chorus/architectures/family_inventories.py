@@ -10,9 +10,10 @@ import json
 import re
 from collections.abc import Collection
 
-from chorus.architectures.classes import architecture, check_counts
+from chorus.architectures.classes import UnknownClassError, architecture, check_counts
 from chorus.architectures.families import is_causal_lm, is_whisper, whisper_prefix
 from chorus.architectures.inventory import Inventory, Shape, with_prefix
+from chorus.architectures.salmonn import is_salmonn
 from chorus.plain import JsonMap
 
 # defaults of the classes' configs, where a config.json is silent
@@ -40,6 +41,8 @@ ROTARY = re.compile(r"rotary_emb\.inv_freq$")
 
 def family_inventory(config: JsonMap) -> Inventory | None:
     """The inventory of a config whose family has a rule; None for others. `ValueError` for numbers that are none."""
+    if is_salmonn(config):  # which of its parts were trained nothing tells; and transformers need not be asked
+        raise UnknownClassError("SALMONN's parts are known by their names alone")
     if not (is_whisper(config) or is_causal_lm(config)):
         return None
     check_counts(config)

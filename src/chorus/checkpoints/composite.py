@@ -125,6 +125,7 @@ def put_into(part: Model, whole: Model) -> Model:
             f"{whole.label}: a {whole.architecture or '?'} holds no other model", f"what does: {known}"
         )
     told = []
+    # a merge of wholes is one too
     if composite_of(part) is found:
         told = [f"{part.label}: its {found.name} alone is taken, all else is {whole.label}'s"]
         part = part_of(part)
@@ -171,6 +172,7 @@ def _refuse(mine: Model, its: Model, found: Composite) -> None:
     ):
         if names:
             raise CheckpointError(f"{mine.label} {verb} {some(sorted(names))}, unlike {where}", ITS_OWN)
+    # the first is enough: another width would list hundreds
     for name, tensor in its.checkpoint.items():
         have, want = mine.checkpoint[name].shape, tensor.shape
         if have == want:

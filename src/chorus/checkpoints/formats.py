@@ -24,9 +24,9 @@ class Format(Protocol):
 
 
 def _load() -> None:
-    from chorus.checkpoints.pickled import OpenaiWhisper  # which unpickles nothing without leave
+    from chorus.checkpoints.pickled import Pickled  # which unpickles nothing without leave
 
-    FORMATS.add("openai-whisper", OpenaiWhisper())
+    FORMATS.add("openai-whisper, SALMONN", Pickled())
 
 
 FORMATS: Registry[Format] = Registry("model format", "chorus.formats", _load)

@@ -1,4 +1,4 @@
-"""Pickled checkpoints: `pytorch_model*.bin` and openai-whisper's `.pt`. Only on request, and weights only."""
+"""Pickled checkpoints: `pytorch_model*.bin`, openai-whisper's `.pt`, SALMONN's. Only on request, and weights only."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from chorus.architectures.openai_whisper import transformers_config, transformer
 from chorus.checkpoints.dtypes import DTYPES
 from chorus.checkpoints.lazy_tensor import Checkpoint, MemoryTensor, each_once
 from chorus.checkpoints.model import Model, OpenOptions
+from chorus.checkpoints.salmonn import WEIGHTS, is_state, open_salmonn
 from chorus.checkpoints.weights import WeightFiles, refuse_pickle
 from chorus.errors import CheckpointError
 from chorus.files import opened, printable, refuse_pointer, shown
@@ -87,12 +88,15 @@ def open_pickled_tensors(path: Path, *, allow_pickle: bool) -> dict[str, MemoryT
     return _tensors_of(load_pickle(path, allow_pickle), path)
 
 
-def open_openai_whisper(path: Path, label: str, allow_pickle: bool) -> Model:
-    """openai-whisper's `.pt`: ten dimensions and a state dict under its own names."""
+def open_pickled(path: Path, label: str, allow_pickle: bool) -> Model:
+    """openai-whisper's `.pt`: ten dimensions and a state dict under its own names. Or what is SALMONN's."""
     state = load_pickle(path, allow_pickle)
+    if isinstance(state, dict) and is_state(state):
+        return open_salmonn(path, label, state, _tensors_of(state[WEIGHTS], path))
     if not isinstance(state, dict) or not {"dims", "model_state_dict"} <= set(state):
         raise CheckpointError(
-            f"{path}: not an openai-whisper checkpoint", "expected the keys dims and model_state_dict"
+            f"{path}: not an openai-whisper checkpoint, nor SALMONN's",
+            "expected the keys dims and model_state_dict; or model, with tensors of speech_Qformer and the like",
         )
     found = _tensors_of(state["model_state_dict"], path)
     tensors = {
@@ -153,12 +157,12 @@ DIMS = ("n_mels", "n_audio_ctx", "n_audio_state", "n_audio_head", "n_audio_layer
         "n_text_state", "n_text_head", "n_text_layer")  # fmt: skip
 
 
-class OpenaiWhisper:
-    """openai-whisper's `.pt` as a form of model (see chorus.checkpoints.formats)."""
+class Pickled:
+    """openai-whisper's `.pt` and SALMONN's `.pth` as a form of model (see chorus.checkpoints.formats)."""
 
     def takes(self, path: Path) -> bool:
         # by the suffix alone: what is inside shows only when it is unpickled, which needs permission
         return path.suffix in (".pt", ".pth", ".bin")
 
     def open(self, path: Path, part: str, label: str, options: OpenOptions) -> Model:
-        return open_openai_whisper(path, label, options.allow_pickle)
+        return open_pickled(path, label, options.allow_pickle)

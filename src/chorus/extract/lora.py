@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from chorus.architectures.modules import modules_of
+from chorus.architectures.salmonn import is_salmonn
 from chorus.checkpoints.adapter_report import AdapterResult, ModuleReport, notes
 from chorus.checkpoints.adapter_writer import AdapterWriter, Layout
 from chorus.checkpoints.model import OpenOptions
@@ -71,6 +72,11 @@ def extract_lora(
     """
     pair = open_pair(model, base, options)
     refuse_input(Path(output), [*pair.model.places, *pair.base.places])
+    if is_salmonn(pair.base.config):
+        raise CheckpointError(
+            f"{pair.base.label}: SALMONN's LoRA stands in its file, beside what PEFT puts no factors on",
+            "take a task vector instead, which keeps its factors: chorus extract task-vector",
+        )
     if pair.base.config.get("model_type") in TRANSPOSED:
         raise CheckpointError(
             f"{pair.base.label}: {pair.base.config['model_type']} stores its matrices transposed, not supported yet",

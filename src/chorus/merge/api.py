@@ -13,6 +13,7 @@ from chorus.merge.options import Options
 from chorus.merge.plan import Plan
 from chorus.merge.planning.planner import plan as make_plan
 from chorus.merge.recipes.loading import LoadedRecipe, load_recipe
+from chorus.merge.runs.as_salmonn import NAME, makes_salmonn, run_as_salmonn
 from chorus.merge.runs.engine import Result, run
 from chorus.progress import Progress
 
@@ -35,7 +36,16 @@ def merge(
     >>> chorus.merge("recipe.yml", "merged")  # doctest: +SKIP
     Result(directory=PosixPath('merged'), ...)
     """
-    return run(_planned(recipe, options), Path(output), progress)
+    planned = _planned(recipe, options)
+    if not makes_salmonn(planned):
+        return run(planned, Path(output), progress)
+    done = run_as_salmonn(planned, Path(output), RankRule(), progress)
+    size = sum(path.stat().st_size for path in done.directory.rglob(NAME))
+    tensors, read = (
+        sum(1 for _ in planned.tensors()),
+        sum(p.stat().st_size for m in planned.models for p in m.paths.values()),
+    )
+    return Result(done.directory, done.variants, tensors, 0, read, size, done.warnings)
 
 
 def _planned(recipe: str | Path | Mapping[str, object] | LoadedRecipe | Plan, options: Options | None) -> Plan:
@@ -66,7 +76,9 @@ def merge_into_adapter(
     """
     from chorus.merge.runs.as_adapter import run_as_adapter
 
-    return run_as_adapter(_planned(recipe, options), Path(output), ranks or RankRule(), progress)
+    planned = _planned(recipe, options)
+    write = run_as_salmonn if makes_salmonn(planned) else run_as_adapter
+    return write(planned, Path(output), ranks or RankRule(), progress)
 
 
 def apply(

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from chorus.architectures.salmonn import is_salmonn
 from chorus.checkpoints.lazy_tensor import LazyTensor
 from chorus.checkpoints.lineage import TRAINING, facts_in, lineage_of, wheres_in
 from chorus.checkpoints.model import Model, OpenOptions
@@ -81,6 +82,8 @@ def refuse_converted(system: System, *, unless: str = "") -> None:
 
 
 def _of_model(model: Model, label: str) -> System:
+    if is_salmonn(model.config):
+        raise CheckpointError(f"{model.label}: SALMONN is merged here, not run", "run it by its own code")
     if model.directory is None:
         raise CheckpointError(f"{model.label}: weights without config and tokenizer", "name a model's directory")
     identity = model.fingerprint()

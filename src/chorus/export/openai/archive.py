@@ -12,7 +12,7 @@ import pickletools
 import struct
 import zipfile
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,8 @@ from typing import IO, TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
+from chorus.checkpoints.dtypes import itemsize
+from chorus.checkpoints.shards import Stored
 from chorus.checkpoints.writer import explained
 from chorus.export.values import Array
 from chorus.lazy import lazy
@@ -34,8 +36,13 @@ ROOT, PICKLE = "archive", "data.pkl"
 ALIGNED = 64  # bytes: where records begin, so that they can be mapped into memory
 BEGINNING = (1980, 1, 1, 0, 0, 0)  # the first time that a zip knows: the same model gives the same bytes
 MOST = 10_000_000  # bytes of a pickle that is looked at: a large Whisper's has 200,000
-STORAGES = {"float32": "FloatStorage", "float16": "HalfStorage"}
-KNOWN = {"torch._utils _rebuild_tensor_v2", "collections OrderedDict", *(f"torch {name}" for name in STORAGES.values())}
+STORAGES = {
+    "float64": "DoubleStorage", "float32": "FloatStorage", "float16": "HalfStorage", "bfloat16": "BFloat16Storage",
+    "int64": "LongStorage", "int32": "IntStorage", "int16": "ShortStorage", "int8": "CharStorage",
+    "uint8": "ByteStorage", "bool": "BoolStorage",
+}  # fmt: skip
+# what openai-whisper's own files call: a type that they have not is damage
+KNOWN = {"torch._utils _rebuild_tensor_v2", "collections OrderedDict", "torch FloatStorage", "torch HalfStorage"}
 OTHER_CALLS = ("STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4")
 
 
@@ -69,20 +76,23 @@ class _Pickler(pickle.Pickler):
 
 
 class Archive:
-    """A checkpoint of `dims` and tensors of these shapes, whose values come afterwards, in the same order."""
+    """A checkpoint of tensors under a key, behind what else stands in it; their values come afterwards, in order.
+
+    `stored` are (name, type, shape).
+    """
 
     def __init__(
-        self, path: Path, file: BinaryIO, dims: Mapping[str, int], shapes: Mapping[str, tuple[int, ...]], dtype: str
+        self, path: Path, file: BinaryIO, before: Mapping[str, object], key: str, stored: Sequence[Stored]
     ) -> None:
         self.path = path
-        counts = [int(np.prod(shape, dtype=np.int64)) for shape in shapes.values()]
+        counts = [int(np.prod(shape, dtype=np.int64)) for _, _, shape in stored]
         tensors = {
             name: _Tensor(_Record(str(i), dtype, counts[i]), tuple(shape))
-            for i, (name, shape) in enumerate(shapes.items())
+            for i, (name, dtype, shape) in enumerate(stored)
         }
         told = io.BytesIO()
-        _Pickler(told, protocol=2).dump({"dims": dict(dims), "model_state_dict": tensors})
-        self._sizes = [count * np.dtype(dtype).itemsize for count in counts]
+        _Pickler(told, protocol=2).dump({**before, key: tensors})
+        self._sizes = [count * itemsize(dtype) for count, (_, dtype, _) in zip(counts, stored, strict=True)]
         self._next, self._left = 0, 0
         self._record: IO[bytes] | None = None
         self._zip = zipfile.ZipFile(file, "w", zipfile.ZIP_STORED)

@@ -18,6 +18,7 @@ from chorus.progress import Progress
 
 CASTS: dict[str, Callable[[Array, str], Array]] = {"float16": as_float16, "float32": as_float32}
 BYTES = {"float16": 2, "float32": 4}
+WEIGHTS = "model_state_dict"
 EMBEDDING = "decoder.token_embedding.weight"
 # what its front end can make, and the positions of the 30 seconds that it always makes
 MELS, POSITIONS = (80, 128), 1500
@@ -46,12 +47,13 @@ class Openai:
 
     def write(self, model: Model, places: Mapping[str, Path], options: ExportOptions, progress: Progress) -> Making:
         size = whisper.size_of(model, trim=options.trim_vocabulary)
-        dims, shapes = {**dimensions(model.config), "n_vocab": size}, _shapes(model, size)
+        dims, shapes = {"dims": {**dimensions(model.config), "n_vocab": size}}, _shapes(model, size)
         done, total = 0, sum(map(prod, shapes.values()))
         with ExitStack() as stack:
             archives = {
-                kind: stack.enter_context(Archive(path, stack.enter_context(new_file(path)), dims, shapes, kind))
+                kind: stack.enter_context(Archive(path, stack.enter_context(new_file(path)), dims, WEIGHTS, stored))
                 for kind, path in places.items()
+                if (stored := [(name, kind, shape) for name, shape in shapes.items()])
             }
             for name, tensor in whisper.tensors(model):
                 for archive in archives.values():
