@@ -15,16 +15,20 @@ from hypothesis import strategies as st
 import chorus
 from adapters import make_adapters
 from calibrations import adapters_on
+from chorus.checkpoints.adapted import AdaptedTensor
 from chorus.checkpoints.lazy_tensor import ChangedTensor
 from chorus.checkpoints.reference import Reference
+from chorus.checkpoints.writer import PartialDirectory
 from chorus.continual import figures
 from chorus.continual.facts import ContinualFacts, read_facts
 from chorus.continual.sets import Measuring
 from chorus.continual.settings import Continuing
+from chorus.continual.tables import dev_table
 from chorus.data.manifest import write_manifest
 from chorus.errors import CheckpointError, ChorusError, DataError, MisfitError, OutputError, PlanError, UsageError
 from chorus.evaluate.results import read_evaluation
-from models import make_family
+from chorus.linalg.low_rank import LowRank
+from models import make_family, write_recipe
 from sounds import BASE, corpus
 
 Deltas = dict[str, np.ndarray]
@@ -202,6 +206,21 @@ def test_opcm_is_its_formula(kind, request, tmp_path):
     assert told(found).shares() is None
 
 
+@pytest.mark.parametrize("method", ["fta", "opcm"])
+def test_adapters_stay_factors(adapters, tmp_path, monkeypatch, method):
+    """No product of the size of a matrix is ever formed: not for norms, not for projections, not for the cut."""
+    base, models = adapters
+
+    def formed(self: LowRank) -> None:
+        raise AssertionError(f"{self.shape} is formed")
+
+    monkeypatch.setattr(LowRank, "dense", formed)
+    monkeypatch.setattr(AdaptedTensor, "read", formed)
+    monkeypatch.setattr(AdaptedTensor, "flat", formed)
+    found = added_up(base, models[:3], tmp_path, method=method)
+    assert told(found).count == 3
+
+
 # ---- what it says of itself ----
 
 
@@ -237,6 +256,16 @@ def test_a_merge_of_chorus_merge_is_gone_on_with(adapters, tmp_path):
         assert found.facts.of == ["adapter-0", "adapter-1", "adapter-2"]
         close(deltas(base, tmp_path / f"four-{form}"), mean, 1e-5)
         assert found.facts.shares() == pytest.approx({"": 0.75, "adapter-3": 0.25})
+
+
+def test_a_recipe_is_gone_on_with_as_its_merge(tunes, tmp_path):
+    base, models = tunes
+    each = [{"model": str(m), "parameters": {"weight": 0.5}} for m in models[:2]]
+    recipe = {"merge_method": "task_arithmetic", "base_model": str(base), "models": each, "out_dtype": "float32"}
+    file = write_recipe(tmp_path / "two.yml", recipe)
+    found = chorus.continual(file, models[2], tmp_path / "three", base=base)
+    assert (found.facts.count, found.facts.of) == (3, ["tuned-0", "tuned-1"])
+    close(deltas(base, tmp_path / "three"), combined([deltas(base, m) for m in models[:3]], [1 / 3] * 3), 1e-4)
 
 
 def test_a_single_adapter_is_a_state_when_it_is_counted(adapters, tmp_path):
@@ -373,6 +402,30 @@ def test_a_killed_merge_goes_on(tunes, tmp_path):
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
+def test_a_killed_adapter_is_begun_again(one, tmp_path, monkeypatch):
+    base, state, models = one
+
+    def stop(done: int, total: int) -> None:
+        if done > total / 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        # as a SIGKILL leaves it: nothing is cleared away
+        patch.setattr(PartialDirectory, "discard", PartialDirectory.release)
+        with pytest.raises(KeyboardInterrupt):
+            chorus.continual(state, models[1], tmp_path / "two", base=base, progress=stop)
+    left = tmp_path / "two.partial"
+    assert any(left.iterdir())
+    # what somebody else's merge has left there is not taken away
+    with pytest.raises(OutputError, match="unfinished"):
+        chorus.continual(state, models[2], tmp_path / "two", base=base)
+    chorus.continual(state, models[1], tmp_path / "two", base=base)
+    assert not left.exists()
+    assert {p.name for p in (tmp_path / "two").iterdir()} == {
+        "README.md", "adapter_config.json", "adapter_model.safetensors", "chorus.json"
+    }  # fmt: skip
+
+
 def test_the_same_again_merges_nothing(one, tmp_path, monkeypatch):
     base, state, models = one
     first = chorus.continual(state, models[1], tmp_path / "two", base=base)
@@ -463,6 +516,10 @@ def test_the_weight_is_chosen_on_dev(heard, tmp_path):
     assert set(stage.dev) == {"0", "0.5", "1"}
     worst = {share: max(each.values()) for share, each in stage.dev.items()}
     assert worst[f"{stage.state_weight:g}"] == min(worst.values())
+    assert stage.chosen == f"{stage.state_weight:g}"
+    shown = dev_table(found.facts)
+    assert shown is not None
+    assert [row[0] for row in shown.rows] == ["0", "0.5", "1"]
     assert stage.weight == pytest.approx(1 - stage.state_weight)
     # the share 1 is the state alone
     alone = chorus.continual(BASE, first, tmp_path / "alone", tests=[f"a={a}"], measuring=MEASURING)

@@ -51,6 +51,17 @@ def test_forgetting_is_now_against_the_best_earlier_stage(values, best):
     assert one.best_before.value == (min if best == 0 else max)(values[:-1])
 
 
+def test_what_a_set_reached_before_its_model_came_counts_not():
+    stages = [stage("a", b=figure(5.0)), stage("b", b=figure(30.0)), stage("c", b=figure(40.0))]
+    (one,) = standings(facts(*stages[:2]))
+    assert (one.since, one.forgetting) == (2, None)
+    (one,) = standings(facts(*stages))
+    assert one.forgetting == pytest.approx(-10)
+    # models from before the first stage are seen from it on
+    (one,) = standings(facts(*stages[:2], earlier=1).model_copy(update={"of": ["b"]}))
+    assert (one.since, one.forgetting) == (1, pytest.approx(-25))
+
+
 def test_the_first_stage_has_nothing_to_forget():
     (one,) = standings(facts(stage("a", a=figure(5.0))))
     assert (one.since, one.best_before, one.forgetting) == (1, None, None)

@@ -118,7 +118,7 @@ def _continued(state: str, new: str, out: str, flags: JsonObject, *, quiet: bool
 
 def tell(found: Continued, *, json_: bool, quiet: bool) -> None:
     """Where it is and what is in it; the tables where it was measured."""
-    from chorus.continual.tables import models, stages_table, standing_table
+    from chorus.continual.tables import dev_table, models, stages_table, standing_table
 
     for warning in found.warnings:
         note(f"warning: {warning}", quiet=quiet)
@@ -126,6 +126,9 @@ def tell(found: Continued, *, json_: bool, quiet: bool) -> None:
         as_json(found.document())
         return
     facts = found.facts
+    if not quiet and (chosen := dev_table(facts)) is not None:
+        table(chosen)
+        click.echo()
     if facts.stages[-1].figures and not quiet:
         table(standing_table(facts))
         click.echo()

@@ -60,6 +60,7 @@ class StageFacts(Strict):
     scale: float | None = None  # opcm: what the sum was divided by
     norm: float | None = None  # opcm: of what the model adds to the base, over all tensors
     dev: dict[str, dict[str, float | None]] = Field(default_factory=dict)  # weight -> dev set -> figure
+    chosen: str = ""  # the weight that was the best there
     form: Literal["adapter", "model"]
     energy: float | None = None
     figures: dict[str, FigureFacts] = Field(default_factory=dict)

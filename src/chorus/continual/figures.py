@@ -60,8 +60,8 @@ def measure_stage(
 ) -> ContinualFacts:
     """The facts with the last stage's figures on these sets, and with the marks that they lack.
 
-    The base is measured on each set once. The model that is added now is measured on the set of its name: later it is
-    not there any more.
+    The base is measured on each set once, and once more, in pairs, with the model that is added now on the set of its
+    name: later that is not there any more.
     """
     stage, marks = facts.stages[-1], dict(facts.marks)
     figures = dict(stage.figures)
@@ -110,15 +110,17 @@ def standings(facts: ContinualFacts) -> list[Standing]:
     for name, now in facts.stages[-1].figures.items():
         mark = facts.marks.get(name)
         since = known_names.index(name) + 1 if name in known_names else None
-        best = _best_before(facts, name, now)
+        best = _best_before(facts, name, now, since or 0)
         gain = None if best is None else now.gain_on(best)
         found.append(Standing(name, since, now, mark, recovery_of(now, mark), best, gain))
     return sorted(found, key=lambda one: one.since or len(known_names) + 1)
 
 
-def _best_before(facts: ContinualFacts, name: str, now: FigureFacts) -> FigureFacts | None:
+def _best_before(facts: ContinualFacts, name: str, now: FigureFacts, since: int) -> FigureFacts | None:
     """The best figure of an earlier stage on the same rows, decoded and counted in the same way."""
-    earlier = [stage.figures[name] for stage in facts.stages[:-1] if name in stage.figures]
+    # not from before the set's own model came: what that brought would hide what others have lost
+    stages = [s for number, s in enumerate(facts.stages[:-1], facts.earlier + 1) if number >= since]
+    earlier = [stage.figures[name] for stage in stages if name in stage.figures]
     # of other rows, or decoded otherwise, a difference would be no forgetting
     alike = [(gain, one) for one in earlier if (gain := now.gain_on(one)) is not None]
     return min(alike, key=lambda pair: pair[0])[1] if alike else None

@@ -194,7 +194,7 @@ class _Stage:
         elif settings.method == "weighted":
             share, tried = self._share(dev)
             weights = Multipliers.of_share(share, settings.alpha, count)
-            more = {"dev": tried}
+            more = {"dev": tried, "chosen": f"{share:g}" if tried else ""}
         else:
             weights, scale, norm = opcm_stage(begun, added, settings, self.options)
             more = {"protect": settings.protect, "scale": scale, "norm": norm}

@@ -168,7 +168,7 @@ def merge_stage(
     if stage.form == "model":
         made = run(planned, output, progress)
         return [*planned.warnings, *made.warnings], f"{made.tensors} tensors"
-    found = run_as_adapter(planned, output, RankRule(energy=stage.energy), progress)
+    found = run_as_adapter(planned, output, RankRule(energy=stage.energy), progress, work=facts.asked)
     ranks = [module.rank for module in found.modules]
     told = f"{len(ranks)} modules, rank {min(ranks)} to {max(ranks)}" if ranks else "no module"
     return [*planned.warnings, *found.warnings], f"{told}, {found.parameters:,} parameters"

@@ -73,7 +73,8 @@ def read_state(source: Source, base: Source | None, count: int | None, options: 
     on = on_base(source, stated, options)
     if on.adapter is None:
         model = open_model(on, options)
-        facts, where = facts_in(model.directory), model.directory
+        # a recipe has no directory of its own, and says all that its merge would
+        facts, where = {"recipe": model.recipe} if model.method else facts_in(model.directory), model.directory
         if stated is None:
             stated = _base_of_model(on, facts, count)
             if stated is None:
@@ -119,7 +120,7 @@ def read_new(source: Source, name: str, begun: Merged, options: OpenOptions, *, 
     reference = on_base(source, begun.base, options)
     model = open_model(reference, options)
     own = (reference.adapter or reference).name
-    if reference.adapter is None and model.fingerprint() == begun.base_model.fingerprint():
+    if reference.adapter is None and base_identity(model) == begun.facts.base.identity:
         raise UsageError(f"{own} is the base itself: it adds nothing", "name a fine-tune or an adapter of it")
     added = Added(name or own.removesuffix("/").rpartition("/")[2], reference, model)
     if added.name in begun.facts.names:

@@ -31,7 +31,7 @@ def standing_table(facts: ContinualFacts) -> Table:
     ]  # fmt: skip
     over = summary(facts)
     # of one set they would only be said twice
-    if sum(one.since is not None for one in found) > 1:
+    if sum(one.since is not None for one in found) > 1 and any(value is not None for value in over.values()):
         for title, recovery, lost in (
             ("mean of the seen", "mean_recovery", "mean_forgetting"),
             ("least of the seen", "least_recovery", "worst_forgetting"),
@@ -52,6 +52,17 @@ def stages_table(facts: ContinualFacts) -> Table:
             str(number), stage.model, stage.method, weight, *(_value(stage.figures.get(name)) for name in sets)
         ])  # fmt: skip
     return Table("Stages", ["model", "name", "method", "weight", *sets], rows)
+
+
+def dev_table(facts: ContinualFacts) -> Table | None:
+    """What each weight of the earlier merge reached on dev, the chosen one in bold; None where none was chosen."""
+    stage = facts.stages[-1]
+    if not stage.dev:
+        return None
+    sets = list(dict.fromkeys(name for each in stage.dev.values() for name in each))
+    rows = [[share, *(_percent(each.get(name)) for name in sets)] for share, each in stage.dev.items()]
+    chosen = {(i, 0) for i, share in enumerate(stage.dev) if share == stage.chosen}
+    return Table("On dev", ["earlier merge", *sets], rows, [f"chosen: {stage.chosen}"], chosen)
 
 
 def _notes(found: list[Standing], facts: ContinualFacts) -> list[str]:
@@ -75,7 +86,11 @@ def _notes(found: list[Standing], facts: ContinualFacts) -> list[str]:
 
 
 def _value(found: FigureFacts | None) -> str:
-    return NONE if found is None or found.value is None else f"{found.value:.2f}"
+    return _percent(None if found is None else found.value)
+
+
+def _percent(value: float | None) -> str:
+    return NONE if value is None else f"{value:.2f}"
 
 
 def _with_interval(found: FigureFacts) -> str:

@@ -55,14 +55,17 @@ class _Delta:
 
 
 def run_as_adapter(
-    plan: Plan, output: Path, rule: RankRule, progress: Progress = lambda done, total: None
+    plan: Plan, output: Path, rule: RankRule, progress: Progress = lambda done, total: None, *, work: str = ""
 ) -> AdapterResult:
-    """Carry out a plan into adapter directories, one a variant. Raises `PlanError` where that cannot be."""
+    """Carry out a plan into adapter directories, one a variant. Raises `PlanError` where that cannot be.
+
+    `work` tells what is written: what a kill left of the same is begun again without being asked.
+    """
     pick_device(plan.options.device)
     refuse_input(output, plan.places)
     check_adapter_plan(plan, rule)
     whole = AdapterResult(output, [v.name for v in plan.variants if v.name])
-    with appearing_whole(output, overwrite=plan.options.overwrite) as partial:
+    with appearing_whole(output, overwrite=plan.options.overwrite, work=work) as partial:
         for variant in plan.variants:
             whole.add(_Run(plan, variant, partial.path / variant.name, rule).run(progress))
     return whole
