@@ -21,14 +21,14 @@ from chorus.checkpoints.reference import Reference
 from chorus.checkpoints.writer import PartialDirectory
 from chorus.continual import figures
 from chorus.continual.facts import ContinualFacts, read_facts
-from chorus.continual.sets import Measuring
+from chorus.continual.sets import Measuring, read_sets
 from chorus.continual.settings import Continuing
 from chorus.continual.tables import dev_table
 from chorus.data.manifest import write_manifest
 from chorus.errors import CheckpointError, ChorusError, DataError, MisfitError, OutputError, PlanError, UsageError
 from chorus.evaluate.results import read_evaluation
 from chorus.linalg.low_rank import LowRank
-from models import make_family, write_recipe
+from models import build, make_family, write_recipe
 from sounds import BASE, corpus
 
 Deltas = dict[str, np.ndarray]
@@ -309,6 +309,13 @@ def test_another_backbone_is_refused(one, tmp_path):
         chorus.continual(state, adapter, tmp_path / "two", base=base)
 
 
+def test_a_model_of_another_training_is_refused(tunes, tmp_path):
+    base, _ = tunes
+    build("qwen2", seed=5).save_pretrained(tmp_path / "stranger")
+    refused(["stranger was not tuned from base", "cosine", "begin with the base"], MisfitError, base,
+            tmp_path / "stranger", tmp_path / "one")  # fmt: skip
+
+
 def test_an_adapter_of_another_base_is_refused_where_nobody_said_the_base(one, tmp_path, monkeypatch):
     base, state, models = one
     moved = tmp_path / "elsewhere"
@@ -521,10 +528,12 @@ def test_the_weight_is_chosen_on_dev(heard, tmp_path):
     assert shown is not None
     assert [row[0] for row in shown.rows] == ["0", "0.5", "1"]
     assert stage.weight == pytest.approx(1 - stage.state_weight)
-    # the share 1 is the state alone
-    alone = chorus.continual(BASE, first, tmp_path / "alone", tests=[f"a={a}"], measuring=MEASURING)
-    assert stage.dev["1"]["a"] != stage.dev["0"]["a"] or stage.dev["1"]["b"] != stage.dev["0"]["b"]
-    assert alone.facts.stages[0].figures["a"].value is not None
+    # the share 1 is the state alone, and 0 the new model
+    sets = read_sets([f"a={a}"], "dev", MEASURING)
+    for share, place in (("1", tmp_path / "one"), ("0", second)):
+        system = reference(BASE, place)
+        alone = chorus.evaluate(system, sets["a"].test, tmp_path / share, decoding=sets["a"].decoding, device="cpu")
+        assert stage.dev[share]["a"] == pytest.approx(alone.summary["all"]["error_rate"])
 
 
 def test_dev_rows_may_not_be_test_rows(heard, tmp_path):

@@ -101,6 +101,7 @@ class Standing:
     recovery: float | None
     best_before: FigureFacts | None
     forgetting: float | None  # points, below zero where an earlier stage was better
+    recovery_before: float | None = None  # of that stage
 
 
 def standings(facts: ContinualFacts) -> list[Standing]:
@@ -112,7 +113,8 @@ def standings(facts: ContinualFacts) -> list[Standing]:
         since = known_names.index(name) + 1 if name in known_names else None
         best = _best_before(facts, name, now, since or 0)
         gain = None if best is None else now.gain_on(best)
-        found.append(Standing(name, since, now, mark, recovery_of(now, mark), best, gain))
+        before = None if best is None else recovery_of(best, mark)
+        found.append(Standing(name, since, now, mark, recovery_of(now, mark), best, gain, before))
     return sorted(found, key=lambda one: one.since or len(known_names) + 1)
 
 

@@ -48,6 +48,7 @@ class Continued:
             one.name: {
                 "model": one.since, "now": one.now.value, "recovery": one.recovery,
                 "best_before": one.best_before.value if one.best_before else None, "forgetting": one.forgetting,
+                "recovery_before": one.recovery_before,
             }
             for one in standings(self.facts)
         }  # fmt: skip

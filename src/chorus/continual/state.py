@@ -24,6 +24,7 @@ else:
     torch = lazy("torch")
 
 BEGINNING = 1 << 14  # values of a tensor that tell it from others: a training changes every row
+FEW, STRANGE = 256, 0.5  # values that a cosine needs; and a cosine that no training comes down to
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,8 @@ def read_new(source: Source, name: str, begun: Merged, options: OpenOptions, *, 
     own = (reference.adapter or reference).name
     if reference.adapter is None and base_identity(model) == begun.facts.base.identity:
         raise UsageError(f"{own} is the base itself: it adds nothing", "name a fine-tune or an adapter of it")
+    if reference.adapter is None:
+        _refuse_stranger(own, model, begun)
     added = Added(name or own.removesuffix("/").rpartition("/")[2], reference, model)
     if added.name in begun.facts.names:
         raise UsageError(f'a model called "{added.name}" is in the merge already', "give this one another --name")
@@ -137,6 +140,32 @@ def read_new(source: Source, name: str, begun: Merged, options: OpenOptions, *, 
     if not explicit and begun.adapter and added.adapter:
         _refuse_other_base(begun, added)
     return added
+
+
+def _refuse_stranger(own: str, model: Model, begun: Merged) -> None:
+    """A model of the base's shapes that was not tuned from it: what it differs by is no training, but another model."""
+    if model.checkpoint.keys() != begun.base_model.checkpoint.keys():
+        return  # which the plan refuses, and says which tensors
+    alike = median_cosine(model, begun.base_model)
+    if alike < STRANGE:
+        raise MisfitError(
+            f"{own} was not tuned from {begun.base.name}: the cosine of their matrices is {alike:.2f}",
+            f"name a fine-tune of {begun.base.name}, or begin with the base that {own} was tuned from",
+        )
+
+
+def median_cosine(one: Model, other: Model) -> float:
+    """How alike two models' matrices are, by the beginning of each: near 1 for a fine-tune, near 0 for strangers."""
+    found = []
+    for name, tensor in one.checkpoint.items():
+        count = min(BEGINNING, math.prod(tensor.shape))
+        # norms are near one in every model, and too short to tell
+        if len(tensor.shape) < 2 or tensor.shape != other.checkpoint[name].shape or count < FEW:
+            continue
+        a, b = (model.checkpoint[name].flat(0, count).double() for model in (one, other))
+        size = float(a.norm() * b.norm())
+        found.append(float(a @ b) / size if size else 1.0)
+    return sorted(found)[len(found) // 2] if found else 1.0
 
 
 def _refuse_other_base(begun: Merged, added: Added) -> None:
