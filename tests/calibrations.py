@@ -68,3 +68,14 @@ def recipe_for(base: Path, models: list[Path], *, adapters: bool, **more: Any) -
     return {
         "merge_method": "task_arithmetic", "base_model": str(base), "models": entries, "out_dtype": "float32", **more
     }  # fmt: skip
+
+
+def doubled(monkeypatch: Any) -> None:
+    """transformers' language models take norms and losses through float32, in which no slope could be told."""
+    from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
+
+    def norm(self: Any, x: torch.Tensor) -> Any:
+        return self.weight * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.variance_epsilon))
+
+    monkeypatch.setattr(Qwen2RMSNorm, "forward", norm)
+    monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)

@@ -13,7 +13,7 @@ import torch
 import yaml
 
 import chorus
-from calibrations import WEIGHTS, adapters_on, base_of, fine_tunes_of, loaded, recipe_for
+from calibrations import WEIGHTS, adapters_on, base_of, doubled, fine_tunes_of, loaded, recipe_for
 from chorus.calibrate import learning
 from chorus.calibrate.deltas import Kept, check_bases, deltas_of
 from chorus.calibrate.groups import check_plan, coefficients_of, groups_of, starting_weights
@@ -95,23 +95,11 @@ class Set:
 # ---- what is computed ----
 
 
-@pytest.fixture
-def doubled(monkeypatch):
-    """transformers' language models take norms and losses through float32, in which no slope could be told."""
-    from transformers.models.qwen2.modeling_qwen2 import Qwen2RMSNorm
-
-    def norm(self, x):
-        return self.weight * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.variance_epsilon))
-
-    monkeypatch.setattr(Qwen2RMSNorm, "forward", norm)
-    return lambda: monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
-
-
 @pytest.mark.parametrize("case", CASES)
-def test_the_gradient_of_each_weight_is_the_slope_of_the_loss(made, speech, doubled, case):
+def test_the_gradient_of_each_weight_is_the_slope_of_the_loss(made, speech, monkeypatch, case):
     base, recipe = made(case)
     one = Set(recipe, base, speech, double=True)
-    doubled()
+    doubled(monkeypatch)
     assert one.weights.numel() >= 20
     found, step, seen = one.gradient(), 1e-4, 0
     size = float(found.abs().max())

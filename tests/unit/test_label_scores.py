@@ -82,6 +82,27 @@ def test_each_label_is_as_likely_as_by_itself(recogniser: Any) -> None:
     assert max(spread) - min(spread) > 1, "labels that are all alike show nothing"
 
 
+def test_the_gradient_of_each_label_is_that_of_its_own_forward(recogniser: Any) -> None:
+    """Through the tree, the cache of the question and the sound that is heard once: calibration learns by it."""
+    speech, model = asked(2), recogniser.parts.model
+    inside = dict(model.named_parameters())
+    watched = [inside[next(n for n in inside if part in n)] for part in ("audio_tower", "layers.0.mlp", "embed_tokens")]
+    odds = recogniser.label_odds(model, recogniser.inputs(speech), [LABELS, LABELS[:3]])
+    for i, one in enumerate(speech):
+        inputs = as_taken(recogniser.inputs([one]), model)
+        for label in LABELS[:3]:
+            found = torch.autograd.grad(odds[i][label].sum(), watched, retain_graph=True)
+            tokens = [*plain_ids(recogniser.tokenizer, label), recogniser.end]
+            ids = torch.cat([inputs["input_ids"], torch.tensor([tokens])], 1)
+            logits = model(**{**inputs, "input_ids": ids, "attention_mask": torch.ones_like(ids)}).logits[0]
+            told = torch.log_softmax(logits[-len(tokens) - 1 : -1], -1)[torch.arange(len(tokens)), torch.tensor(tokens)]
+            assert torch.allclose(odds[i][label], told, atol=1e-4)
+            for a, b in zip(found, torch.autograd.grad(told.sum(), watched), strict=True):
+                size = float(b.abs().max())
+                assert size > 0
+                assert float((a - b).abs().max()) < 1e-3 * size
+
+
 def test_what_another_label_begins_with_is_a_label(recogniser: Any) -> None:
     """`on` and `one`: the end token tells them apart, and the odds of both are of whole answers."""
     (scores,) = recogniser.label_scores(recogniser.parts.model, recogniser.inputs(asked(1)), [("on", "one")])

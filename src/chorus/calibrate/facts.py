@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 from chorus._version import __version__
 from chorus.calibrate.groups import Groups, labels_of
-from chorus.calibrate.recovery import Figures, Marks, recoveries, score, value_of
+from chorus.calibrate.recovery import Figures, Marks, recoveries, score, unit_of, value_of
 from chorus.calibrate.result import weights_table
 from chorus.calibrate.rows import Rows
-from chorus.calibrate.settings import Calibration
+from chorus.calibrate.settings import Calibration, Measure
 from chorus.checkpoints.public_recipe import public_document
 from chorus.merge.plan import Plan
 from chorus.plain import JsonObject
@@ -66,8 +66,9 @@ def facts_of(
 
 def dev_table(facts: JsonObject) -> Table:
     """Base, single models, the recipe's own weights and the calibrated ones on dev, by task."""
-    measure = str(facts["settings"]["measure"])
-    unit, places = (1.0, 3) if measure == "loss" else (100.0, 2)
+    measure: Measure = facts["settings"]["measure"]
+    unit = unit_of(measure)
+    places = 3 if unit == 1 else 2
     tasks = list(facts["rows"])
     lines = [(name, reached) for name, reached in facts["singles"].items()]
     lines += [("the recipe's weights", facts["start"]), ("calibrated", facts["best"])]

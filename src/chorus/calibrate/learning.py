@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from chorus.calibrate.entropy import entropies
 from chorus.calibrate.forms import Weights
 from chorus.calibrate.groups import Groups
 from chorus.calibrate.live import Live
 from chorus.calibrate.rows import Draws, Rows
 from chorus.calibrate.settings import Calibration
 from chorus.errors import ChorusError
+from chorus.models.finite import NotFiniteError
 from chorus.train.backbones.protocol import Backbone
 from chorus.train.backbones.shared import batch_of, loss_of
 from chorus.train.config import Augment, TrainConfig
@@ -32,6 +34,7 @@ class Learner:
         self, weights: Weights, live: Live, backbone: Backbone, config: TrainConfig, rows: Rows, settings: Calibration
     ) -> None:
         self.weights, self.live, self.backbone, self.settings = weights, live, backbone, settings
+        self.config, self.rows = config, rows.train
         self.optimizer = torch.optim.Adam([weights.raw], lr=settings.learning_rate, betas=BETAS)
         self.sets = {
             task: TrainingSet(every, backbone, Augment(), config.seed) for task, every in rows.train.items()
@@ -46,9 +49,8 @@ class Learner:
         self.live.set(weights)
         total = 0.0
         for task, draws in self.draws.items():
-            batch = batch_of(self.backbone, [self.sets[task][draw] for draw in draws.of(number)])
             # one task's graph at a time: all at once would hold the activations of every task
-            loss = loss_of(self.backbone, batch) / len(self.draws)
+            loss = self._loss(task, draws.of(number), number + 1) / len(self.draws)
             # told before the backward pass, whose gradients would be of nothing
             if not bool(torch.isfinite(loss)):
                 raise ChorusError(f"update {number + 1}: the loss of {task} is {float(loss)}", LOWER)
@@ -59,6 +61,16 @@ class Learner:
         self.optimizer.step()
         self._check(self.weights.values().detach(), number + 1, labels, groups)
         return total
+
+    def _loss(self, task: str, drawn: Sequence[tuple[int, int]], number: int) -> Tensor:
+        """What is lowered, of one task's rows."""
+        if self.settings.objective == "cross-entropy":
+            return loss_of(self.backbone, batch_of(self.backbone, [self.sets[task][draw] for draw in drawn]))
+        # not through examples, which hold an answer and may change the sound by a draw
+        try:
+            return entropies(self.backbone, self.config, [self.rows[task][row] for _, row in drawn]).mean()
+        except NotFiniteError:
+            raise ChorusError(f"update {number}: what {task} is answered is no finite number", LOWER) from None
 
     def _check(self, weights: Tensor, number: int, labels: Sequence[str], groups: Groups) -> None:
         wrong = (~(weights.abs() <= self.settings.bound)).nonzero()  # NaN is in no bound either

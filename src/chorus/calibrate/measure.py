@@ -7,6 +7,7 @@ from functools import partial
 
 import torch
 
+from chorus.calibrate.entropy import entropies
 from chorus.calibrate.recovery import Figures, Part
 from chorus.calibrate.settings import Measure
 from chorus.data.utterance import Utterance
@@ -20,8 +21,10 @@ from chorus.train.measure import error_rates, written
 def measured(
     backbone: Backbone, config: TrainConfig, rows: Mapping[str, Sequence[Utterance]], what: Measure
 ) -> Figures:
-    """The figures of every task: [loss times labels, labels] of each batch, or [errors, length]."""
-    one = _loss if what == "loss" else partial(_errors, config, what)
+    """The figures of every task: of each batch [loss times labels, labels], [errors, length] or [entropies, rows]."""
+    one = (
+        _loss if what == "loss" else partial(_entropy, config) if what == "entropy" else partial(_errors, config, what)
+    )
     return {task: [one(backbone, part) for part in _parts(every, config)] for task, every in rows.items()}
 
 
@@ -39,6 +42,11 @@ def _loss(backbone: Backbone, part: Sequence[Utterance]) -> Part:
         batch = batch_of(backbone, [backbone.example(u, None, Augment()) for u in part])
         count = float((batch["labels"] != IGNORED).sum())
         return [float(loss_of(backbone, batch)) * count, count]
+
+
+def _entropy(config: TrainConfig, backbone: Backbone, part: Sequence[Utterance]) -> Part:
+    with torch.inference_mode():
+        return [float(entropies(backbone, config, part).sum()), float(len(part))]
 
 
 def _errors(config: TrainConfig, what: Measure, backbone: Backbone, part: Sequence[Utterance]) -> Part:

@@ -13,7 +13,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from chorus.calibrate.settings import Rule
+from chorus.calibrate.settings import Measure, Rule
 
 Part = list[float]  # [sum, count] of one batch of dev
 Figures = dict[str, list[Part]]  # by task
@@ -27,6 +27,11 @@ def value_of(parts: Sequence[Part]) -> float:
     1.0
     """
     return sum(a for a, _ in parts) / max(1.0, sum(n for _, n in parts))
+
+
+def unit_of(measure: Measure) -> float:
+    """What a measure is told in: error rates in percent, the others as they are."""
+    return 100.0 if measure in ("wer", "cer") else 1.0
 
 
 def gain(base: Sequence[Part], own: Sequence[Part]) -> tuple[float, float]:
@@ -50,13 +55,19 @@ class Marks:
     counts: bool
 
 
-def marks_of(base: Figures, singles: Mapping[str, Figures], own: Mapping[str, str]) -> dict[str, Marks]:
-    """The marks of each task. `own` names a task's model; of others it is the best single one on dev."""
+def marks_of(
+    base: Figures, singles: Mapping[str, Figures], own: Mapping[str, str], *, counted: bool = True
+) -> dict[str, Marks]:  # fmt: skip
+    """The marks of each task. `own` names a task's model; of others it is the best single one on dev.
+
+    Unless `counted` none counts: of entropies, which say how sure a model is, nothing is recovered.
+    """
     found = {}
     for task, parts in base.items():
         model = own.get(task) or min(singles, key=lambda name: value_of(singles[name][task]))
         better, error = gain(parts, singles[model][task])
-        counts = better > ERRORS * error and better > 0
+        # a single model that is surer than another may be surely wrong
+        counts = counted and better > ERRORS * error and better > 0
         found[task] = Marks(value_of(parts), value_of(singles[model][task]), model, counts)
     return found
 

@@ -11,8 +11,10 @@ from chorus.calibrate.settings import Calibration
 from chorus.data.manifest import groups, named_manifest, read_manifest
 from chorus.data.split import SPLIT_NAMES
 from chorus.data.utterance import Utterance
-from chorus.errors import DataError, MisfitError
+from chorus.errors import DataError, MisfitError, UsageError
 from chorus.lazy import lazy
+from chorus.tasks.protocol import Chooses
+from chorus.train.asked import task_of
 from chorus.train.config import DataSettings, Dev, RowSource, StartSettings, Train, TrainConfig
 from chorus.train.measure import spread
 from chorus.train.rows import TrainingRows, decodable, gather, leaked, shown
@@ -70,13 +72,15 @@ def _with_tests(manifests: Sequence[str]) -> list[str]:
     return found
 
 
-def read_rows(config: TrainConfig, *, needs_audio: bool, skip_bad: bool) -> TrainingRows:
+def read_rows(config: TrainConfig, *, needs_audio: bool, skip_bad: bool, answers: bool = True) -> TrainingRows:
     """The rows, with what train, dev and test share refused: by file and cut, by the bytes of a copy, texts by words.
+
+    Without `answers` rows of labels need none.
 
     Raises `DataError`.
     """
     # what `gather` refuses itself is training's business, and its remedy (--allow-leakage) is none here
-    rows = gather(config, needs_audio=needs_audio, skip_bad=skip_bad, allow_leakage=True)
+    rows = gather(config, needs_audio=needs_audio, skip_bad=skip_bad, allow_leakage=True, answers=answers)
     shared = _shared if not needs_audio else leaked
     for name, held, others in (
         ("dev", rows.dev, [("calibration", rows.train)]),
@@ -121,6 +125,47 @@ def _grouped(utterances: Sequence[Utterance], column: str) -> dict[str, list[Utt
     rows = groups([u.row for u in utterances], lambda row: row.get(column) or UNNAMED)
     by_row = {id(u.row): u for u in utterances}
     return {name: [by_row[id(row)] for row in rows[name]] for name in sorted(rows)}
+
+
+def labels_of(config: TrainConfig, utterance: Utterance) -> tuple[str, ...]:
+    """What a row is answered from; `MisfitError` for one that is answered with a text."""
+    task = task_of(config, utterance.row)
+    found = task.labels(utterance.row) if isinstance(task, Chooses) else ()
+    if not found:
+        raise MisfitError(
+            f"{utterance.row}: answered with a text (task {task.name}), and entropy is of labels",
+            "leave the row out, give it choices, or learn from answers (--objective cross-entropy)",
+        )
+    return found
+
+
+def as_measured(settings: Calibration, rows: Rows, config: TrainConfig) -> Calibration:
+    """The settings with the measure that dev's rows allow: the entropy of labels where none of them has an answer.
+
+    Raises `MisfitError` for what has no entropy, and where some rows of dev have an answer and others none.
+    """
+    dev = [u for every in rows.dev.values() for u in every]
+    silent = [str(u.row) for u in dev if not u.row.text.strip()]
+    if silent and settings.measure != "entropy":
+        if len(silent) < len(dev):
+            # two measures in one rule would add nats of one kind to nats of another
+            raise MisfitError(
+                f"{len(silent)} of {len(dev)} dev rows have no answer: {shown(silent)}",
+                "give all of them one, or choose by --measure entropy",
+            )
+        if settings.measure != "loss":
+            raise MisfitError(
+                f"no dev row has an answer that a {settings.measure} could be of", "leave --measure out: it is entropy"
+            )
+        settings = settings.model_copy(update={"measure": "entropy"})
+    # before the first forward: a row without choices in the last batch would cost all that came before it
+    measured = dev if settings.measure == "entropy" else []
+    learnt = [u for every in rows.train.values() for u in every] if settings.objective == "entropy" else []
+    for utterance in [*learnt, *measured]:
+        labels_of(config, utterance)
+    if settings.measure == "entropy" and settings.own:
+        raise UsageError("--own names what recovery is counted to, and entropies have none", "leave it out")
+    return settings
 
 
 class Draws:

@@ -84,8 +84,9 @@ def calibrate(
     Raises `RecipeError`, `PlanError`, `DataError`, `CheckpointError`, `OutputError`, and `ChorusError` where a weight
     diverges.
     """
+    from chorus.calibrate.entropy import need_odds
     from chorus.calibrate.groups import check_plan, groups_of
-    from chorus.calibrate.rows import by_task, read_rows, training_config
+    from chorus.calibrate.rows import as_measured, by_task, read_rows, training_config
     from chorus.checkpoints.output_place import refuse_input
     from chorus.train.backbones.choose import load_backbone, takes_audio
     from chorus.train.environment import need_extra
@@ -104,11 +105,16 @@ def calibrate(
         config = training_config(settings, str(base), *([str(p) for p in paths] for paths in (data, dev, test)))
         needs_audio = takes_audio(config)
         refuse_input(output, [*planned.places, *config.places])
-        read = read_rows(config, needs_audio=needs_audio, skip_bad=skip_bad)
+        read = read_rows(
+            config, needs_audio=needs_audio, skip_bad=skip_bad, answers=settings.objective == "cross-entropy"
+        )
         backbone = load_backbone(config, device, texts=[u.row.text for u in read.train])
         backbone.model.to(device)
         keep_what_fits(read, backbone, skip_bad=skip_bad)
         rows = by_task(read, settings, needs_audio=needs_audio, skip_bad=skip_bad)
+        settings = as_measured(settings, rows, config)
+        if "entropy" in (settings.objective, settings.measure):
+            need_odds(backbone)
         for text in [*planned.warnings, *read.notes]:
             note(f"WARNING: {text}")
         for reason, names in read.left_out.items():
@@ -167,7 +173,7 @@ class _Calibrating:
         """The measures of an earlier run of the same calibration, and those to come."""
         settings = self.settings.model_dump(mode="json", exclude={"device"})
         rows = [
-            [part, task, str(u.row), u.key() if u.row.path else "", u.row.text, u.row.language]
+            [part, task, str(u.row), u.key() if u.row.path else "", u.row.text, u.row.language, u.row.get("choices")]
             for part, tasks in (("train", self.rows.train), ("dev", self.rows.dev))
             for task, every in tasks.items() for u in every
         ]  # fmt: skip
@@ -225,7 +231,11 @@ class _Calibrating:
                 self._append(Measurement(single=label, update=-1, figures=known[label], state=[], loss=None))
         from chorus.calibrate.recovery import marks_of
 
-        self.marks: dict[str, Marks] = marks_of(known.pop(BASE), known, self.settings.own)
+        counted = self.settings.measure != "entropy"
+        self.marks: dict[str, Marks] = marks_of(known.pop(BASE), known, self.settings.own, counted=counted)
+        if not counted:
+            self.note(f"chosen by entropy on dev, which has no recovery: the rule ({self.settings.rule}) goes by it")
+            return
         without = [task for task, mark in self.marks.items() if not mark.counts]
         if without:
             self.note(
@@ -276,9 +286,9 @@ class _Calibrating:
         self.note(f"update {update}: {self._told(figures)}" + ("; the best so far" if best["update"] == update else ""))
 
     def _told(self, figures: Figures) -> str:
-        from chorus.calibrate.recovery import recoveries, value_of
+        from chorus.calibrate.recovery import recoveries, unit_of, value_of
 
-        unit = 1.0 if self.settings.measure == "loss" else 100.0
+        unit = unit_of(self.settings.measure)
         found = recoveries(figures, self.marks)
         parts = [
             f"{task} {unit * value_of(parts):.3f}" + (f" (recovery {found[task]:.2f})" if task in found else "")

@@ -8,12 +8,14 @@ from pydantic import Field, model_validator
 
 from chorus.settings import Strict
 from chorus.tasks.normalise import NormaliserName
+from chorus.train.asked import answers_labels
 from chorus.train.config import LANGUAGE_MODELLING, DeviceName, LearntTask, Seconds
 
 Granularity = Literal["scalar", "task", "component", "group"]
 Form = Literal["free", "tanh", "simplex"]
 Rule = Literal["mean", "minimum", "geometric", "l2"]
-Measure = Literal["loss", "wer", "cer"]
+Measure = Literal["loss", "wer", "cer", "entropy"]
+Objective = Literal["cross-entropy", "entropy"]
 
 
 class Calibration(Strict):
@@ -26,11 +28,13 @@ class Calibration(Strict):
                  factor of each group times its models' shares of one
     start        what every weight begins at; None: at what the recipe says
     bound        a weight beyond it ends the calibration
+    objective    what an update lowers: the cross-entropy of the answers, or, of rows without any, the entropy of labels
     by           the column of the rows whose values are the tasks: batches are drawn evenly from them
     batch_size   rows of each task in an update
     every        updates between two measures on dev; patience: measures without a better one that end it
     rule         how the tasks' recoveries become the one number by which the best weights are chosen
-    measure      what is measured on dev: the loss, or an error rate by greedy decoding
+    measure      what is measured on dev: the loss, an error rate by greedy decoding, or the entropy of labels, which it
+                 is by itself where objective is entropy and dev has no answers
     own          task -> the model that was tuned for it; of others the best single model on dev is taken
     rank         full fine-tunes: matrices' deltas cut to this rank; None: whole
     streamed     full fine-tunes: whole deltas are read anew at each update, and not held
@@ -43,6 +47,7 @@ class Calibration(Strict):
     magnitude: float = Field(default=2.0, gt=0, allow_inf_nan=False)
     start: float | None = Field(default=None, allow_inf_nan=False)
     bound: float = Field(default=10.0, gt=0, allow_inf_nan=False)
+    objective: Objective = "cross-entropy"
     task: LearntTask = "asr"
     by: str = Field(default="domain", min_length=1)
     updates: int = Field(default=200, ge=1)
@@ -75,6 +80,13 @@ class Calibration(Strict):
             )
         if self.start is not None and abs(self.start) > self.bound:
             raise ValueError(f"start: {self.start:g} is beyond the bound of {self.bound:g}")
+        # of texts there are too many for a distribution over them
+        if "entropy" in (self.objective, self.measure) and not answers_labels(self.task):
+            key = "objective" if self.objective == "entropy" else "measure"
+            raise ValueError(
+                f"{key}: entropy is of labels, and {self.task} is answered with a text: name a task of labels, or "
+                "learn from answers (cross-entropy)"
+            )
         if self.task == LANGUAGE_MODELLING and self.measure != "loss":
             raise ValueError(f"measure: {self.measure} is of texts that are heard; lm has a loss alone")
         return self

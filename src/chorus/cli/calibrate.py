@@ -30,11 +30,15 @@ from chorus.errors import UsageError
 @click.option("--start", type=float, help="Where all weights begin.  [default: at the recipe's]")
 @click.option("--bound", type=float, default=10.0, show_default=True, help="A weight beyond it ends the calibration.")
 @click.option(
+    "--objective", type=click.Choice(["cross-entropy", "entropy"]), default="cross-entropy", show_default=True,
+    help="What is lowered: of answers, or of labels that no row is known to have.",
+)  # fmt: skip
+@click.option(
     "--rule", type=click.Choice(["mean", "minimum", "geometric", "l2"]), default="mean", show_default=True,
     help="How the tasks' recoveries on dev become one number.",
 )  # fmt: skip
 @click.option(
-    "--measure", type=click.Choice(["loss", "wer", "cer"]), default="loss", show_default=True,
+    "--measure", type=click.Choice(["loss", "wer", "cer", "entropy"]), default="loss", show_default=True,
     help="What is measured on dev.",
 )  # fmt: skip
 @click.option("--normaliser", "--normalizer", default="raw", show_default=True, help="Of error rates on dev.")
@@ -72,7 +76,7 @@ from chorus.errors import UsageError
 @json_flag()
 @quiet_flag()
 def command(recipe: str, data: tuple[str, ...], dev: tuple[str, ...], test: tuple[str, ...], **flags: Any) -> None:
-    """Learn the weights of RECIPE's models by part of the network, on labelled rows; write a recipe that says them.
+    """Learn the weights of RECIPE's models by part of the network on rows of its tasks; write a recipe that says them.
 
     Give the same command again after a kill, and it goes on. Test rows are refused.
 

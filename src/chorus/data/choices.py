@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from chorus.data.manifest import Row
 from chorus.errors import DataError, UsageError
-from chorus.tasks.chosen import CHOICES, check_answer
+from chorus.tasks.chosen import CHOICES, check_answer, check_choices
 from chorus.tasks.protocol import Chooses, Task
 from chorus.tasks.registry import parse_task
 
@@ -16,12 +16,14 @@ TASK = "task"  # a manifest's column
 SHOWN = 5  # rows that a message names
 
 
-def with_choices(rows: Sequence[Row], task: Task, among: Sequence[Row] | None = None) -> list[Row]:
+def with_choices(
+    rows: Sequence[Row], task: Task, among: Sequence[Row] | None = None, *, answers: bool = True
+) -> list[Row]:  # fmt: skip
     """The rows, each with the choices that it is answered from in its column `choices`; others' tasks' as they are.
 
     Where neither task nor row names any they are the answers of all rows `among` which these are, in alphabetical
     order: of the whole manifest, so that training and test have the same. `DataError` names each row whose answer is
-    missing or none of its choices.
+    missing or none of its choices; without `answers` a missing one is none to be named.
     """
     if not isinstance(task, Chooses):
         return list(rows)
@@ -32,7 +34,10 @@ def with_choices(rows: Sequence[Row], task: Task, among: Sequence[Row] | None = 
     for row in rows:
         try:
             own = task.labels(row)
-            check_answer(task.name, task.reference(row), own or found, row)
+            if answers or task.reference(row):
+                check_answer(task.name, task.reference(row), own or found, row)
+            else:
+                check_choices(task.name, own or found, row)
         except DataError as error:
             problems.append(error)
             continue

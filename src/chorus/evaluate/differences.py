@@ -61,7 +61,7 @@ def _matched(domains: Domains, metric: Metric) -> tuple[Test, Matched | None]:
         ])  # fmt: skip
     if domains and isinstance(metric, OfHits):
         rows = [_rows(x, metric.hits(x), metric.hits(y)) for x, y in domains]
-        # where one system's rows are known and the other's are not, they are no pairs
+        # where one system's rows are known and the other's are not, they are no pairs, and draws are left
         if None not in rows:
             return "exact McNemar", matched_parts([
                 Weighted(100 / count / len(domains), found) for count, found in filter(None, rows)
@@ -94,6 +94,7 @@ def _rows(
     for row, a, b in zip(rows, first, second, strict=True):
         if (a is None) != (b is None):
             return None
+        # a row that nobody tells of is in neither system's share
         if a is not None and b is not None:
             sums[row.utterance] = sums.get(row.utterance, 0) + b - a
     return sum(one is not None for one in first), list(sums.values())

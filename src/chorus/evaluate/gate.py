@@ -98,6 +98,7 @@ def _metric_bounded(result: Evaluation, name: str, limit: float) -> Check:
             f"{metric.title} is not defined: nothing in these results tells it",
             "bound another metric; likelihoods, as constrained accuracy and EER need them, not every runtime tells",
         )
+    # what is best tells which way is better, as no metric says it otherwise
     if metric.best == 0:
         return Check(metric.title, value, limit, value <= limit)
     return Check(metric.title, value, limit, value >= limit, "at least")

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 else:
     torch = lazy("torch")
 
+Odds = dict[str, "torch.Tensor"]  # label -> the log-probabilities of its tokens and its end, with gradients
 Scores = dict[str, tuple[float, int]]  # label -> the sum of its tokens' log-probabilities, and how many they are
 ROOT = -1  # the parent of what follows the question
 
@@ -71,7 +72,17 @@ def tree_of(labels: Mapping[str, Sequence[int]], end: int) -> Tree:
     return tree
 
 
-def scores_behind(model: PreTrainedModel, inputs: Batch, trees: Sequence[Tree], padding: int) -> list[Scores]:
+def scores_of(odds: Odds) -> Scores:
+    """The numbers alone."""
+    return {label: (float(sum(tokens.tolist())), len(tokens)) for label, tokens in odds.items()}
+
+
+def sums_of(odds: Odds) -> torch.Tensor:
+    """The log-probability of each label [labels], in order, with gradients."""
+    return torch.stack([tokens.sum() for tokens in odds.values()])
+
+
+def odds_behind(model: PreTrainedModel, inputs: Batch, trees: Sequence[Tree], padding: int) -> list[Odds]:
     """Each row's labels, given questions [rows, columns] that are padded on the left, with all that belongs to them.
 
     `inputs` are on the model's device.
@@ -92,9 +103,9 @@ def scores_behind(model: PreTrainedModel, inputs: Batch, trees: Sequence[Tree], 
     return _told(model, asked.logits[:, -1], out.last_hidden_state, trees)
 
 
-def scores_of_heard(
+def odds_of_heard(
     model: PreTrainedModel, hidden: torch.Tensor, prefixes: Sequence[Sequence[int]], trees: Sequence[Tree]
-) -> list[Scores]:
+) -> list[Odds]:
     """Each row's labels by a decoder that looks at what an encoder has heard [rows, positions, width].
 
     All prefixes, what the decoder is told before it writes, have one length.
@@ -128,8 +139,8 @@ def _nodes(trees: Sequence[Tree], padding: int, device: torch.device) -> tuple[t
 
 def _told(
     model: PreTrainedModel, last: torch.Tensor, hidden: torch.Tensor, trees: Sequence[Tree]
-) -> list[Scores]:  # fmt: skip
-    """Scores of hidden states [rows, nodes, width] behind logits [rows, vocabulary].
+) -> list[Odds]:  # fmt: skip
+    """Odds of hidden states [rows, nodes, width] behind logits [rows, vocabulary].
 
     The head is asked for one row at a time: a vocabulary of 150,000 times a tree of 100 nodes is 60 MB.
     """
@@ -140,8 +151,7 @@ def _told(
         need_finite(logits.amax(-1))
         odds = torch.log_softmax(logits, -1)
         found.append({
-            label: (float(sum(odds[node, token].item() for node, token in path)), len(path))
-            for label, path in tree.paths.items()
+            label: odds[[node for node, _ in path], [token for _, token in path]] for label, path in tree.paths.items()
         })  # fmt: skip
     return found
 

@@ -17,7 +17,7 @@ from chorus.models.batches import as_taken, pad
 from chorus.models.features import FRAMES_PER_SECOND, MARGIN, LogMel
 from chorus.models.finite import finite_alone
 from chorus.models.kind import AUDIO_TEXT_TO_TEXT, Kind
-from chorus.models.label_scores import Scores, scores_behind, tree_of
+from chorus.models.label_scores import Odds, Scores, odds_behind, scores_of, tree_of
 from chorus.models.limits import Limits
 from chorus.models.parts import Parts
 from chorus.models.recogniser import Speech, Transcript
@@ -129,8 +129,12 @@ class SpeechLlmRecogniser:
 
     def label_scores(self, model: PreTrainedModel, inputs: Batch, labels: Sequence[Sequence[str]]) -> list[Scores]:
         """As the protocol says: the sound is heard once for all labels."""
+        return [scores_of(one) for one in self.label_odds(model, inputs, labels)]
+
+    def label_odds(self, model: PreTrainedModel, inputs: Batch, labels: Sequence[Sequence[str]]) -> list[Odds]:
+        """The same, token by token, with gradients where the caller keeps them."""
         trees = [tree_of({label: plain_ids(self.tokenizer, label) for label in own}, self.end) for own in labels]
-        return scores_behind(model, as_taken(inputs, model), trees, self.padding)
+        return odds_behind(model, as_taken(inputs, model), trees, self.padding)
 
 
 KIND = Kind(

@@ -91,6 +91,15 @@ def score_labels(rows: Sequence[Answer], normaliser: str, unit: Unit | None = No
     ]  # fmt: skip
 
 
+def check_choices(task: str, labels: Sequence[str], where: object) -> None:
+    """`DataError` for a row that is asked without an answer being known, and has nothing to choose from."""
+    if not labels:
+        raise DataError(
+            f"{where}: task {task}: no choices, and no row's answer to take them from", f"give the column {CHOICES}"
+        )
+    check_labels(labels, where, task)
+
+
 def check_answer(task: str, reference: str, labels: Sequence[str], where: object) -> None:
     """`DataError` for a row that cannot be answered right: it has no answer, or one that is none of its labels."""
     if not reference:

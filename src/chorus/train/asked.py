@@ -34,10 +34,13 @@ def as_of(rows: Sequence[Row], task: str, column: str) -> list[Row]:
     return [replace(r, extra={**r.extra, column: task}) for r in of_task(rows, TASKS.get(task), column)]
 
 
-def answered(utterances: Sequence[Utterance], config: TrainConfig, every: Sequence[Row]) -> list[Utterance]:
+def answered(
+    utterances: Sequence[Utterance], config: TrainConfig, every: Sequence[Row], *, answers: bool = True
+) -> list[Utterance]:
     """The utterances, the answer of each as its text, and with its choices; those among `every` row of its manifests.
 
     Losses, limits and measures are of texts: so they are of labels too, and no other part need know of them.
+    Without `answers` rows of labels need none, and their text is empty then.
     """
     if config.task == LANGUAGE_MODELLING:
         return list(utterances)
@@ -46,7 +49,8 @@ def answered(utterances: Sequence[Utterance], config: TrainConfig, every: Sequen
     for task in {task.name: task for task in tasks if isinstance(task, Chooses)}.values():
         places = [i for i, one in enumerate(tasks) if one.name == task.name]
         among = [row for row in every if task_of(config, row).name == task.name]
-        ready |= dict(zip(places, with_choices([utterances[i].row for i in places], task, among), strict=True))
+        rows = with_choices([utterances[i].row for i in places], task, among, answers=answers)
+        ready |= dict(zip(places, rows, strict=True))
     return [
         replace(one, row=replace(ready[i], text=tasks[i].reference(ready[i]))) if i in ready else one
         for i, one in enumerate(utterances)

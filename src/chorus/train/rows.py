@@ -85,11 +85,13 @@ def gather(
     needs_audio: bool = True,
     skip_bad: bool = False,
     allow_leakage: bool = False,
+    answers: bool = True,
 ) -> TrainingRows:
     """Read the manifests and datasets, and refuse what would spoil the training.
 
     Raises `DataError` for missing or unreadable audio and empty texts (left out with `skip_bad`), for rows that
-    training and dev or test share (allowed with `allow_leakage`), and where nothing is left.
+    training and dev or test share (allowed with `allow_leakage`), and where nothing is left. Without `answers` rows of
+    labels need none.
     """
     found = TrainingRows([], [], [], task_column=config.data.task_column)
     streams = [s for s in config.data.train if s.streaming]
@@ -114,8 +116,8 @@ def gather(
     found.test = _load(config.data.test or [], "test", config, found, needs_audio)
     read = len(found.train)
     for name in ("train", "dev", "test"):
-        setattr(found, name, answered(getattr(found, name), config, found.every))
-        setattr(found, name, _probe(getattr(found, name), found, needs_audio, skip_bad=skip_bad))
+        setattr(found, name, answered(getattr(found, name), config, found.every, answers=answers))
+        setattr(found, name, _probe(getattr(found, name), found, needs_audio, skip_bad=skip_bad, answers=answers))
     longest = config.data.max_duration_s
     for name in ("train", "dev"):
         setattr(found, name, _fitting(getattr(found, name), config.data.min_duration_s, longest, found, needs_audio))
@@ -248,7 +250,9 @@ def _dataset_rows(source: RowSource, role: str, task_column: str) -> list[Uttera
     return found
 
 
-def _probe(utterances: list[Utterance], found: TrainingRows, needs_audio: bool, *, skip_bad: bool) -> list[Utterance]:
+def _probe(
+    utterances: list[Utterance], found: TrainingRows, needs_audio: bool, *, skip_bad: bool, answers: bool
+) -> list[Utterance]:
     """Read every header: durations, and what cannot be used."""
     bad: dict[str, list[str]] = {}
     good: list[Utterance] = []
@@ -257,7 +261,7 @@ def _probe(utterances: list[Utterance], found: TrainingRows, needs_audio: bool, 
         if isinstance(length, str):
             kind, _, detail = length.partition(": ")
             bad.setdefault(kind, []).append(f"{utterance.row}{': ' + detail if detail else ''}")
-        elif not utterance.row.text.strip():
+        elif answers and not utterance.row.text.strip():
             bad.setdefault("empty transcripts", []).append(str(utterance.row))
         else:
             good.append(replace(utterance, duration_s=length))

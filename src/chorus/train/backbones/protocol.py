@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from chorus.data.utterance import Utterance
 from chorus.models.kind import Kind
@@ -14,6 +14,7 @@ from chorus.train.config import Augment, TrainConfig
 
 if TYPE_CHECKING:
     from numpy.random import Generator
+    from torch import Tensor
     from transformers import PreTrainedModel
 
     from chorus.models.batches import Batch
@@ -85,6 +86,17 @@ class Backbone(Protocol):
 
     def save_side_files(self, directory: Path) -> None:
         """Tokenizer, processor and generation settings."""
+        ...
+
+
+@runtime_checkable
+class LabelBackbone(Protocol):
+    """What a backbone has besides, whose model tells how likely each of some answers is."""
+
+    def label_odds(
+        self, model: PreTrainedModel, utterances: Sequence[Utterance], labels: Sequence[Sequence[str]]
+    ) -> list[Tensor]:
+        """Of each row the log-probability of each of its labels as the whole answer [labels], with gradients."""
         ...
 
 

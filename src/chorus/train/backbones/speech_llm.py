@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING
 from chorus.data.manifest import Row
 from chorus.data.utterance import Utterance
 from chorus.models.kind import Kind
+from chorus.models.label_scores import sums_of
 from chorus.models.loading import load_parts
+from chorus.models.recogniser import Speech
 from chorus.models.speech_llm import SpeechLlmRecogniser
 from chorus.models.texts import plain_ids
 from chorus.train.asked import task_of
@@ -29,6 +31,7 @@ from chorus.train.examples import changed, masked
 
 if TYPE_CHECKING:
     from numpy.random import Generator
+    from torch import Tensor
     from transformers import PreTrainedModel
 
     from chorus.models.batches import Batch
@@ -92,6 +95,13 @@ class SpeechLlmBackbone:
             self.recogniser, model, utterances, asked=self.asked, max_new_tokens=max_new_tokens,
             synced_gpus=synced_gpus,
         )  # fmt: skip
+
+    def label_odds(
+        self, model: PreTrainedModel, utterances: Sequence[Utterance], labels: Sequence[Sequence[str]]
+    ) -> list[Tensor]:
+        """As the protocol says, asked as in training."""
+        inputs = self.recogniser.inputs([Speech(u.audio, u.key, self.asked(u.row)) for u in utterances])
+        return [sums_of(odds) for odds in self.recogniser.label_odds(model, inputs, labels)]
 
     def save_side_files(self, directory: Path) -> None:
         self.parts.save_side_files(directory)

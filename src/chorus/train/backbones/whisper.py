@@ -14,6 +14,7 @@ from chorus.models.batches import as_taken
 from chorus.models.features import FRAMES_PER_SECOND, MARGIN, RATE
 from chorus.models.finite import finite_alone
 from chorus.models.kind import Kind
+from chorus.models.label_scores import odds_of_heard, sums_of, tree_of
 from chorus.models.languages import known_language, unspaced
 from chorus.models.loading import load_parts
 from chorus.models.whisper import PREFIX_TOKENS, GenerateSettings, LoadedWhisper, shorter_window, task_token
@@ -32,6 +33,7 @@ from chorus.train.examples import changed, masked
 
 if TYPE_CHECKING:
     from numpy.random import Generator
+    from torch import Tensor
     from transformers import PreTrainedModel
 
     from chorus.models.batches import Batch
@@ -79,10 +81,14 @@ class WhisperBackbone:
             row.language, self.limits.languages, where=row, hint="give a column language, or data.language=CODE"
         )
 
+    def tokens(self, row: Row, text: str) -> list[int]:
+        """Those of an answer to a row."""
+        # by the language that is written: a translation into English begins as English does
+        return self.whisper.labels(text, spaced=not unspaced(task_of(self.config, row).written(row)))
+
     def targets(self, row: Row, end_s: float, *, timestamps: bool) -> list[int]:
         """The tokens after `<|startoftranscript|>`, which the model puts before them by itself."""
-        # by the language that is written: a translation into English begins as English does
-        words = self.whisper.labels(row.text, spaced=not unspaced(task_of(self.config, row).written(row)))
+        words = self.tokens(row, row.text)
         if timestamps:
             first = self.token("<|notimestamps|>") + 1
             # a segment without length is never written: after a timestamp and text comes a later one
@@ -162,6 +168,25 @@ class WhisperBackbone:
                 **as_taken(batch, model), num_beams=1, do_sample=False, return_timestamps=False, **settings
             )
         return [str(text).strip() for text in self.tokenizer.batch_decode(ids, skip_special_tokens=True)]
+
+    def label_odds(
+        self, model: PreTrainedModel, utterances: Sequence[Utterance], labels: Sequence[Sequence[str]]
+    ) -> list[Tensor]:
+        """As the protocol says, as texts without timestamps, in the smallest window that holds the rows."""
+        model = _unwrapped(model)
+        features = [self.features.cached(u.key(), u.audio) for u in utterances]
+        window_s = self._window_s(max(one.shape[1] for one in features) - MARGIN, 0)
+        batch: Batch = {"input_features": self.features.window(features, int(window_s * FRAMES_PER_SECOND))}
+        first, last = int(model.generation_config.decoder_start_token_id), self.token("<|notimestamps|>")
+        trees = [
+            tree_of({one: self.tokens(u.row, one) for one in own}, int(self.tokenizer.eos_token_id))
+            for u, own in zip(utterances, labels, strict=True)
+        ]
+        # the encoder by itself: heard once, whatever the number of labels
+        with self.window(model, batch):
+            hidden = model.get_encoder()(as_taken(batch, model)["input_features"]).last_hidden_state
+            odds = odds_of_heard(model, hidden, [[first, *self.prefix(u.row), last] for u in utterances], trees)
+        return [sums_of(one) for one in odds]
 
     def save_side_files(self, directory: Path) -> None:
         self.parts.save_side_files(directory)

@@ -12,13 +12,14 @@ from chorus.models.batches import as_taken
 from chorus.models.features import FRAMES_PER_SECOND, RATE
 from chorus.models.finite import finite_alone
 from chorus.models.kind import Kind
-from chorus.models.label_scores import Scores, scores_of_heard, tree_of
+from chorus.models.label_scores import Scores, odds_of_heard, scores_of, tree_of
 from chorus.models.languages import unspaced
 from chorus.models.loading import put_weights
 from chorus.models.parts import Parts
 from chorus.models.texts import plain_ids
 from chorus.models.times import Segment, in_ms
 from chorus.models.whisper import GenerateSettings, LoadedWhisper, shorter_window, task_token
+from chorus.tasks.registry import TASKS
 from chorus.transcribe.backends.greedy import greedy
 from chorus.transcribe.backends.hearing import asked_labels, asked_language, most_tokens
 from chorus.transcribe.backends.protocol import Hypothesis, Sound
@@ -104,7 +105,7 @@ class WhisperDecoder:
             else:
                 ids = self._generate(hidden, inputs, languages, most)
                 written = [self._written(one) for one in ids]
-            scores = self._scores(labels, hidden, languages)
+            scores = self._scores(sounds, labels, hidden, languages)
         segments = [self._told(*one) for one in zip(sounds, languages, ids, strict=True)]
         texts = self.tokenizer.batch_decode(ids, skip_special_tokens=True)
         limit = self._room(len(self.prompt) + len(self.whisper.spoken(languages[0], self.decoding.task)) + 2, most)
@@ -188,16 +189,19 @@ class WhisperDecoder:
         ]  # fmt: skip
 
     def _scores(
-        self, labels: Sequence[Sequence[str]], hidden: torch.Tensor, languages: Sequence[str]
-    ) -> list[Scores]:  # fmt: skip
+        self, sounds: Sequence[Sound], labels: Sequence[Sequence[str]], hidden: torch.Tensor, languages: Sequence[str]
+    ) -> list[Scores]:
         """How likely each row's labels are, as a text without timestamps; nothing where answers are no labels."""
         if not labels or self.decoding.labels == "free":
             return [{} for _ in languages]
+        # as they were taught: by the language that labels are written in, which is not the spoken one
+        task = TASKS.get(self.decoding.task)
+        written = [task.written(one.row) or code for one, code in zip(sounds, languages, strict=True)]
         trees = [
             tree_of({label: self.whisper.labels(label, spaced=not unspaced(code)) for label in own}, self._end)
-            for own, code in zip(labels, languages, strict=True)
+            for own, code in zip(labels, written, strict=True)
         ]
-        return scores_of_heard(self.model, hidden, self._prefixes(languages), trees)
+        return [scores_of(one) for one in odds_of_heard(self.model, hidden, self._prefixes(languages), trees)]
 
     def _room(self, taken: int, most: int | None) -> int:
         """How many tokens may follow so many that were given: at most so many, or as many as fit."""
