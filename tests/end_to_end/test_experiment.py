@@ -23,7 +23,7 @@ from chorus.errors import ChorusError, DataError, RecipeError
 from chorus.evaluate.results import read_evaluation
 from chorus.experiment.cost import describe
 from chorus.experiment.load import load_experiment
-from chorus.experiment.places import template
+from chorus.experiment.places import plain_template
 from chorus.experiment.progress import Steps, duration
 from chorus.experiment.publish import publish
 from chorus.experiment.ranks import delta_ranks
@@ -457,7 +457,7 @@ def test_recipes_of_every_method_plan(ran: Any) -> None:
     for method in METHODS:
         if (method.models[1] is not None and method.models[1] < 2) or method.name in ("slerp", "nuslerp"):
             continue
-        assert plan(recipe_of(template(made, 0), Setting(method.name, method.name, {}))).variants[0].tensors
+        assert plan(recipe_of(plain_template(made, 0), Setting(method.name, method.name, {}))).variants[0].tensors
         planned += 1
     assert planned >= 18
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from safetensors.torch import load_file, save_file
 
 from chorus.cli.main import run as chorus_command
@@ -60,7 +61,8 @@ def settings(place: Path, base: Path, **more: Any) -> dict[str, Any]:
         "train": {"adapter": {"rank": 8, "roles": ["encoder", "projector", "language_model"]},
                   "train": {"steps": 80, "batch_size": 12, "learning_rate": 5e-3}, "dev": {"metric": "loss"}},
         "methods": {"linear": {}, "task_arithmetic": {"lambda": [0.5, 1.0]}},
-        "decoding": {"max_new_tokens": 6, "batch_size": 32}, "parallel": 2, **more,
+        "decoding": {"max_new_tokens": 6, "batch_size": 32}, "parallel": 2,
+        "calibrate": {"learnt": {"granularity": "task", "updates": 6, "every": 3, "batch_size": 8}}, **more,
     }  # fmt: skip
 
 
@@ -94,8 +96,8 @@ def test_each_task_has_its_adapter_its_rows_and_its_metric(ran: Any) -> None:
         homes = {line.label: line.home for line in compared.lines if line.role == "specialist"}
         assert homes == {name: name if name == cell else "" for name in ("words", "speakers", "pairs")}
         # once a task, all systems, and nothing of another's
-        assert len(list((out / "test" / "seed-0" / task).iterdir())) == 7
-        assert len(list((out / "dev" / "seed-0" / task).iterdir())) == 5 + 3
+        assert len(list((out / "test" / "seed-0" / task).iterdir())) == 8
+        assert len(list((out / "dev" / "seed-0" / task).iterdir())) == 5 + 4
     asked = {row["choices"] for row in csv.DictReader((out / "test-kws.csv").open())}
     assert asked == {'["off", "on"]'}
 
@@ -160,6 +162,34 @@ def test_a_command_of_the_report_ends_in_the_same_answers(
         assert [r["hypothesis"] for r in ours.rows] == [r["hypothesis"] for r in theirs.rows]
 
 
+def test_what_is_calibrated_stands_among_the_merges(ran: Any) -> None:
+    given, outcome = ran
+    out = Path(given["output"])
+    recipe = yaml.safe_load((out / "recipes" / "seed-0" / "learnt.yml").read_text())
+    found = yaml.safe_load((out / "calibrated" / "seed-0" / "learnt" / "recipe.yml").read_text())
+    assert [model["parameters"] for model in recipe["models"]] == [model["parameters"] for model in found["models"]]
+    assert outcome.chosen["learnt"].setting.label == "learnt"
+    told = next(one for one in read_results(out).selection if one.name == "learnt")
+    assert told.parameters == given["calibrate"]["learnt"]
+    rows = list(csv.DictReader((out / "calibrated" / "train.csv").open()))
+    assert {(row["domain"], row["task"]) for row in rows} == {
+        ("words", "kws"), ("speakers", "speaker_id"), ("pairs", "speaker_ver")
+    }  # fmt: skip
+    assert all(row["choices"] for row in rows if row["domain"] != "pairs")
+
+
+def test_a_calibration_that_is_wrong_is_told_before_anything_is_trained(tmp_path: Path, base: Path) -> None:
+    given = settings(
+        tmp_path, base, calibrate={"a/b": {}, "linear": {"granularty": "task"}, "x": {"seed": 3, "bands": 0}}
+    )
+    with pytest.raises(RecipeError) as caught:
+        load_experiment(given)
+    for words in ("calibrate.a/b: names a folder", "calibrate.linear: a method has this name", "granularty",
+                  "calibrate.x.seed: set by the experiment", "bands"):  # fmt: skip
+        assert words in str(caught.value)
+    assert list(load_experiment(settings(tmp_path, base, calibrate=True)).calibrate) == ["calibrated"]
+
+
 def test_run_again_it_does_nothing_again(ran: Any) -> None:
     given, outcome = ran
     before = {p: p.stat().st_mtime_ns for p in outcome.directory.rglob("*.jsonl")}
@@ -191,8 +221,10 @@ def test_a_specialist_learns_its_task_and_the_joint_model_all(tmp_path: Path, ba
         "words": "kws", "speakers": "speaker_id", "pairs": "speaker_ver", "joint": "asr"
     }  # fmt: skip
     assert [source.task for source in jobs["joint"].data.train] == ["kws", "speaker_id", "speaker_ver"]
-    # three tasks: base, three specialists, joint; three settings, two methods
-    assert counts(found) == {"train": 4, "dev": 3 * (5 + 3), "test": 3 * (5 + 2), "ranks": 4 + 2, "report": 1}
+    # three tasks: base, three specialists, joint; three settings of two methods, and what is calibrated
+    assert counts(found) == {
+        "train": 4, "calibrate": 1, "dev": 3 * (5 + 4), "test": 3 * (5 + 3), "ranks": 4 + 3, "report": 1
+    }  # fmt: skip
 
 
 def test_a_task_of_the_test_sets_alone_is_not_chosen_by(tmp_path: Path, base: Path) -> None:
@@ -201,7 +233,7 @@ def test_a_task_of_the_test_sets_alone_is_not_chosen_by(tmp_path: Path, base: Pa
     found = load_experiment(given)
     assert list(found.chosen_tasks) == ["kws", "speaker_id"]
     assert list(found.tasks) == ["kws", "speaker_id", "speaker_ver"]
-    assert counts(found)["dev"] == 2 * (4 + 3)
+    assert counts(found)["dev"] == 2 * (4 + 4)
 
 
 def test_domains_of_a_task_must_have_the_same_labels(tmp_path: Path, base: Path) -> None:

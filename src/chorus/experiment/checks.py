@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from chorus.calibrate.settings import Calibration
 from chorus.errors import ChorusError, RecipeError, nearest
+from chorus.experiment.calibrations import OURS as CALIBRATIONS_OURS
 from chorus.experiment.places import BASE, JOINT
 from chorus.experiment.schema import DomainRows, Experiment
 from chorus.experiment.trainings import train_config
 from chorus.search.grids import grid_problems
+from chorus.settings import validated
 from chorus.tasks.registry import parse_task
 from chorus.transcribe.conditions import check_condition
-from chorus.transcribe.decoding import decoding
+from chorus.transcribe.decoding import decoding as read_decoding
 
 OURS = ("seed", "output", "logs", "name", "version", "device")  # keys of a training that are set here
 OUR_DATA = ("train", "dev", "test")  # and of its data
@@ -19,8 +22,9 @@ OUR_DATA = ("train", "dev", "test")  # and of its data
 
 def problems_of(experiment: Experiment) -> list[str]:
     """Every problem, each with the key it lies at."""
+    decoding = list(_of_decoding(experiment))
     return [
-        *_of_methods(experiment), *_of_trainings(experiment), *(decoding := [*_of_decoding(experiment)]),
+        *_of_methods(experiment), *_of_trainings(experiment), *_of_calibrations(experiment), *decoding,
         # without a decoding there is no task
         *([] if decoding else _of_tasks(experiment)), *_of_domains(experiment),
     ]  # fmt: skip
@@ -63,6 +67,22 @@ def _of_trainings(experiment: Experiment) -> Iterator[str]:
             yield from (f"{where}.{problem}" for problem in error.problems)
 
 
+def _of_calibrations(experiment: Experiment) -> Iterator[str]:
+    """What calibrations with these settings would be refused for."""
+    for name, given in experiment.calibrate.items():
+        where = f"calibrate.{name}"
+        yield from (f"{where}.{key}: set by the experiment" for key in given if key in CALIBRATIONS_OURS)
+        own = {key: value for key, value in given.items() if key not in CALIBRATIONS_OURS}
+        try:
+            validated(Calibration, own, source="")
+        except RecipeError as error:
+            yield from (f"{where}.{problem}" for problem in error.problems)
+        if name in experiment.methods:
+            yield f"{where}: a method has this name"
+        if not _makes_a_folder(name):
+            yield f"{where}: names a folder; no / and no leading ."
+
+
 def _of_tasks(experiment: Experiment) -> Iterator[str]:
     """What is learnt as one task and measured as another."""
     asked = experiment.decoding.task
@@ -85,7 +105,7 @@ def _task_or(name: str) -> str:
 
 def _of_decoding(experiment: Experiment) -> Iterator[str]:
     try:
-        decoding(experiment.preset, experiment.decoding_settings)
+        read_decoding(experiment.preset, experiment.decoding_settings)
     except ChorusError as error:
         yield error.message
     for condition in experiment.conditions:
@@ -108,7 +128,7 @@ def _of_domains(experiment: Experiment) -> Iterator[str]:
                 yield f"{group}.{name}: no manifest, and data names none"
             if not _makes_a_folder(name):
                 yield f"{group}.{name}: names a folder; no / and no leading ."
-    taken = {BASE, JOINT, *experiment.methods}  # by systems of the same tables
+    taken = {BASE, JOINT, *experiment.methods, *experiment.calibrate}  # by systems of the same tables
     yield from (f"domains.{name}: is the name of a model" for name in experiment.domains if name in taken)
     names = [name for _, domains in groups for name in domains]
     # cells and folders are called by it, whichever group it is in

@@ -35,9 +35,11 @@ def _choosing(experiment: Experiment) -> list[str]:
     """Trainings, what is transcribed on dev, and the selection."""
     metric = criterion_of(experiment).title
     steps, models, grids = counts(experiment), len(systems_of(experiment)), grids_of(experiment)
+    calibrated = ", ".join(experiment.calibrate)
     told = ", ".join(f"{name} {len(settings)}" for name, settings in grids.items())
     return [
         f"train   {steps['train']} models: {_trainings(experiment)}",
+        *([f"learn   {steps['calibrate']} calibrations: {calibrated}"] if calibrated else []),
         f"dev     {steps['dev']} evaluations ({_hours(experiment, 'dev')} each): {models} models and "
         f"{sum(map(len, grids.values()))} settings for each seed ({told})",
         f"select  {len(grids)} settings, by the {experiment.selection.over} dev {metric} -> {SELECTION}",
@@ -117,7 +119,7 @@ def _hours(experiment: Experiment, split: str) -> str:
 def _disk(experiment: Experiment) -> str:
     """Bytes of the models that will be kept, where the base is a directory."""
     base = Path(experiment.base.model)
-    kept = {"none": 0, "best": 1, "all": len(experiment.methods)}[experiment.keep]
+    kept = {"none": 0, "best": 1, "all": len(grids_of(experiment))}[experiment.keep]
     # merges are transcribed from memory: of all settings only what `keep` names is written
     models = counts(experiment)["train"] + kept
     if not base.is_dir():

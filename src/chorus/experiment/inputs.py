@@ -6,8 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from chorus.checkpoints.reference import looks_local
-from chorus.data.manifest import Row, select
-from chorus.data.split import SPLIT_NAMES
+from chorus.data.manifest import Row
 from chorus.errors import ChorusError, RecipeError, nearest
 from chorus.experiment.rows import manifest_of, read_rows, rows_of
 from chorus.experiment.schema import DomainRows, Experiment
@@ -45,7 +44,7 @@ def _of_rows(experiment: Experiment) -> Iterator[str]:
                 if not _is_there(experiment, domain, own):
                     continue
                 try:
-                    rows = _rows(experiment, name, domain, split)
+                    rows = rows_of(experiment, name, domain, split)
                 except ChorusError as error:
                     yield f"{group}.{name}: {error.message}"
                     break
@@ -61,14 +60,6 @@ def _is_there(experiment: Experiment, domain: DomainRows, own: str | None) -> bo
     divided = experiment.data.split is not None and not (own or domain.manifest)
     manifest = experiment.data.manifest if divided else own or manifest_of(experiment, domain)
     return manifest is not None and present(expanded(manifest))
-
-
-def _rows(experiment: Experiment, name: str, domain: DomainRows, split: str) -> list[Row]:
-    if split != "train":
-        return rows_of(experiment, name, domain, split)
-    every = read_rows(experiment, domain)
-    rows = select(every, domain.where)
-    return [r for r in rows if r.split in SPLIT_NAMES["train"]] if any(r.split for r in every) else rows
 
 
 def _instead(experiment: Experiment, domain: DomainRows) -> str:

@@ -59,6 +59,11 @@ def _written_out(document: dict[str, object]) -> dict[str, object]:
         document["methods"] = {str(m): {} for m in methods}
     elif isinstance(methods, Mapping):
         document["methods"] = {k: {} if v is None else v for k, v in methods.items()}
+    # one alone needs no name
+    if document.get("calibrate") is True:
+        document["calibrate"] = {"calibrated": {}}
+    elif document.get("calibrate") is False:
+        del document["calibrate"]
     return document
 
 

@@ -2,6 +2,7 @@
 
 OUTPUT/
   models/          base (if trained here), seed-N/DOMAIN, seed-N/joint
+  calibrated/      seed-N/NAME: the weights that were learnt, as recipes and adapters
   dev/ test/       evaluations: seed-N/SYSTEM; of several tasks seed-N/TASK/SYSTEM
   selection.json   what was chosen on dev, written before a test recording is opened
   recipes/         the chosen merges, as `chorus merge` takes them
@@ -16,7 +17,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import yaml
+
+from chorus.calibrate.result import RECIPE as CALIBRATED
 from chorus.experiment.schema import Experiment
+from chorus.search.grids import Setting
 from chorus.search.recipes import Recipe, template_of
 
 JOINT, BASE = "joint", "base"
@@ -48,9 +53,24 @@ def reference_of(experiment: Experiment, name: str, seed: int) -> str:
     return f"{base_of(experiment)}+{directory}" if adapter else str(directory)
 
 
-def template(experiment: Experiment, seed: int) -> Recipe:
+def plain_template(experiment: Experiment, seed: int) -> Recipe:
     """What all merges of a seed's specialists have in common."""
     return template_of(base_of(experiment), [reference_of(experiment, name, seed) for name in experiment.domains])
+
+
+def calibration_dir(experiment: Experiment, seed: int, name: str) -> Path:
+    """Where a calibration is written."""
+    return experiment.output_dir / "calibrated" / f"seed-{seed}" / name
+
+
+def template(experiment: Experiment, seed: int, setting: Setting) -> Recipe:
+    """The recipe that a setting is laid over: the specialists, or those with the weights that were calibrated."""
+    if setting.name not in experiment.calibrate:
+        return plain_template(experiment, seed)
+    found: Recipe = yaml.safe_load(
+        (calibration_dir(experiment, seed, setting.name) / CALIBRATED).read_text(encoding="utf-8")
+    )
+    return found
 
 
 def recipe_path(experiment: Experiment, seed: int, name: str) -> Path:

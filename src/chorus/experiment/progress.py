@@ -8,7 +8,9 @@ from threading import Lock
 
 from chorus.progress import Told
 
-GUESS_S = {"train": 60.0, "dev": 5.0, "test": 10.0, "ranks": 2.0, "report": 5.0}  # until one of the kind has been timed
+GUESS_S = {  # until one of the kind has been timed
+    "train": 60.0, "calibrate": 60.0, "dev": 5.0, "test": 10.0, "ranks": 2.0, "report": 5.0,
+}  # fmt: skip
 
 
 @dataclass

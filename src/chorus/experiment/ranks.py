@@ -62,7 +62,7 @@ class _Deltas:
         return kept_ranks(path, key, lambda: ranks(self._base.checkpoint, tensors(), self._matrices))
 
     def _plan(self, setting: Setting) -> Plan:
-        return plan(recipe_of(template(self.experiment, self.seed), setting))
+        return plan(recipe_of(template(self.experiment, self.seed, setting), setting))
 
     @cached_property
     def _base(self) -> Model:

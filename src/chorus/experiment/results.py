@@ -253,8 +253,8 @@ def _estimate(value: float, interval: Interval) -> Estimate:
 def _selection(experiment: Experiment, outcome: Outcome) -> list[ChosenSetting]:
     sizes = {name: len(settings) for name, settings in grids_of(experiment).items()}
     return [
-        ChosenSetting(name=name, label=one.setting.label, parameters=dict(one.setting.parameters), of=sizes[name],
-                      dev=one.dev)
+        ChosenSetting(name=name, label=one.setting.label, of=sizes[name], dev=one.dev,
+                      parameters=dict(experiment.calibrate.get(name, one.setting.parameters)))
         for name, one in outcome.chosen.items()
     ]  # fmt: skip
 

@@ -107,7 +107,7 @@ def _domains(experiment: Experiment, groups: Iterable[str]) -> dict[str, DomainR
 
 
 def rows_of(experiment: Experiment, name: str, domain: DomainRows, split: str) -> list[Row]:
-    """The dev or test rows of a domain, named after it. A test set's manifest without splits is all test."""
+    """The train, dev or test rows of a domain, named after it. A manifest without splits has no dev rows."""
     own = {"dev": domain.dev, "test": domain.test}.get(split)
     every = read_rows(experiment, domain.model_copy(update={"manifest": own}) if own else domain)
     rows = select(every, domain.where)
@@ -115,7 +115,8 @@ def rows_of(experiment: Experiment, name: str, domain: DomainRows, split: str) -
         wanted = {domain.split} if domain.split and split == "test" else set(SPLIT_NAMES[split])
         # of the whole manifest, before the domain's own rows are taken: a domain may have none of a split
         divided_already = any(r.split for r in every)
-        rows = [r for r in rows if r.split in wanted] if divided_already else rows if own or split == "test" else []
+        whole = own or split != "dev"
+        rows = [r for r in rows if r.split in wanted] if divided_already else rows if whole else []
     return [replace(r, domain=name, language=r.language or domain.language or experiment.data.language) for r in rows]
 
 

@@ -17,6 +17,7 @@ from chorus.data.manifest import write_manifest
 from chorus.errors import ChorusError
 from chorus.evaluate.results import Evaluation
 from chorus.evaluate.run import refuse_all_failed
+from chorus.experiment.calibrations import run_calibrations
 from chorus.experiment.chosen import criterion_of, dev_rates, fingerprint_of
 from chorus.experiment.inputs import check_inputs
 from chorus.experiment.load import load_experiment
@@ -74,6 +75,7 @@ class _Runner:
         # before the trainings: a domain without dev rows would be noticed hours later
         dev = dev_sets(experiment)
         self._train()
+        run_calibrations(experiment, self.note, lambda name: self.steps.ended("calibrate", name))
         self._choose(dev)
         # not a line earlier: nothing that is chosen can have seen a test recording
         test = held_out_sets(experiment)
@@ -142,9 +144,8 @@ class _Runner:
             with self._trials("dev", task, test, seed, resident) as trials:
                 for label in systems_of(self.experiment):
                     found.setdefault(label, []).append(self._model(trials, label, seed))
-                merges = template(self.experiment, seed)
                 for setting in (s for settings in grids_of(self.experiment).values() for s in settings):
-                    found.setdefault(setting.label, []).append(trials.merge(merges, setting))
+                    found.setdefault(setting.label, []).append(self._merge(trials, setting, seed))
         return found
 
     def _trials(self, kind: str, task: str, test: TestSet, seed: int, resident: Resident) -> Trials:
@@ -162,18 +163,21 @@ class _Runner:
         home = {"domain": label} if role == "specialist" else {}
         return trials.model(reference_of(self.experiment, label, seed), label=label, role=role, home=home)
 
+    def _merge(self, trials: Trials, setting: Setting, seed: int, *, label: str = "") -> Evaluation:
+        return trials.merge(template(self.experiment, seed, setting), setting, label=label)
+
     def _test(self, outcome: Outcome, tests: Mapping[str, TestSet], seed: int) -> None:
-        merges, resident = template(self.experiment, seed), Resident()
+        resident = Resident()
         for task, test in tests.items():
             with self._trials("test", task, test, seed, resident) as trials:
                 found = [self._model(trials, label, seed) for label in systems_of(self.experiment)]
                 for name, one in outcome.chosen.items():
-                    found.append(trials.merge(merges, one.setting, label=name))
+                    found.append(self._merge(trials, one.setting, seed, label=name))
                     refuse_all_failed(found[-1])
                 outcome.test.setdefault(task, {})[seed] = found
                 curves = outcome.curves.setdefault(task, {})
                 for name, curve in curves_of(self.experiment, outcome.chosen).items():
-                    curves.setdefault(name, {})[seed] = [trials.merge(merges, s) for s in curve.settings]
+                    curves.setdefault(name, {})[seed] = [self._merge(trials, s, seed) for s in curve.settings]
 
     def _write_recipes(self, chosen: Mapping[str, Chosen]) -> None:
         named: dict[str, Setting] = {name: one.setting for name, one in chosen.items()}
@@ -183,7 +187,8 @@ class _Runner:
             for name, setting in named.items():
                 path = recipe_path(self.experiment, seed, name)
                 path.parent.mkdir(parents=True, exist_ok=True)
-                write_text(path, yaml.safe_dump(recipe_of(template(self.experiment, seed), setting), sort_keys=False))
+                recipe = recipe_of(template(self.experiment, seed, setting), setting)
+                write_text(path, yaml.safe_dump(recipe, sort_keys=False))
 
     def _keep(self, outcome: Outcome) -> None:
         """Write the merges that were asked for, of the first seed."""

@@ -103,6 +103,7 @@ class Experiment(Strict):
     train: Settings = Field(default_factory=dict)
     joint: Settings | bool = True
     methods: dict[str, Settings] = Field(min_length=1)
+    calibrate: dict[str, Settings] = Field(default_factory=dict)  # calibrated merges by name, and how they are made
     selection: SelectionRule = Field(default_factory=SelectionRule)
     curves: dict[str, dict[str, list[object]]] = Field(default_factory=dict)
     tests: Tests = Field(default_factory=Tests)

@@ -40,8 +40,9 @@ class Curve:
 
 
 def grids_of(experiment: Experiment) -> dict[str, list[Setting]]:
-    """The settings of every method."""
-    return {name: grid_of(name, values) for name, values in experiment.methods.items()}
+    """The settings of every method, and of each calibrated merge the one that it has."""
+    grids = {name: grid_of(name, values) for name, values in experiment.methods.items()}
+    return grids | {name: [Setting(name, "task_arithmetic", {})] for name in experiment.calibrate}
 
 
 def curves_of(experiment: Experiment, chosen: Mapping[str, Chosen] | None = None) -> dict[str, Curve]:
@@ -66,12 +67,14 @@ def counts(experiment: Experiment) -> dict[str, int]:
     seeds, own = len(experiment.seeds), len(systems_of(experiment))
     # each system is evaluated once a task
     dev, test = (seeds * len(tasks) for tasks in (experiment.chosen_tasks, experiment.tasks))
-    grid = sum(map(len, grids_of(experiment).values()))
+    grids = grids_of(experiment)
+    grid = sum(map(len, grids.values()))
     curves = sum(len(curve.settings) for curve in curves_of(experiment).values())
     return {
         "train": len(jobs_of(experiment)) + (base_job(experiment) is not None),
+        "calibrate": seeds * len(experiment.calibrate),
         "dev": dev * (own + grid),
-        "test": test * (own + len(experiment.methods) + curves),
-        "ranks": own - 1 + len(experiment.methods),
+        "test": test * (own + len(grids) + curves),
+        "ranks": own - 1 + len(grids),
         "report": 1,
     }
