@@ -141,7 +141,7 @@ def test_every_block_runs(page, models, tmp_path):
         "whisper-finetuning.md": 2,
         "evaluate.md": 3,
         "analyse.md": 5,
-        "experiments.md": 6,
+        "experiments.md": 7,
         "export.md": 5,
         "transcribe.md": 1,
         "getting-started.md": 8,

@@ -10,7 +10,7 @@ from chorus.data.manifest import Row, write_manifest
 from chorus.errors import DataError, RecipeError
 from chorus.experiment.inputs import check_inputs
 from chorus.experiment.load import load_experiment
-from chorus.experiment.places import base_of, recipe_path, reference_of, template
+from chorus.experiment.places import base_of, plain_template, recipe_path, reference_of
 from chorus.experiment.rows import dev_sets, dev_sources, groups_of, held_out_sets, rows_of, source_of, write_divided
 from chorus.experiment.schema import Experiment
 from chorus.experiment.speech import speak
@@ -102,7 +102,7 @@ def test_an_adapter_stands_on_its_base(tmp_path: Path) -> None:
     (directory / "adapter_config.json").write_text("{}")
     assert reference_of(found, "x", 0) == f"b+{directory}"
     assert reference_of(found, "base", 0) == "b"
-    assert template(found, 0) == {
+    assert plain_template(found, 0) == {
         "base_model": "b", "models": [{"model": f"b+{directory}"}, {"model": str(tmp_path / "models/seed-0/y")}]
     }  # fmt: skip
     assert recipe_path(found, 2, "ties") == tmp_path / "recipes" / "seed-2" / "ties.yml"
@@ -129,7 +129,7 @@ def test_steps_are_counted_by_kind() -> None:
     ))  # fmt: skip
     assert systems_of(found) == ["base", "x", "y", "joint"]
     assert counts(found) == {
-        "train": 2 * 3, "dev": 2 * (4 + 5), "test": 2 * (4 + 2 + 3), "ranks": 3 + 2, "report": 1
+        "train": 2 * 3, "calibrate": 0, "dev": 2 * (4 + 5), "test": 2 * (4 + 2 + 3), "ranks": 3 + 2, "report": 1
     }  # fmt: skip
     alone = load_experiment(told(joint=False))
     assert counts(alone)["train"] == 2
