@@ -30,7 +30,7 @@ PARTS = ("train", "dev")
 def settings_of(experiment: Experiment, given: Settings, seed: int) -> Calibration:
     """A whole calibration's settings: those of the file, and what the experiment decides."""
     decoding = experiment.decoding
-    windows = {} if decoding.window_s is None else {"window_s": [decoding.window_s]}
+    windows = {"window_s": list(decoding.window_s)} if decoding.window_s else {}
     decided = {
         "task": decoding.task, "by": "domain", "language": experiment.data.language, "seed": seed,
         "device": experiment.device,
