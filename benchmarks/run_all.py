@@ -29,6 +29,7 @@ RUNS = [
     ["evaluate.py"],
     ["calibration.py"],
     ["calibrate.py"],
+    ["label_scores.py"],
     ["sweep.py"],
     ["sweep.py", "--shape", "whisper-small"],
     ["memory.py"],

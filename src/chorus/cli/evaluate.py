@@ -63,6 +63,7 @@ SHOWING = ("by", "worst", "confusion", "json_", "quiet")  # flags that a finishe
     "--window", "--window-s", "window_s", type=click.IntRange(1, 30), multiple=True,
     help="Whisper: seconds that it is given of shorter utterances; may be repeated.  [default: 30]",
 )  # fmt: skip
+@click.option("--labels", type=click.Choice(["both", "free"]), help="Tasks of labels: how likely each is too, or not.")
 @click.option("--dtype", type=click.Choice(["float32", "float16", "bfloat16", "int8"]), help="[default: float32]")
 @normaliser_flag("raw, basic, english, marks, arabic[:OPTIONS].  [default: marks]", default="marks")
 @click.option("--unit", type=click.Choice(["words", "characters"]), help="What is counted.  [default: by language]")
@@ -129,7 +130,7 @@ def _evaluate(models: tuple[str, ...], flags: dict[str, Any]) -> list[Evaluation
 
     names = (
         "beam", "language", "task", "prompt", "timestamps", "segments", "batch_size", "max_new_tokens", "window_s",
-        "dtype",
+        "dtype", "labels",
     )  # fmt: skip
     # `or None`: an option that may be repeated and is not given is an empty tuple
     settings = decoding(flags["preset"], {name: flags[name] or None for name in names})
