@@ -1,4 +1,4 @@
-"""The example of five tasks on real recordings, shortened: every adapter beats chance by far, and all is in the table."""
+"""The example of five tasks on real recordings, shortened: every adapter beats chance, and all is in the table."""
 
 from __future__ import annotations
 
