@@ -28,8 +28,9 @@ from chorus.data.manifest import write_manifest
 from chorus.errors import CheckpointError, ChorusError, DataError, MisfitError, OutputError, PlanError, UsageError
 from chorus.evaluate.results import read_evaluation
 from chorus.linalg.low_rank import LowRank
+from chorus.tasks.registry import TASKS
 from models import build, make_family, write_recipe
-from sounds import BASE, corpus
+from sounds import BASE, corpus, tiny
 
 Deltas = dict[str, np.ndarray]
 MEASURING = Measuring({"max_new_tokens": 8, "window_s": [1], "language": "en"}, device="cpu")
@@ -546,3 +547,29 @@ def test_dev_rows_may_not_be_test_rows(heard, tmp_path):
             measuring=MEASURING)  # fmt: skip
     refused(['two test sets are called "x"'], UsageError, BASE, first, tmp_path / "one", tests=[f"x={both}"] * 2,
             measuring=MEASURING)  # fmt: skip
+
+
+def test_each_set_is_of_its_own_task(tmp_path):
+    base = tiny(tmp_path / "base", "qwen2_audio")
+    (model,) = adapters_on(base, "qwen2_audio", tmp_path, 1)
+    _, rows = corpus(tmp_path / "speech", 6)
+    for task in ("kws", "asr"):
+        mine = [replace(r, split="test", extra={"task": task}) for r in rows]
+        write_manifest(mine, tmp_path / "speech" / f"{task}.csv")
+    sets = [tmp_path / "speech" / f"{task}.csv" for task in ("kws", "asr")]
+    asked = Measuring({"max_new_tokens": 4}, device="cpu", limit=4)
+    found = chorus.continual(base, model, tmp_path / "one", name="kws", tests=sets, measuring=asked)
+    figures_ = found.facts.stages[0].figures
+    assert {name: (one.metric, one.best) for name, one in figures_.items()} == {
+        "kws": (TASKS.get("kws").metrics[0].name, 100.0), "asr": ("error_rate", 0.0)
+    }  # fmt: skip
+    assert figures_["kws"].utterances == 4
+    own = found.facts.marks["kws"].own
+    # a first stage is the model itself
+    assert own is not None
+    assert figures_["kws"].value == pytest.approx(own.value, abs=1e-6)
+    both = write_manifest(
+        [replace(r, split="test", extra={"task": t}) for r, t in zip(rows, ["kws", "asr"] * 3, strict=True)],
+        tmp_path / "speech" / "both.csv",
+    )
+    refused(["rows of several tasks (asr, kws)", "--task"], MisfitError, base, model, tmp_path / "two", tests=[both])
