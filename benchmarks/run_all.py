@@ -30,6 +30,7 @@ RUNS = [
     ["calibration.py"],
     ["calibrate.py"],
     ["label_scores.py"],
+    ["continual.py"],
     ["sweep.py"],
     ["sweep.py", "--shape", "whisper-small"],
     ["memory.py"],
