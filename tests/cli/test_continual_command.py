@@ -127,3 +127,26 @@ def test_the_tables_show_what_is_recovered_and_forgotten(tmp_path, capsys):
     told = json.loads((tmp_path / "two" / "chorus.json").read_text())["continual"]
     before, now = (stage["figures"]["a"]["value"] for stage in told["stages"])
     assert float(row[-1]) == pytest.approx(before - now, abs=0.01)
+
+
+def test_what_dev_chose_is_a_table(tmp_path, capsys):
+    models = adapters_on(BASE, "whisper", tmp_path, 2)
+    dev, _ = corpus(tmp_path / "speech", 6)
+    assert run(["continual", str(BASE), f"a={models[0]}", "-o", str(tmp_path / "one"), "-q"]) == 0
+    line = ["continual", str(tmp_path / "one"), f"b={models[1]}", "-o", str(tmp_path / "two"), "--base", str(BASE)]
+    line += ["--window", "1", "--max-new-tokens", "8", "--language", "en", "--device", "cpu", "--method", "weighted"]
+    capsys.readouterr()
+    assert run([*line, "--weight", "0.25", "--weight", "0.75", "--dev", f"words={dev}"]) == 0
+    shown = capsys.readouterr()
+    lines = [text.split() for text in shown.out.splitlines()]
+    assert ["earlier", "merge", "words"] in lines
+    assert [text[0] for text in lines if text and text[0] in ("0.25", "0.75")] == ["0.25", "0.75"]
+    (chosen,) = [text[1] for text in lines if text[:1] == ["chosen:"]]
+    assert f"the earlier merge counts {chosen}, chosen on words" in shown.err
+    told = json.loads((tmp_path / "two" / "chorus.json").read_text())["continual"]["stages"][1]
+    assert told["state_weight"] == float(chosen)
+    # given again, dev is not decoded anew
+    assert run([*line, "--weight", "0.25", "--weight", "0.75", "--dev", f"words={dev}"]) == 0
+    again = capsys.readouterr().err
+    assert "merged already" in again
+    assert "share" not in again

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import chorus
-from adapters import make_adapters
+from adapters import loaded_by_peft, make_adapters, worst_error
 from calibrations import adapters_on
 from chorus.checkpoints.adapted import AdaptedTensor
 from chorus.checkpoints.lazy_tensor import ChangedTensor
@@ -29,7 +29,7 @@ from chorus.errors import CheckpointError, ChorusError, DataError, MisfitError, 
 from chorus.evaluate.results import read_evaluation
 from chorus.linalg.low_rank import LowRank
 from chorus.tasks.registry import TASKS
-from models import build, make_family, write_recipe
+from models import build, load_all, make_family, write_recipe
 from sounds import BASE, corpus, tiny
 
 Deltas = dict[str, np.ndarray]
@@ -127,6 +127,24 @@ def test_an_adapter_is_what_a_model_is(adapters, tmp_path):
     mixed = tmp_path / "mixed"
     chorus.continual(thin, dense, mixed, base=base, name="whole")
     close(deltas(base, mixed), deltas(base, thin), 1e-5)
+
+
+@pytest.mark.parametrize(
+    "settings_", [{"use_dora": True}, {"use_rslora": True}, {"modules_to_save": ["norm"]}], ids=str
+)
+def test_other_kinds_of_adapters_have_the_same_mean(tmp_path, settings_):
+    base, models = make_adapters(tmp_path, "qwen2", 3, **settings_)
+    found = added_up(base, models, tmp_path / "stages", energy=1)
+    mean = combined([deltas(base, m) for m in models], [1 / 3] * 3)
+    close(deltas(base, found), mean, 1e-5)
+
+
+def test_peft_loads_a_state_as_it_is(adapters, tmp_path):
+    base, models = adapters
+    found = added_up(base, models[:3], tmp_path)
+    ours = {n: t.read() for n, t in chorus.open_model(reference(base, found)).checkpoint.items()}
+    wanted = {n: t for n, t in loaded_by_peft("qwen2", base, found).items() if n in ours}
+    assert worst_error(ours, wanted, load_all(base)) < 1e-4
 
 
 def test_full_fine_tunes_as_an_adapter(tunes, tmp_path):
