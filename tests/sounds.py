@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -70,10 +71,12 @@ TOWER = {"d_model": 16, "encoder_layers": 1, "encoder_attention_heads": 2, "enco
 
 
 def tiny(directory: Path, kind: str, seed: int = 0) -> Path:
-    """A model directory of a kind: qwen2, qwen2_audio, omni, wav2vec2, wav2vec2_pretrained, wav2vec2_bert."""
+    """A model directory of a kind: qwen2, qwen2_audio, omni, qwen3_asr, voxtral, wav2vec2 and its kin."""
     import transformers
 
     torch.manual_seed(seed)
+    if kind in TRANSCRIBERS:
+        return _transcriber(directory, kind)
     if kind == "wav2vec2_bert":
         return _wav2vec2_bert(directory)
     if kind.startswith("wav2vec2"):
@@ -99,6 +102,51 @@ def tiny(directory: Path, kind: str, seed: int = 0) -> Path:
         extractor = transformers.WhisperFeatureExtractor(feature_size=80, chunk_length=2)
         extractor.save_pretrained(directory)
     return directory
+
+
+TRANSCRIBERS = ("qwen3_asr", "voxtral")  # speech LLMs that transcribe where nothing is asked
+ASR_SPECIALS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|audio_pad|>", "<|audio_start|>", "<|audio_end|>"]
+MISTRALS = ["<unk>", "<s>", "</s>", "[INST]", "[/INST]", "[AUDIO]", "[BEGIN_AUDIO]", "[TRANSCRIBE]"]
+
+
+def _transcriber(directory: Path, kind: str) -> Path:
+    import transformers
+
+    directory.mkdir(parents=True, exist_ok=True)
+    if kind == "voxtral":
+        config = transformers.VoxtralConfig(
+            audio_config={"hidden_size": 16, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2,
+                          "num_mel_bins": 80, "max_source_positions": 100, "vocab_size": 8},
+            text_config={**TEXT, "vocab_size": 264, "head_dim": 8, "model_type": "llama"},
+            audio_token_id=MISTRALS.index("[AUDIO]"),
+        )  # fmt: skip
+        model: Any = transformers.VoxtralForConditionalGeneration(config)
+        _tekken(directory / "tekken.json")
+        extractor: Any = transformers.WhisperFeatureExtractor(feature_size=80, chunk_length=2)
+    else:
+        tokenizer = byte_tokenizer(ASR_SPECIALS)
+        tokenizer.add_tokens(["<asr_text>"])  # in the published ones no special token either
+        config = transformers.Qwen3ASRConfig(
+            audio_config={**TOWER, "num_mel_bins": 80, "downsample_hidden_size": 8, "output_dim": 32},
+            text_config={**TEXT, "head_dim": 8, "model_type": "qwen3"},
+            audio_token_id=tokenizer.convert_tokens_to_ids("<|audio_pad|>"), pad_token_id=256, eos_token_id=[256, 258],
+        )  # fmt: skip
+        model = transformers.Qwen3ASRForConditionalGeneration(config)
+        tokenizer.save_pretrained(directory)
+        extractor = transformers.Qwen3ASRFeatureExtractor(feature_size=80, chunk_length=2)
+    model.save_pretrained(directory)
+    extractor.save_pretrained(directory)
+    return directory
+
+
+def _tekken(path: Path) -> None:
+    """A vocabulary in the one file that Mistral's models have: control tokens, then the bytes."""
+    special = [{"rank": i, "token_str": name, "is_control": True} for i, name in enumerate(MISTRALS)]
+    letters = [{"rank": i, "token_bytes": base64.b64encode(bytes([i])).decode(), "token_str": None} for i in range(256)]
+    # words and signs apart, as Mistral's own have it: else a control token's name would be a word
+    config = {"pattern": r"\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|\s+", "num_vocab_tokens": 256,
+              "default_vocab_size": 264, "default_num_special_tokens": len(MISTRALS), "version": "v7"}  # fmt: skip
+    path.write_text(json.dumps({"config": config, "vocab": letters, "special_tokens": special}))
 
 
 def _omni(audio_token: int) -> Any:

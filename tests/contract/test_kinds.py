@@ -11,7 +11,7 @@ from sounds import BASE, corpus, mms, tiny
 
 MODELS = {
     "whisper": "whisper", "wav2vec2": "ctc", "wav2vec2_bert": "ctc", "mms": "ctc", "qwen2_audio": "speech_llm",
-    "omni": "speech_llm", "qwen2": "causal",
+    "omni": "speech_llm", "qwen2": "causal", "qwen3_asr": "qwen3_asr", "voxtral": "voxtral",
 }  # fmt: skip
 
 

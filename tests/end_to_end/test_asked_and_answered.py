@@ -27,7 +27,7 @@ from sounds import MANIFEST, tiny, tone
 HEADER = ["path", "audio_2", "text", "language", "speaker", "speaker_2", "split", "task"]
 
 
-@pytest.fixture(scope="module", params=["qwen2_audio", "omni"])
+@pytest.fixture(scope="module", params=["qwen2_audio", "omni", "qwen3_asr", "voxtral"])
 def base(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny(tmp_path_factory.mktemp("bases") / request.param, request.param)
 
@@ -69,14 +69,15 @@ def test_each_row_is_asked_and_answered_by_its_task(base: Path, manifest: Path, 
         asked.setdefault(one.row.get("task"), (question, answer, one))
     question, answer, _ = asked["kws"]
     # by all rows of the manifest, not by those of this split
-    assert "Choose from: off, on, one. Output only the word.<|im_end|>" in question
-    assert answer in ("on<|im_end|>", "one<|im_end|>", "off<|im_end|>")
+    end = backbone.recogniser.dialect.end
+    assert "Choose from: off, on, one. Output only the word." in question
+    assert answer in (f"on{end}", f"one{end}", f"off{end}")
     question, answer, _ = asked["langid"]
     assert "Choose from: English, German." in question
-    assert answer in ("English<|im_end|>", "German<|im_end|>")
+    assert answer in (f"English{end}", f"German{end}")
     question, answer, pair = asked["speaker_ver"]
     assert "Do they belong to the same speaker?" in question
-    assert answer in ("yes<|im_end|>", "no<|im_end|>")
+    assert answer in (f"yes{end}", f"no{end}")
     assert pair.duration_s == pytest.approx(0.4 + 0.5 + 0.4)
 
 

@@ -182,7 +182,7 @@ def test_faster_whisper_converts_into_the_cache_and_hears_alike(digits: Path, tm
         evaluate(str(converted), few, tmp_path / "x", decoding=settings, device="cpu", backend="transformers")
 
 
-@pytest.mark.parametrize("kind", ["wav2vec2", "qwen2_audio", "omni"])
+@pytest.mark.parametrize("kind", ["wav2vec2", "qwen2_audio", "omni", "qwen3_asr", "voxtral"])
 def test_other_families_decode(kind: str, tmp_path: Path) -> None:
     model = tiny(tmp_path / "model", kind)
     rows = []

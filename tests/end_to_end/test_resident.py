@@ -115,7 +115,7 @@ def test_adapters_merge_in_memory_too(method: str, tmp_path: Path) -> None:
         assert torch.allclose(tensor.value.double(), expected, atol=1e-6 * float(expected.abs().max())), name
 
 
-@pytest.mark.parametrize("kind", ["qwen2_audio", "omni", "wav2vec2"])
+@pytest.mark.parametrize("kind", ["qwen2_audio", "omni", "qwen3_asr", "voxtral", "wav2vec2"])
 def test_models_that_rename_their_weights_are_loaded_anew(kind: str, tmp_path: Path) -> None:
     """Merges of speech language models are heard from memory as from disk, one after the other."""
     import chorus

@@ -27,7 +27,7 @@ from chorus.train.backbones.whisper import WhisperBackbone
 from chorus.train.layers import load_train_config
 from chorus.train.run import train
 from models import load_all, write_recipe
-from sounds import BASE, MANIFEST, corpus, tiny
+from sounds import BASE, MANIFEST, TRANSCRIBERS, corpus, tiny
 
 KINDS = ("lora", "rslora", "dora", "pissa", "olora", "eva")
 QUICK = ["train.epochs=1", "train.batch_size=8", "train.window_s=3", "dev.limit=4", "dev.max_new_tokens=8"]
@@ -216,7 +216,7 @@ def test_an_adapter_can_be_trained_further(settings, tmp_path):
         train(settings(f"model.adapter={BASE}", output=str(tmp_path / "x"), logs=str(tmp_path / "l3")))
 
 
-@pytest.mark.parametrize("kind", ["qwen2", "qwen2_audio", "omni", "wav2vec2", "wav2vec2_pretrained"])
+@pytest.mark.parametrize("kind", ["qwen2", "qwen2_audio", "omni", *TRANSCRIBERS, "wav2vec2", "wav2vec2_pretrained"])
 @pytest.mark.parametrize("way", ["full", "lora"])
 def test_other_models_train_and_their_adapters_merge(tmp_path, kind, way):
     import transformers

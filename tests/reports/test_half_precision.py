@@ -15,7 +15,7 @@ from chorus.train.layers import load_train_config
 from chorus.train.run import Note
 from sounds import BASE, corpus, tiny
 
-KINDS = ("whisper", "wav2vec2", "wav2vec2_bert", "qwen2_audio", "omni", "qwen2")
+KINDS = ("whisper", "wav2vec2", "wav2vec2_bert", "qwen2_audio", "omni", "qwen3_asr", "voxtral", "qwen2")
 ADAPTERS = ("lora", "rslora", "dora", "pissa", "olora", "eva")
 HALVES = ("bfloat16", "float16")
 

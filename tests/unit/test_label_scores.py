@@ -29,7 +29,7 @@ from sounds import BASE, tiny, tone
 LABELS = ("on", "one", "no", "nothing", "none of these", "yes", "42")
 
 
-@pytest.fixture(scope="module", params=["qwen2_audio", "omni"])
+@pytest.fixture(scope="module", params=["qwen2_audio", "omni", "qwen3_asr", "voxtral"])
 def recogniser(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
     place = tiny(tmp_path_factory.mktemp("model") / request.param, request.param)
     model = open_model(place)

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from chorus.checkpoints.lazy_tensor import MemoryTensor
 from chorus.errors import CheckpointError
 from chorus.models.batches import as_taken, pad
+from chorus.models.dialects import before_question
 from chorus.models.kind import Kind
 from chorus.models.limits import Limits
 from chorus.models.loading import (
@@ -27,7 +28,6 @@ from chorus.models.loading import (
     read_config,
 )
 from chorus.models.registry import KINDS, covered, kind_of, peft_task
-from chorus.models.speech_llm import before_question
 from chorus.models.whisper import task_token
 from chorus.tasks.registry import TASKS
 from chorus.train.resume import identity
@@ -45,6 +45,8 @@ CONFIGS = {  # as their config.json begins
         {"model_type": "qwen2_5_omni", "architectures": ["Qwen2_5OmniModel"]},
         {"model_type": "qwen2_5_omni_thinker", "architectures": ["Qwen2_5OmniThinkerForConditionalGeneration"]},
     ],
+    "qwen3_asr": [{"model_type": "qwen3_asr", "audio_config": {}, "text_config": {}}],
+    "voxtral": [{"model_type": "voxtral", "architectures": ["VoxtralForConditionalGeneration"]}],
     "causal": [
         {"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"]},
         {"model_type": "gemma3", "architectures": ["Gemma3ForCausalLM"]},
@@ -63,7 +65,7 @@ def test_a_config_is_of_its_kind(name):
 
 def test_no_config_is_of_two_kinds():
     asked = [config for configs in CONFIGS.values() for config in configs]
-    assert [sum(kind.recognises(config) for kind in KINDS) for config in asked] == [1] * 10
+    assert [sum(kind.recognises(config) for kind in KINDS) for config in asked] == [1] * 12
 
 
 def test_every_kind_is_asked_about_and_no_other():
@@ -91,11 +93,13 @@ def test_kinds_are_told_for_cards_and_adapters():
     speech = "automatic-speech-recognition"
     assert tags == {
         "whisper": speech, "ctc": speech, "other_speech": speech, "causal": "text-generation",
-        "speech_llm": "audio-text-to-text",
+        "speech_llm": "audio-text-to-text", "voxtral": "audio-text-to-text", "qwen3_asr": speech,
     }  # fmt: skip
     assert peft_task(CONFIGS["causal"][0]) == "CAUSAL_LM"
     assert peft_task(CONFIGS["whisper"][0]) is None
-    assert covered(lambda kind: bool(kind.decoder)) == "wav2vec2-like CTC models, Qwen2-Audio, Qwen2.5-Omni, Whisper"
+    assert covered(lambda kind: bool(kind.decoder)) == (
+        "wav2vec2-like CTC models, Qwen3-ASR, Qwen2-Audio, Qwen2.5-Omni, Voxtral, Whisper"
+    )
 
 
 def test_another_packages_kind_goes_before_ours(monkeypatch):
@@ -257,7 +261,14 @@ def test_what_is_missing_is_named(tmp_path, missing, told):
 
 @pytest.mark.parametrize(
     ("name", "seconds", "tokens"),
-    [("wav2vec2", 60.0, None), ("qwen2_audio", 30.0, 512), ("omni", 30.0, 512), ("qwen2", None, 512)],
+    [
+        ("wav2vec2", 60.0, None),
+        ("qwen2_audio", 30.0, 512),
+        ("omni", 30.0, 512),
+        ("voxtral", 30.0, 512),
+        ("qwen3_asr", 30.0, 512),
+        ("qwen2", None, 512),
+    ],
 )
 def test_limits_come_from_the_config(tmp_path, name, seconds, tokens):
     found = limits_of(str(tiny(tmp_path / name, name)))

@@ -51,6 +51,7 @@ FOLDERS = {
 # Left without a word: written anew, or nobody's wish.
 MADE = ("config.json", "generation_config.json", "chorus.json", "curve.png", "readme*", "model.safetensors.index.json")
 HIDDEN = (".*", "__pycache__", "*.pyc", "*.tmp", "*.lock", "*~", "thumbs.db")
+OWN_ADAPTER = ("adapter_config.json", "adapter_model.safetensors")  # of a model whose config counts on it
 PICKLED, LARGE = (".pt", ".bin", ".pkl", ".npz"), 100_000_000  # bytes
 SHOWN = 6  # names of a kind that is left
 MOST = 1000  # files of a folder that is carried; more are a data set
@@ -156,7 +157,7 @@ def sort_out(names: Iterable[str], files: Files, directory: Path, config: JsonMa
         if slash and rest:
             folders.setdefault(folder, []).append(name)
         else:
-            _sort(found, name, files, directory)
+            _sort(found, name, files, directory, own=bool(config.get("has_lora_adapter")))
     for folder, inside in sorted(folders.items()):
         why = _whole_folder(folder, inside, files, config)
         if why is None:
@@ -169,8 +170,9 @@ def sort_out(names: Iterable[str], files: Files, directory: Path, config: JsonMa
     return found
 
 
-def _sort(found: Beside, name: str, files: Files, directory: Path) -> None:
-    kind = what_left(name)
+def _sort(found: Beside, name: str, files: Files, directory: Path, *, own: bool = False) -> None:
+    # Granite Speech loads it with the weights, and hears by it: without it the class only logs that something lacks
+    kind = None if own and name in OWN_ADAPTER else what_left(name)
     # a tokenizer that is no file is refused where it is read: without it the result would not be what is expected
     if kind is None and not (is_tokenizer(name) or is_processor(name)):
         kind = files.odd(name) or (WEIGHTS if _other_weights(name, files) else None)

@@ -98,10 +98,11 @@ def same_files(one: Mapping[str, Path], other: Mapping[str, Path]) -> bool:
     if names != [name for name, _, _ in _readers(other)]:
         return False
     names += ["added_tokens.json"] if "added_tokens.json" in one or "added_tokens.json" in other else []
-    return all(name in one and name in other and _same(one[name], other[name]) for name in names)
+    return all(name in one and name in other and same(one[name], other[name]) for name in names)
 
 
-def _same(one: Path, other: Path) -> bool:
+def same(one: Path, other: Path) -> bool:
+    """Whether two files have the same bytes."""
     # the hub's cache links equal files of two models to two blobs; a folder of one's own may hold links to one
     return one.samefile(other) or (one.stat().st_size == other.stat().st_size and file_hash(one) == file_hash(other))
 

@@ -37,6 +37,7 @@ class Kind:
     peft_task       PEFT's task type; None for speech, whose inputs PEFT's wrappers do not know
     elsewhere       another tool's name -> its tensors' names in transformers' words
     generation      the generation settings completed, from the config, what there is of them, and the ids of tokens
+    why         what keeps a model from being trained or transcribed, where that is worth a word
     """
 
     name: str
@@ -54,6 +55,7 @@ class Kind:
     peft_task: str | None = None
     elsewhere: Mapping[str, Callable[[str], str]] = field(default_factory=dict)
     generation: Callable[[JsonMap, JsonMap, Mapping[str, int]], JsonObject] | None = None
+    why: Callable[[JsonMap], str] = lambda config: ""
 
     @property
     def takes_audio(self) -> bool:

@@ -32,6 +32,10 @@ else:
     torch, transformers = lazy("torch"), lazy("transformers")
 
 
+# of Qwen3-ASR's first repositories, which come with code of their own
+OLD_LAYOUT = "its layout is none of transformers', which has the repositories whose names end in -hf"
+
+
 @dataclass(frozen=True)
 class Origin:
     """Where a model is loaded from: `place` is a directory or a hub id.
@@ -90,7 +94,9 @@ def kind_at(origin: Origin, verb: str) -> Kind:
     if kind is not None and able(kind):
         return kind
     called = architecture(config) or config.get("model_type", "unnamed model")
-    raise CheckpointError(f"{origin}: {called} cannot be {verb} here", f"what can: {covered(able)}")
+    why = kind.why(config) if kind is not None else OLD_LAYOUT if "thinker_config" in config else ""
+    told = f"{why}; " if why else ""
+    raise CheckpointError(f"{origin}: {called} cannot be {verb} here", f"{told}what can: {covered(able)}")
 
 
 def load_parts(

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase, SequenceFeatureExtractor
+
+
+TEKKEN = "tekken.json"
 
 
 @dataclass
@@ -27,6 +31,11 @@ class Parts:
     def save_side_files(self, directory: Path) -> None:
         """Tokenizer, extractor, and the generation settings of a model that generates."""
         self.tokenizer.save_pretrained(directory)
+        # Mistral's own readers take no other form; transformers has made tokenizer.json of it, or found that beside it
+        places = (getattr(self.tokenizer, "vocab_file", None), Path(str(self.tokenizer.name_or_path)) / TEKKEN)
+        source = next((one for one in map(Path, filter(None, places)) if one.name == TEKKEN and one.is_file()), None)
+        if source is not None and not (directory / TEKKEN).exists():
+            shutil.copyfile(source, directory / TEKKEN)
         if self.extractor is not None:
             self.extractor.save_pretrained(directory)
         if self.model.can_generate():

@@ -20,11 +20,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Speech:
-    """An utterance as a model takes it; `key` is what the audio is by content, `prompt` what is asked about it."""
+    """An utterance as a model takes it; `key` is what the audio is by content, `prompt` what is asked about it.
+
+    `language` is that of a transcript, for models that are told it.
+    """
 
     audio: Callable[[], Samples]
     key: Callable[[], str]
     prompt: str = ""
+    language: str = ""
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from chorus.checkpoints.beside import Beside, beside, is_processor, is_tokenizer, list_files
+from chorus.checkpoints.beside import OWN_ADAPTER, Beside, beside, is_processor, is_tokenizer, list_files
 from chorus.checkpoints.model import Model
 from chorus.checkpoints.sidecar import VOCABULARIES, chat_template_of
+from chorus.checkpoints.vocabulary import same
 from chorus.errors import CheckpointError, some
 from chorus.files import MAX_TOKENIZER, present, read_json, regular
 from chorus.merge.planning.inputs import Inputs
@@ -104,6 +105,12 @@ def _others(inputs: Inputs, found: list[Beside], order: list[int], chosen: Besid
     for i in order:
         new = [n for n in found[i].carried if n not in chosen.carried and not (is_tokenizer(n) or is_processor(n))]
         chosen.carried |= {n: found[i].carried[n] for n in new}
+        others = [n for n in OWN_ADAPTER if n in found[i].carried and n not in new]
+        if i != inputs.donor and any(not same(found[i].carried[n], chosen.carried[n]) for n in others):
+            inputs.warnings.append(
+                f"{inputs.models[i].label} brings another adapter of its own, which is not merged: the result has "
+                f"{inputs.models[inputs.donor].label}'s"
+            )
         if new and i != inputs.donor:
             inputs.warnings.append(
                 f"from {inputs.models[i].label}, as {inputs.models[inputs.donor].label} has none: {some(new, 6)}"

@@ -78,13 +78,14 @@ def loss_of(backbone: Backbone, batch: Batch) -> torch.Tensor:
 
 def recognised(
     recogniser: Recogniser, model: PreTrainedModel, utterances: Sequence[Utterance], *,
-    asked: Callable[[Row], str] = lambda row: "", max_new_tokens: int | None, synced_gpus: bool,
+    asked: Callable[[Row], str] = lambda row: "", language: Callable[[Row], str | None] = lambda row: "",
+    max_new_tokens: int | None, synced_gpus: bool,
 ) -> list[str]:  # fmt: skip
     """What a recogniser makes of rows, together or one by one as evaluation decodes them too.
 
-    `asked` gives what a model that is asked in words is asked about a row.
+    `asked` gives what a model that is asked in words is asked about a row, `language` that of its transcript.
     """
-    speech = [Speech(u.audio, u.key, asked(u.row)) for u in utterances]
+    speech = [Speech(u.audio, u.key, asked(u.row), language(u.row) or "") for u in utterances]
     parts = [speech] if recogniser.batches else [[one] for one in speech]
     texts: list[str] = []
     with evaluating(model):

@@ -1,4 +1,4 @@
-"""Qwen2-Audio and Qwen2.5-Omni's thinker on audio. Of a question and its answer, only the answer has a loss."""
+"""Speech LLMs on audio. Of a question and its answer, only the answer has a loss."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from chorus.models.label_scores import sums_of
 from chorus.models.loading import load_parts
 from chorus.models.recogniser import Speech
 from chorus.models.speech_llm import SpeechLlmRecogniser
-from chorus.models.texts import plain_ids
+from chorus.tasks.asr import ASR
 from chorus.train.asked import task_of
 from chorus.train.backbones.protocol import ROWS, Example
 from chorus.train.backbones.shared import (
@@ -60,7 +60,13 @@ class SpeechLlmBackbone:
 
     def asked(self, row: Row) -> str:
         """The question: the row's, the configuration's, or the task's."""
-        return row.get("prompt") or self.config.data.prompt or task_of(self.config, row).instruction(row)
+        written, task = row.get("prompt") or self.config.data.prompt, task_of(self.config, row)
+        own = self.recogniser.transcribes and task.name == ASR.name  # what it does where nothing is asked
+        return written or ("" if own else task.instruction(row))
+
+    def language(self, row: Row) -> str | None:
+        """The language of a row's transcript, empty where nobody says it; None of other tasks."""
+        return row.language if task_of(self.config, row).name == ASR.name else None
 
     def example(self, utterance: Utterance, rng: Generator | None, augment: Augment) -> Example:
         features = self.recogniser.features
@@ -71,9 +77,9 @@ class SpeechLlmBackbone:
         if rng is not None:
             audio = masked(audio, augment, rng)
         columns = self.recogniser.speech_columns(audio)
-        question = self.recogniser.question(self.asked(utterance.row), columns)
-        answer = [*plain_ids(self.tokenizer, utterance.row.text), self.recogniser.end]
-        return Example(answer, question, audio, columns)
+        language = self.language(utterance.row)
+        question = self.recogniser.question(self.asked(utterance.row), columns, language or "")
+        return Example(self.recogniser.answer(utterance.row.text, language), question, audio, columns)
 
     def collate(self, examples: Sequence[Example]) -> Batch:
         audio = [one.audio for one in examples if one.audio is not None]
@@ -92,8 +98,8 @@ class SpeechLlmBackbone:
     ) -> list[str]:  # fmt: skip
         """The answers, greedily."""
         return recognised(
-            self.recogniser, model, utterances, asked=self.asked, max_new_tokens=max_new_tokens,
-            synced_gpus=synced_gpus,
+            self.recogniser, model, utterances, asked=self.asked, language=self.language,
+            max_new_tokens=max_new_tokens, synced_gpus=synced_gpus,
         )  # fmt: skip
 
     def label_odds(

@@ -15,10 +15,11 @@ from chorus.models.parts import Parts
 from chorus.models.recogniser import LabelScorer, Recogniser, Speech, Transcript, WordTimer
 from chorus.models.texts import plain_ids
 from chorus.models.times import Segment, in_ms
+from chorus.tasks.asr import ASR
 from chorus.tasks.registry import TASKS
 from chorus.transcribe.backends.hearing import asked_labels, most_tokens
 from chorus.transcribe.backends.protocol import PROMPT, Hypothesis, Sound
-from chorus.transcribe.decoding import Decoding
+from chorus.transcribe.decoding import BY_COLUMN, DETECT, Decoding
 
 if TYPE_CHECKING:
     import torch
@@ -82,8 +83,13 @@ class Recognising:
         return (Segment(0.0, in_ms(sound.seconds), found.text, found.words),)
 
     def _asked(self, sound: Sound) -> Speech:
-        prompt = sound.row.get(PROMPT) or self.decoding.prompt or self.task.instruction(sound.row)
-        return Speech(lambda: sound.audio, lambda: sound.key, prompt)
+        written, row, language = sound.row.get(PROMPT) or self.decoding.prompt, sound.row, ""
+        if self.task.name == ASR.name and getattr(self.recogniser, "transcribes", False):
+            # asked nothing it does what it was made for, in the language that it is told, or finds
+            language = {BY_COLUMN: row.language, DETECT: ""}.get(self.decoding.language, self.decoding.language)
+        elif not written:
+            written = self.task.instruction(row)
+        return Speech(lambda: sound.audio, lambda: sound.key, written or "", language)
 
     def close(self) -> None:
         del self.parts, self.recogniser
