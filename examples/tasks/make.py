@@ -5,7 +5,7 @@ with bytes as tokens. Its weights are drawn five times as large as usual: else a
 last layer, and adapters, which leave embeddings and head as they are, have nothing to work on.
 
 DIR/*.csv are the rows of kws, speaker_id and speaker_ver (English digits), asr (Arabic digits) and langid (four
-languages), by `digits_en`, `commands_ar`, `sentences_de` and `sentences_nl` below PACKS.
+languages), by `digits_en`, `commands_ar`, `sentences_de` and `sentences_nl` below PACKS; general.csv has some of all.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ TOWER = {
     "num_mel_bins": 80, "max_source_positions": 50 * SECONDS,
 }  # fmt: skip
 ROWS = {"train": 1500, "dev": 100, "test": 150}  # of each task
+BASE_ROWS = {"train": 150, "dev": 20}  # of each task, from which the base learns a little of all
 CUT_S = 2.0  # of sentences: who hears the language of a second knows it
 
 
@@ -135,7 +136,12 @@ def make_rows(packs: Path, out: Path) -> None:
             for split in ROWS for pack in (digits, arabic, german, dutch) for row in some(pack, split, 4, rng)
         ],
     }  # fmt: skip
-    for task, rows in tasks.items():
+    little = [
+        replace(row, extra={**row.extra, "task": task})
+        for task, rows in tasks.items() for split, count in BASE_ROWS.items()
+        for row in [one for one in rows if one.split == split][:: max(1, ROWS[split] // count)]
+    ]  # fmt: skip
+    for task, rows in (tasks | {"general": little}).items():
         write_manifest(rows, out / f"{task}.csv")
         print(f"{out / task}.csv: {len(rows)} rows")
 

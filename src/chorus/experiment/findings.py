@@ -24,8 +24,9 @@ def over_tasks(
 ) -> list[str]:  # fmt: skip
     """The best merge over all tasks, and in each of them beside base, specialist and joint."""
     lines = [f"Chosen on dev, by what it recovers of the specialists' gains over {len(compared)} tasks: {best}."]
-    for one in gains.others if gains else ():
-        if one.system in (best, JOINT) and one.mean is not None and one.ratio_of_sums is not None:
+    recovered = {one.system: one for one in gains.others} if gains else {}
+    for one in (recovered[name] for name in (best, JOINT) if name in recovered):
+        if one.mean is not None and one.ratio_of_sums is not None:
             name = "joint fine-tuning, which needs all data at once," if one.system == JOINT else best
             lines.append(
                 f"On test {name} recovers {one.mean:.2f} of them in the mean, {one.worst:.2f} in the worst "

@@ -31,7 +31,7 @@ def _of_task(task: TaskResult, place: Path) -> list[Picture]:
     compared = task.compared
     compared_plots(compared, place)
     text = "Dots: domains with 95 % intervals. Bars: the mean."
-    pictures = [Picture(f"{compared.title.capitalize()} by domain", text, place / "by-domain.svg")]
+    pictures = [Picture(f"{compared.title[:1].upper()}{compared.title[1:]} by domain", text, place / "by-domain.svg")]
     if any(cell.group != "in-domain" for cell in compared.cells) and "in-domain" in compared.groups:
         better = "Below and left" if compared.sign == 1 else "Above and right"
         text = f"{better} is better; the line joins what nothing beats in both."
