@@ -12,6 +12,7 @@ import chorus
 from chorus.analyse.cka import StateAnalysis
 from chorus.analyse.facts import WeightAnalysis
 from chorus.analyse.interference_facts import Interference
+from chorus.analyse.overfitting import OverfittingAnalysis
 from chorus.analyse.path import PathAnalysis
 from chorus.calibrate.run import Calibrated
 from chorus.checkpoints.adapter_report import AdapterResult
@@ -63,6 +64,9 @@ def measures() -> None:
     heard = assert_type(chorus.AnalysedRows(["dev.csv"]), chorus.AnalysedRows)
     assert_type(chorus.analyse_path(["tuned"], "base", heard), PathAnalysis)
     assert_type(chorus.analyse_cka(["tuned"], "base", ["dev.csv"]), StateAnalysis)
+    asked = assert_type(chorus.EvaluatedRows(["dev.csv"]), chorus.EvaluatedRows)
+    grid = assert_type(chorus.RankAndWeights([4], [1.0]), chorus.RankAndWeights)
+    assert_type(chorus.analyse_overfitting(["tuned"], "base", asked, grid=grid), OverfittingAnalysis)
 
 
 def hears() -> None:

@@ -17,8 +17,11 @@ from chorus._version import __version__ as __version__
 
 if TYPE_CHECKING:  # the public names, listed once: type checkers read this block, and so does `_homes` at run time
     from chorus.analyse.cka import analyse_cka as analyse_cka
+    from chorus.analyse.evaluated import EvaluatedRows as EvaluatedRows
     from chorus.analyse.interference import analyse_interference as analyse_interference
     from chorus.analyse.live import AnalysedRows as AnalysedRows
+    from chorus.analyse.overfitting import RankAndWeights as RankAndWeights
+    from chorus.analyse.overfitting import analyse_overfitting as analyse_overfitting
     from chorus.analyse.path import analyse_path as analyse_path
     from chorus.analyse.weights import analyse_weights as analyse_weights
     from chorus.analyse.write import write_analysis as write_analysis

@@ -125,3 +125,20 @@ def test_path_and_cka_print_tables_and_write_pages(tmp_path: Path, capsys: pytes
     assert all(layer["difference"] == [[0.0, 0.0], [0.0, 0.0]] for layer in told["layers"])
     assert run(["analyse", "path", *given, "--until", "0.2"]) == 2
     assert "--until 1.5" in capsys.readouterr().err
+
+
+def test_overfitting_prints_a_grid_and_writes_a_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("jinja2")
+    manifest, _ = corpus(tmp_path / "tones", 6)
+    given = [f"same={BASE}", "--base", str(BASE), "--data", str(manifest), "--window", "1", "--max-new-tokens", "3"]
+    grid = ["--ranks", "2", "--weights", "1", "--specialist", "same=d0", "--evaluations", str(tmp_path / "kept")]
+    assert run(["analyse", "overfitting", *given, *grid, "-o", str(tmp_path / "out"), "-q"]) == 0
+    shown = capsys.readouterr().out
+    for words in ("same: at home in d0", "in-task D", "whole", "keeps all of it"):
+        assert words in shown
+    assert (tmp_path / "out" / "overfitting.json").exists()
+    assert len(list((tmp_path / "kept" / "asr").iterdir())) == 2, "the base and the model, each once"
+    assert run(["analyse", "overfitting", *given, "-q"]) == 2
+    assert "--specialist same=ROW" in capsys.readouterr().err
+    assert run(["analyse", "overfitting", *given, "--ranks", "2,x"]) == 2
+    assert "--ranks 1,4" in capsys.readouterr().err

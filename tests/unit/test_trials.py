@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from chorus.errors import CheckpointError
-from chorus.search.trials import Loaded
+from chorus.transcribe.loaded import LoadedBackend
 from chorus.transcribe.request import Request
 from chorus.transcribe.systems import System
 from chorus.transcribe.test_sets import TestSet
@@ -45,7 +45,7 @@ def models(monkeypatch: pytest.MonkeyPatch) -> list[Model]:
         found.append(Model())
         return found[-1]
 
-    monkeypatch.setattr("chorus.search.trials.load_backend", load)
+    monkeypatch.setattr("chorus.transcribe.loaded.load_backend", load)
     return found
 
 
@@ -54,7 +54,7 @@ def asked(**changes: object) -> Request:
 
 
 def test_merges_of_the_same_models_are_put_into_one(models: list[Model]) -> None:
-    loaded = Loaded()
+    loaded = LoadedBackend()
     for label in ("first", "second", "third"):
         loaded.with_weights(asked(label=label, identity=label, config={"layers": 2}), {})
     assert [model.replaced for model in models] == [2]
@@ -69,7 +69,7 @@ def test_merges_of_the_same_models_are_put_into_one(models: list[Model]) -> None
 )
 def test_what_surrounds_the_weights_is_never_anothers(models: list[Model], changes: dict[str, object]) -> None:
     """A method that needs no base takes config, tokenizer and generation settings of the first specialist."""
-    loaded = Loaded()
+    loaded = LoadedBackend()
     loaded.with_weights(asked(), {})
     loaded.with_weights(asked(**changes), {})
     assert [(model.replaced, model.closed) for model in models] == [(0, True), (0, False)]
@@ -80,7 +80,7 @@ def test_what_surrounds_the_weights_is_never_anothers(models: list[Model], chang
 
 
 def test_a_model_that_takes_no_weights_is_loaded_anew(models: list[Model]) -> None:
-    loaded = Loaded()
+    loaded = LoadedBackend()
     loaded.with_weights(asked(), {})
     models[0].takes = False
     assert loaded.with_weights(asked(), {}) is models[1]
@@ -91,10 +91,10 @@ def test_a_load_that_fails_leaves_nothing_to_close(models: list[Model], monkeypa
     def refuse(request: Request) -> Model:
         raise CheckpointError("no such tensor", "name another")
 
-    loaded = Loaded()
+    loaded = LoadedBackend()
     loaded.with_weights(asked(), {})
     models[0].takes = False
-    monkeypatch.setattr("chorus.search.trials.load_backend", refuse)
+    monkeypatch.setattr("chorus.transcribe.loaded.load_backend", refuse)
     with pytest.raises(CheckpointError, match="no such tensor"):
         loaded.with_weights(asked(), {})
     loaded.close()

@@ -44,7 +44,7 @@ class Gained(Capped):
 
 
 @dataclass(frozen=True)
-class _Cell:
+class MeasuredCell:
     """The rows of one domain of one task by system, which all answer the same utterances."""
 
     name: str
@@ -106,8 +106,8 @@ def analyse_interference(
         raise UsageError("no evaluation to analyse", "name those of the base and of the specialists")
     # one condition for all tasks: noise on one and none on the other would be no comparison
     chosen = condition or evaluations[0].summary["conditions"][0]
-    cells, notes = _cells(evaluations, column, chosen, base, normaliser, common=common)
-    homes = _homes(cells, labels, given)
+    cells, notes = cells_of(evaluations, column, chosen, base, normaliser, common=common)
+    homes = homes_of(cells, labels, given)
     if not homes:
         raise MisfitError(
             "no result is a specialist's", "name them and where they are at home: --specialist LABEL=ROW"
@@ -115,10 +115,10 @@ def analyse_interference(
     return _interference(cells, labels, homes, chosen, notes)
 
 
-def _cells(
+def cells_of(
     evaluations: Sequence[Evaluation], column: str, condition: str, base: str | None, normaliser: str | None, *,
     common: bool,
-) -> tuple[list[_Cell], list[str]]:  # fmt: skip
+) -> tuple[list[MeasuredCell], list[str]]:  # fmt: skip
     """Every domain of every task."""
     tasks: dict[str, list[Evaluation]] = defaultdict(list)
     for one in evaluations:
@@ -139,11 +139,9 @@ def _cells(
         notes += more
         parts = {one.label: by_column(own, column) for one, own in zip(group, rows, strict=True)}
         for domain in parts[origin]:
-            called = name if len(parts[origin]) == 1 else f"{name}: {domain or '(none)'}"
+            called = called_row(name, domain, several=len(tasks) > 1, alone=len(parts[origin]) == 1)
             by_label = {label: part[domain] for label, part in parts.items()}
-            cells.append(
-                _Cell(called if len(tasks) > 1 else domain or name, domain, group[0].task, by_label, roles, origin)
-            )  # fmt: skip
+            cells.append(MeasuredCell(called, domain, group[0].task, by_label, roles, origin))
     # gains over different beginnings are gains of nothing in common
     bases = list(dict.fromkeys(cell.base for cell in cells))
     if len(bases) > 1:
@@ -151,7 +149,18 @@ def _cells(
     return cells, notes
 
 
-def _homes(cells: Sequence[_Cell], labels: Sequence[str], given: Mapping[str, str]) -> dict[str, list[str]]:
+def called_row(task: str, domain: str, *, several: bool, alone: bool) -> str:
+    """What a domain's row is called; `several`: there are more tasks, `alone`: it is its task's only domain.
+
+    >>> called_row("kws", "radio", several=True, alone=False), called_row("kws", "", several=False, alone=True)
+    ('kws: radio', 'kws')
+    """
+    if not several:
+        return domain or task
+    return task if alone else f"{task}: {domain or '(none)'}"
+
+
+def homes_of(cells: Sequence[MeasuredCell], labels: Sequence[str], given: Mapping[str, str]) -> dict[str, list[str]]:
     """The rows that each specialist is at home in, as the evaluations say, unless it is said otherwise."""
     names = [cell.name for cell in cells]
     for label, row in given.items():
@@ -169,36 +178,48 @@ def _homes(cells: Sequence[_Cell], labels: Sequence[str], given: Mapping[str, st
 
 
 def _interference(
-    cells: Sequence[_Cell], labels: Sequence[str], homes: Mapping[str, list[str]], condition: str, notes: list[str]
+    cells: Sequence[MeasuredCell],
+    labels: Sequence[str],
+    homes: Mapping[str, list[str]],
+    condition: str,
+    notes: list[str],
 ) -> Interference:
+    rows, gains, shared = shares_of(cells, labels, homes)
+    at_home = {(label, name) for label, names in homes.items() for name in names}
+    columns = {label: shared[label] for label in homes}
+    outgoing = [outgoing_of(label, homes[label], cells, effects) for label, effects in columns.items()]
+    incoming = {
+        row.name: summed({label: one[row.name] for label, one in columns.items() if (label, row.name) not in at_home})
+        for row in rows
+    }
+    recovered = [_recovered(cells, label, shared[label], gains) for label in shared if label not in homes]
+    return Interference(
+        cells[0].base, rows, list(homes), columns, outgoing, incoming, recovered, condition,
+        [*notes, *told_of(cells, rows), *_homeless(homes)],
+    )  # fmt: skip
+
+
+def shares_of(
+    cells: Sequence[MeasuredCell], labels: Sequence[str], homes: Mapping[str, Sequence[str]]
+) -> tuple[list[InterferenceRow], dict[str, float], dict[str, dict[str, Effect | None]]]:
+    """(rows, what each row's own specialist surely gains, each system's effects by row with their shares of that)."""
     base = cells[0].base
     every = {label: {cell.name: cell.effect(label) for cell in cells} for label in labels if label != base}
     rows = [_row(cell, homes, every) for cell in cells]
     # the denominators: of rows whose specialist surely gains, for others are near zero
     gains = {row.name: row.gain.points for row in rows if row.sure and row.gain is not None}
-    shared = {label: {name: _share(one, gains.get(name)) for name, one in own.items()} for label, own in every.items()}
-    at_home = {(label, name) for label, names in homes.items() for name in names}
-    columns = {label: shared[label] for label in homes}
-    outgoing = []
-    for label, effects in columns.items():
-        # what was not measured is no zero
-        away = [cell for cell in cells if (label, cell.name) not in at_home and effects[cell.name] is not None]
-        others = summed({cell.name: effects[cell.name] for cell in away}, _mean(label, away, effects))
-        own = [cell for cell in cells if (label, cell.name) in at_home and effects[cell.name] is not None]
-        outgoing.append(_outgoing(label, homes[label], _mean(label, own, effects), others))
-    incoming = {
-        row.name: summed({label: one[row.name] for label, one in columns.items() if (label, row.name) not in at_home})
-        for row in rows
-    }
-    recovered = [_recovered(cells, label, shared[label], gains) for label in every if label not in homes]
-    return Interference(
-        base, rows, list(homes), columns, outgoing, incoming, recovered, condition,
-        [*notes, *(_why(row) for row in rows if not row.sure), *_homeless(homes), *_capped(cells)],
-    )  # fmt: skip
+    return rows, gains, {
+        label: {name: _share(one, gains.get(name)) for name, one in own.items()} for label, own in every.items()
+    }  # fmt: skip
+
+
+def told_of(cells: Sequence[MeasuredCell], rows: Sequence[InterferenceRow]) -> list[str]:
+    """What a reader of the numbers must know: rows without shares, rates beyond what is counted."""
+    return [*(_why(row) for row in rows if not row.sure), *_capped(cells)]
 
 
 def _row(
-    cell: _Cell, homes: Mapping[str, list[str]], effects: Mapping[str, Mapping[str, Effect | None]]
+    cell: MeasuredCell, homes: Mapping[str, Sequence[str]], effects: Mapping[str, Mapping[str, Effect | None]]
 ) -> InterferenceRow:
     """A row with its own specialist: of several at home the one that gains most."""
     own = [(label, effects[label][cell.name]) for label, names in homes.items() if cell.name in names]
@@ -217,7 +238,7 @@ def _share(effect: Effect | None, gain: float | None) -> Effect | None:
     return Effect(effect.points, effect.low, effect.high, effect.points / gain)
 
 
-def _mean(label: str, cells: Sequence[_Cell], effects: Mapping[str, Effect | None]) -> Effect | None:
+def mean_effect(label: str, cells: Sequence[MeasuredCell], effects: Mapping[str, Effect | None]) -> Effect | None:
     """The unweighted mean of a system's effects over rows, whose recordings are drawn independently."""
     points = [one.points for cell in cells if (one := effects[cell.name]) is not None]
     if not points:
@@ -247,15 +268,23 @@ def summed(effects: Mapping[str, Effect | None], mean: Effect | None = None) -> 
     )  # fmt: skip
 
 
-def _outgoing(label: str, homes: list[str], own: Effect | None, others: Summed) -> Outgoing:
+def outgoing_of(
+    label: str, homes: Sequence[str], cells: Sequence[MeasuredCell], effects: Mapping[str, Effect | None]
+) -> Outgoing:
+    """What a system that is at home in some rows does there, and in all others."""
+    # what was not measured is no zero
+    there = [cell for cell in cells if effects[cell.name] is not None]
+    away = [cell for cell in there if cell.name not in homes]
+    others = summed({cell.name: effects[cell.name] for cell in away}, mean_effect(label, away, effects))
+    own = mean_effect(label, [cell for cell in there if cell.name in homes], effects)
     mean = others.mean
     overfits = own is not None and mean is not None and own.points > 0 and mean.points < 0
     surely = own is not None and mean is not None and own.surely > 0 and mean.surely < 0
-    return Outgoing(label, homes, own, others, overfits, surely)
+    return Outgoing(label, list(homes), own, others, overfits, surely)
 
 
 def _recovered(
-    cells: Sequence[_Cell], label: str, effects: Mapping[str, Effect | None], gains: Mapping[str, float]
+    cells: Sequence[MeasuredCell], label: str, effects: Mapping[str, Effect | None], gains: Mapping[str, float]
 ) -> Recovered:
     recovery = {name: one.share for name, one in effects.items() if one is not None and one.share is not None}
     # sums first: a task with little to gain then weighs little, which in a mean of ratios it does not
@@ -281,7 +310,7 @@ def _why(row: InterferenceRow) -> str:
     return f"{left}what {row.own} gains there, {one.points:.1f} points ({interval}), may be chance"
 
 
-def _capped(cells: Sequence[_Cell]) -> list[str]:
+def _capped(cells: Sequence[MeasuredCell]) -> list[str]:
     """Where rates are beyond what is counted: a system may have improved there without a gain."""
     found = [
         cell.name for cell in cells

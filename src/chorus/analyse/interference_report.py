@@ -26,7 +26,8 @@ def metrics_of(found: Interference) -> str:
     return ", ".join(dict.fromkeys(row.metric for row in found.rows))
 
 
-def _name(row: InterferenceRow) -> str:
+def row_name(row: InterferenceRow) -> str:
+    """With a dagger where nothing is shared."""
     return row.name if row.sure else f"{row.name} {UNSURE}"
 
 
@@ -42,7 +43,7 @@ def _homes(found: Interference) -> set[tuple[int, int]]:
 def _points(found: Interference) -> Table:
     rows = [
         [
-            _name(row),
+            row_name(row),
             "-" if row.base is None else f"{row.base:.1f}",
             *(told(found.effect(label, row.name)) for label in found.specialists),
         ]
@@ -67,7 +68,7 @@ def told(effect: Effect | None) -> str:
 
 def _shares(found: Interference) -> Table:
     rows = [
-        [_name(row), *(_number(_share(found, label, row.name)) for label in found.specialists)] for row in found.rows
+        [row_name(row), *(_number(_share(found, label, row.name)) for label in found.specialists)] for row in found.rows
     ]
     notes = ["1: as much as the row's own specialist."]
     if any(not row.sure for row in found.rows):
@@ -113,7 +114,7 @@ def _outgoing(found: Interference) -> Table:
 
 def _incoming(found: Interference) -> Table:
     columns = ["row", *(("from others, mean", *COLUMNS[1:]))]
-    rows = [[_name(row), *_summed(found.incoming[row.name])] for row in found.rows]
+    rows = [[row_name(row), *_summed(found.incoming[row.name])] for row in found.rows]
     return Table("What comes in", columns, rows, ["Of the specialists that are not at home in the row."])
 
 
@@ -126,14 +127,14 @@ def recovery_table(found: Interference) -> Table | None:
         worst = "-" if one.worst is None else f"{one.worst:+.2f} ({one.worst_in})"
         cells = [_number(one.recovery.get(row.name)) for row in found.rows]
         rows.append([one.system, one.role or "-", *cells, _number(one.mean), worst, _number(one.ratio_of_sums)])
-    columns = ["system", "role", *map(_name, found.rows), "mean", "worst", "ratio of sums"]
+    columns = ["system", "role", *map(row_name, found.rows), "mean", "worst", "ratio of sums"]
     note = f"1: as good as the row's own specialist, 0: as the base. Rows with {UNSURE} are left out."
     return Table("What others recover of the specialists' gains", columns, rows, [note])
 
 
 def draw(found: Interference, place: Path) -> list[Picture]:
     """All plots below `place`."""
-    rows, columns, homes = [_name(row) for row in found.rows], found.specialists, sorted(_homes(found))
+    rows, columns, homes = [row_name(row) for row in found.rows], found.specialists, sorted(_homes(found))
     effects = [[found.effect(label, row.name) for label in columns] for row in found.rows]
     marks = [[MARK if one and one.surely else "" for one in row] for row in effects]
     squares(

@@ -10,11 +10,13 @@ from chorus.analyse.facts import WeightAnalysis
 from chorus.analyse.interference_facts import Interference
 from chorus.analyse.interference_report import interference_report
 from chorus.analyse.live_report import cka_report, path_report
+from chorus.analyse.overfitting import OverfittingAnalysis
+from chorus.analyse.overfitting_report import overfitting_report
 from chorus.analyse.page import REPORT, AnalysisReport, place_for, publish
 from chorus.analyse.path import PathAnalysis
 from chorus.analyse.weights_report import weights_report
 
-Analysis = WeightAnalysis | Interference | PathAnalysis | StateAnalysis
+Analysis = WeightAnalysis | Interference | PathAnalysis | StateAnalysis | OverfittingAnalysis
 
 
 def write_analysis(found: Analysis, output: str | Path, *, overwrite: bool = False) -> Path:
@@ -39,4 +41,6 @@ def report_of(found: Analysis, *, command: Sequence[str] = ()) -> AnalysisReport
         return path_report(found, command=command)
     if isinstance(found, StateAnalysis):
         return cka_report(found, command=command)
+    if isinstance(found, OverfittingAnalysis):
+        return overfitting_report(found, command=command)
     return interference_report(found, command=command)

@@ -1,19 +1,14 @@
-"""`chorus analyse`: weights, interference, path, cka."""
+"""`chorus analyse`: weights, interference, path, cka; what evaluates many models stands in analyse_grids.py."""
 
 from __future__ import annotations
 
-import shlex
-import sys
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
 import click
 
-from chorus.cli.evaluate import labelled
+from chorus.cli import analyse_grids
+from chorus.cli.analysed import Flags, heard, home, named, open_options, recordings, tell
 from chorus.cli.flags import (
-    Flag,
-    device_flag,
     jobs_flag,
     json_flag,
     normaliser_flag,
@@ -22,19 +17,12 @@ from chorus.cli.flags import (
     pickle_flag,
     quiet_flag,
 )
-from chorus.cli.output import as_json, note, table
+from chorus.cli.output import note
 from chorus.errors import UsageError
 from chorus.progress import shown
 
 if TYPE_CHECKING:
-    from chorus.analyse.live import AnalysedRows
     from chorus.analyse.write import Analysis
-    from chorus.checkpoints.model import OpenOptions
-    from chorus.checkpoints.open import Source
-
-
-Flags = Mapping[str, Any]  # as click gives them
-F = TypeVar("F", bound=Callable[..., object])
 
 
 @click.group("analyse")
@@ -60,7 +48,7 @@ def command() -> None:
 @offline_flag
 @json_flag("Print everything as JSON.")
 @quiet_flag()
-def weights(models: tuple[str, ...], base: str, merges: tuple[str, ...], **flags: Any) -> None:
+def weights(models: tuple[str, ...], base: str, merges: tuple[str, ...], **given: object) -> None:
     """Norms, spectra, cosines, sign conflicts and subspaces of what each MODEL has changed in the base.
 
     A MODEL is a directory, hub id, adapter or recipe.yml. What says of itself that it is a merge is projected on the
@@ -69,6 +57,7 @@ def weights(models: tuple[str, ...], base: str, merges: tuple[str, ...], **flags
     \b
     chorus analyse weights digits german --base openai/whisper-tiny --merge merge.yml -o analysis
     """
+    flags: Flags = given  # click knows the types
     from chorus.analyse.deltas import open_all
     from chorus.analyse.sums import Wanted
     from chorus.analyse.weights import analyse_opened
@@ -81,7 +70,7 @@ def weights(models: tuple[str, ...], base: str, merges: tuple[str, ...], **flags
     selection = Selection(part, flags["include"], flags["exclude"])
     wanted = Wanted(flags["density"], flags["energy"], not flags["no_spectra"], threads(flags["jobs"]))
     # opened before the analysis: the output must be none of their places, which is told first
-    opened = open_all(named(models), base, named(merges), _options(flags))
+    opened = open_all(named(models), base, named(merges), open_options(flags))
     for warning in opened.warnings:
         note(f"warning: {warning}")
 
@@ -104,17 +93,18 @@ def weights(models: tuple[str, ...], base: str, merges: tuple[str, ...], **flags
 @overwrite_flag()
 @json_flag("Print everything as JSON.")
 @quiet_flag()
-def interference(results: tuple[str, ...], **flags: Any) -> None:
+def interference(results: tuple[str, ...], **given: object) -> None:
     """What each specialist gains and loses on every task or domain, by finished evaluations of it and the base.
 
     \b
     chorus analyse interference evaluations/* -o analysis
     chorus analyse interference asr/* kws/* --specialist words=kws --specialist talks=asr
     """
+    flags: Flags = given
     from chorus.analyse.interference import analyse_interference
     from chorus.evaluate.results import read_evaluation
 
-    homes = dict(_home(text) for text in flags["specialist"])
+    homes = dict(home(text) for text in flags["specialist"])
     evaluations = [read_evaluation(name) for name in results]
 
     def found() -> Analysis:
@@ -124,33 +114,6 @@ def interference(results: tuple[str, ...], **flags: Any) -> None:
         )  # fmt: skip
 
     tell(found, [one.directory for one in evaluations], flags)
-
-
-def heard(function: F) -> F:
-    """The flags of what loads models and gives them recordings; they arrive as `flags`."""
-    decorators: tuple[Flag, ...] = (
-        click.argument("models", nargs=-1, required=True, metavar="[NAME=]MODEL..."),
-        click.option("--base", required=True, metavar="MODEL", help="What all were trained from."),
-        click.option("--data", multiple=True, required=True, metavar="[NAME=]MANIFEST", help="Recordings with texts."),
-        click.option("-o", "--out", type=click.Path(), metavar="DIR", help="Write JSON, plots and a page there."),
-        click.option("--split", help="Which split; all for every row.  [default: test where there is one]"),
-        click.option("--limit", type=click.IntRange(1), help="The first so many rows of each manifest."),
-        click.option("--language", default="", help="Of rows that name none."),
-        click.option("--task", default="asr", help="[default: asr]"),
-        click.option(
-            "--window", "window_s", type=click.IntRange(1, 30), default=30, help="Whisper's seconds.  [default: 30]"
-        ),
-        click.option("--batch-size", type=click.IntRange(1), default=8, help="Utterances at once.  [default: 8]"),
-        device_flag("auto", by_config=True),
-        overwrite_flag(),
-        pickle_flag,
-        offline_flag,
-        json_flag("Print everything as JSON."),
-        quiet_flag(),
-    )
-    for decorate in reversed(decorators):
-        function = decorate(function)
-    return function
 
 
 @command.command("path")
@@ -168,12 +131,12 @@ def path(models: tuple[str, ...], base: str, points: int, until: float, from_bas
     from chorus.analyse.path import check_points, path_of
 
     check_points(points, until)
-    opened = open_all(named(models), base, (), _options(flags))
+    opened = open_all(named(models), base, (), open_options(flags))
 
     def found() -> Analysis:
         with shown(quiet=bool(flags["quiet"]), label="measuring", unit="points") as bar:
             return path_of(
-                opened, base, _recordings(flags), points=points, until=until,
+                opened, base, recordings(flags), points=points, until=until,
                 between=not from_base_only, progress=bar,
             )  # fmt: skip
 
@@ -192,67 +155,14 @@ def cka(models: tuple[str, ...], base: str, merges: tuple[str, ...], **flags: ob
     from chorus.analyse.cka import cka_of
     from chorus.analyse.deltas import open_all
 
-    opened = open_all(named(models), base, named(merges), _options(flags))
+    opened = open_all(named(models), base, named(merges), open_options(flags))
 
     def found() -> Analysis:
         with shown(quiet=bool(flags["quiet"]), label="listening", unit="models") as bar:
-            return cka_of(opened, base, _recordings(flags), progress=bar)
+            return cka_of(opened, base, recordings(flags), progress=bar)
 
     tell(found, opened.places, flags)
 
 
-def _options(flags: Flags) -> OpenOptions:
-    from chorus.checkpoints.model import OpenOptions
-
-    return OpenOptions(allow_pickle=flags["allow_pickle"], offline=flags["offline"])
-
-
-def _recordings(flags: Flags) -> AnalysedRows:
-    from chorus.analyse.live import AnalysedRows
-
-    names = ("split", "limit", "language", "task", "window_s", "batch_size")
-    return AnalysedRows(flags["data"], device=flags["device"] or "auto", **{name: flags[name] for name in names})
-
-
-def _home(text: str) -> tuple[str, str]:
-    label, equals, row = text.partition("=")
-    if not equals or not label or not row:
-        raise UsageError(f"--specialist {text}: write LABEL=ROW")
-    return label, row
-
-
-def named(texts: Sequence[str]) -> dict[str, Source] | list[Source]:
-    """`[NAME=]MODEL` of each; a plain list where nobody has a name."""
-    pairs = [labelled(text) for text in texts]
-    if not any(label for label, _ in pairs):
-        return [model for _, model in pairs]
-    if twice := {label for label, _ in pairs if [one for one, _ in pairs].count(label) > 1} - {""}:
-        raise UsageError(f'two models are called "{sorted(twice)[0]}"', "give each a name of its own")
-    from chorus.analyse.deltas import name_of
-    from chorus.checkpoints.open import reference_to
-
-    return {label or name_of(reference_to(model)): model for label, model in pairs}
-
-
-def tell(find: Callable[[], Analysis], inputs: Sequence[Path], flags: Flags) -> None:
-    """Analyse, write it where it is to be, and print it."""
-    from chorus.analyse.page import REPORT, place_for, publish
-    from chorus.analyse.write import report_of
-
-    # as it was typed: what a reader of the page can run again
-    line = [shlex.join(["chorus", *sys.argv[1:]])]
-    if flags["out"]:
-        with place_for(flags["out"], inputs, overwrite=flags["overwrite"]) as place:
-            report = report_of(find(), command=line)
-            publish(report, place)
-    else:
-        report = report_of(find(), command=line)
-    if flags["json_"]:
-        as_json(report.document)
-    else:
-        for number, one in enumerate(report.tables):
-            if number:
-                click.echo()
-            table(one)
-    if flags["out"]:
-        note(f"page: {Path(flags['out']) / REPORT}", quiet=flags["quiet"])
+for one in analyse_grids.COMMANDS:
+    command.add_command(one)

@@ -31,7 +31,7 @@ def roles_of(
             raise UsageError(f'no result is called "{label}"{nearest(label, labels)}')
     values = {str(row.get(column, "")) for row in evaluations[0].rows}
     systems = {one.label: one.summary["system"] for one in evaluations}
-    found = {label: SystemRole(told["role"], _home(told["home"], column, values)) for label, told in systems.items()}
+    found = {label: SystemRole(told["role"], home_in(told["home"], column, values)) for label, told in systems.items()}
     found |= {label: SystemRole("specialist", domain) for label, domain in (specialists or {}).items()}
     if joint:
         found[joint] = SystemRole("joint")
@@ -60,7 +60,7 @@ def learnt_cells(trained_on: Mapping[str, Sequence[str]], column: str, cells: Co
     return set(trained_on.get(column, ())) & set(cells) or set(others) & set(cells)
 
 
-def _home(named: Mapping[str, object], column: str, values: set[str]) -> str:
+def home_in(named: Mapping[str, object], column: str, values: set[str]) -> str:
     """The cell that a specialist was trained on: by the column, else by the one value that is a cell's name."""
     listed = {k: v[0] if isinstance(v, list) and v else v for k, v in named.items()}
     if column in listed:

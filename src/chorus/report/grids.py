@@ -159,3 +159,32 @@ def _whiskers(ends: Ends) -> list[list[float]] | None:
     value, low, high = ends
     # an interval of resamples may end on one side of the value itself
     return None if low is None or high is None else [[max(0.0, value - low)], [max(0.0, high - value)]]
+
+
+@dataclass(frozen=True)
+class Marked:
+    """A place on a line, and what stands beside it."""
+
+    x: float
+    y: float
+    name: str
+
+
+def traces(lines: Mapping[str, Sequence[Marked]], stem: Path, *, x: str, y: str) -> list[Path]:
+    """Lines through places in their order, each place named; and lines at zero."""
+    drawn, (axes,) = figure(6.8, 4.8)
+    axes.axhline(0, color="#777777", linewidth=1)
+    axes.axvline(0, color="#777777", linewidth=1)
+    for number, (name, places) in enumerate(lines.items()):
+        colour = PALETTE[number % len(PALETTE)]
+        axes.plot(
+            [one.x for one in places], [one.y for one in places], color=colour, linewidth=1.3, markersize=5,
+            marker=MARKERS[number % len(MARKERS)], label=name,
+        )  # fmt: skip
+        for one in places:
+            axes.annotate(one.name, (one.x, one.y), xytext=(5, 4), textcoords="offset points", fontsize=7, color=colour)
+    axes.margins(x=0.12, y=0.12)
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    axes.legend(frameon=False, fontsize=8)
+    return save(drawn, stem)

@@ -11,8 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
-from chorus.checkpoints.lazy_tensor import LazyTensor
-from chorus.errors import CheckpointError, ChorusError
+from chorus.errors import ChorusError
 from chorus.evaluate.results import Evaluation
 from chorus.evaluate.run import NORMALISER, Scoring, finished, refuse_all_failed, run_request
 from chorus.merge.options import Options
@@ -23,13 +22,12 @@ from chorus.runtime import pick_device
 from chorus.search.grids import Setting
 from chorus.search.recipes import recipe_of
 from chorus.transcribe.backends.choose import chosen_backend
-from chorus.transcribe.backends.protocol import Backend
 from chorus.transcribe.conditions import CLEAN
 from chorus.transcribe.decoding import Decoding
+from chorus.transcribe.loaded import LoadedBackend
 from chorus.transcribe.request import Request
 from chorus.transcribe.systems import System, folder_of, open_system
 from chorus.transcribe.test_sets import TestSet
-from chorus.transcribe.transcriber import load_backend
 
 
 class Trials:
@@ -48,7 +46,7 @@ class Trials:
         self.decoding, self.conditions, self.scoring = decoding or Decoding(), list(conditions), Scoring(normaliser)
         self.device = pick_device(device)
         self.resident = resident or Resident()
-        self.loaded = Loaded()
+        self.loaded = LoadedBackend()
 
     def __enter__(self) -> Trials:
         return self
@@ -97,37 +95,3 @@ class Trials:
             return finished(place, request, self.scoring)
         except ChorusError:
             return None
-
-
-class Loaded:
-    """The one model that merges are put into, one after the other; loaded anew where that would not be the merge."""
-
-    def __init__(self) -> None:
-        self.backend: Backend | None = None
-        self.system: System | None = None
-
-    def with_weights(self, request: Request, tensors: Mapping[str, LazyTensor]) -> Backend:
-        """A backend of the request's system with these weights."""
-        if self.backend is not None and self.system is not None and same_but_weights(self.system, request.system):
-            try:
-                self.backend.replace(tensors)
-                return self.backend
-            except CheckpointError:
-                pass
-        # before loading, which may fail: two models may not fit, and a closed one must not be closed again
-        self.close()
-        self.backend = load_backend(replace(request, system=replace(request.system, tensors=tensors)))
-        self.system = request.system
-        return self.backend
-
-    def close(self) -> None:
-        backend, self.backend = self.backend, None
-        if backend is not None:
-            backend.close()
-
-
-def same_but_weights(one: System, other: System) -> bool:
-    """Whether tokenizer, config and generation settings are the same: a method without a base has another donor."""
-    return (one.directory, one.tokenizer, one.config, one.generation) == (
-        other.directory, other.tokenizer, other.config, other.generation
-    )  # fmt: skip

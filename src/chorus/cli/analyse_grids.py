@@ -1,0 +1,47 @@
+"""The analyses of `chorus analyse` that evaluate many models: overfitting."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from chorus.cli.analysed import evaluated, homes, named, numbers, open_options, rows_of, tell
+from chorus.progress import shown
+
+if TYPE_CHECKING:
+    from chorus.analyse.write import Analysis
+
+
+@click.command("overfitting")
+@click.argument("models", nargs=-1, required=True, metavar="[NAME[@RANK]=]MODEL...")
+@click.option("--base", required=True, metavar="MODEL", help="What all were trained from.")
+@click.option("--specialist", multiple=True, metavar="NAME=ROW", help="Which is at home where; may be repeated.")
+@click.option("--ranks", default="1,4,16", help="To cut differences to; the whole is always among them.")
+@click.option("--weights", default="0.5,1,1.5", help="To scale them by.  [default: 0.5,1,1.5]")
+@evaluated
+def overfitting(
+    models: tuple[str, ...], base: str, specialist: tuple[str, ...], ranks: str, weights: str, **flags: object
+) -> None:
+    """What each MODEL recovers of its own task, and costs the others, by rank and merge weight.
+
+    A MODEL is an adapter, or a full fine-tune. Adapters that were trained at several ranks are NAME@RANK=MODEL each.
+
+    \b
+    chorus analyse overfitting kws=adapters/kws asr=adapters/asr --base org/model --data kws.csv --data asr.csv \\
+        --specialist kws=kws --specialist asr=asr --ranks 1,4,16,64 --weights 0.25,0.5,1,1.5 -o overfitting
+    """
+    from chorus.analyse.deltas import open_all
+    from chorus.analyse.overfitting import RankAndWeights, overfitting_of
+
+    grid = RankAndWeights(numbers(ranks, "--ranks", int), numbers(weights, "--weights", float))
+    opened = open_all(named(models), base, (), open_options(flags))
+
+    def found() -> Analysis:
+        with shown(quiet=bool(flags["quiet"]), label="evaluating", unit="models") as bar:
+            return overfitting_of(opened, rows_of(flags), grid, homes(specialist), bar)
+
+    tell(found, opened.places, flags)
+
+
+COMMANDS: tuple[click.Command, ...] = (overfitting,)
