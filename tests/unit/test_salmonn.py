@@ -8,8 +8,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import peft
 import pytest
 import torch
+import transformers
 
 import chorus
 from chorus.checkpoints.salmonn import low_rank_of
@@ -310,3 +312,61 @@ def test_no_adapter_is_taken_out_of_it(files, tmp_path):
     with pytest.raises(CheckpointError, match="SALMONN's LoRA stands in its file") as caught:
         chorus.extract_lora(files[1], files[0], tmp_path / "lora", options=OPEN)
     assert "task-vector" in caught.value.hint
+
+
+class Salmonn(torch.nn.Module):
+    """A model put together as SALMONN's is: an LLM under PEFT, frozen but for its LoRA, and a projector before it."""
+
+    def __init__(self, rank: int) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
+        llm = transformers.LlamaForCausalLM(transformers.LlamaConfig(vocab_size=64, **sizes))
+        llm.requires_grad_(False)
+        lora = peft.LoraConfig(task_type="CAUSAL_LM", r=rank, lora_alpha=ALPHA, target_modules=["q_proj", "v_proj"])
+        self.llama_model = peft.get_peft_model(llm, lora)
+        self.speech_query_tokens = torch.nn.Parameter(torch.zeros(1, 1, 8))
+        self.speech_llama_proj = torch.nn.Linear(8, 32)
+
+    def trained(self) -> dict[str, torch.Tensor]:
+        """What its runner keeps: all but the parameters that are frozen."""
+        frozen = {name for name, parameter in self.named_parameters() if not parameter.requires_grad}
+        return {name: value.clone() for name, value in self.state_dict().items() if name not in frozen}
+
+    def logits(self, heard: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            return self.eval().llama_model(inputs_embeds=self.speech_llama_proj(heard)).logits
+
+
+def test_a_model_put_together_as_salmonns_is_loads_the_result(tmp_path):
+    model, tuned = Salmonn(RANK), []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.data.normal_(0, 0.2)
+        tuned.append(saved(tmp_path / f"tuned{seed}.pth", model.trained()))
+    chorus.merge(mean_of(tuned), tmp_path / "out", PICKLES)
+    weights, settings = loaded(tmp_path / "out")
+    merged = Salmonn(settings["lora_rank"])
+    told = merged.load_state_dict(weights, strict=False)
+    assert told.unexpected_keys == []
+    assert not set(told.missing_keys) & merged.trained().keys()
+    # by PEFT's own arithmetic: the frozen weights with both products in them
+    parts = [torch.load(one, weights_only=True)["model"] for one in tuned]
+    plain = Salmonn(RANK)
+    dense = plain.llama_model.unload()
+    for name, parameter in dense.named_parameters():
+        module = f"llama_model.base_model.model.{name.removesuffix('.weight')}"
+        for part, weight in zip(parts, (0.7, 0.3), strict=True):
+            if f"{module}.lora_A.default.weight" in part:
+                a, b = (part[f"{module}.lora_{half}.default.weight"] for half in "AB")
+                parameter.data += weight * ALPHA / RANK * (b @ a)
+    heard = torch.randn(2, 5, 8)
+    weight, bias = (
+        0.7 * parts[0][f"speech_llama_proj.{name}"] + 0.3 * parts[1][f"speech_llama_proj.{name}"]
+        for name in ("weight", "bias")
+    )
+    with torch.no_grad():
+        wanted = dense.eval()(inputs_embeds=torch.nn.functional.linear(heard, weight, bias)).logits
+    torch.testing.assert_close(merged.logits(heard), wanted, atol=1e-4, rtol=1e-4)
