@@ -14,7 +14,7 @@ from chorus.data.utterance import Utterance
 from chorus.errors import DataError, MisfitError, UsageError
 from chorus.lazy import lazy
 from chorus.tasks.protocol import Chooses
-from chorus.train.asked import task_of
+from chorus.train.asked import answers_labels, task_of
 from chorus.train.config import DataSettings, Dev, RowSource, StartSettings, Train, TrainConfig
 from chorus.train.measure import spread
 from chorus.train.rows import TrainingRows, decodable, gather, leaked, shown
@@ -72,13 +72,14 @@ def _with_tests(manifests: Sequence[str]) -> list[str]:
     return found
 
 
-def read_rows(config: TrainConfig, *, needs_audio: bool, skip_bad: bool, answers: bool = True) -> TrainingRows:
+def read_rows(config: TrainConfig, settings: Calibration, *, needs_audio: bool, skip_bad: bool) -> TrainingRows:
     """The rows, with what train, dev and test share refused: by file and cut, by the bytes of a copy, texts by words.
 
-    Without `answers` rows of labels need none.
-
-    Raises `DataError`.
+    For the entropy of labels rows need no answers. Raises `DataError`, and `MisfitError` where it is of texts.
     """
+    if "entropy" in (settings.objective, settings.measure):
+        refuse_texts(config)
+    answers = settings.objective == "cross-entropy"
     # what `gather` refuses itself is training's business, and its remedy (--allow-leakage) is none here
     rows = gather(config, needs_audio=needs_audio, skip_bad=skip_bad, allow_leakage=True, answers=answers)
     shared = _shared if not needs_audio else leaked
@@ -127,6 +128,20 @@ def _grouped(utterances: Sequence[Utterance], column: str) -> dict[str, list[Utt
     return {name: [by_row[id(row)] for row in rows[name]] for name in sorted(rows)}
 
 
+def refuse_texts(config: TrainConfig) -> None:
+    """`MisfitError`, before anything is loaded, for manifests of a task of texts in which no row names another."""
+    # of texts there are too many for a distribution over them
+    if answers_labels(config.task):
+        return
+    for source in [*config.data.train, *(config.data.dev or [])]:
+        assert source.manifest
+        if not any(row.get(config.data.task_column) for row in read_manifest(source.manifest, needs=()).rows):
+            raise MisfitError(
+                f"{source.manifest}: answered with texts (task {config.task}), and entropy is of labels",
+                "name a task of labels (--task; chorus tasks), or learn from answers (--objective cross-entropy)",
+            )
+
+
 def labels_of(config: TrainConfig, utterance: Utterance) -> tuple[str, ...]:
     """What a row is answered from; `MisfitError` for one that is answered with a text."""
     task = task_of(config, utterance.row)
@@ -158,7 +173,7 @@ def as_measured(settings: Calibration, rows: Rows, config: TrainConfig) -> Calib
                 f"no dev row has an answer that a {settings.measure} could be of", "leave --measure out: it is entropy"
             )
         settings = settings.model_copy(update={"measure": "entropy"})
-    # before the first forward: a row without choices in the last batch would cost all that came before it
+    # before the first forward: a row without choices in the last batch would cost all before it
     measured = dev if settings.measure == "entropy" else []
     learnt = [u for every in rows.train.values() for u in every] if settings.objective == "entropy" else []
     for utterance in [*learnt, *measured]:

@@ -105,9 +105,7 @@ def calibrate(
         config = training_config(settings, str(base), *([str(p) for p in paths] for paths in (data, dev, test)))
         needs_audio = takes_audio(config)
         refuse_input(output, [*planned.places, *config.places])
-        read = read_rows(
-            config, needs_audio=needs_audio, skip_bad=skip_bad, answers=settings.objective == "cross-entropy"
-        )
+        read = read_rows(config, settings, needs_audio=needs_audio, skip_bad=skip_bad)
         backbone = load_backbone(config, device, texts=[u.row.text for u in read.train])
         backbone.model.to(device)
         keep_what_fits(read, backbone, skip_bad=skip_bad)

@@ -8,7 +8,6 @@ from pydantic import Field, model_validator
 
 from chorus.settings import Strict
 from chorus.tasks.normalise import NormaliserName
-from chorus.train.asked import answers_labels
 from chorus.train.config import LANGUAGE_MODELLING, DeviceName, LearntTask, Seconds
 
 Granularity = Literal["scalar", "task", "component", "group"]
@@ -80,13 +79,8 @@ class Calibration(Strict):
             )
         if self.start is not None and abs(self.start) > self.bound:
             raise ValueError(f"start: {self.start:g} is beyond the bound of {self.bound:g}")
-        # of texts there are too many for a distribution over them
-        if "entropy" in (self.objective, self.measure) and not answers_labels(self.task):
-            key = "objective" if self.objective == "entropy" else "measure"
-            raise ValueError(
-                f"{key}: entropy is of labels, and {self.task} is answered with a text: name a task of labels, or "
-                "learn from answers (cross-entropy)"
-            )
+        if self.task == LANGUAGE_MODELLING and self.objective == "entropy":
+            raise ValueError("objective: entropy is of labels; lm has texts alone")
         if self.task == LANGUAGE_MODELLING and self.measure != "loss":
             raise ValueError(f"measure: {self.measure} is of texts that are heard; lm has a loss alone")
         return self
