@@ -104,6 +104,11 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
                           "num_mel_bins": 8, "max_source_positions": 20},
          "text_config": {"model_type": "llama", **TEXT}},
     ),
+    "qwen3_asr": (
+        "Qwen3ASRForConditionalGeneration",
+        {"audio_config": {**TOWER, "downsample_hidden_size": 4, "output_dim": 16},
+         "text_config": {"model_type": "qwen3", **TEXT}},
+    ),
     "granite_speech": (
         "GraniteSpeechForConditionalGeneration",
         {"text_config": {"model_type": "granite", **TEXT}, "downsample_rate": 1, "window_size": 2,
