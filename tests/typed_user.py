@@ -10,6 +10,7 @@ import torch
 
 import chorus
 from chorus.analyse.cka import StateAnalysis
+from chorus.analyse.coefficients import CoefficientAnalysis
 from chorus.analyse.facts import WeightAnalysis
 from chorus.analyse.interference_facts import Interference
 from chorus.analyse.overfitting import OverfittingAnalysis
@@ -64,6 +65,7 @@ def measures() -> None:
     heard = assert_type(chorus.AnalysedRows(["dev.csv"]), chorus.AnalysedRows)
     assert_type(chorus.analyse_path(["tuned"], "base", heard), PathAnalysis)
     assert_type(chorus.analyse_cka(["tuned"], "base", ["dev.csv"]), StateAnalysis)
+    assert_type(chorus.analyse_coefficients("recipe.yml"), CoefficientAnalysis)
     asked = assert_type(chorus.EvaluatedRows(["dev.csv"]), chorus.EvaluatedRows)
     grid = assert_type(chorus.RankAndWeights([4], [1.0]), chorus.RankAndWeights)
     assert_type(chorus.analyse_overfitting(["tuned"], "base", asked, grid=grid), OverfittingAnalysis)

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from chorus.analyse.deltas import Named, Opened, TensorDeltas, open_all
+from chorus.analyse.deltas import Named, Opened, open_all
 from chorus.analyse.facts import AnalysedTensor, WeightAnalysis, WeightGroup
 from chorus.analyse.sums import Sums, Wanted, empty, sums_of
+from chorus.architectures.roles import Role
 from chorus.checkpoints.model import OpenOptions
 from chorus.checkpoints.open import Source
 from chorus.extract.pair import Selection
@@ -69,8 +70,8 @@ def analyse_opened(
     with torch.inference_mode():
         for done, tensor in enumerate(opened.tensors(every), 1):
             found = sums_of(tensor, wanted, voters)
-            layer = _layer(tensor)
             role = tensor.role
+            layer = layer_of(role)
             keys = {"all": "all", "component": role.component, "kind": role.kind, "layer": layer}
             for column, key in keys.items():
                 # embeddings and heads stand in no layer
@@ -86,21 +87,20 @@ def analyse_opened(
 
     return WeightAnalysis(
         opened.base, opened.labels[:voters], opened.labels[voters:], wanted.density, wanted.energy,
-        {column: told(dict(sorted(found.items(), key=_in_order) if column == "layer" else found))
+        {column: told(dict(sorted(found.items(), key=in_order) if column == "layer" else found))
          for column, found in groups.items()},
         tensors, opened.warnings,
     )  # fmt: skip
 
 
-def _layer(tensor: TensorDeltas) -> str:
-    """The stack and the number in it: layer 0 of an audio tower is not layer 0 of a language model."""
-    role = tensor.role
+def layer_of(role: Role) -> str:
+    """The stack and the number in it: layer 0 of an audio tower is not layer 0 of a language model. Empty for none."""
     if role.layer is None:
         return ""
     return f"{role.component if role.module == 'default' else role.module} {role.layer}"
 
 
-def _in_order(item: tuple[str, Sums]) -> tuple[bool, str, int]:
+def in_order(item: tuple[str, object]) -> tuple[bool, str, int]:
     """Encoders before what hears them, layers by number."""
     stack, _, number = item[0].rpartition(" ")
     return "encoder" not in stack and "audio" not in stack, stack, int(number)

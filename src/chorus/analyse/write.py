@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from chorus.analyse.cka import StateAnalysis
+from chorus.analyse.coefficients import CoefficientAnalysis
+from chorus.analyse.coefficients_report import coefficients_report
 from chorus.analyse.facts import WeightAnalysis
 from chorus.analyse.interference_facts import Interference
 from chorus.analyse.interference_report import interference_report
@@ -16,7 +18,7 @@ from chorus.analyse.page import REPORT, AnalysisReport, place_for, publish
 from chorus.analyse.path import PathAnalysis
 from chorus.analyse.weights_report import weights_report
 
-Analysis = WeightAnalysis | Interference | PathAnalysis | StateAnalysis | OverfittingAnalysis
+Analysis = WeightAnalysis | Interference | PathAnalysis | StateAnalysis | OverfittingAnalysis | CoefficientAnalysis
 
 
 def write_analysis(found: Analysis, output: str | Path, *, overwrite: bool = False) -> Path:
@@ -41,6 +43,8 @@ def report_of(found: Analysis, *, command: Sequence[str] = ()) -> AnalysisReport
         return path_report(found, command=command)
     if isinstance(found, StateAnalysis):
         return cka_report(found, command=command)
+    if isinstance(found, CoefficientAnalysis):
+        return coefficients_report(found, command=command)
     if isinstance(found, OverfittingAnalysis):
         return overfitting_report(found, command=command)
     return interference_report(found, command=command)

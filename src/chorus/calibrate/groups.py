@@ -16,8 +16,7 @@ from chorus.architectures.roles import Role
 from chorus.calibrate.settings import Granularity
 from chorus.checkpoints.lazy_tensor import FileTensor
 from chorus.errors import PlanError
-from chorus.linalg.native import Terms
-from chorus.merge.arithmetic.tensor_plan import TensorPlan
+from chorus.merge.arithmetic.coefficients import coefficients_of
 from chorus.merge.plan import Plan
 
 
@@ -92,14 +91,6 @@ def band_of(layer: int, count: int, bands: int) -> tuple[int, int]:
     edges = [i * count // bands for i in range(bands + 1)]
     first = max(edge for edge in edges[:-1] if edge <= layer)
     return first, edges[edges.index(first) + 1]
-
-
-def coefficients_of(tensor: TensorPlan) -> tuple[float, ...]:
-    """What a plan multiplies each model's delta of a tensor by."""
-    # asked of the method itself: whatever it makes of lambda and normalize, the coefficients are what it multiplies by
-    (step,) = tensor.steps
-    found: tuple[float, ...] = step.definition.function(Terms(len(tensor.inputs)), **step.parameters)
-    return found
 
 
 def starting_weights(plan: Plan, groups: Groups) -> list[list[float]]:

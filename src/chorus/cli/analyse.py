@@ -1,4 +1,4 @@
-"""`chorus analyse`: weights, interference, path, cka; what evaluates many models stands in analyse_grids.py."""
+"""`chorus analyse`: its group, and the commands that evaluate nothing; the others stand in analyse_grids.py."""
 
 from __future__ import annotations
 
@@ -162,6 +162,31 @@ def cka(models: tuple[str, ...], base: str, merges: tuple[str, ...], **flags: ob
             return cka_of(opened, base, recordings(flags), progress=bar)
 
     tell(found, opened.places, flags)
+
+
+@command.command("coefficients")
+@click.argument("recipe", type=click.Path())
+@click.option("-o", "--out", type=click.Path(), metavar="DIR", help="Write JSON, plots and a page there.")
+@overwrite_flag()
+@pickle_flag
+@offline_flag
+@json_flag("Print everything as JSON.")
+@quiet_flag()
+def coefficients(recipe: str, **given: object) -> None:
+    """Which model a weighted sum gives which weight in every layer: who dominates, by how much, how evenly.
+
+    RECIPE is a recipe, or the directory of a calibration.
+
+    \b
+    chorus analyse coefficients calibrated -o coefficients
+    """
+    flags: Flags = given
+    from chorus.analyse.coefficients import analyse_coefficients, plan_of
+    from chorus.merge.options import Options
+
+    options = Options(allow_pickle=flags["allow_pickle"], offline=flags["offline"])
+    planned = plan_of(recipe, options)
+    tell(lambda: analyse_coefficients(planned), planned.places, flags)
 
 
 for one in analyse_grids.COMMANDS:
