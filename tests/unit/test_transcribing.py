@@ -281,7 +281,7 @@ def test_long_audio_is_cut_only_where_the_runtime_cannot_take_it(
 
 def test_a_question_is_of_the_whole_recording(tmp_path: Path) -> None:
     asked = Decoding(task="kws")
-    request = Request(SYSTEM, spoken(tmp_path, [2.0, 0.2]), asked)
+    request = Request(SYSTEM, spoken(tmp_path, [2.0, 0.2], extra={"choices": "text 0|text 1"}), asked)
     rows = transcribed(request, tmp_path / "out", Lengths(longest_s=1.0))
     assert rows[0]["failed"] == "0.flac: 2.0 s, and the model takes 1 s of one question"
     assert "failed" not in rows[1]
