@@ -20,6 +20,7 @@ if TYPE_CHECKING:  # the public names, listed once: type checkers read this bloc
     from chorus.analyse.coefficients import analyse_coefficients as analyse_coefficients
     from chorus.analyse.evaluated import EvaluatedRows as EvaluatedRows
     from chorus.analyse.interference import analyse_interference as analyse_interference
+    from chorus.analyse.leave_out import analyse_leave_one_out as analyse_leave_one_out
     from chorus.analyse.live import AnalysedRows as AnalysedRows
     from chorus.analyse.overfitting import RankAndWeights as RankAndWeights
     from chorus.analyse.overfitting import analyse_overfitting as analyse_overfitting

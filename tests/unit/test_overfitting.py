@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from pathlib import Path
 
@@ -17,8 +16,9 @@ from chorus.analyse.evaluated import EvaluatedRows
 from chorus.analyse.overfitting import OverfittingAnalysis, RankAndWeights
 from chorus.errors import CheckpointError, UsageError
 from chorus.extract.pair import open_pair
-from models import Family, load_all, write_model
-from sounds import BASE, DIGITS
+from digits import as_model, some_digits, spoilt_whisper
+from models import Family, load_all
+from sounds import BASE
 
 PAIR = ("theo", "yweweler")
 DECODING = {"window_s": [1], "max_new_tokens": 4}
@@ -77,33 +77,13 @@ def test_an_adapter_is_cut_in_its_factors_as_its_merged_model_is(tmp_path: Path,
 
 @pytest.fixture(scope="module")
 def spoilt(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The digits' Whisper moved away from what it has learnt: it is a base, and the real one its fine-tune."""
-    place = tmp_path_factory.mktemp("spoilt") / "spoilt"
-    draw = torch.Generator().manual_seed(0)
-    moved = {
-        name: value if "embed_positions" in name or value.ndim < 2
-        else value + 1.6 * value.abs().mean() * torch.randn(value.shape, generator=draw)
-        for name, value in load_all(BASE).items()
-    }  # fmt: skip
-    write_model(place, moved, json.loads((BASE / "config.json").read_text()))
-    for file in BASE.iterdir():
-        if file.name not in ("model.safetensors", "README.md", "config.json"):
-            (place / file.name).write_bytes(file.read_bytes())
-    return place
+    """A base that has forgotten the digits: the demo's real model is its fine-tune."""
+    return spoilt_whisper(tmp_path_factory.mktemp("spoilt") / "spoilt", 1.6)
 
 
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Twenty digits of either of two speakers."""
-    with (DIGITS / "data" / "manifest.csv").open(encoding="utf-8") as file:
-        rows = [row for row in csv.DictReader(file) if row["split"] == "test" and row["domain"] in PAIR]
-    chosen = [row for name in PAIR for row in [one for one in rows if one["domain"] == name][::3][:16]]
-    place = tmp_path_factory.mktemp("digits") / "digits.csv"
-    with place.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, list(chosen[0]))
-        writer.writeheader()
-        writer.writerows({**row, "path": str(DIGITS / "data" / row["path"])} for row in chosen)
-    return place
+    return some_digits(tmp_path_factory.mktemp("digits") / "digits.csv", PAIR, 16)
 
 
 @pytest.fixture(scope="module")
@@ -140,10 +120,7 @@ def test_the_grid_is_of_recoveries_as_the_written_models_reach_them(
             cut_by_svd(tuned[name] - value, 2) if value.ndim > 1 else (tuned[name] - value).numpy()
         ).float() for name, value in base.items()
     }  # fmt: skip
-    write_model(tmp_path / "written", written, json.loads((BASE / "config.json").read_text()))
-    for file in BASE.iterdir():
-        if file.name not in ("model.safetensors", "README.md", "config.json"):
-            (tmp_path / "written" / file.name).write_bytes(file.read_bytes())
+    as_model(tmp_path / "written", written)
     decoding = chorus.Decoding(window_s=(1,), max_new_tokens=4)
     rates = {}
     for name, model in (("base", spoilt), ("own", BASE), ("cut", tmp_path / "written")):

@@ -35,6 +35,7 @@ def _lead(found: CoefficientAnalysis) -> list[str]:
     counts = Counter(layer.dominant or "nobody" for layer in layers)
     told = ", ".join(f"{name} in {count}" for name, count in counts.most_common())
     lines = [f"Of {len(layers)} layers the largest weight has {told}."]
+    # of one model alone there is no entropy
     known = [layer for layer in layers if layer.entropy is not None]
     if known:
         least = min(known, key=lambda layer: layer.entropy or 0.0)

@@ -11,6 +11,8 @@ from chorus.analyse.coefficients_report import coefficients_report
 from chorus.analyse.facts import WeightAnalysis
 from chorus.analyse.interference_facts import Interference
 from chorus.analyse.interference_report import interference_report
+from chorus.analyse.leave_out import LeaveOneOut
+from chorus.analyse.leave_out_report import leave_out_report
 from chorus.analyse.live_report import cka_report, path_report
 from chorus.analyse.overfitting import OverfittingAnalysis
 from chorus.analyse.overfitting_report import overfitting_report
@@ -18,7 +20,15 @@ from chorus.analyse.page import REPORT, AnalysisReport, place_for, publish
 from chorus.analyse.path import PathAnalysis
 from chorus.analyse.weights_report import weights_report
 
-Analysis = WeightAnalysis | Interference | PathAnalysis | StateAnalysis | OverfittingAnalysis | CoefficientAnalysis
+Analysis = (
+    WeightAnalysis
+    | Interference
+    | PathAnalysis
+    | StateAnalysis
+    | OverfittingAnalysis
+    | CoefficientAnalysis
+    | LeaveOneOut
+)
 
 
 def write_analysis(found: Analysis, output: str | Path, *, overwrite: bool = False) -> Path:
@@ -45,6 +55,8 @@ def report_of(found: Analysis, *, command: Sequence[str] = ()) -> AnalysisReport
         return cka_report(found, command=command)
     if isinstance(found, CoefficientAnalysis):
         return coefficients_report(found, command=command)
+    if isinstance(found, LeaveOneOut):
+        return leave_out_report(found, command=command)
     if isinstance(found, OverfittingAnalysis):
         return overfitting_report(found, command=command)
     return interference_report(found, command=command)

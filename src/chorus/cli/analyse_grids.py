@@ -1,4 +1,4 @@
-"""The analyses of `chorus analyse` that evaluate many models: overfitting."""
+"""The analyses of `chorus analyse` that evaluate many models: overfitting, leave-one-out."""
 
 from __future__ import annotations
 
@@ -44,4 +44,26 @@ def overfitting(
     tell(found, opened.places, flags)
 
 
-COMMANDS: tuple[click.Command, ...] = (overfitting,)
+@click.command("leave-one-out")
+@click.argument("recipe", type=click.Path(dir_okay=False))
+@evaluated
+def leave_one_out(recipe: str, **flags: object) -> None:
+    """What each row loses or gains where the merge of RECIPE is made without each of its models.
+
+    \b
+    chorus analyse leave-one-out merge.yml --data test.csv -o left-out
+    """
+    from chorus.analyse.leave_out import leave_one_out_of, plans_without
+    from chorus.merge.options import Options
+
+    options = Options(allow_pickle=bool(flags["allow_pickle"]), offline=bool(flags["offline"]))
+    plans = plans_without(recipe, options)
+
+    def found() -> Analysis:
+        with shown(quiet=bool(flags["quiet"]), label="evaluating", unit="merges") as bar:
+            return leave_one_out_of(plans, rows_of(flags), bar)
+
+    tell(found, plans.all.places, flags)
+
+
+COMMANDS: tuple[click.Command, ...] = (overfitting, leave_one_out)
