@@ -59,10 +59,11 @@ def settings(place: Path, base: Path, **more: Any) -> dict[str, Any]:
             "pairs": {"task": "speaker_ver", "manifest": rows["pairs"]},
         },
         "train": {"adapter": {"rank": 8, "roles": ["encoder", "projector", "language_model"]},
-                  "train": {"steps": 80, "batch_size": 12, "learning_rate": 5e-3}, "dev": {"metric": "loss"}},
+                  "train": {"steps": 60, "batch_size": 12, "learning_rate": 5e-3}, "dev": {"metric": "loss"}},
         "methods": {"linear": {}, "task_arithmetic": {"lambda": [0.5, 1.0]}},
         "decoding": {"max_new_tokens": 6, "batch_size": 32}, "parallel": 2,
-        "calibrate": {"learnt": {"granularity": "task", "updates": 6, "every": 3, "batch_size": 8}}, **more,
+        "calibrate": {"learnt": {"granularity": "task", "updates": 6, "every": 3, "batch_size": 8}},
+        "overfitting": {"ranks": [2], "weights": [0.5, 1.0], "trained": [2]}, **more,
     }  # fmt: skip
 
 
@@ -190,6 +191,29 @@ def test_a_calibration_that_is_wrong_is_told_before_anything_is_trained(tmp_path
     assert list(load_experiment(settings(tmp_path, base, calibrate=True)).calibrate) == ["calibrated"]
 
 
+def test_each_specialist_is_measured_over_rank_and_weight(ran: Any) -> None:
+    grids = read_results(ran[1].directory).grids
+    assert grids is not None
+    assert grids.homes == {"words": ["kws"], "speakers": ["speaker_id"], "pairs": ["speaker_ver"]}
+    for name in grids.models:
+        points = {(one.rank, one.weight, one.trained) for one in grids.of(name)}
+        assert points == {(rank, w, own) for rank, own in ((2, False), (2, True), (None, False)) for w in (0.5, 1.0)}
+        whole = next(one for one in grids.of(name) if one.rank is None and one.weight == 1)
+        assert whole.inside == pytest.approx(1) or whole.inside is None
+    page = ran[1].report.read_text()
+    assert "Over rank and weight, words" in page
+    assert "of the grid" in page
+
+
+def test_ranks_and_weights_that_there_are_none_of_are_told(tmp_path: Path, base: Path) -> None:
+    given = settings(tmp_path, base, overfitting={"weights": [0.0], "trained": [4]})
+    given["train"].pop("adapter")
+    with pytest.raises(RecipeError) as caught:
+        load_experiment(given)
+    assert "a weight is not 0" in str(caught.value)
+    assert "overfitting.trained: words is trained as a whole and has no rank" in str(caught.value)
+
+
 def test_run_again_it_does_nothing_again(ran: Any) -> None:
     given, outcome = ran
     before = {p: p.stat().st_mtime_ns for p in outcome.directory.rglob("*.jsonl")}
@@ -218,12 +242,17 @@ def test_a_specialist_learns_its_task_and_the_joint_model_all(tmp_path: Path, ba
     found = load_experiment(settings(tmp_path, base))
     jobs = {job.name: job.config for job in jobs_of(found)}
     assert {name: one.task for name, one in jobs.items()} == {
-        "words": "kws", "speakers": "speaker_id", "pairs": "speaker_ver", "joint": "asr"
+        "words": "kws", "words@2": "kws", "speakers": "speaker_id", "speakers@2": "speaker_id",
+        "pairs": "speaker_ver", "pairs@2": "speaker_ver", "joint": "asr",
     }  # fmt: skip
+    assert {name: one.adapter.rank for name, one in jobs.items() if one.adapter} == {
+        name: 2 if name.endswith("@2") else 8 for name in jobs
+    }
     assert [source.task for source in jobs["joint"].data.train] == ["kws", "speaker_id", "speaker_ver"]
-    # three tasks: base, three specialists, joint; three settings of two methods, and what is calibrated
+    # three tasks: base, three specialists at two ranks, joint; three settings of two methods, and what is calibrated
     assert counts(found) == {
-        "train": 4, "calibrate": 1, "dev": 3 * (5 + 4), "test": 3 * (5 + 3), "ranks": 4 + 3, "report": 1
+        "train": 7, "calibrate": 1, "dev": 3 * (5 + 4), "test": 3 * (5 + 3), "ranks": 4 + 3, "overfitting": 1,
+        "report": 1,
     }  # fmt: skip
 
 

@@ -129,7 +129,8 @@ def test_steps_are_counted_by_kind() -> None:
     ))  # fmt: skip
     assert systems_of(found) == ["base", "x", "y", "joint"]
     assert counts(found) == {
-        "train": 2 * 3, "calibrate": 0, "dev": 2 * (4 + 5), "test": 2 * (4 + 2 + 3), "ranks": 3 + 2, "report": 1
+        "train": 2 * 3, "calibrate": 0, "dev": 2 * (4 + 5), "test": 2 * (4 + 2 + 3), "ranks": 3 + 2,
+        "overfitting": 0, "report": 1,
     }  # fmt: skip
     alone = load_experiment(told(joint=False))
     assert counts(alone)["train"] == 2

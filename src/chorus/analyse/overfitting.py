@@ -13,6 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
+from pydantic import TypeAdapter
+
 from chorus.analyse.cut import Cut
 from chorus.analyse.deltas import Named, Opened, open_all
 from chorus.analyse.evaluated import EvaluatedRows, Evaluations, rows_asked
@@ -21,7 +23,7 @@ from chorus.analyse.interference_facts import Effect, InterferenceRow, Outgoing
 from chorus.checkpoints.model import OpenOptions
 from chorus.errors import UsageError
 from chorus.identity import fingerprint
-from chorus.plain import JsonObject
+from chorus.plain import JsonMap, JsonObject
 from chorus.progress import Progress
 from chorus.transcribe.conditions import CLEAN
 from chorus.transcribe.systems import System, open_system, unique_labels
@@ -94,6 +96,12 @@ class OverfittingAnalysis:
     def as_dict(self) -> JsonObject:
         """Plain values, for JSON."""
         return {"format": FORMAT, "kind": "overfitting", **asdict(self)}
+
+
+def overfitting_from(values: JsonMap) -> OverfittingAnalysis:
+    """The grids of their plain values, read from JSON; `ValueError` where they are none."""
+    known = {k: v for k, v in values.items() if k not in ("format", "kind")}
+    return TypeAdapter(OverfittingAnalysis).validate_python(known)
 
 
 def analyse_overfitting(

@@ -28,12 +28,13 @@ def overfitting_report(found: OverfittingAnalysis, *, command: Sequence[str] = (
     ]  # fmt: skip
     return AnalysisReport(
         "overfitting", f"Task overfitting of {', '.join(found.models)} over rank and weight",
-        [*(line for model in found.models for line in _lead(found.of(model))), *found.notes], tables,
-        found.as_dict(), lambda place: _draw(found, place), facts, command,
+        [*(line for model in found.models for line in lead_of(found.of(model))), *found.notes], tables,
+        found.as_dict(), lambda place: draw(found, place), facts, command,
     )  # fmt: skip
 
 
-def _lead(points: Sequence[GridPoint]) -> list[str]:
+def lead_of(points: Sequence[GridPoint]) -> list[str]:
+    """What a model's grid says, in sentences."""
     model = points[0].model
     over = [one for one in points if one.outgoing.overfits]
     surely = sum(one.outgoing.surely for one in over)
@@ -106,7 +107,8 @@ def rows_table(found: OverfittingAnalysis, model: str) -> Table:
 Measured = Callable[[GridPoint], float | None]
 
 
-def _draw(found: OverfittingAnalysis, place: Path) -> list[Picture]:
+def draw(found: OverfittingAnalysis, place: Path) -> list[Picture]:
+    """All plots below `place`."""
     pictures = []
     for model in found.models:
         points, stem = found.of(model), place / folder_of(model)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
+from chorus.analyse.overfitting import RankAndWeights
 from chorus.calibrate.settings import Calibration
 from chorus.errors import ChorusError, RecipeError, nearest
 from chorus.experiment.calibrations import OURS as CALIBRATIONS_OURS
@@ -13,6 +14,7 @@ from chorus.experiment.trainings import train_config
 from chorus.search.grids import grid_problems
 from chorus.settings import validated
 from chorus.tasks.registry import parse_task
+from chorus.train.layers import lay_over
 from chorus.transcribe.conditions import check_condition
 from chorus.transcribe.decoding import decoding as read_decoding
 
@@ -24,7 +26,8 @@ def problems_of(experiment: Experiment) -> list[str]:
     """Every problem, each with the key it lies at."""
     decoding = list(_of_decoding(experiment))
     return [
-        *_of_methods(experiment), *_of_trainings(experiment), *_of_calibrations(experiment), *decoding,
+        *_of_methods(experiment), *_of_trainings(experiment), *_of_calibrations(experiment),
+        *_of_overfitting(experiment), *decoding,
         # without a decoding there is no task
         *([] if decoding else _of_tasks(experiment)), *_of_domains(experiment),
     ]  # fmt: skip
@@ -81,6 +84,23 @@ def _of_calibrations(experiment: Experiment) -> Iterator[str]:
             yield f"{where}: a method has this name"
         if not _makes_a_folder(name):
             yield f"{where}: names a folder; no / and no leading ."
+
+
+def _of_overfitting(experiment: Experiment) -> Iterator[str]:
+    """Ranks and weights that there are none of; ranks to train with where no adapters are trained."""
+    asked = experiment.overfitting
+    if asked is None:
+        return
+    try:
+        RankAndWeights(asked.ranks, asked.weights)
+    except ChorusError as error:
+        yield f"overfitting: {error.message}"
+    for name, domain in experiment.domains.items():
+        if asked.trained and not lay_over(experiment.train, domain.train).get("adapter"):
+            yield f"overfitting.trained: {name} is trained as a whole and has no rank: give train.adapter"
+        for rank in asked.trained:
+            if f"{name}@{rank}" in experiment.domains:
+                yield f"overfitting.trained: a domain is called {name}@{rank}"
 
 
 def _of_tasks(experiment: Experiment) -> Iterator[str]:

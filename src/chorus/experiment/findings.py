@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from chorus.analyse.interference_facts import Interference
+from chorus.analyse.overfitting_report import lead_of
 from chorus.evaluate.comparison import Comparison, Difference, Line
 from chorus.evaluate.tables import p_text
 from chorus.experiment.places import JOINT
@@ -13,10 +14,14 @@ from chorus.experiment.results import Results
 
 def told(results: Results) -> list[str]:
     """Of one task its findings; of several what is recovered of all, and a sentence each."""
-    seeds = len(results.seeds)
+    seeds, grids = len(results.seeds), results.grids
     if len(results.tasks) == 1:
-        return findings(next(iter(results.tasks.values())).compared, results.best, seeds)
-    return over_tasks(results.gains, {k: v.compared for k, v in results.tasks.items()}, results.best, seeds)
+        lines = findings(next(iter(results.tasks.values())).compared, results.best, seeds)
+    else:
+        lines = over_tasks(results.gains, {k: v.compared for k, v in results.tasks.items()}, results.best, seeds)
+    if grids:
+        lines += [line for model in grids.models for line in lead_of(grids.of(model))]
+    return lines
 
 
 def over_tasks(

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from chorus.analyse.interference_report import draw as interference_plots
+from chorus.analyse.overfitting_report import draw as overfitting_plots
 from chorus.evaluate.tables import NAMES
 from chorus.experiment.places import BASE, JOINT
 from chorus.experiment.results import CurveResult, Results, TaskResult
@@ -24,6 +25,8 @@ def draw(results: Results, place: Path) -> list[Picture]:
     else:
         for task in results.tasks.values():
             pictures += _of_task(task, place)
+    if grids := results.grids:
+        pictures += overfitting_plots(grids, place / "overfitting")
     return [*pictures, _ranks(results, place)]
 
 

@@ -6,6 +6,7 @@ OUTPUT/
   dev/ test/       evaluations: seed-N/SYSTEM; of several tasks seed-N/TASK/SYSTEM
   selection.json   what was chosen on dev, written before a test recording is opened
   recipes/         the chosen merges, as `chorus merge` takes them
+  overfitting/     the evaluations of specialists at other ranks and weights
   merged/          those of them that are kept as models
   ranks/           the effective ranks of each delta to the base
   results.json     all that tables, plots and the report are drawn from

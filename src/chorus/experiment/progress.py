@@ -9,7 +9,7 @@ from threading import Lock
 from chorus.progress import Told
 
 GUESS_S = {  # until one of the kind has been timed
-    "train": 60.0, "calibrate": 60.0, "dev": 5.0, "test": 10.0, "ranks": 2.0, "report": 5.0,
+    "train": 60.0, "calibrate": 60.0, "dev": 5.0, "test": 10.0, "ranks": 2.0, "overfitting": 120.0, "report": 5.0,
 }  # fmt: skip
 
 

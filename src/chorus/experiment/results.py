@@ -13,6 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, Va
 
 from chorus.analyse.interference import analyse_interference
 from chorus.analyse.interference_facts import Interference, interference_from
+from chorus.analyse.overfitting import OverfittingAnalysis, overfitting_from
 from chorus.analyse.ranks import Ranks
 from chorus.checkpoints.sidecar import write_json
 from chorus.errors import DataError, MisfitError
@@ -125,12 +126,17 @@ class Results(_Plain):
     seeds: list[int]
     conditions: list[str]
     tasks: dict[str, TaskResult]
+    overfitting: dict[str, object] | None  # as `chorus analyse overfitting --json` prints it
     interference: dict[str, object] | None  # as `chorus analyse interference --json` prints it; recovery is in it
     selection: list[ChosenSetting]
     effective_ranks: dict[str, RankResult]
     commands: list[Command]
     facts: dict[str, str]  # how it was made
     source: str  # the experiment's file, in YAML
+
+    @property
+    def grids(self) -> OverfittingAnalysis | None:
+        return None if self.overfitting is None else overfitting_from(self.overfitting)
 
     @property
     def gains(self) -> Interference | None:
@@ -161,7 +167,10 @@ def read_results(directory: Path) -> Results:
     return found
 
 
-def collect(experiment: Experiment, outcome: Outcome, ranks: Mapping[str, Sequence[Ranks]]) -> Results:
+def collect(
+    experiment: Experiment, outcome: Outcome, ranks: Mapping[str, Sequence[Ranks]],
+    overfitting: OverfittingAnalysis | None = None,
+) -> Results:  # fmt: skip
     """Everything that a finished run found."""
     every = {task: pooled(test) for task, test in outcome.test.items()}
     return Results(
@@ -172,6 +181,7 @@ def collect(experiment: Experiment, outcome: Outcome, ranks: Mapping[str, Sequen
         conditions=experiment.conditions,
         tasks={task: _task_result(experiment, outcome, task, found) for task, found in every.items()},
         interference=_interference(experiment, [one for found in every.values() for one in found]),
+        overfitting=overfitting.as_dict() if overfitting else None,
         selection=_selection(experiment, outcome),
         effective_ranks={label: _rank_result(experiment, label, found) for label, found in ranks.items()},
         commands=commands_of(experiment, outcome.chosen),

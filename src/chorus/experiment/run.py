@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import yaml
 
 from chorus.checkpoints.sidecar import write_json
 from chorus.checkpoints.writer import explained, write_text
+from chorus.data.choices import TASK
 from chorus.data.manifest import write_manifest
 from chorus.errors import ChorusError
 from chorus.evaluate.results import Evaluation
@@ -21,6 +23,7 @@ from chorus.experiment.calibrations import run_calibrations
 from chorus.experiment.chosen import criterion_of, dev_rates, fingerprint_of
 from chorus.experiment.inputs import check_inputs
 from chorus.experiment.load import load_experiment
+from chorus.experiment.overfitting import overfitting_grid
 from chorus.experiment.places import BASE, JOINT, SELECTION, held_out_path, recipe_path, reference_of, template
 from chorus.experiment.progress import Steps
 from chorus.experiment.publish import publish
@@ -82,7 +85,10 @@ class _Runner:
         # reads the files, which `refuse_overlap` may not before the selection
         refuse_same_sounds(dev, test)
         for task, one in test.items():
-            write_manifest([u.row for u in one.utterances.values()], held_out_path(experiment, task))
+            rows = [u.row for u in one.utterances.values()]
+            if len(test) > 1:  # whoever reads one of several files must know of which task it is
+                rows = [replace(row, extra={**row.extra, TASK: task}) for row in rows]
+            write_manifest(rows, held_out_path(experiment, task))
         # before the test: a kill in it leaves everything that is needed to run a merge by hand
         self._write_recipes(self.chosen)
         outcome = Outcome(self.out, best_of(self.chosen, best=self.by.best), self.chosen)
@@ -90,7 +96,8 @@ class _Runner:
             self._test(outcome, test, seed)
         self._keep(outcome)
         ranks = delta_ranks(experiment, self.chosen, lambda label: self.steps.ended("ranks", label))
-        write_results(collect(experiment, outcome, ranks), self.out)
+        grid = overfitting_grid(experiment, lambda label: self.steps.ended("overfitting", label))
+        write_results(collect(experiment, outcome, ranks, grid), self.out)
         publish(self.out)
         self.steps.ended("report")
         return outcome

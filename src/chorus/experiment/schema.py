@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import AliasChoices, ConfigDict, Field, field_validator, model_validator
 
@@ -77,6 +77,14 @@ class SelectionRule(Strict):
     over: Literal["in-domain", "all"] = "in-domain"
 
 
+class OverfittingAxes(Strict):
+    """At which ranks and merge weights each specialist is measured at home and elsewhere, beside its own rank at 1."""
+
+    ranks: list[Annotated[int, Field(ge=1)]] = Field(default_factory=list)  # that its difference is cut to
+    weights: list[float] = Field(default_factory=lambda: [0.5, 1.0, 1.5], min_length=1)
+    trained: list[Annotated[int, Field(ge=1)]] = Field(default_factory=list)  # that further adapters are trained with
+
+
 class Tests(Strict):
     """What is transcribed beside the domains' own test rows."""
 
@@ -106,6 +114,7 @@ class Experiment(Strict):
     calibrate: dict[str, Settings] = Field(default_factory=dict)  # calibrated merges by name, and how they are made
     selection: SelectionRule = Field(default_factory=SelectionRule)
     curves: dict[str, dict[str, list[object]]] = Field(default_factory=dict)
+    overfitting: OverfittingAxes | None = None
     tests: Tests = Field(default_factory=Tests)
     preset: str = "default"
     # under another name than the file's: `decoding` is the property, preset and settings in one

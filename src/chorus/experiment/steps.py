@@ -76,5 +76,6 @@ def counts(experiment: Experiment) -> dict[str, int]:
         "dev": dev * (own + grid),
         "test": test * (own + len(grids) + curves),
         "ranks": own - 1 + len(grids),
+        "overfitting": int(experiment.overfitting is not None),
         "report": 1,
     }

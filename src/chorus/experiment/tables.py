@@ -9,6 +9,7 @@ from pathlib import Path
 
 from chorus.analyse.interference_report import recovery_table
 from chorus.analyse.interference_report import tables_of as interference_tables
+from chorus.analyse.overfitting_report import grid_table, rows_table
 from chorus.checkpoints.writer import write_text
 from chorus.evaluate.tables import NAMES, differences_table, rates_table
 from chorus.experiment.results import CurveResult, Estimate, Results, TaskResult
@@ -31,6 +32,9 @@ def tables_of(results: Results) -> list[Table]:
         found = [*([recovered] if recovered else []), *interference_tables(gains)[:4], *found]
     elif recovered:
         found.insert(1, recovered)
+    if grids := results.grids:
+        tables = [table for model in grids.models for table in (grid_table(grids, model), rows_table(grids, model))]
+        found += [replace(table, title=f"Over rank and weight, {table.title}") for table in tables]
     return [*found, selection_table(results), ranks_table(results)]
 
 

@@ -62,6 +62,10 @@ def jobs_of(experiment: Experiment) -> list[Job]:
         for name, domain in experiment.domains.items():
             over = _of_task(domain.train, experiment.task_of(domain)) if domain.task else domain.train
             jobs.append(_job(experiment, name, {name: domain}, seed, over))
+            ranks = experiment.overfitting.trained if experiment.overfitting and seed == experiment.seeds[0] else []
+            for rank in ranks:
+                wide = lay_over(over, {"adapter": {"rank": rank}})
+                jobs.append(_job(experiment, f"{name}@{rank}", {name: domain}, seed, wide))
         if experiment.joint:
             # the sources of domains that name a task name it too
             jobs.append(_job(experiment, JOINT, experiment.domains, seed, experiment.joint_settings))
