@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @click.option(
     "--config", "configs", multiple=True, type=click.Path(), help="A configuration; later ones lie over earlier."
 )
-@click.option("--task", metavar="TASK", help="One of `chorus tasks`, or lm; and lay the configuration over base.yaml beside it.")
+@click.option("--task", metavar="TASK", help="One of `chorus tasks`, or lm; lay the configuration over its base.yaml.")
 @click.option("--print-config", is_flag=True, help="Show what holds after layering, and end.")
 @device_flag("auto", by_config=True)
 @click.option("--joint", is_flag=True, help="One model on all domains at once.")
