@@ -11,6 +11,7 @@ import torch
 import chorus
 from chorus.analyse.cka import StateAnalysis
 from chorus.analyse.coefficients import CoefficientAnalysis
+from chorus.analyse.disentanglement import Disentanglement
 from chorus.analyse.facts import WeightAnalysis
 from chorus.analyse.interference_facts import Interference
 from chorus.analyse.leave_out import LeaveOneOut
@@ -68,6 +69,7 @@ def measures() -> None:
     assert_type(chorus.analyse_cka(["tuned"], "base", ["dev.csv"]), StateAnalysis)
     assert_type(chorus.analyse_coefficients("recipe.yml"), CoefficientAnalysis)
     assert_type(chorus.analyse_leave_one_out("recipe.yml", ["dev.csv"]), LeaveOneOut)
+    assert_type(chorus.analyse_disentanglement(["a", "b"], "base", ["dev.csv"]), Disentanglement)
     asked = assert_type(chorus.EvaluatedRows(["dev.csv"]), chorus.EvaluatedRows)
     grid = assert_type(chorus.RankAndWeights([4], [1.0]), chorus.RankAndWeights)
     assert_type(chorus.analyse_overfitting(["tuned"], "base", asked, grid=grid), OverfittingAnalysis)

@@ -18,6 +18,7 @@ from chorus._version import __version__ as __version__
 if TYPE_CHECKING:  # the public names, listed once: type checkers read this block, and so does `_homes` at run time
     from chorus.analyse.cka import analyse_cka as analyse_cka
     from chorus.analyse.coefficients import analyse_coefficients as analyse_coefficients
+    from chorus.analyse.disentanglement import analyse_disentanglement as analyse_disentanglement
     from chorus.analyse.evaluated import EvaluatedRows as EvaluatedRows
     from chorus.analyse.interference import analyse_interference as analyse_interference
     from chorus.analyse.leave_out import analyse_leave_one_out as analyse_leave_one_out

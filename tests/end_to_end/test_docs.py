@@ -140,7 +140,7 @@ def test_every_block_runs(page, models, tmp_path):
         "train.md": 7,
         "whisper-finetuning.md": 2,
         "evaluate.md": 3,
-        "analyse.md": 11,
+        "analyse.md": 12,
         "experiments.md": 7,
         "export.md": 5,
         "transcribe.md": 1,

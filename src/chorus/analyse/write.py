@@ -8,6 +8,8 @@ from pathlib import Path
 from chorus.analyse.cka import StateAnalysis
 from chorus.analyse.coefficients import CoefficientAnalysis
 from chorus.analyse.coefficients_report import coefficients_report
+from chorus.analyse.disentanglement import Disentanglement
+from chorus.analyse.disentanglement_report import disentanglement_report
 from chorus.analyse.facts import WeightAnalysis
 from chorus.analyse.interference_facts import Interference
 from chorus.analyse.interference_report import interference_report
@@ -28,6 +30,7 @@ Analysis = (
     | OverfittingAnalysis
     | CoefficientAnalysis
     | LeaveOneOut
+    | Disentanglement
 )
 
 
@@ -55,6 +58,8 @@ def report_of(found: Analysis, *, command: Sequence[str] = ()) -> AnalysisReport
         return cka_report(found, command=command)
     if isinstance(found, CoefficientAnalysis):
         return coefficients_report(found, command=command)
+    if isinstance(found, Disentanglement):
+        return disentanglement_report(found, command=command)
     if isinstance(found, LeaveOneOut):
         return leave_out_report(found, command=command)
     if isinstance(found, OverfittingAnalysis):

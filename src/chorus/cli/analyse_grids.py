@@ -1,4 +1,4 @@
-"""The analyses of `chorus analyse` that evaluate many models: overfitting, leave-one-out."""
+"""The analyses of `chorus analyse` that evaluate many models: overfitting, leave-one-out, disentanglement."""
 
 from __future__ import annotations
 
@@ -66,4 +66,31 @@ def leave_one_out(recipe: str, **flags: object) -> None:
     tell(found, plans.all.places, flags)
 
 
-COMMANDS: tuple[click.Command, ...] = (overfitting, leave_one_out)
+@click.command("disentanglement")
+@click.argument("models", nargs=2, metavar="[NAME=]MODEL [NAME=]MODEL")
+@click.option("--base", required=True, metavar="MODEL", help="What both were trained from.")
+@click.option("--specialist", multiple=True, metavar="NAME=ROW", help="Which is at home where; may be repeated.")
+@click.option("--weights", default="0.5,1", help="Of either; 0 is always among them.  [default: 0.5,1]")
+@evaluated
+def disentanglement(
+    models: tuple[str, ...], base: str, specialist: tuple[str, ...], weights: str, **flags: object
+) -> None:
+    """How often two models change each other's answers when both are added to the base, on a grid of weights.
+
+    \b
+    chorus analyse disentanglement radio phone --base openai/whisper-tiny --data test.csv -o disentanglement
+    """
+    from chorus.analyse.deltas import open_all
+    from chorus.analyse.disentanglement import check_grid, disentanglement_of
+
+    grid = check_grid(numbers(weights, "--weights", float))
+    opened = open_all(named(models), base, (), open_options(flags))
+
+    def found() -> Analysis:
+        with shown(quiet=bool(flags["quiet"]), label="evaluating", unit="sums") as bar:
+            return disentanglement_of(opened, rows_of(flags), grid, homes(specialist), bar)
+
+    tell(found, opened.places, flags)
+
+
+COMMANDS: tuple[click.Command, ...] = (overfitting, leave_one_out, disentanglement)
