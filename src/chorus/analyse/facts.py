@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 
+from pydantic import TypeAdapter
+
+from chorus.errors import DataError
+from chorus.files import read_json
 from chorus.plain import JsonObject
 
 FORMAT = 1
+MOST_BYTES = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -132,3 +138,18 @@ class WeightAnalysis:
     def as_dict(self) -> JsonObject:
         """Plain values, for JSON."""
         return {"format": FORMAT, "kind": "weights", **asdict(self)}
+
+
+def weights_at(place: str | Path) -> WeightAnalysis:
+    """What `write_analysis` wrote of weights, read again; `DataError` where there is nothing of the kind."""
+    path = Path(place) / "weights.json" if Path(place).is_dir() else Path(place)
+    # a line a tensor: far above what a config may be
+    values = read_json(path, limit=MOST_BYTES, raises=DataError, what="analysis of weights")
+    try:
+        return TypeAdapter(WeightAnalysis).validate_python(
+            {k: v for k, v in values.items() if k not in ("format", "kind")}
+        )
+    except ValueError:
+        raise DataError(
+            f"{path}: no analysis of weights", "chorus analyse weights MODEL... -o DIR writes one"
+        ) from None

@@ -15,7 +15,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from chorus.analyse.interference_facts import Effect, Interference, InterferenceRow, Outgoing, Recovered, Summed
+from chorus.analyse.interference_facts import (
+    Effect,
+    Interference,
+    InterferenceRow,
+    Outgoing,
+    Recovered,
+    Summed,
+    Unseen,
+)
 from chorus.errors import MisfitError, UsageError, nearest
 from chorus.evaluate.bootstrap import Answered, paired_bootstrap
 from chorus.evaluate.comparison import FULL
@@ -195,8 +203,23 @@ def _interference(
     recovered = [_recovered(cells, label, shared[label], gains) for label in shared if label not in homes]
     return Interference(
         cells[0].base, rows, list(homes), columns, outgoing, incoming, recovered, condition,
-        [*notes, *told_of(cells, rows), *_homeless(homes)],
+        [*notes, *told_of(cells, rows), *_homeless(homes)], _unseen(cells, shared, homes),
     )  # fmt: skip
+
+
+def _unseen(
+    cells: Sequence[MeasuredCell], effects: Mapping[str, Mapping[str, Effect | None]], homes: Mapping[str, list[str]]
+) -> Unseen | None:
+    """What all systems do where nobody was trained; None where somebody was everywhere."""
+    taught = {name for names in homes.values() for name in names}
+    away = [cell for cell in cells if cell.name not in taught]
+    if not away:
+        return None
+    means = {
+        label: mean_effect(label, [cell for cell in away if own[cell.name] is not None], own)
+        for label, own in effects.items()
+    }
+    return Unseen([cell.name for cell in away], means)
 
 
 def shares_of(

@@ -102,6 +102,25 @@ class Recovered:
 
 
 @dataclass(frozen=True)
+class Unseen:
+    """Rows in which no specialist is at home (an unseen task, by its sub-tasks), and each system's mean over them."""
+
+    rows: list[str]
+    means: dict[str, Effect | None]
+
+
+@dataclass(frozen=True)
+class Correlation:
+    """Of cosines (or projections) of differences with what was gained (or recovered): n pairs, in a part of a model."""
+
+    kind: str
+    where: str
+    n: int
+    pearson: float | None
+    spearman: float | None
+
+
+@dataclass(frozen=True)
 class Interference:
     """The matrix: `effects` by specialist and row."""
 
@@ -114,6 +133,8 @@ class Interference:
     others: list[Recovered]
     condition: str
     notes: list[str] = field(default_factory=list)
+    unseen: Unseen | None = None
+    correlations: list[Correlation] = field(default_factory=list)
 
     def effect(self, specialist: str, row: str) -> Effect | None:
         """None where the specialist was not evaluated there."""

@@ -11,6 +11,7 @@ from chorus.report.grids import Scattered, scatter, squares
 from chorus.report.html import Picture
 from chorus.tables import Table
 
+SMALL = 5  # pairs, below which a correlation says nothing
 UNSURE = "†"
 MARK = "*"
 
@@ -18,7 +19,8 @@ MARK = "*"
 def tables_of(found: Interference) -> list[Table]:
     """The matrix in points and in shares, what goes out, what comes in, what other systems recover."""
     recovery = recovery_table(found)
-    return [_points(found), _shares(found), _outgoing(found), _incoming(found), *([recovery] if recovery else [])]
+    more = [one for one in (recovery, unseen_table(found), correlation_table(found)) if one is not None]
+    return [_points(found), _shares(found), _outgoing(found), _incoming(found), *more]
 
 
 def metrics_of(found: Interference) -> str:
@@ -130,6 +132,36 @@ def recovery_table(found: Interference) -> Table | None:
     columns = ["system", "role", *map(row_name, found.rows), "mean", "worst", "ratio of sums"]
     note = f"1: as good as the row's own specialist, 0: as the base. Rows with {UNSURE} are left out."
     return Table("What others recover of the specialists' gains", columns, rows, [note])
+
+
+def unseen_table(found: Interference) -> Table | None:
+    """What every system does in rows where no specialist is at home; None where there are none."""
+    if found.unseen is None:
+        return None
+    every = {**found.effects, **{one.system: one.effects for one in found.others}}
+    rows = [[name, *(told(own.get(name)) for own in every.values())] for name in found.unseen.rows]
+    # of one row the mean is itself
+    if len(rows) > 1:
+        rows.append(["mean", *(told(found.unseen.means.get(label)) for label in every)])
+    note = f"Points against {found.base}: nobody was trained there, so that nothing is recovered."
+    return Table("Unseen: where no specialist is at home", ["row", *every], rows, [note])
+
+
+def correlation_table(found: Interference) -> Table | None:
+    """Whether geometry foretold gains; None where no weights were given."""
+    if not found.correlations:
+        return None
+    numbers = {"cosine": "cosine, against the share gained in the other's rows",
+               "projection": "projection of a merge, against its recovery"}  # fmt: skip
+    rows = [
+        [numbers[one.kind], one.where, str(one.n), _number(one.pearson), _number(one.spearman)]
+        for one in found.correlations
+    ]
+    notes = ["Both ways of a pair have one cosine, and are no independent samples."]
+    # a line through three points is nearly always steep
+    if any(one.n < SMALL for one in found.correlations):
+        notes.append(f"Of fewer than {SMALL} pairs a correlation says nothing.")
+    return Table("Weights against gains", ["numbers", "part", "n", "Pearson", "Spearman"], rows, notes)
 
 
 def draw(found: Interference, place: Path) -> list[Picture]:

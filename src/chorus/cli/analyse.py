@@ -86,6 +86,7 @@ def weights(models: tuple[str, ...], base: str, merges: tuple[str, ...], **given
 @click.option("--base", metavar="LABEL", help="Which is the base.  [default: the one that says so]")
 @click.option("--specialist", multiple=True, metavar="LABEL=ROW", help="Which is at home in a domain or task.")
 @click.option("-o", "--out", type=click.Path(), metavar="DIR", help="Write JSON, plots and a page there.")
+@click.option("--weights", type=click.Path(), metavar="DIR", help="What `analyse weights` wrote of the same models.")
 @click.option("--by", default="domain", type=click.Choice(["domain", "language", "speaker"]), help="[default: domain]")
 @click.option("--condition", help="Under which condition.  [default: the first]")
 @normaliser_flag("Count again under another normaliser.")
@@ -101,17 +102,22 @@ def interference(results: tuple[str, ...], **given: object) -> None:
     chorus analyse interference asr/* kws/* --specialist words=kws --specialist talks=asr
     """
     flags: Flags = given
+    from chorus.analyse.correlation import with_correlations
+    from chorus.analyse.facts import weights_at
     from chorus.analyse.interference import analyse_interference
     from chorus.evaluate.results import read_evaluation
 
     homes = dict(home(text) for text in flags["specialist"])
     evaluations = [read_evaluation(name) for name in results]
 
+    geometry = weights_at(flags["weights"]) if flags["weights"] else None
+
     def found() -> Analysis:
-        return analyse_interference(
+        matrix = analyse_interference(
             evaluations, column=flags["by"], condition=flags["condition"], base=flags["base"], specialists=homes,
             normaliser=flags["normaliser"], common=flags["common"],
         )  # fmt: skip
+        return matrix if geometry is None else with_correlations(matrix, geometry)
 
     tell(found, [one.directory for one in evaluations], flags)
 
