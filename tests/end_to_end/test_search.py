@@ -77,7 +77,8 @@ def test_a_search_given_again_hears_only_what_is_new(
     first = search(recipe(wrecked), {"lambda": [0.01, 1.0]}, dev, tmp_path, decoding=DECODING, device="cpu")
     heard: list[str] = []
     monkeypatch.setattr(
-        "chorus.search.trials.Loaded.with_weights", lambda *given: pytest.fail("a model was loaded for what was there")
+        "chorus.transcribe.loaded.LoadedBackend.with_weights",
+        lambda *given: pytest.fail("a model was loaded for what was there"),
     )
     again = search(
         recipe(wrecked), {"lambda": [0.01, 1.0]}, dev, tmp_path, decoding=DECODING, device="cpu", ended=heard.append
@@ -149,7 +150,7 @@ def test_a_model_that_cannot_be_loaded_anew_is_told_as_such(
     wrecked: Path, dev: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The old one is closed by then: closing it again must not hide why."""
-    from chorus.search import trials as module
+    from chorus.transcribe import loaded as module
 
     rows, loaded = read_manifest(dev).rows[:2], module.load_backend
 
