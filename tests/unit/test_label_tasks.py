@@ -341,3 +341,10 @@ def test_a_pair_of_which_one_is_missing_or_empty_is_refused(pair: Row, tmp_path:
     assert length_of(empty) <= 0
     with pytest.raises(DataError, match="start_2 or end_2 is no number"):
         length_of(replace(pair, extra={**pair.extra, "start_2": "soon"}))
+
+
+def test_a_pair_of_one_recording_is_refused() -> None:
+    rows = [Row("a.wav", extra={"answer": "yes", "audio_2": "b.wav"}), Row("c.wav", extra={"answer": "no"})]
+    with pytest.raises(DataError, match=r"c.wav: task speaker_ver: no second recording") as caught:
+        with_choices(rows, TASKS.get("speaker_ver"))
+    assert "--columns audio_2=NAME" in caught.value.hint

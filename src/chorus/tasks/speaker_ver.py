@@ -4,17 +4,26 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from chorus.errors import DataError
 from chorus.tasks.chosen import BY_ACCURACY, LabelTask
 from chorus.tasks.detection import DetectionCost, EqualErrorRate
 
 if TYPE_CHECKING:
     from chorus.tasks.protocol import Asked
 
-YES, NO, SECOND = "yes", "no", "speaker_2"
+YES, NO = "yes", "no"
+SECOND, OTHER = "speaker_2", "audio_2"  # a manifest's columns
 
 
 class SpeakerVer(LabelTask):
     """The task: the answer follows from both speakers, where the manifest names them."""
+
+    def labels(self, row: Asked) -> tuple[str, ...]:
+        if not row.get(OTHER).strip():
+            raise DataError(
+                f"{row}: task {self.name}: no second recording", f"give the column {OTHER} (--columns {OTHER}=NAME)"
+            )
+        return super().labels(row)
 
     def reference(self, row: Asked) -> str:
         given, first, second = super().reference(row), row.get("speaker"), row.get(SECOND)
