@@ -133,3 +133,13 @@ def test_rows_are_chosen_and_grouped(tmp_path):
     assert len(select(rows, {"speaker": ["s0", "s1"], "split": "train"})) == 4
     assert list(groups(rows, "speaker")) == ["s0", "s1", "s2"]
     assert select([Row(extra={"year": 7})], {"year": 7})
+
+
+def test_columns_of_tasks_can_be_named_too(tmp_path):
+    (tmp_path / "m.csv").write_text("path,other,said\na.wav,b.wav,on\nc.wav,,off\n")
+    names = {"audio_2": "other", "keyword": "said"}
+    first, second = read_manifest(tmp_path / "m.csv", columns=names, needs=("path",)).rows
+    assert (first.get("audio_2"), first.get("keyword")) == ("b.wav", "on")
+    assert (second.get("audio_2"), second.get("keyword")) == ("", "off")
+    with pytest.raises(UsageError, match=r'"keywrd" is no column of a manifest; did you mean "keyword"'):
+        read_manifest(tmp_path / "m.csv", columns={"keywrd": "said"}, needs=("path",))

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from chorus.calibrate.settings import Calibration
-from chorus.data.manifest import groups, named_manifest, read_manifest
+from chorus.data.choices import TASK
+from chorus.data.manifest import groups, named_manifest, read_manifest, spread
 from chorus.data.split import SPLIT_NAMES
 from chorus.data.utterance import Utterance
 from chorus.errors import DataError, MisfitError, UsageError
@@ -16,7 +17,6 @@ from chorus.lazy import lazy
 from chorus.tasks.protocol import Chooses
 from chorus.train.asked import answers_labels, task_of
 from chorus.train.config import DataSettings, Dev, RowSource, StartSettings, Train, TrainConfig
-from chorus.train.measure import spread
 from chorus.train.rows import TrainingRows, decodable, gather, leaked, shown
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ class Rows:
 
     train: dict[str, list[Utterance]]
     dev: dict[str, list[Utterance]]
+    by: str  # the column that tells the tasks
 
     @property
     def tasks(self) -> list[str]:
@@ -104,13 +105,14 @@ def _shared(mine: Sequence[Utterance], held: Sequence[Utterance]) -> list[str]:
 
 def by_task(rows: TrainingRows, settings: Calibration, *, needs_audio: bool, skip_bad: bool) -> Rows:
     """The rows by the values of `by`; `MisfitError` where a task has rows of one kind alone."""
-    found = Rows(_grouped(rows.train, settings.by), _grouped(rows.dev, settings.by))
+    by = settings.by or (TASK if len({u.row.get(TASK) for u in rows.train}) > 1 else "domain")
+    found = Rows(_grouped(rows.train, by), _grouped(rows.dev, by), by)
     # a task that is learnt and not measured could be spoilt in silence, and one that is only measured has no gradient
     odd = sorted(set(found.train) ^ set(found.dev))
     if odd:
         where = "calibration" if odd[0] in found.train else "dev"
         raise MisfitError(
-            f"{settings.by} {odd[0]}: only in the {where} rows, so that it is not both learnt and measured",
+            f"{by} {odd[0]}: only in the {where} rows, so that it is not both learnt and measured",
             "give both rows of it, or name the column that tells the tasks with --by",
         )
     found.dev = {task: spread(every, settings.limit) for task, every in found.dev.items()}
@@ -118,7 +120,7 @@ def by_task(rows: TrainingRows, settings: Calibration, *, needs_audio: bool, ski
         found.dev = {task: decodable(every, rows, skip_bad=skip_bad) for task, every in found.dev.items()}
     empty = [task for task, every in found.dev.items() if not every]
     if empty:
-        raise MisfitError(f"{settings.by} {empty[0]}: none of its dev rows can be measured")
+        raise MisfitError(f"{by} {empty[0]}: none of its dev rows can be measured")
     return found
 
 

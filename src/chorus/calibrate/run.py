@@ -150,7 +150,7 @@ class _Calibrating:
         self.labels = labels_of(self.plan, self.groups)
         for task in self.settings.own:
             if task not in self.rows.tasks:
-                raise UsageError(f"{task}: no {self.settings.by} of the rows{nearest(task, self.rows.tasks)}")
+                raise UsageError(f"{task}: no {self.rows.by} of the rows{nearest(task, self.rows.tasks)}")
         # before the first measure: two calibrations of one directory would mix their journals
         partial = PartialDirectory(self.output, resume=True, overwrite=overwrite)
         try:

@@ -28,7 +28,8 @@ class Calibration(Strict):
     start        what every weight begins at; None: at what the recipe says
     bound        a weight beyond it ends the calibration
     objective    what an update lowers: the cross-entropy of the answers, or, of rows without any, the entropy of labels
-    by           the column of the rows whose values are the tasks: batches are drawn evenly from them
+    by           the column of the rows whose values are the tasks, from which batches are drawn evenly; `task` where
+                 rows name several, else `domain`
     batch_size   rows of each task in an update
     every        updates between two measures on dev; patience: measures without a better one that end it
     rule         how the tasks' recoveries become the one number by which the best weights are chosen
@@ -48,7 +49,7 @@ class Calibration(Strict):
     bound: float = Field(default=10.0, gt=0, allow_inf_nan=False)
     objective: Objective = "cross-entropy"
     task: LearntTask = "asr"
-    by: str = Field(default="domain", min_length=1)
+    by: str | None = Field(default=None, min_length=1)
     updates: int = Field(default=200, ge=1)
     batch_size: int = Field(default=4, ge=1)
     learning_rate: float = Field(default=0.01, gt=0, allow_inf_nan=False)

@@ -43,7 +43,9 @@ from chorus.errors import UsageError
 )  # fmt: skip
 @click.option("--normaliser", "--normalizer", default="raw", show_default=True, help="Of error rates on dev.")
 @click.option("--max-new-tokens", type=click.IntRange(1), help="Of decoding on dev.")
-@click.option("--by", default="domain", show_default=True, metavar="COLUMN", help="The column that tells the tasks.")
+@click.option(
+    "--by", metavar="COLUMN", help="The column that tells the tasks.  [default: task where rows name it, else domain]"
+)
 @click.option("--own", multiple=True, metavar="TASK=MODEL", help="A task's own model.  [default: the best on dev]")
 @click.option("--task", default="asr", show_default=True, help="One of `chorus tasks`, or lm.")
 @click.option("--updates", type=click.IntRange(1), default=200, show_default=True, help="At most so many.")

@@ -19,6 +19,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypeVar
 
 from chorus.data.audio import SUFFIXES as AUDIO
 from chorus.data.records import SUFFIXES, read_records
@@ -30,7 +31,12 @@ from chorus.plain import JsonMap, JsonObject
 TEXTS = ("path", "text", "language", "speaker", "domain", "split")
 NUMBERS = ("duration", "start", "end")
 COLUMNS = TEXTS + NUMBERS
+T = TypeVar("T")
 SECOND = "audio_2"  # the other recording of a pair
+ASKED = (  # columns that tasks look at (docs/tasks.md): kept as they are, and found under other names where told
+    SECOND, "start_2", "end_2", "speaker_2", "task", "answer", "choices", "instruction", "question", "prompt",
+    "keyword", "label", "intent", "emotion",
+)  # fmt: skip
 # NeMo: audio_filepath, offset. Common Voice: sentence, client_id, locale. FLEURS: raw_transcription, transcription.
 # VoxPopuli: normalized_text. Folders of Hugging Face datasets: file_name
 OTHER_NAMES = {  # what other tools call a column, tried where the column itself is missing
@@ -155,8 +161,8 @@ def _lacking(missing: Sequence[str], header: Sequence[str], path: Path) -> DataE
 def column_names(header: Sequence[str], given: Mapping[str, str], source: object) -> dict[str, str]:
     """Chorus's column -> the file's."""
     for ours, theirs in given.items():
-        if ours not in COLUMNS:
-            raise UsageError(f'columns: "{ours}" is no column of a manifest{nearest(ours, COLUMNS)}')
+        if ours not in (*COLUMNS, *ASKED):
+            raise UsageError(f'columns: "{ours}" is no column of a manifest{nearest(ours, (*COLUMNS, *ASKED))}')
         if theirs not in header:
             raise DataError(f'{source}: no column "{theirs}"{nearest(theirs, header)}', "check the column mapping")
     names = dict(given)
@@ -192,6 +198,7 @@ def _row(record: JsonMap | str, names: Mapping[str, str], line: int, root: Path)
         raise ValueError(f"end {numbers['end']:g} is not after start {numbers.get('start', 0.0):g}")
     used = names.values()
     extra = {str(k): v for k, v in record.items() if k and k not in used and v not in (None, "")}
+    extra |= {c: record[names[c]] for c in ASKED if c in names and record.get(names[c]) not in (None, "")}
     if "path" in names and not texts["path"]:
         raise ValueError("no path")
     if "end" in numbers:
@@ -331,3 +338,13 @@ def groups(rows: Iterable[Row], column: str | Callable[[Row], str]) -> dict[str,
 def with_split(row: Row, split: str) -> Row:
     """The row in another split."""
     return replace(row, split=split)
+
+
+def spread(rows: Sequence[T], limit: int | None) -> list[T]:
+    """At most so many rows, taken evenly: the first ones of a manifest may all be of one domain or speaker.
+
+    >>> spread(["a", "b", "c", "d", "e"], 2)
+    ['a', 'c']
+    """
+    count = min(limit or len(rows), len(rows))
+    return [rows[i * len(rows) // count] for i in range(count)]

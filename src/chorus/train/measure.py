@@ -29,16 +29,6 @@ def with_metric(config: TrainConfig, dev: Sequence[Utterance]) -> TrainConfig:
     return config.model_copy(update={"dev": config.dev.model_copy(update={"metric": name})})
 
 
-def spread(dev: Sequence[Utterance], limit: int | None) -> list[Utterance]:
-    """At most so many rows, taken evenly: the first ones of a manifest may all be of one domain or speaker.
-
-    >>> spread(["a", "b", "c", "d", "e"], 2)
-    ['a', 'c']
-    """
-    count = min(limit or len(dev), len(dev))
-    return [dev[i * len(dev) // count] for i in range(count)]
-
-
 def written(config: TrainConfig, row: Row) -> str:
     """The language that a row's text is written in: of a translation not the spoken one."""
     return row.language if config.task == LANGUAGE_MODELLING else task_of(config, row).written(row)

@@ -45,9 +45,10 @@ def train(
     need_extra()
     need_reporters(config.train.report_to)
     from chorus.checkpoints.output_place import refuse_input
+    from chorus.data.manifest import spread
     from chorus.train.backbones.choose import load_backbone, takes_audio
     from chorus.train.fitness import keep_what_fits
-    from chorus.train.measure import spread, with_metric
+    from chorus.train.measure import with_metric
     from chorus.train.outputs import merged_dir
     from chorus.train.processes import is_main
     from chorus.train.resume import finished, identity, training_fingerprint

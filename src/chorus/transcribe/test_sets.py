@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from chorus.data.audio import LONGEST_S
 from chorus.data.choices import TASK, needs_of, of_task, with_choices
-from chorus.data.manifest import Row, groups, named_manifest, read_manifest, select
+from chorus.data.manifest import Row, groups, named_manifest, read_manifest, select, spread
 from chorus.data.parallel import in_order
 from chorus.data.utterance import Utterance, length_of
 from chorus.errors import DataError, MisfitError
@@ -64,12 +64,15 @@ def load_test_set(
     """
     rows: list[Row] = []
     every: list[Row] = []
+    others: list[str] = []
     asked = TASKS.get(task)
     for given in manifests:
         name, path = named_manifest(str(given))
         manifest = read_manifest(path, columns=columns, audio_dir=audio_dir, needs=needs_of(asked))
         mine = of_task(manifest.rows, asked)
         every += mine
+        taken = set(map(id, mine))
+        others += [str(row) for row in manifest.rows if id(row) not in taken]
         chosen = _of_split(mine, split)
         chosen = select(chosen, where or {})
         if not chosen:
@@ -77,8 +80,9 @@ def load_test_set(
             only = {**of, **({"split": split} if split else {}), **(where or {})}
             told = f" (asked for: {', '.join(f'{k} = {_either(v)}' for k, v in only.items())})" if only else ""
             raise MisfitError(f"{path}: none of its {len(manifest)} rows is left{told}", "check --split and --where")
-        rows += [replace(r, domain=r.domain or name, language=r.language or language) for r in chosen[:limit]]
-    return of_rows(with_choices(rows, asked, every), skip_bad=skip_bad)
+        rows += [replace(r, domain=r.domain or name, language=r.language or language) for r in spread(chosen, limit)]
+    found = of_rows(with_choices(rows, asked, every), skip_bad=skip_bad)
+    return replace(found, left_out={**found.left_out, **({"of other tasks": others} if others else {})})
 
 
 def _either(value: object) -> str:
