@@ -311,3 +311,20 @@ def test_the_page_is_whole(tmp_path: Path) -> None:
     assert page.count("data:image/svg+xml") == 3
     assert "Overfit to their task, beyond chance: radio, phone." in page
     assert "merged recovers 0.62 of the specialists&#39; gains in the mean, 0.50 at the worst (phone)." in page
+
+
+def test_who_was_trained_on_a_task_is_at_home_in_all_its_rows(tmp_path: Path) -> None:
+    """As `chorus train --each task` writes it: manifests have domains of their own, or none."""
+    evaluations = []
+    for task in ("asr", "st"):
+        for label, wrong in (("base", 16), ("mine", 4 if task == "st" else 18)):
+            domains = {"radio": wrong, "phone": wrong}
+            one = made_up(
+                tmp_path / task, label, domains, role="base" if label == "base" else "specialist", task=task, words=6
+            )
+            if label == "mine":
+                one.summary["system"]["home"] = {"task": "st"}
+            evaluations.append(one)
+    found = analyse_interference(evaluations)
+    assert outgoing(found, "mine").homes == ["st: radio", "st: phone"]
+    assert [row.own for row in found.rows] == ["", "", "mine", "mine"]

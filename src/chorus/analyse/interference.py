@@ -24,6 +24,7 @@ from chorus.analyse.interference_facts import (
     Summed,
     Unseen,
 )
+from chorus.data.choices import TASK
 from chorus.errors import MisfitError, UsageError, nearest
 from chorus.evaluate.bootstrap import Answered, paired_bootstrap
 from chorus.evaluate.comparison import FULL
@@ -61,6 +62,7 @@ class MeasuredCell:
     rows: Mapping[str, Sequence[Scored]]
     roles: Mapping[str, SystemRole]
     base: str
+    learnt: Mapping[str, str]  # label -> the task that a specialist was trained on, where a training says so
 
     @property
     def metric(self) -> Gained:
@@ -146,10 +148,11 @@ def cells_of(
         rows, more = shared_rows(group, condition, normaliser, common=common)
         notes += more
         parts = {one.label: by_column(own, column) for one, own in zip(group, rows, strict=True)}
+        learnt = {one.label: _learnt_task(one.summary["system"]["home"]) for one in group}
         for domain in parts[origin]:
             called = called_row(name, domain, several=len(tasks) > 1, alone=len(parts[origin]) == 1)
             by_label = {label: part[domain] for label, part in parts.items()}
-            cells.append(MeasuredCell(called, domain, group[0].task, by_label, roles, origin))
+            cells.append(MeasuredCell(called, domain, group[0].task, by_label, roles, origin, learnt))
     # gains over different beginnings are gains of nothing in common
     bases = list(dict.fromkeys(cell.base for cell in cells))
     if len(bases) > 1:
@@ -181,8 +184,21 @@ def homes_of(cells: Sequence[MeasuredCell], labels: Sequence[str], given: Mappin
         if label in given:
             found[label] = [given[label]]
         elif any(role.name == "specialist" for _, role in roles):
-            found[label] = [c.name for c, role in roles if role.name == "specialist" and role.home == c.domain]
+            found[label] = [c.name for c, role in roles if role.name == "specialist" and _at_home(c, label, role)]
     return found
+
+
+def _learnt_task(home: Mapping[str, object]) -> str:
+    """The task that a home names; empty where it names other columns' values, or several."""
+    told = home.get(TASK, "")
+    values = told if isinstance(told, list) else [told]
+    return str(values[0]) if len(values) == 1 else ""
+
+
+def _at_home(cell: MeasuredCell, label: str, role: SystemRole) -> bool:
+    """Whether a specialist is at home in a row: in all rows of its task, where that is what it was trained on."""
+    learnt = cell.learnt[label]
+    return learnt == cell.task.name if learnt else role.home == cell.domain
 
 
 def _interference(
