@@ -139,7 +139,7 @@ def make_rows(packs: Path, out: Path) -> None:
     little = [
         replace(row, extra={**row.extra, "task": task})
         for task, rows in tasks.items() for split, count in BASE_ROWS.items()
-        for row in [one for one in rows if one.split == split][:: max(1, ROWS[split] // count)]
+        for row in rng.sample([one for one in rows if one.split == split], count)
     ]  # fmt: skip
     for task, rows in (tasks | {"general": little}).items():
         write_manifest(rows, out / f"{task}.csv")

@@ -76,7 +76,7 @@ def explain(error: ValidationError, model: type[BaseModel]) -> list[str]:
             problems.append(f"{where}: missing")
         else:
             message = one["msg"].removeprefix("Value error, ")
-            problems.append(f"{where}: {message[0].lower()}{message[1:]}")
+            problems.append(f"{where}: {message[0].lower()}{message[1:]}".removeprefix(": "))
     return list(dict.fromkeys(problems))  # each alternative of a union complains for itself
 
 

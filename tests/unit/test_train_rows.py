@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -164,6 +165,20 @@ def test_one_manifest_is_learnt_as_several_tasks(tmp_path):
     found = gather(load_train_config({"model": {"base": "b"}, "data": {"train": sources}}))
     assert [(u.row.get("task"), u.row.text) for u in found.train[::6]] == [("kws", "on"), ("speaker_id", "s0")]
     assert {u.row.get("choices") for u in found.train} == {'["off", "on"]', '["s0", "s1"]'}
+
+
+def test_rows_of_other_tasks_and_of_one_answer_are_told(tmp_path):
+    _, rows = corpus(tmp_path, 6)
+    mixed = [Row(r.path, "on", "en", extra={"task": ("kws", "asr")[i % 2]}, root=tmp_path) for i, r in enumerate(rows)]
+    given = {"model": {"base": "b"}, "task": "kws", "data": {"train": str(write_manifest(mixed, tmp_path / "m.csv"))}}
+    with pytest.raises(DataError, match="one choice alone"):
+        gather(load_train_config(given))
+    more = [*mixed, Row(rows[0].path, "off", "en", split="test", extra={"task": "kws"}, root=tmp_path)]
+    mixed = [replace(row, split=row.split or "train") for row in more]
+    given["data"]["train"] = str(write_manifest(mixed, tmp_path / "n.csv"))
+    notes = gather(load_train_config(given)).notes
+    assert "kws 3, asr 3" in notes[0]
+    assert notes[1] == "task kws: all 3 rows have the one answer 'on'"
 
 
 def test_a_source_takes_the_rows_of_its_task_alone(tmp_path):

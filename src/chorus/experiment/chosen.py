@@ -33,6 +33,14 @@ def dev_rates(experiment: Experiment, found: Mapping[str, Sequence[Evaluation]])
     return {label: macro_rate(one, domains) for label, (one,) in found.items()}
 
 
+def counted_cells(experiment: Experiment, found: Mapping[str, Sequence[Evaluation]]) -> list[str]:
+    """The domains that the recovery of a seed is meant over; of one task none are left out."""
+    if len(experiment.chosen_tasks) == 1:
+        return list(experiment.domains)
+    gains = recovery.gains_of([one for label in systems_of(experiment) for one in found[label]], BASE)
+    return [domain for _, domain in gains.gains]
+
+
 def fingerprint_of(sets: Mapping[str, TestSet]) -> str:
     """What was measured on."""
     own = {task: one.fingerprint for task, one in sets.items()}

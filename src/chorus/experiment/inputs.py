@@ -6,12 +6,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from chorus.checkpoints.reference import looks_local
+from chorus.data.choices import with_choices
 from chorus.data.manifest import Row
 from chorus.errors import ChorusError, RecipeError, nearest
-from chorus.experiment.rows import manifest_of, read_rows, rows_of
+from chorus.experiment.rows import learnt_rows, manifest_of, read_rows, rows_of
 from chorus.experiment.schema import DomainRows, Experiment
 from chorus.files import expanded, present
 from chorus.models.languages import language_code
+from chorus.tasks.protocol import Chooses
+from chorus.tasks.registry import TASKS
 
 SHOWN = 5  # languages in a message
 
@@ -49,9 +52,23 @@ def _of_rows(experiment: Experiment) -> Iterator[str]:
                     yield f"{group}.{name}: {error.message}"
                     break
                 found += rows
+                if group == "domains":
+                    yield from _of_labels(experiment, f"{group}.{name}", experiment.task_of(domain), rows)
                 if not rows:
                     yield f"{group}.{name}: no {split} rows{_instead(experiment, domain)}"
     yield from _of_languages(experiment, found)
+
+
+def _of_labels(experiment: Experiment, where: str, task: str, rows: list[Row]) -> Iterator[str]:
+    """Answers that are none of their labels, and labels that no answer tells apart or that domains do not share."""
+    mine = [one for one in experiment.domains.values() if experiment.task_of(one) == task]
+    # labels are those of all domains of the task: of what comes later they are looked at then
+    if not isinstance(TASKS.get(task), Chooses) or not all(_is_there(experiment, one, None) for one in mine):
+        return
+    try:
+        with_choices(rows, TASKS.get(task), learnt_rows(experiment, task))
+    except ChorusError as error:
+        yield f"{where}: {error.message}"
 
 
 def _is_there(experiment: Experiment, domain: DomainRows, own: str | None) -> bool:

@@ -20,7 +20,7 @@ from chorus.errors import ChorusError
 from chorus.evaluate.results import Evaluation
 from chorus.evaluate.run import refuse_all_failed
 from chorus.experiment.calibrations import run_calibrations
-from chorus.experiment.chosen import criterion_of, dev_rates, fingerprint_of
+from chorus.experiment.chosen import counted_cells, criterion_of, dev_rates, fingerprint_of
 from chorus.experiment.inputs import check_inputs
 from chorus.experiment.load import load_experiment
 from chorus.experiment.overfitting import overfitting_grid
@@ -125,8 +125,10 @@ class _Runner:
         """Evaluate every system and setting on dev, take the best of each method, and write it down."""
         experiment, grids = self.experiment, grids_of(self.experiment)
         rates: dict[tuple[str, int], float] = {}
+        counted: dict[str, list[str]] = {}
         for seed in experiment.seeds:
             found = self._measured(dev, seed)
+            counted[str(seed)] = counted_cells(experiment, found)
             rates |= {(label, seed): rate for label, rate in dev_rates(experiment, found).items()}
         self.chosen = choose(grids, rates, experiment.seeds, best=self.by.best)
         if all(math.isnan(one.dev) for one in self.chosen.values()):
@@ -138,7 +140,10 @@ class _Runner:
             grids, self.chosen, rates, experiment.seeds, by=self.by, over=experiment.selection.over,
             normaliser=experiment.normaliser, dev_set=fingerprint_of(dev),
         )  # fmt: skip
-        write_json(self.out / SELECTION, facts)
+        write_json(self.out / SELECTION, {**facts, "counted": counted})
+        left = [name for name in experiment.domains if any(name not in one for one in counted.values())]
+        if left:
+            self.note(f"not counted, as no specialist surely gains there on dev: {', '.join(left)}")
         best = self.chosen[facts["best"]]
         self.note(f"chosen on dev: {best.setting.label}, {self.by.title} {best.dev:.2f}")
 

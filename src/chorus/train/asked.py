@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -55,3 +56,23 @@ def answered(
         replace(one, row=replace(ready[i], text=tasks[i].reference(ready[i]))) if i in ready else one
         for i, one in enumerate(utterances)
     ]
+
+
+def told_of_tasks(utterances: Sequence[Utterance], config: TrainConfig) -> list[str]:
+    """What people should know: that rows are of other tasks than the training's, and that all have one answer."""
+    if config.task == LANGUAGE_MODELLING:
+        return []
+    answers: dict[str, Counter[str]] = {}
+    chooses = {}
+    for one in utterances:
+        task = task_of(config, one.row)
+        answers.setdefault(task.name, Counter())[one.row.text] += 1
+        chooses[task.name] = isinstance(task, Chooses)
+    told = []
+    if set(answers) - {config.task}:
+        counts = ", ".join(f"{name} {sum(found.values())}" for name, found in answers.items())
+        told.append(f"rows are learnt as what their column {config.data.task_column} or their source says: {counts}")
+    return told + [
+        f"task {name}: all {sum(found.values())} rows have the one answer {next(iter(found))!r}"
+        for name, found in answers.items() if chooses[name] and len(found) == 1
+    ]  # fmt: skip

@@ -17,7 +17,7 @@ from chorus.errors import DataError, RecipeError
 from chorus.files import present
 from chorus.identity import file_hash
 from chorus.tasks.registry import TASKS
-from chorus.train.asked import answered, answers_labels, as_of
+from chorus.train.asked import answered, answers_labels, as_of, told_of_tasks
 from chorus.train.config import RowSource, TrainConfig
 from chorus.train.mixing import shares
 
@@ -125,6 +125,7 @@ def gather(
         raise DataError(
             f"no training rows are left of {read}" + _why(found), "loosen data.train.where, split or durations"
         )
+    found.notes += told_of_tasks(found.train, config)
     shares(found.train, config)  # groups that there are none of, before a model is loaded
     if needs_audio and not allow_leakage:
         _refuse_leakage(found)
