@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from chorus.cli.main import run
-from chorus.errors import DataError
+from chorus.errors import DataError, UsageError
 from chorus.evaluate import describe
 from chorus.evaluate.gate import gate
 from chorus.evaluate.results import Evaluation
@@ -113,6 +113,13 @@ def test_a_bound_is_of_the_clean_recordings(tmp_path: Path) -> None:
     noisy = [{**row, "hypothesis": ""} if row["condition"] == "telephone" else row for row in found.rows]
     again = counted(tmp_path, "b", noisy, task="langid", conditions=("clean", "telephone"))  # type: ignore[arg-type]
     assert [check.value for check in gate(again, bounds={"accuracy": 50.0})[1:]] == [85.0]
+
+
+@pytest.mark.parametrize("limit", [0.7, 700.0, -5.0])
+def test_a_bound_that_is_no_percentage_is_refused(limit: float, tmp_path: Path) -> None:
+    found = answered_with(tmp_path, "a", 1)
+    with pytest.raises(UsageError, match="accuracy is told in percent"):
+        gate(found, bounds={"accuracy": limit})
 
 
 # ---- finished evaluations of several tasks ----

@@ -28,6 +28,11 @@ def test_the_example_is_an_experiment_of_five_tasks(monkeypatch: pytest.MonkeyPa
     assert sorted(found.tasks) == ["asr", "kws", "langid", "speaker_id", "speaker_ver"]
     assert len(found.methods) >= 5
     assert found.calibrate
+    monkeypatch.setenv("CHORUS_MODELS", str(tmp_path))
+    monkeypatch.setenv("CHORUS_DATA", str(tmp_path))
+    real = load_experiment(EXAMPLE / "whisper_domains.yml")
+    assert list(real.calibrate) == ["by_model", "by_group"]
+    assert real.calibrate["by_group"]["granularity"] == "group"
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ from typing import Literal
 
 from chorus.errors import DataError, UsageError
 from chorus.evaluate.compare import compare
+from chorus.evaluate.comparison import FULL
 from chorus.evaluate.facts import SystemFacts
 from chorus.evaluate.results import Evaluation
 from chorus.evaluate.scores import counts_edits, metric_of, value_of
@@ -91,6 +92,8 @@ def _called(one: Evaluation, label: str) -> Evaluation:
 
 def _metric_bounded(result: Evaluation, name: str, limit: float) -> Check:
     metric = metric_of(result.task, name)
+    if metric.best == FULL and not (limit == 0 or 1 <= limit <= FULL):  # 0.9 of what is told as 90 would pass anything
+        raise UsageError(f"--bound {name}={limit:g}: {metric.title} is told in percent, from 0 to 100", f"{name}=90")
     # as the tables tell it: of the clean recordings, where there are any
     value = value_of(main_rows(result.scored, result.summary["conditions"]), metric)
     if math.isnan(value):
