@@ -122,8 +122,8 @@ def test_models_that_rename_their_weights_are_loaded_anew(kind: str, tmp_path: P
     from chorus.data.audio import write_flac
     from chorus.data.manifest import Row, write_manifest
     from chorus.evaluate.run import Scoring, evaluate, run_request
-    from chorus.search.trials import Loaded
     from chorus.transcribe.decoding import Decoding
+    from chorus.transcribe.loaded import LoadedBackend
     from chorus.transcribe.request import Request
     from chorus.transcribe.systems import open_system
     from chorus.transcribe.test_sets import load_test_set
@@ -131,7 +131,7 @@ def test_models_that_rename_their_weights_are_loaded_anew(kind: str, tmp_path: P
     models = [tiny(tmp_path / f"m{i}", kind, seed=i) for i in range(3)]
     write_flac(tmp_path / "a.flac", tone(0.8))
     test = load_test_set([write_manifest([Row("a.flac", "one", "en", root=tmp_path)], tmp_path / "m.csv")])
-    loaded, settings = Loaded(), Decoding(max_new_tokens=6)
+    loaded, settings = LoadedBackend(), Decoding(max_new_tokens=6)
     for i in (1, 2):
         recipe = {
             "merge_method": "linear", "models": [{"model": str(models[0])}, {"model": str(models[i])}],

@@ -13,6 +13,7 @@ from chorus.checkpoints.adapter_config import MAX_NAMES, read_config
 from chorus.checkpoints.open import open_model
 from chorus.checkpoints.reference import parse_reference
 from chorus.errors import CheckpointError
+from chorus.identity import file_hash
 from models import build, load_all
 
 QKV = ["q_proj", "k_proj", "v_proj"]
@@ -132,6 +133,28 @@ def test_an_adapter_of_another_base_is_an_error(tmp_path):
     message = refusal(tmp_path / "wide", adapter)
     assert "belongs to another base" in message
     assert "[16, 64]" in message
+
+
+def test_a_base_of_other_weights_is_told_where_the_training_noted_its_own(tmp_path):
+    """The same names and shapes: nothing else tells the two apart."""
+    base, adapter, _ = adapter_on_base(tmp_path, "qwen2", {"target_modules": QKV})
+    noted = {"kind": "train", "base": {"model.safetensors": file_hash(base / "model.safetensors")}}
+    (adapter / "chorus.json").write_text(json.dumps(noted))
+
+    def told(on):
+        return [w for w in open_model(parse_reference(f"{on}+{adapter}")).warnings if "another base" in w]
+
+    assert told(base) == []
+    torch.manual_seed(9)
+    build("qwen2").save_pretrained(tmp_path / "other")
+    change_weights(tmp_path / "other")
+    (warning,) = told(tmp_path / "other")
+    assert "model.safetensors has another content" in warning
+
+
+def change_weights(directory):
+    tensors = load_all(directory)
+    save_file({k: (v + 1).contiguous() for k, v in tensors.items()}, directory / "model.safetensors")
 
 
 def test_half_a_pair_of_factors_is_an_error(tmp_path):

@@ -26,7 +26,7 @@ def options_by_flag():
 
 def test_a_shared_flag_is_one_thing():
     count, found = options_by_flag()
-    assert count == 38
+    assert count == 39
     assert {flag: len(found[flag]) for flag in SHARED if len(found[flag]) < 2} == {}
     for flag in SHARED:
         assert len({(o.name, type(o.type), o.is_flag, o.multiple) for o in found[flag]}) == 1, flag

@@ -11,10 +11,13 @@ from chorus.checkpoints.adapted import AdaptedTensor, Factors, ShiftedTensor
 from chorus.checkpoints.adapter import AGAIN, LoraAdapter
 from chorus.checkpoints.adapter_names import canonical
 from chorus.checkpoints.lazy_tensor import Checkpoint, LazyTensor
+from chorus.checkpoints.lineage import facts_in
 from chorus.checkpoints.model import Model
 from chorus.checkpoints.ties import tied_again, untied_for
 from chorus.errors import CheckpointError, some
+from chorus.identity import file_hash
 
+HASHED = 1_000_000_000  # bytes of a base that are read before anything is merged
 # GPT-2 and its like store linear maps [in, out], in modules of these names
 CONV1D_MODELS = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer", "clvp")
 CONV1D_MODULES = ("c_attn", "c_proj", "c_fc", "q_attn")
@@ -76,7 +79,7 @@ class _Placing:
                 self.tensors[target] = ShiftedTensor(self.tensors[target], factors.bias, factors.scale)
         self._refuse_homeless()
         self._refuse_missing()
-        warnings = [*self.base.warnings, *self._layers_left_out(), *self._other_class()]
+        warnings = [*self.base.warnings, *self._layers_left_out(), *self._other_class(), *self._other_content()]
         return replace(self.base, label=self.label, checkpoint=Checkpoint(self.tensors, self.label), warnings=warnings)
 
     def _place(self, name: str, *, factors: bool = False) -> str | None:
@@ -99,6 +102,20 @@ class _Placing:
             return []
         own = inventory_of(self.base.config, self.base.checkpoint).place(name)
         return [self.base.spelling[own]] if own in self.base.spelling else []
+
+    def _other_content(self) -> list[str]:
+        """Names and shapes of two bases are often the same: a training of ours has noted what its base's files were."""
+        noted = facts_in(self.adapter.file.parent).get("base")
+        files = noted.items() if isinstance(noted, dict) else ()
+        known = [(self.base.paths[name], told) for name, told in files if name in self.base.paths]
+        # of larger ones a plan would take as long as a merge
+        if not known or sum(path.stat().st_size for path, _ in known) > HASHED:
+            return []
+        other = [path.name for path, told in known if file_hash(path) != told]
+        return [
+            f"{self.adapter.label} was trained on another base than {self.base.label}: its {name} has another content"
+            for name in other[:1]
+        ]
 
     def _other_class(self) -> list[str]:
         """Names and shapes of Llama, Qwen2 and Mistral may be the same: where PEFT has noted the class, it is told."""
