@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 
 import chorus
 from chorus.analyse.cka import POSITIONS, states_of
@@ -21,7 +23,7 @@ from chorus.analyse.path import PathAnalysis, barrier, blend
 from chorus.errors import ChorusError, DataError, UsageError
 from chorus.linalg.similarity import unbiased_hsic
 from models import Family, load_all, write_model
-from sounds import BASE, again, corpus
+from sounds import BASE, again, corpus, tiny
 
 
 def tuned(place: Path, seed: int, spread: float = 0.05) -> Path:
@@ -191,3 +193,19 @@ def test_what_makes_no_sense_is_refused(pair: Mapping[str, Path], tones: Analyse
         chorus.analyse_path(pair, BASE, "test.csv")
     with pytest.raises(ChorusError):
         chorus.analyse_cka(qwen.tuned[:1], qwen.base, tones)
+
+
+def test_a_speech_llm_whose_file_names_its_tensors_otherwise(tmp_path: Path, tones: AnalysedRows) -> None:
+    """At its end a path is the other model, as it is by itself."""
+    base = tiny(tmp_path / "base", "qwen2_audio")
+    moved = {
+        n: v if "embed_positions" in n else v + 0.3 * v.abs().mean() * torch.randn(v.shape)
+        for n, v in load_all(base).items()
+    }
+    shutil.copytree(base, tmp_path / "a")
+    save_file({n: v.contiguous() for n, v in moved.items()}, tmp_path / "a" / "model.safetensors", {"format": "pt"})
+    there = chorus.analyse_path({"a": tmp_path / "a"}, base, tones, points=2, until=1.0).paths[0].mean
+    back = chorus.analyse_path({"base": base}, tmp_path / "a", tones, points=2, until=1.0).paths[0].mean
+    assert there[-1] == pytest.approx(back[0], rel=1e-5)
+    assert there[0] == pytest.approx(back[-1], rel=1e-5)
+    assert abs(there[0] - there[-1]) > 1e-3

@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from chorus.analyse.deltas import Opened
+from chorus.architectures.conversion import Names
 from chorus.checkpoints.lazy_tensor import MemoryTensor
 from chorus.data.manifest import named_manifest
 from chorus.data.utterance import Utterance
-from chorus.errors import DataError, UsageError
+from chorus.errors import CheckpointError, DataError, UsageError
 from chorus.extract.pair import Counterparts, Selection
 from chorus.lazy import lazy
 from chorus.models.loading import put_weights
@@ -89,8 +90,16 @@ class LiveModel:
         return found
 
     def take(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Put weights into the model."""
-        put_weights(self.backbone.model, {name: MemoryTensor(name, value) for name, value in tensors.items()})
+        """Put weights into the model; `CheckpointError` where its class keeps several tensors in one."""
+        names = Names(self.backbone.model)  # of the module tree, which speech language models' files do not keep to
+        own = {name: next(iter(names.targets(name)), name) for name in tensors}
+        odd = [name for name, value in tensors.items() if names.tree.get(own[name]) != tuple(value.shape)]
+        if odd:
+            raise CheckpointError(
+                f"{odd[0]}: not in the loaded model as the file has it",
+                "such a model is merged and evaluated, but its weights cannot be put in place",
+            )
+        put_weights(self.backbone.model, {own[n]: MemoryTensor(own[n], value) for n, value in tensors.items()})
 
     def losses(self) -> dict[str, float]:
         """The loss of each domain: cross-entropy a label, whatever the batches."""
