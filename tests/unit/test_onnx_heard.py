@@ -145,7 +145,7 @@ def test_what_is_heard_is_what_transformers_hears(written):
             found = backend.transcribe(heard)
         finally:
             backend.close()
-        assert sum(one.text != text for one, text in zip(found, theirs, strict=True)) <= 4
+        assert sum(one.text != text for one, text in zip(found, theirs, strict=True)) <= 6
         assert {one.language for one in found} == {"en"}
         assert not any(one.cut for one in found)
     assert "onnxruntime" in backend.facts
