@@ -127,7 +127,7 @@ def test_segments_lie_between_timestamps():
 
 
 def sounds(count: int = 12) -> list[Sound]:
-    return recordings([], MANIFEST, VerifyOptions(split="test", limit=count))
+    return recordings([], MANIFEST, VerifyOptions(split="test"))[:count]
 
 
 def in_transformers(heard: list[Sound]) -> list[str]:
@@ -145,7 +145,7 @@ def test_what_is_heard_is_what_transformers_hears(written):
             found = backend.transcribe(heard)
         finally:
             backend.close()
-        assert sum(one.text != text for one, text in zip(found, theirs, strict=True)) <= 6
+        assert sum(one.text != text for one, text in zip(found, theirs, strict=True)) <= 4
         assert {one.language for one in found} == {"en"}
         assert not any(one.cut for one in found)
     assert "onnxruntime" in backend.facts
