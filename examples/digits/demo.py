@@ -34,7 +34,8 @@ next, with your own recordings (docs/experiments.md says more):
 
 def print_table(values: dict[str, Any]) -> None:
     """Rates by speaker, and the averages with their intervals."""
-    made = values["comparison"]
+    (task,) = values["tasks"].values()
+    made = task["comparison"]
     speakers = [cell["name"] for cell in made["cells"]]
     groups = [g for g in ("in-domain", "out-of-domain") if any(c["group"] == g for c in made["cells"])]
     table = Table(title=f"WER, percent, on test (normaliser {made['normaliser']})", title_justify="left")

@@ -7,6 +7,7 @@ import json
 import math
 import random
 import re
+import runpy
 import shutil
 import sys
 from pathlib import Path
@@ -32,6 +33,7 @@ from chorus.search.grids import grid_of
 from chorus.search.selection import Chosen
 from damage import of_document, torn
 from results import made_up
+from sounds import ROOT
 
 CELLS = ("radio", "phone", "extra", "fado")
 WRONG = {  # of 20 utterances of each cell
@@ -131,6 +133,17 @@ def _yaml(text: str) -> dict[str, object]:
 
     found: dict[str, object] = yaml.safe_load(text)
     return found
+
+
+def test_the_demo_prints_a_table_of_results_as_they_are_now(
+    drawn: tuple[Experiment, Results], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What the README's first command ends in; nothing else runs it in a minute."""
+    demo = runpy.run_path(str(ROOT / "examples" / "digits" / "demo.py"), run_name="demo")
+    demo["print_table"](json.loads((drawn[0].output_dir / "results.json").read_text()))
+    shown = capsys.readouterr().out
+    assert "ties *" in shown
+    assert "in-domain [95 %]" in shown
 
 
 def test_every_table_is_there_in_every_form(drawn: tuple[Experiment, Results]) -> None:
