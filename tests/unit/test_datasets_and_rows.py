@@ -381,3 +381,10 @@ def test_a_dataset_of_pairs_is_refused(saved):
     with pytest.raises(DataError, match="pairs of recordings") as caught:
         DatasetRows(dataset, {}, "mine")
     assert "manifest" in caught.value.hint
+    with pytest.raises(DataError, match="pairs of recordings"):
+        DatasetRows(opened(saved), {"audio_2": "client_id"}, "mine")
+
+
+def test_a_datasets_columns_of_tasks_can_be_named(saved):
+    rows = [row for row, _ in DatasetRows(opened(saved), {"keyword": "client_id"}, "mine")]
+    assert [row.get("keyword") for row in rows] == ["s0", "s1", "s0"]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from chorus.data.audio import RATE, info, read_audio
-from chorus.data.manifest import SECOND, TEXTS, Row, column_names, row_of, text_of
+from chorus.data.manifest import SECOND, TEXTS, Row, asked_of, column_names, row_of, text_of
 from chorus.errors import DataError, MissingExtraError
 from chorus.plain import JsonMap
 
@@ -48,7 +48,7 @@ class DatasetRows:
         # streams may not know their columns
         header = list(getattr(dataset, "features", None) or next(iter(dataset)).keys())
         self.names = column_names(header, columns, f"dataset {source}")
-        if SECOND in header:  # whose other recording would not be heard
+        if SECOND in (*header, *self.names):  # whose other recording would not be heard
             raise DataError(f"dataset {source}: pairs of recordings ({SECOND})", "write them as a manifest of files")
         if "text" not in self.names:
             raise DataError(
@@ -69,6 +69,7 @@ class DatasetRows:
             raise DataError(f"dataset {self.source}: row {line}: {problem}", "mend it, or map another column") from None
         used = set(self.names.values())
         extra = {k: v for k, v in record.items() if k not in used and isinstance(v, str | int | float | bool)}
+        extra |= asked_of(record, self.names)
         number = record.get(self.names.get("duration", ""))
         duration = float(number) if isinstance(number, int | float) else None
         numbers = {} if duration is None else {"duration": duration}

@@ -198,12 +198,17 @@ def _row(record: JsonMap | str, names: Mapping[str, str], line: int, root: Path)
         raise ValueError(f"end {numbers['end']:g} is not after start {numbers.get('start', 0.0):g}")
     used = names.values()
     extra = {str(k): v for k, v in record.items() if k and k not in used and v not in (None, "")}
-    extra |= {c: record[names[c]] for c in ASKED if c in names and record.get(names[c]) not in (None, "")}
+    extra |= asked_of(record, names)
     if "path" in names and not texts["path"]:
         raise ValueError("no path")
     if "end" in numbers:
         numbers.setdefault("start", 0.0)
     return row_of(texts, numbers, extra=extra, line=line, root=root)
+
+
+def asked_of(record: JsonMap, names: Mapping[str, str]) -> JsonObject:
+    """The columns of tasks that a record has under other names."""
+    return {c: record[names[c]] for c in ASKED if c in names and record.get(names[c]) not in (None, "")}
 
 
 def _number(value: object, column: str) -> float | None:
