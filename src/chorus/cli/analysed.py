@@ -45,7 +45,7 @@ def heard(function: F) -> F:
         click.option("--data", multiple=True, required=True, metavar="[NAME=]MANIFEST", help="Recordings with texts."),
         click.option("-o", "--out", type=click.Path(), metavar="DIR", help="Write JSON, plots and a page there."),
         click.option("--split", help="Which split; all for every row.  [default: test where there is one]"),
-        click.option("--limit", type=click.IntRange(1), help="The first so many rows of each manifest."),
+        click.option("--limit", type=click.IntRange(1), help="So many rows of each manifest, evenly taken."),
         click.option("--language", default="", help="Of rows that name none."),
         click.option("--task", default="asr", help="[default: asr]"),
         click.option(
@@ -77,7 +77,7 @@ def evaluated(function: F) -> F:
                      help="What a row of the tables is.  [default: domain]"),
         click.option("--task", help="Of all manifests.  [default: as their rows say, else asr]"),
         click.option("--split", help="Which split; all for every row.  [default: test where there is one]"),
-        click.option("--limit", type=click.IntRange(1), help="The first so many rows of each manifest."),
+        click.option("--limit", type=click.IntRange(1), help="So many rows of each manifest, evenly taken."),
         click.option("--language", default="", help="Of rows that name none."),
         click.option("--beam", type=click.IntRange(1), help="Beams.  [default: 1]"),
         click.option("--max-new-tokens", type=click.IntRange(1), help="Of one hypothesis.  [default: as many as fit]"),

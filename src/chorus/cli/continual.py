@@ -58,7 +58,7 @@ if TYPE_CHECKING:
 @click.option("--results", type=click.Path(), metavar="DIR", help="Evaluations go here.  [default: DIR.evaluations]")
 @click.option("--task", help="Of all sets.  [default: each set's own, as its rows say, else asr]")
 @click.option("--language", help="A code, column (the manifest's), or detect.  [default: column]")
-@click.option("--limit", type=click.IntRange(1), help="The first so many rows of each set.")
+@click.option("--limit", type=click.IntRange(1), help="So many rows of each set, evenly taken.")
 @click.option("--batch-size", type=click.IntRange(1), help="Utterances at once.  [default: 16]")
 @click.option("--max-new-tokens", type=click.IntRange(1), help="Of one hypothesis.  [default: as many as fit]")
 @click.option(

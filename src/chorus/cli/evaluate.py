@@ -43,7 +43,7 @@ SHOWING = ("by", "worst", "confusion", "json_", "quiet")  # flags that a finishe
 @click.option("--split", help="Which split; all for every row.  [default: test where there is one]")
 @click.option("--where", multiple=True, metavar="COLUMN=VALUE", help="Only these rows; may be repeated.")
 @columns_flags
-@click.option("--limit", type=click.IntRange(1), help="The first so many rows of each manifest.")
+@click.option("--limit", type=click.IntRange(1), help="So many rows of each manifest, evenly taken.")
 @click.option(
     "--backend", default="auto",
     help="transformers, faster-whisper, whisper.cpp, openai-whisper, onnxruntime, sherpa-onnx.  [default: by its form]",

@@ -20,7 +20,7 @@ from chorus.errors import UsageError
 @click.option("--type", "types", default="", metavar="TYPE,...", help="With --ready: the number types that are meant.")
 @click.option("--data", multiple=True, metavar="MANIFEST", help="Recordings with their texts; may be repeated.")
 @click.option("--split", help="Which split; all for every row.  [default: test where there is one]")
-@click.option("--limit", type=click.IntRange(1), help="The first so many rows of each manifest.")
+@click.option("--limit", type=click.IntRange(1), help="So many rows of each manifest, evenly taken.")
 @click.option("--language", default="", metavar="CODE", help="Of recordings that do not say it.  [default: detected]")
 @click.option("--runtime", multiple=True, metavar="NAME", help="whisper.cpp, ...; may be repeated.  [default: all]")
 @click.option("--level", type=click.IntRange(0, 5), default=5, help="The last that is looked at.  [default: 5]")

@@ -17,7 +17,7 @@ class VerifyOptions:
     timestamps: whether it must work with them too.
     max_wer_increase: points of error rate that a quantised export may have more than its source.
     language: of recordings that do not say it; empty: detected.
-    limit: the first so many rows of a manifest.
+    limit: so many rows of a manifest, evenly taken.
     """
 
     level: int = 5
