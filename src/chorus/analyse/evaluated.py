@@ -9,16 +9,15 @@ from tempfile import TemporaryDirectory
 from types import TracebackType
 
 from chorus.analyse.interference import called_row
-from chorus.data.choices import TASK
+from chorus.data.choices import task_named
 from chorus.data.manifest import named_manifest, read_manifest
-from chorus.errors import ChorusError, MisfitError, UsageError, nearest
+from chorus.errors import ChorusError, UsageError, nearest
 from chorus.evaluate.results import Evaluation
 from chorus.evaluate.roles import home_in
 from chorus.evaluate.run import NORMALISER, Scoring, finished, refuse_all_failed, run_request
 from chorus.progress import Progress
 from chorus.runtime import pick_device
 from chorus.tasks.normalise import normaliser as known_normaliser
-from chorus.tasks.registry import parse_task
 from chorus.transcribe.backends.choose import chosen_backend
 from chorus.transcribe.conditions import CLEAN
 from chorus.transcribe.decoding import Decoding, check_language
@@ -57,13 +56,17 @@ class EvaluatedRows:
         check_language(self.asked("asr").language)
         named: dict[str, list[str]] = {}
         for one in self.data:
-            named.setdefault(self.task or _task_of(named_manifest(one)[1]), []).append(one)
+            named.setdefault(self.task or self._task_of(one), []).append(one)
         if not named:
             raise UsageError("no recordings", "--data MANIFEST")
         return {
             task: load_test_set(given, split=self.split, language=self.language, limit=self.limit, task=task)
             for task, given in named.items()
         }
+
+    def _task_of(self, given: str) -> str:
+        path = named_manifest(given)[1]
+        return task_named(read_manifest(path, needs=("path",)).rows, path)
 
     def asked(self, task: str) -> Decoding:
         """How rows of a task are decoded."""
@@ -75,20 +78,6 @@ def rows_asked(recordings: EvaluatedRows | Sequence[str]) -> EvaluatedRows:
     if isinstance(recordings, EvaluatedRows):
         return recordings
     return EvaluatedRows(recordings)
-
-
-def _task_of(path: str) -> str:
-    """The one task that a manifest's rows name."""
-    found = set()
-    for row in read_manifest(path, needs=("path",)).rows:
-        try:
-            found.add(parse_task(row.get(TASK)) if row.get(TASK) else "")
-        except UsageError:  # a column of that name that tells something else
-            continue
-    found -= {""}
-    if len(found) > 1:
-        raise MisfitError(f"{path}: rows of several tasks ({', '.join(sorted(found))})", "choose one: --task")
-    return found.pop() if found else "asr"
 
 
 class Evaluations:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from chorus.data.choices import TASK
+from chorus.data.choices import task_named
 from chorus.data.manifest import named_manifest, read_manifest
 from chorus.data.split import SPLIT_NAMES
 from chorus.errors import DataError, MisfitError, UsageError
@@ -14,7 +14,6 @@ from chorus.evaluate.run import NORMALISER
 from chorus.identity import fingerprint
 from chorus.runtime import pick_device
 from chorus.tasks.normalise import normaliser as known_normaliser
-from chorus.tasks.registry import parse_task
 from chorus.train.rows import leaked, shown
 from chorus.transcribe.decoding import Decoding, check_language
 from chorus.transcribe.test_sets import TestSet, load_test_set
@@ -72,7 +71,7 @@ def read_sets(given: Sequence[str | Path], split: str, measuring: Measuring) -> 
             raise MisfitError(
                 f"{path}: none of its rows is of split {split}", f"give rows of {split}, or a manifest of them alone"
             )
-        task = measuring.task or _task_of({r.get(TASK) for r in rows}, path)
+        task = measuring.task or task_named(rows, path)
         decoding = measuring.of(task)
         where = {"split": names} if names else {}
         test = load_test_set(
@@ -80,21 +79,6 @@ def read_sets(given: Sequence[str | Path], split: str, measuring: Measuring) -> 
         )  # fmt: skip
         found[name] = MeasuredSet(name, test, decoding)
     return found
-
-
-def _task_of(named: set[str], path: str) -> str:
-    """The one task that the rows name."""
-    tasks = {_parsed(one) for one in named if one} - {""}
-    if len(tasks) > 1:
-        raise MisfitError(f"{path}: rows of several tasks ({', '.join(sorted(tasks))})", "choose one: --task")
-    return tasks.pop() if tasks else "asr"
-
-
-def _parsed(text: str) -> str:
-    try:
-        return parse_task(text)
-    except UsageError:  # a column of that name that tells something else
-        return ""
 
 
 def refuse_shared(dev: Mapping[str, MeasuredSet], test: Mapping[str, MeasuredSet]) -> None:

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from chorus.data.manifest import Row
-from chorus.errors import DataError, UsageError
+from chorus.errors import DataError, MisfitError
+from chorus.tasks.asr import ASR
 from chorus.tasks.chosen import CHOICES, check_answer, check_choices
 from chorus.tasks.protocol import Chooses, Task
-from chorus.tasks.registry import parse_task
+from chorus.tasks.registry import task_or
 
 TASK = "task"  # a manifest's column
 SHOWN = 5  # rows that a message names
@@ -57,15 +58,16 @@ def needs_of(task: Task) -> tuple[str, ...]:
 
 def of_task(rows: Sequence[Row], task: Task, column: str = TASK) -> list[Row]:
     """The rows of a task, where `column` says which each is of; those that name no task are of any."""
-    kept = []
-    for row in rows:
-        try:
-            named = parse_task(row.get(column)) if row.get(column) else task.name
-        except UsageError:  # a column of that name that tells something else
-            named = task.name
-        if named == task.name:
-            kept.append(row)
-    return kept
+    # a column of that name may tell something else
+    return [row for row in rows if task_or(row.get(column), task.name) == task.name]
+
+
+def task_named(rows: Sequence[Row], where: object) -> str:
+    """The one task that rows name, asr where they name none; `MisfitError` for several."""
+    found = sorted({task_or(row.get(TASK)) for row in rows} - {""})
+    if len(found) > 1:
+        raise MisfitError(f"{where}: rows of several tasks ({', '.join(found)})", "choose one: --task")
+    return found[0] if found else ASR.name
 
 
 def labels_of(rows: Sequence[Row], task: Chooses) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from chorus.experiment.schema import DomainRows, Experiment
 from chorus.experiment.trainings import train_config
 from chorus.search.grids import grid_problems
 from chorus.settings import validated
-from chorus.tasks.registry import parse_task
+from chorus.tasks.registry import task_or
 from chorus.train.layers import lay_over
 from chorus.transcribe.conditions import check_condition
 from chorus.transcribe.decoding import decoding as read_decoding
@@ -112,15 +112,8 @@ def _of_tasks(experiment: Experiment) -> Iterator[str]:
     ]  # fmt: skip
     for where, settings, task in given:
         told = settings.get("task")
-        if isinstance(told, str) and told and _task_or(told) != task:
+        if isinstance(told, str) and told and task_or(told, told) != task:
             yield f"{where}.task: {told}, and its rows are measured as {task}: give decoding.task, or a domain's task"
-
-
-def _task_or(name: str) -> str:
-    try:
-        return parse_task(name)
-    except ChorusError:
-        return name
 
 
 def _of_decoding(experiment: Experiment) -> Iterator[str]:

@@ -46,6 +46,18 @@ def parse_task(text: str) -> str:
     return spelled[given]
 
 
+def task_or(text: str, otherwise: str = "") -> str:
+    """A task's name from any of its spellings; of what is none, `otherwise`.
+
+    >>> task_or("transcribe"), task_or("radio"), task_or("", "kws")
+    ('asr', '', 'kws')
+    """
+    try:
+        return parse_task(text)
+    except UsageError:
+        return otherwise
+
+
 def _parsed(value: object) -> object:
     """For pydantic, which takes a `ValueError` for the user's fault."""
     try:

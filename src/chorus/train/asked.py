@@ -10,6 +10,7 @@ from chorus.data.choices import of_task, with_choices
 from chorus.data.manifest import Row
 from chorus.data.utterance import Utterance
 from chorus.errors import DataError, UsageError
+from chorus.tasks.asr import ASR
 from chorus.tasks.protocol import Chooses, Task
 from chorus.tasks.registry import TASKS, parse_task
 from chorus.train.config import LANGUAGE_MODELLING, TrainConfig
@@ -69,7 +70,8 @@ def told_of_tasks(utterances: Sequence[Utterance], config: TrainConfig) -> list[
         answers.setdefault(task.name, Counter())[one.row.text] += 1
         chooses[task.name] = isinstance(task, Chooses)
     told = []
-    if set(answers) - {config.task}:
+    # asr is what a training is of where nobody says it
+    if config.task != ASR.name and set(answers) - {config.task}:
         counts = ", ".join(f"{name} {sum(found.values())}" for name, found in answers.items())
         told.append(f"rows are learnt as what their column {config.data.task_column} or their source says: {counts}")
     return told + [

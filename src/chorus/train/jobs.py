@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from chorus.errors import DataError, UsageError, nearest
 from chorus.models.languages import is_language
-from chorus.tasks.registry import parse_task
+from chorus.tasks.registry import task_or
 from chorus.train.config import DataSettings, RowSource, TrainConfig
 from chorus.train.rows import columns_of, spellings
 
@@ -106,12 +105,10 @@ class _Sources:
         if mix is not None and mix.by == self.column:  # of groups that this part has not nothing is weighed
             mix = mix.model_copy(update={"weights": {k: v for k, v in mix.weights.items() if k in values}})
         data = config.data.model_copy(update={"train": self._narrowed(self.train, values), "dev": dev, "mix": mix})
-        if self.column == config.data.task_column and len(values) == 1:
-            config = config.model_copy(update={"task": _task_named(values[0], config.task)})
         part = _part(config, name, data)
-        # beside the others, whichever task it is of
-        return part.model_copy(update={"output": f"{self.config.output_dir}/{Path(part.output).name}",
-                                       "logs": f"{self.config.logs_dir}/{Path(part.logs).name}"})  # fmt: skip
+        if self.column == config.data.task_column and len(values) == 1:
+            part = part.model_copy(update={"task": task_or(values[0], config.task)})
+        return part
 
     def _narrowed(self, sources: Sequence[Spelled], values: Sequence[str]) -> list[RowSource]:
         narrowed = []
@@ -125,14 +122,6 @@ class _Sources:
 
     def _is(self, value: str, asked: str) -> bool:
         return value == asked or (self.column == "language" and is_language(value, asked))
-
-
-def _task_named(value: str, otherwise: str) -> str:
-    """The task that a value of the task's column names."""
-    try:
-        return parse_task(value)
-    except UsageError:  # told where the rows are read
-        return otherwise
 
 
 def _part(config: TrainConfig, name: str, data: DataSettings) -> TrainConfig:
