@@ -11,7 +11,7 @@ from chorus.checkpoints.adapted import AdaptedTensor, Factors, ShiftedTensor
 from chorus.checkpoints.adapter import AGAIN, LoraAdapter
 from chorus.checkpoints.adapter_names import canonical
 from chorus.checkpoints.lazy_tensor import Checkpoint, LazyTensor
-from chorus.checkpoints.lineage import facts_in
+from chorus.checkpoints.lineage import TRAINING, facts_in
 from chorus.checkpoints.model import Model
 from chorus.checkpoints.ties import tied_again, untied_for
 from chorus.errors import CheckpointError, some
@@ -105,7 +105,8 @@ class _Placing:
 
     def _other_content(self) -> list[str]:
         """Names and shapes of two bases are often the same: a training of ours has noted what its base's files were."""
-        noted = facts_in(self.adapter.file.parent).get("base")
+        facts = facts_in(self.adapter.file.parent)
+        noted = facts.get("base") if facts.get("kind") == TRAINING else None
         files = noted.items() if isinstance(noted, dict) else ()
         known = [(self.base.paths[name], told) for name, told in files if name in self.base.paths]
         # of larger ones a plan would take as long as a merge
