@@ -267,7 +267,8 @@ def _row(
     label, gain = max(measured, key=lambda one: one[1].points, default=("", None))
     metric, rows = cell.task.metrics[0], cell.rows[cell.base]
     return InterferenceRow(
-        cell.name, cell.task.name, metric.title, metric.best, len(rows), known(value_of(rows, metric)), label, gain
+        cell.name, cell.task.name, metric.title, metric.best, len(rows), known(value_of(rows, metric)), label, gain,
+        cell.domain,
     )  # fmt: skip
 
 

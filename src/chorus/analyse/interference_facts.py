@@ -43,6 +43,7 @@ class InterferenceRow:
     base: float | None
     own: str
     gain: Effect | None
+    domain: str = ""
 
     @property
     def sure(self) -> bool:

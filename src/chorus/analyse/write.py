@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from chorus.analyse.cka import StateAnalysis
@@ -32,6 +32,11 @@ Analysis = (
     | LeaveOneOut
     | Disentanglement
 )
+REPORTS: dict[type[Analysis], Callable[..., AnalysisReport]] = {
+    WeightAnalysis: weights_report, Interference: interference_report, PathAnalysis: path_report,
+    StateAnalysis: cka_report, OverfittingAnalysis: overfitting_report, CoefficientAnalysis: coefficients_report,
+    LeaveOneOut: leave_out_report, Disentanglement: disentanglement_report,
+}  # fmt: skip
 
 
 def write_analysis(found: Analysis, output: str | Path, *, overwrite: bool = False) -> Path:
@@ -50,18 +55,4 @@ def write_analysis(found: Analysis, output: str | Path, *, overwrite: bool = Fal
 
 def report_of(found: Analysis, *, command: Sequence[str] = ()) -> AnalysisReport:
     """What is written and printed of an analysis."""
-    if isinstance(found, WeightAnalysis):
-        return weights_report(found, command=command)
-    if isinstance(found, PathAnalysis):
-        return path_report(found, command=command)
-    if isinstance(found, StateAnalysis):
-        return cka_report(found, command=command)
-    if isinstance(found, CoefficientAnalysis):
-        return coefficients_report(found, command=command)
-    if isinstance(found, Disentanglement):
-        return disentanglement_report(found, command=command)
-    if isinstance(found, LeaveOneOut):
-        return leave_out_report(found, command=command)
-    if isinstance(found, OverfittingAnalysis):
-        return overfitting_report(found, command=command)
-    return interference_report(found, command=command)
+    return REPORTS[type(found)](found, command=command)

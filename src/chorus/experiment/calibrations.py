@@ -15,7 +15,7 @@ from chorus.calibrate.settings import Calibration
 from chorus.checkpoints.sidecar import write_json
 from chorus.data.choices import TASK, with_choices
 from chorus.data.manifest import Row, write_manifest
-from chorus.experiment.places import calibration_dir, plain_template, reference_of
+from chorus.experiment.places import calibration_dir, model_dir, plain_template
 from chorus.experiment.rows import learnt_rows, rows_of
 from chorus.experiment.schema import Experiment, Settings
 from chorus.files import read_json
@@ -68,7 +68,7 @@ def _run(
     """One calibration; a finished one of the same models, rows and settings is found again, a killed one goes on."""
     models = sorted(
         path for name in experiment.domains
-        for path in Path(reference_of(experiment, name, settings.seed).rpartition("+")[2]).glob("*.safetensors")
+        for path in model_dir(experiment, name, settings.seed).glob("*.safetensors")
     )  # fmt: skip
     key = fingerprint(
         settings=settings.model_dump(mode="json"), recipe=recipe, files=[file_hash(p) for p in (*manifests, *models)]

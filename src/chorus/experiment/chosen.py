@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from chorus.evaluate.results import Evaluation
 from chorus.experiment.places import BASE
@@ -23,22 +24,22 @@ def criterion_of(experiment: Experiment) -> Criterion:
     return by_metric(first.metrics[0])
 
 
-def dev_rates(experiment: Experiment, found: Mapping[str, Sequence[Evaluation]]) -> dict[str, float]:
-    """The number of each system and setting, of one seed, by its evaluations, one a task."""
+@dataclass(frozen=True)
+class DevRates:
+    """The number of each system and setting of a seed, and the domains that it is meant over."""
+
+    rates: dict[str, float]
+    counted: list[str]
+
+
+def dev_rates(experiment: Experiment, found: Mapping[str, Sequence[Evaluation]]) -> DevRates:
+    """By the evaluations of each system and setting, one a task."""
     if len(experiment.chosen_tasks) > 1:
-        singles = [one for label in systems_of(experiment) for one in found[label]]
-        gains = recovery.gains_of(singles, BASE)
-        return {label: gains.recovered(evaluations) for label, evaluations in found.items()}
+        gains = recovery.gains_of([one for label in systems_of(experiment) for one in found[label]], BASE)
+        # a domain's name stands once, whatever its task
+        return DevRates({label: gains.recovered(own) for label, own in found.items()}, [d for _, d in gains.gains])
     domains = list(groups_of(experiment)) if experiment.selection.over == "all" else list(experiment.domains)
-    return {label: macro_rate(one, domains) for label, (one,) in found.items()}
-
-
-def counted_cells(experiment: Experiment, found: Mapping[str, Sequence[Evaluation]]) -> list[str]:
-    """The domains that the recovery of a seed is meant over; of one task none are left out."""
-    if len(experiment.chosen_tasks) == 1:
-        return list(experiment.domains)
-    gains = recovery.gains_of([one for label in systems_of(experiment) for one in found[label]], BASE)
-    return [domain for _, domain in gains.gains]
+    return DevRates({label: macro_rate(one, domains) for label, (one,) in found.items()}, domains)
 
 
 def fingerprint_of(sets: Mapping[str, TestSet]) -> str:

@@ -25,11 +25,11 @@ def told(results: Results) -> list[str]:
 
 
 def over_tasks(
-    gains: Interference | None, compared: Mapping[str, Comparison], best: str, seeds: int
+    gains: Interference, compared: Mapping[str, Comparison], best: str, seeds: int
 ) -> list[str]:  # fmt: skip
     """The best merge over all tasks, and in each of them beside base, specialist and joint."""
     lines = [f"Chosen on dev, by what it recovers of the gains of specialists that surely gain there: {best}."]
-    recovered = {one.system: one for one in gains.others} if gains else {}
+    recovered = {one.system: one for one in gains.others}
     for one in (recovered[name] for name in (best, JOINT) if name in recovered):
         if one.mean is not None and one.ratio_of_sums is not None:
             name = "joint fine-tuning, which needs all data at once," if one.system == JOINT else best
@@ -37,7 +37,7 @@ def over_tasks(
                 f"On test {name} recovers {one.mean:.2f} of them in the mean, {one.worst:.2f} in the worst "
                 f"({one.worst_in}), {one.ratio_of_sums:.2f} of their sum."
             )
-    unsure = [row.name for row in gains.rows if row.own and not row.sure] if gains else []
+    unsure = [row.name for row in gains.rows if row.own and not row.sure]
     if unsure:
         lines.append(f"Left out of that, as no specialist surely gains there: {', '.join(unsure)}.")
     for task, one_task in compared.items():

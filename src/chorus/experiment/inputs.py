@@ -39,6 +39,7 @@ def _of_rows(experiment: Experiment) -> Iterator[str]:
         ("tests.other-language", experiment.tests.other_language),
     ]  # fmt: skip
     found: list[Row] = []
+    learnt: dict[str, list[Row]] = {}
     for group, domains in groups:
         for name, domain in domains.items():
             splits = ("train", "dev", "test") if group == "domains" else ("test",)
@@ -53,13 +54,15 @@ def _of_rows(experiment: Experiment) -> Iterator[str]:
                     break
                 found += rows
                 if group == "domains":
-                    yield from _of_labels(experiment, f"{group}.{name}", experiment.task_of(domain), rows)
+                    learnt.setdefault(experiment.task_of(domain), []).extend(rows)
                 if not rows:
                     yield f"{group}.{name}: no {split} rows{_instead(experiment, domain)}"
+    for task, rows in learnt.items():
+        yield from _of_labels(experiment, task, rows)
     yield from _of_languages(experiment, found)
 
 
-def _of_labels(experiment: Experiment, where: str, task: str, rows: list[Row]) -> Iterator[str]:
+def _of_labels(experiment: Experiment, task: str, rows: list[Row]) -> Iterator[str]:
     """Answers that are none of their labels, and labels that no answer tells apart or that domains do not share."""
     mine = [one for one in experiment.domains.values() if experiment.task_of(one) == task]
     # labels are those of all domains of the task: of what comes later they are looked at then
@@ -68,7 +71,7 @@ def _of_labels(experiment: Experiment, where: str, task: str, rows: list[Row]) -
     try:
         with_choices(rows, TASKS.get(task), learnt_rows(experiment, task))
     except ChorusError as error:
-        yield f"{where}: {error.message}"
+        yield error.message
 
 
 def _is_there(experiment: Experiment, domain: DomainRows, own: str | None) -> bool:

@@ -18,8 +18,8 @@ from chorus.report.plots import curve, ranks
 def draw(results: Results, place: Path) -> list[Picture]:
     """Draw all plots below `place`, of several tasks each in a folder of its own."""
     pictures: list[Picture] = []
-    if len(results.tasks) > 1 and (gains := results.gains):
-        pictures += interference_plots(gains, place)
+    if len(results.tasks) > 1:
+        pictures += interference_plots(results.gains, place)
         for name, task in results.tasks.items():
             pictures += [replace(one, title=f"{name}: {one.title}") for one in _of_task(task, place / name)]
     else:

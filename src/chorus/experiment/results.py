@@ -127,7 +127,7 @@ class Results(_Plain):
     conditions: list[str]
     tasks: dict[str, TaskResult]
     overfitting: dict[str, object] | None  # as `chorus analyse overfitting --json` prints it
-    interference: dict[str, object] | None  # as `chorus analyse interference --json` prints it; recovery is in it
+    interference: dict[str, object]  # as `chorus analyse interference --json` prints it; recovery is in it
     selection: list[ChosenSetting]
     effective_ranks: dict[str, RankResult]
     commands: list[Command]
@@ -139,8 +139,8 @@ class Results(_Plain):
         return None if self.overfitting is None else overfitting_from(self.overfitting)
 
     @property
-    def gains(self) -> Interference | None:
-        return None if self.interference is None else interference_from(self.interference)
+    def gains(self) -> Interference:
+        return interference_from(self.interference)
 
 
 def write_results(results: Results, directory: Path) -> None:
@@ -180,7 +180,9 @@ def collect(
         seeds=experiment.seeds,
         conditions=experiment.conditions,
         tasks={task: _task_result(experiment, outcome, task, found) for task, found in every.items()},
-        interference=_interference(experiment, [one for found in every.values() for one in found]),
+        interference=analyse_interference(
+            [one for found in every.values() for one in found], condition=experiment.conditions[0], base=BASE
+        ).as_dict(),
         overfitting=overfitting.as_dict() if overfitting else None,
         selection=_selection(experiment, outcome),
         effective_ranks={label: _rank_result(experiment, label, found) for label, found in ranks.items()},
@@ -202,14 +204,6 @@ def _task_result(experiment: Experiment, outcome: Outcome, task: str, every: Seq
         by_condition=_by_condition(experiment, every, groups),
         curves=_curves(experiment, outcome, task, groups),
     )
-
-
-def _interference(experiment: Experiment, every: Sequence[Evaluation]) -> dict[str, object] | None:
-    """What specialists gain and lose, and what the others recover; None where no cell has a number."""
-    try:
-        return analyse_interference(every, condition=experiment.conditions[0], base=BASE).as_dict()
-    except MisfitError:
-        return None
 
 
 def _compared(

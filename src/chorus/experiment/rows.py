@@ -154,23 +154,25 @@ def _sets(experiment: Experiment, rows: Mapping[str, Sequence[Row]]) -> dict[str
 def learnt_rows(experiment: Experiment, task: str) -> list[Row]:
     """The rows whose answers are the labels of a task: all of the manifests that its domains are learnt from.
 
+    None of a task that takes no labels from its data.
     `MisfitError` where domains of a task have unlike labels: what a model is asked would differ by who was trained on
     what.
     """
+    asked = TASKS.get(task)
+    if not isinstance(asked, Chooses) or not asked.open:
+        return []
     mine = {name: domain for name, domain in experiment.domains.items() if experiment.task_of(domain) == task}
     every: dict[str, list[Row]] = {}
     for name, domain in mine.items():
         manifests = [domain, *([domain.model_copy(update={"manifest": domain.dev})] if domain.dev else [])]
         every[name] = [row for one in manifests for row in read_rows(experiment, one)]
-    asked = TASKS.get(task)
-    if isinstance(asked, Chooses) and asked.open:
-        labels = {name: set(labels_of(rows, asked)) for name, rows in every.items()}
-        for first, other in pairwise(labels):
-            if odd := sorted(labels[first] ^ labels[other]):
-                raise MisfitError(
-                    f"{first} and {other}: task {task}: not the same labels ({', '.join(odd[:SHOWN])})",
-                    f"name the labels of each row in a column {CHOICES}",
-                )
+    labels = {name: set(labels_of(rows, asked)) for name, rows in every.items()}
+    for first, other in pairwise(labels):
+        if odd := sorted(labels[first] ^ labels[other]):
+            raise MisfitError(
+                f"{first} and {other}: task {task}: not the same labels ({', '.join(odd[:SHOWN])})",
+                f"name the labels of each row in a column {CHOICES}",
+            )
     return [row for rows in every.values() for row in rows]
 
 

@@ -20,7 +20,7 @@ from chorus.errors import ChorusError
 from chorus.evaluate.results import Evaluation
 from chorus.evaluate.run import refuse_all_failed
 from chorus.experiment.calibrations import run_calibrations
-from chorus.experiment.chosen import counted_cells, criterion_of, dev_rates, fingerprint_of
+from chorus.experiment.chosen import criterion_of, dev_rates, fingerprint_of
 from chorus.experiment.inputs import check_inputs
 from chorus.experiment.load import load_experiment
 from chorus.experiment.overfitting import overfitting_grid
@@ -127,9 +127,9 @@ class _Runner:
         rates: dict[tuple[str, int], float] = {}
         counted: dict[str, list[str]] = {}
         for seed in experiment.seeds:
-            found = self._measured(dev, seed)
-            counted[str(seed)] = counted_cells(experiment, found)
-            rates |= {(label, seed): rate for label, rate in dev_rates(experiment, found).items()}
+            found = dev_rates(experiment, self._measured(dev, seed))
+            counted[str(seed)] = found.counted
+            rates |= {(label, seed): rate for label, rate in found.rates.items()}
         self.chosen = choose(grids, rates, experiment.seeds, best=self.by.best)
         if all(math.isnan(one.dev) for one in self.chosen.values()):
             raise ChorusError(

@@ -22,12 +22,12 @@ WORDS = 4  # of a title that make a file's name
 def tables_of(results: Results) -> list[Table]:
     """All of them: recovery over tasks where there are several, the rates first else."""
     several, gains = len(results.tasks) > 1, results.gains
-    recovered = recovery_table(gains) if gains else None
+    recovered = recovery_table(gains)
     found: list[Table] = []
     for name, task in results.tasks.items():
         # a table's title makes its file's name: of several tasks each has its task in it
         found += [replace(t, title=f"{name}: {t.title}") if several else t for t in _of_task(results, task)]
-    if gains and several:
+    if several:
         # what others recover is the last of them
         found = [*([recovered] if recovered else []), *interference_tables(gains)[:4], *found]
     elif recovered:
@@ -44,8 +44,7 @@ def first_tables(results: Results) -> list[Table]:
         replace(table, title=f"{name}: {table.title}") if len(results.tasks) > 1 else table
         for name, task in results.tasks.items() for table in [rates_table(task.compared)]
     ]  # fmt: skip
-    gains = results.gains if len(results.tasks) > 1 else None
-    recovered = recovery_table(gains) if gains else None
+    recovered = recovery_table(results.gains) if len(results.tasks) > 1 else None
     return [*([recovered] if recovered else []), *rates]
 
 

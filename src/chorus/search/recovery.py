@@ -45,12 +45,10 @@ class Gains:
 
 
 def gains_of(evaluations: Sequence[Evaluation], base: str) -> Gains:
-    """The gains of specialists, whose roles say where they are at home, over the base; the base's evaluations first."""
+    """The gains of specialists, whose roles say where they are at home, over the base."""
     found = analyse_interference(evaluations, base=base)
     before = dict(_values([one for one in evaluations if one.label == base]))
-    # cells of one task have names of their own; the order of rows is that of the cells
-    sure = {cell: row.gain.points for cell, row in zip(before, found.rows, strict=True) if row.sure and row.gain}
-    return Gains(before, sure)
+    return Gains(before, {(row.task, row.domain): row.gain.points for row in found.rows if row.sure and row.gain})
 
 
 def _values(system: Sequence[Evaluation]) -> Iterator[tuple[Cell, float]]:

@@ -50,11 +50,11 @@ class Openai:
         dims, shapes = {"dims": {**dimensions(model.config), "n_vocab": size}}, _shapes(model, size)
         done, total = 0, sum(map(prod, shapes.values()))
         with ExitStack() as stack:
-            archives = {
-                kind: stack.enter_context(Archive(path, stack.enter_context(new_file(path)), dims, WEIGHTS, stored))
-                for kind, path in places.items()
-                if (stored := [(name, kind, shape) for name, shape in shapes.items()])
-            }
+            archives = {}
+            for kind, path in places.items():
+                stored = [(name, kind, shape) for name, shape in shapes.items()]
+                archive = Archive(path, stack.enter_context(new_file(path)), dims, WEIGHTS, stored)
+                archives[kind] = stack.enter_context(archive)
             for name, tensor in whisper.tensors(model):
                 for archive in archives.values():
                     archive.begin()
