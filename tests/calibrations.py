@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,22 @@ def recipe_for(base: Path, models: list[Path], *, adapters: bool, **more: Any) -
     return {
         "merge_method": "task_arithmetic", "base_model": str(base), "models": entries, "out_dtype": "float32", **more
     }  # fmt: skip
+
+
+def cases(place: Callable[[str], Path]) -> Callable[[str], tuple[Path, dict[str, Any]]]:
+    """By case, such as `whisper adapters`: the base, and a recipe of two models on it; each made once."""
+    known: dict[str, tuple[Path, dict[str, Any]]] = {}
+
+    def find(case: str) -> tuple[Path, dict[str, Any]]:
+        if case not in known:
+            kind, form = case.split()
+            folder = place("models")
+            base = base_of(folder, kind)
+            make = adapters_on if form == "adapters" else fine_tunes_of
+            known[case] = base, recipe_for(base, make(base, kind, folder, 2), adapters=form == "adapters")
+        return known[case]
+
+    return find
 
 
 def doubled(monkeypatch: Any) -> None:

@@ -13,7 +13,7 @@ import torch
 import yaml
 
 import chorus
-from calibrations import WEIGHTS, adapters_on, base_of, doubled, fine_tunes_of, loaded, recipe_for
+from calibrations import WEIGHTS, adapters_on, cases, doubled, loaded, recipe_for
 from chorus.calibrate import learning
 from chorus.calibrate.deltas import Kept, check_bases, deltas_of
 from chorus.calibrate.groups import check_plan, coefficients_of, groups_of, starting_weights
@@ -43,19 +43,7 @@ def speech(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """By case: the base, and a recipe of two models on it; each made once."""
-    known = {}
-
-    def find(case: str):
-        if case not in known:
-            kind, form = case.split()
-            place = tmp_path_factory.mktemp("models")
-            base = base_of(place, kind)
-            make = adapters_on if form == "adapters" else fine_tunes_of
-            known[case] = base, recipe_for(base, make(base, kind, place, 2), adapters=form == "adapters")
-        return known[case]
-
-    return find
+    return cases(tmp_path_factory.mktemp)
 
 
 class Set:

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import chorus
-from calibrations import adapters_on, base_of, doubled, fine_tunes_of, recipe_for
+from calibrations import cases, doubled, recipe_for
 from chorus.calibrate import learning
 from chorus.calibrate.deltas import deltas_of
 from chorus.calibrate.entropy import entropies, entropy_of
@@ -65,19 +65,7 @@ def speech(heard: list[Row], tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
-    """By case: the base, and a recipe of two models on it; each made once."""
-    known: dict[str, tuple[Path, dict[str, Any]]] = {}
-
-    def find(case: str) -> tuple[Path, dict[str, Any]]:
-        if case not in known:
-            kind, form = case.split()
-            place = tmp_path_factory.mktemp("models")
-            base = base_of(place, kind)
-            make = adapters_on if form == "adapters" else fine_tunes_of
-            known[case] = base, recipe_for(base, make(base, kind, place, 2), adapters=form == "adapters")
-        return known[case]
-
-    return find
+    return cases(tmp_path_factory.mktemp)
 
 
 def calibrated(recipe: Any, speech: Path, out: Path, **changes: Any) -> Any:

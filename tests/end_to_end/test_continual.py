@@ -371,7 +371,7 @@ def test_a_model_state_needs_its_base(tunes, tmp_path):
 def test_a_model_goes_in_once(one, tmp_path):
     base, state, models = one
     refused(["in the merge already", "adapter-0"], UsageError, state, models[0], tmp_path / "two", base=base, name="x")
-    refused(["in the merge already", "--name"], UsageError, state, models[1], tmp_path / "two", base=base,
+    refused(["in the merge already", "NAME=NEW"], UsageError, state, models[1], tmp_path / "two", base=base,
             name="adapter-0")  # fmt: skip
     refused(["the base itself"], UsageError, state, base, tmp_path / "two", base=base)
 

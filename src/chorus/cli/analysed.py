@@ -59,9 +59,7 @@ def heard(function: F) -> F:
         json_flag("Print everything as JSON."),
         quiet_flag(),
     )
-    for decorate in reversed(decorators):
-        function = decorate(function)
-    return function
+    return _with(function, decorators)
 
 
 def evaluated(function: F) -> F:
@@ -94,6 +92,11 @@ def evaluated(function: F) -> F:
         json_flag("Print everything as JSON."),
         quiet_flag(),
     )  # fmt: skip
+    return _with(function, decorators)
+
+
+def _with(function: F, decorators: Sequence[Flag]) -> F:
+    """The flags in the order in which --help tells them."""
     for decorate in reversed(decorators):
         function = decorate(function)
     return function

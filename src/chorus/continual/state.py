@@ -127,7 +127,7 @@ def read_new(source: Source, name: str, begun: Merged, options: OpenOptions, *, 
         _refuse_stranger(own, model, begun)
     added = Added(name or own.removesuffix("/").rpartition("/")[2], reference, model)
     if added.name in begun.facts.names:
-        raise UsageError(f'a model called "{added.name}" is in the merge already', "give this one another --name")
+        raise UsageError(f'a model called "{added.name}" is in the merge already', "give this one another: NAME=NEW")
     # by content: a copy under another name would count twice in every mean
     mine = identity_of(model)
     for number, stage in enumerate(begun.facts.stages, begun.facts.earlier + 1):
