@@ -34,8 +34,8 @@ def over_tasks(
         if one.mean is not None and one.ratio_of_sums is not None:
             name = "joint fine-tuning, which needs all data at once," if one.system == JOINT else best
             lines.append(
-                f"On test {name} recovers {one.mean:.2f} of them in the mean, {one.worst:.2f} in the worst "
-                f"({one.worst_in}), {one.ratio_of_sums:.2f} of their sum."
+                f"On test {name} recovers {_share(one.mean)} of them in the mean, {_share(one.worst)} in the worst "
+                f"({one.worst_in}), {_share(one.ratio_of_sums)} of their sum."
             )
     unsure = [row.name for row in gains.rows if row.own and not row.sure]
     if unsure:
@@ -99,9 +99,18 @@ def _recovered(merge: Line, specialists: Sequence[Line]) -> str:
     left = len(specialists) - len(merge.recovery)
     where = f" ({left} of {len(specialists)} domains left out, where no gain is sure)" if left else ""
     return (
-        f"Of what they gain the merge recovers {merge.recovery_mean:.2f} in the mean, {merge.recovery_worst:.2f} in "
+        f"Of what they gain the merge recovers {_share(merge.recovery_mean)} in the mean, {_share(merge.recovery_worst)} in "
         f"the worst domain{where}."
     )
+
+
+def _share(value: float | None) -> str:
+    """A recovery; what is nought has no sign.
+
+    >>> _share(-0.0), _share(0.517), _share(None)
+    ('0.00', '0.52', '-')
+    """
+    return "-" if value is None else f"{round(value, 2) + 0.0:.2f}"
 
 
 def _tested(difference: Difference) -> str:
