@@ -99,8 +99,8 @@ def _recovered(merge: Line, specialists: Sequence[Line]) -> str:
     left = len(specialists) - len(merge.recovery)
     where = f" ({left} of {len(specialists)} domains left out, where no gain is sure)" if left else ""
     return (
-        f"Of what they gain the merge recovers {_share(merge.recovery_mean)} in the mean, {_share(merge.recovery_worst)} in "
-        f"the worst domain{where}."
+        f"Of what they gain the merge recovers {_share(merge.recovery_mean)} in the mean, "
+        f"{_share(merge.recovery_worst)} in the worst domain{where}."
     )
 
 
