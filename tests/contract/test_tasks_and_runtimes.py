@@ -39,6 +39,7 @@ def rows_of(name: str) -> list[Row]:
     """The contract's rows, as a manifest of the task would have them; some with choices and some without."""
     column, given = ANSWERS.get(name, ("", ("",) * 6))
     asked = {"instruction": "What do you hear? {choices}", "question": "What is it?"}
+    asked |= {"audio_2": "other.flac"} if name == "speaker_ver" else {}
     rows = [replace(row, extra={**asked, column: answer}) for row, answer in zip(contract.ROWS, given, strict=True)]
     return [
         replace(row, extra={**row.extra, "choices": CHOICES[name]}) if name in CHOICES and i in (0, 2, 3, 5) else row

@@ -59,7 +59,7 @@ def settings(place: Path, base: Path, **more: Any) -> dict[str, Any]:
             "pairs": {"task": "speaker_ver", "manifest": rows["pairs"]},
         },
         "train": {"adapter": {"rank": 8, "roles": ["encoder", "projector", "language_model"]},
-                  "train": {"steps": 60, "batch_size": 12, "learning_rate": 5e-3}, "dev": {"metric": "loss"}},
+                  "train": {"steps": 40, "batch_size": 12, "learning_rate": 5e-3}, "dev": {"metric": "loss"}},
         "methods": {"linear": {}, "task_arithmetic": {"lambda": [0.5, 1.0]}},
         "decoding": {"max_new_tokens": 6, "batch_size": 32}, "parallel": 2,
         "calibrate": {"learnt": {"granularity": "task", "updates": 6, "every": 3, "batch_size": 8}},
