@@ -258,6 +258,26 @@ def test_learning_lowers_the_loss_that_it_learns(made, speech, out):
     assert set(found.facts["rows"]) == {"d0", "d1"}
 
 
+def test_balanced_tasks_count_by_what_each_has_to_recover(made, speech, out, monkeypatch):
+    _, recipe = made("whisper adapters")
+    seen = []
+    start = learning.Learner.__init__
+    monkeypatch.setattr(
+        learning.Learner, "__init__", lambda self, *given: (start(self, *given), seen.append(self.shares))[0]
+    )  # fmt: skip
+    alike = calibrated(recipe, speech, out.with_name("alike"), updates=2)
+    found = calibrated(recipe, speech, out, updates=2, balance="recovery")
+    singles = found.facts["singles"]
+    base = singles["base"]["dev"]
+    gains = {task: base[task] - min(one["dev"][task] for one in singles.values()) for task in base}
+    assert seen[0] == {"d0": 0.5, "d1": 0.5}
+    counted = [task for task, share in seen[1].items() if share]
+    assert counted, "of random adapters one at least betters the base"
+    total = sum(1 / gains[task] for task in counted)
+    assert seen[1] == {task: pytest.approx(1 / gains[task] / total if task in counted else 0) for task in gains}
+    assert found.facts["weights"] != alike.facts["weights"]
+
+
 def test_error_rates_choose_as_the_loss_does(made, speech, out):
     _, recipe = made("whisper adapters")
     found = calibrated(recipe, speech, out, updates=1, measure="cer", max_new_tokens=6, normaliser="basic")

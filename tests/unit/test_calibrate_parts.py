@@ -12,7 +12,17 @@ from hypothesis import strategies as st
 
 from chorus.calibrate.forms import Weights
 from chorus.calibrate.groups import Region, band_of
-from chorus.calibrate.recovery import Marks, gain, marks_of, of_recoveries, of_values, recoveries, score, value_of
+from chorus.calibrate.recovery import (
+    Marks,
+    gain,
+    marks_of,
+    of_recoveries,
+    of_values,
+    recoveries,
+    score,
+    shares_of,
+    value_of,
+)
 from chorus.calibrate.rows import Draws
 from chorus.calibrate.settings import Calibration
 from chorus.errors import RecipeError, UsageError
@@ -118,6 +128,29 @@ def test_a_gain_within_its_error_does_not_count():
     assert not marks_of({"t": base}, {"m": {"t": noisy}}, {})["t"].counts
 
 
+@given(st.lists(st.tuples(st.floats(0.1, 5), st.floats(0, 0.9)), min_size=1, max_size=4), st.data())
+def test_balanced_losses_fall_as_the_mean_recovery_grows(pairs, data):
+    """Whatever the losses do, what is lowered is a constant less a multiple of the mean recovery."""
+    marks = {f"t{i}": Marks(base, base * own, "m", True) for i, (base, own) in enumerate(pairs)}
+    shares = shares_of({**marks, "none": Marks(1.0, 1.1, "m", False)}, balanced=True)
+    assert shares.pop("none") == 0
+    assert sum(shares.values()) == pytest.approx(1)
+    lowered, recovered = [], []
+    for _ in range(2):
+        losses = {task: data.draw(st.floats(0, 9)) for task in marks}
+        lowered.append(sum(shares[task] * loss for task, loss in losses.items()))
+        found = recoveries({task: [[loss, 1.0]] for task, loss in losses.items()}, marks)
+        recovered.append(sum(found.values()) / len(found))
+    total = sum(1 / (mark.base - mark.own) for mark in marks.values())
+    assert lowered[1] - lowered[0] == pytest.approx(-(recovered[1] - recovered[0]) * len(marks) / total, abs=1e-9)
+
+
+def test_losses_count_alike_unless_they_are_balanced_or_none_has_a_recovery():
+    marks = {"t": Marks(2.0, 1.0, "m", True), "u": Marks(1.0, 1.1, "m", False)}
+    assert shares_of(marks, balanced=False) == {"t": 0.5, "u": 0.5}
+    assert shares_of({"u": marks["u"], "v": marks["u"]}, balanced=True) == {"u": 0.5, "v": 0.5}
+
+
 RECOVERY = st.lists(st.floats(-2, 3), min_size=1, max_size=5)
 
 
@@ -157,6 +190,8 @@ def test_one_task_below_the_base_is_the_worst_for_the_geometric_mean():
         ({"learning_rate": math.inf}, "learning_rate: "),
         ({"rules": "mean"}, "did you mean"),
         ({"task": "lm", "measure": "wer"}, "has a loss alone"),
+        ({"balance": "recovery", "measure": "wer"}, "it goes with measure: loss"),
+        ({"balance": "recovery", "objective": "entropy"}, "of answers"),
         ({"normaliser": "strict"}, "normaliser: one of"),
         ({"device": "gpu"}, "unknown device"),
     ],

@@ -20,7 +20,7 @@ from chorus.evaluate.comparison import Difference
 from chorus.evaluate.differences import difference
 from chorus.evaluate.mapsswe import holm
 from chorus.evaluate.results import Evaluation
-from chorus.evaluate.scores import answered, metric_of, value_of
+from chorus.evaluate.scores import answered, interval_of, macro, metric_of, value_of
 from chorus.evaluate.tables import differences_table, rates_table
 from chorus.tasks.registry import TASKS
 from chorus.tasks.scored import Answer, Scored
@@ -222,3 +222,33 @@ def test_compare_takes_a_metric_and_names_its_test(tmp_path: Path, capsys: pytes
     assert "approximate randomisation" in told
     assert run(["compare", *names, "--metric", "wer"]) == 2
     assert 'task kws has no metric "wer"' in capsys.readouterr().err
+
+
+def test_a_domain_of_one_row_is_named_and_its_average_has_no_interval(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for label, wrong in (("base", 9), ("near", 2)):
+        rows = [
+            row for domain, n in (("car", 20), ("home", 1))
+            for row in rows_of([LABELS[i % 3] if i >= wrong else "" for i in range(n)], (LABELS * 7)[:n], domain=domain)
+        ]  # fmt: skip
+        counted(tmp_path, label, rows, role="base" if label == "base" else "merge", task="kws")
+    places = [str(tmp_path / label) for label in ("base", "near")]
+    assert run(["compare", *places, "--metric", "accuracy"]) == 0
+    told = capsys.readouterr().out
+    assert "nan" not in told
+    assert "home: of one utterance, so without an interval, as is what it is averaged into." in told
+
+
+@pytest.mark.parametrize(("wrong", "wanted"), [(20, (0.0, 16.843)), (0, (83.157, 100.0))])
+def test_where_all_is_wrong_or_right_the_interval_is_clopper_and_pearsons(
+    wrong: int, wanted: tuple[float, float]
+) -> None:
+    """R's binom.test(0, 20): 0 to 0.1684335."""
+    flags = [i >= wrong for i in range(20)]
+    found = interval_of(right(flags), KWS, metric_of(KWS, "accuracy"))
+    assert (found.low, found.high) == pytest.approx(wanted, abs=1e-3)
+    mean = macro(
+        {"a": right(flags[:12], domain="a"), "b": right(flags[12:], domain="b")}, KWS, metric_of(KWS, "accuracy")
+    )
+    assert (mean[1].low, mean[1].high) == pytest.approx(wanted, abs=1e-3)

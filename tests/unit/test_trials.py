@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from chorus.errors import CheckpointError
+from chorus.transcribe.decoding import Decoding
 from chorus.transcribe.loaded import LoadedBackend
 from chorus.transcribe.request import Request
 from chorus.transcribe.systems import System
@@ -22,8 +23,8 @@ SYSTEM = System(
 class Model:
     """A loaded model that counts what is put into it, and must be closed once."""
 
-    def __init__(self, *, takes: bool = True) -> None:
-        self.takes, self.replaced, self.closed = takes, 0, False
+    def __init__(self, request: Request, *, takes: bool = True) -> None:
+        self.request, self.takes, self.replaced, self.closed = request, takes, 0, False
 
     def replace(self, tensors: Mapping[str, object]) -> None:
         if not self.takes:
@@ -35,6 +36,16 @@ class Model:
         self.closed = True
 
 
+class AnyTask(Model):
+    """One that serves other decodings too."""
+
+    asked: Decoding | None = None
+
+    def under(self, decoding: Decoding) -> AnyTask:
+        self.asked = decoding
+        return self
+
+
 @pytest.fixture
 def models(monkeypatch: pytest.MonkeyPatch) -> list[Model]:
     """Every model that is loaded, in order."""
@@ -42,7 +53,7 @@ def models(monkeypatch: pytest.MonkeyPatch) -> list[Model]:
 
     def load(request: Request) -> Model:
         assert all(model.closed for model in found), "two models in memory"
-        found.append(Model())
+        found.append((AnyTask if request.backend == "any task" else Model)(request))
         return found[-1]
 
     monkeypatch.setattr("chorus.transcribe.loaded.load_backend", load)
@@ -85,6 +96,42 @@ def test_a_model_that_takes_no_weights_is_loaded_anew(models: list[Model]) -> No
     models[0].takes = False
     assert loaded.with_weights(asked(), {}) is models[1]
     assert models[0].closed
+
+
+def under(task: str, backend: str, **changes: object) -> Request:
+    return replace(asked(**changes), decoding=Decoding(task=task), backend=backend)
+
+
+def test_tasks_share_what_is_loaded_and_weights_are_put_in_once(models: list[Model]) -> None:
+    loaded, first, second = LoadedBackend(), {}, {}
+    for tensors in (first, second):
+        for task in ("kws", "langid", "asr"):
+            assert loaded.with_weights(under(task, "any task"), tensors) is models[0]
+            assert (models[0].asked or models[0].request.decoding).task == task  # type: ignore[attr-defined]
+    assert [model.replaced for model in models] == [1]
+    # another runtime, or weights in another precision, is another model in memory
+    loaded.with_weights(under("asr", "whole"), second)
+    loaded.with_weights(replace(under("asr", "whole"), device="cuda"), second)
+    loaded.with_weights(replace(under("kws", "any task"), decoding=Decoding(task="kws", dtype="bfloat16")), second)
+    assert len(models) == 4
+
+
+def test_a_runtime_that_serves_one_decoding_is_loaded_for_each(models: list[Model]) -> None:
+    loaded, tensors = LoadedBackend(), {}
+    for task in ("kws", "langid"):
+        loaded.with_weights(under(task, "whole"), tensors)
+    assert [(model.request.decoding.task, model.replaced) for model in models] == [("kws", 0), ("langid", 0)]
+
+
+def test_a_system_as_it_lies_on_disk_is_never_what_was_put_into_its_place(models: list[Model]) -> None:
+    loaded = LoadedBackend()
+    for task in ("kws", "asr"):
+        assert loaded.of(under(task, "any task")) is models[0]
+    merge = under("asr", "any task", label="merge", identity="merged")
+    assert loaded.with_weights(merge, {}) is models[0]
+    assert models[0].replaced == 1
+    assert loaded.of(under("asr", "any task")) is models[1]
+    assert loaded.of(under("asr", "any task", label="other", identity="adapter")) is models[2]
 
 
 def test_a_load_that_fails_leaves_nothing_to_close(models: list[Model], monkeypatch: pytest.MonkeyPatch) -> None:

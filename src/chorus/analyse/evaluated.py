@@ -91,7 +91,7 @@ class Evaluations:
         self.tests = wanted.tests()
         self.device = pick_device(wanted.device)
         self.done: dict[str, list[Evaluation]] = {}
-        self.loaded, self.task = LoadedBackend(), ""
+        self.loaded = LoadedBackend()
         # made when it is needed: what is refused before leaves nothing behind
         self._folder: TemporaryDirectory[str] | None = None
         self._place = Path(wanted.kept) if wanted.kept else None
@@ -132,14 +132,12 @@ class Evaluations:
         except ChorusError:  # another's, of an earlier run with other rows or models: replaced
             found = None
         if found is None:
-            backend = None
-            # a backend is opened with its decoding, which tells the task
-            if not weights or task != self.task:
-                self.loaded.close()
-                self.task = task
+            tensors = request.system.tensors
             if weights:
-                assert request.system.tensors is not None
-                backend = self.loaded.with_weights(request, request.system.tensors)
+                assert tensors is not None
+                backend = self.loaded.with_weights(request, tensors)
+            else:
+                backend = self.loaded.of(request)
             found = run_request(request, place, scoring, lambda done, total: None, backend)
         if not weights:  # of weights that are made up it is an answer, that they are of no use
             refuse_all_failed(found)

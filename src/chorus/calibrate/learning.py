@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -28,29 +28,31 @@ LOWER = "lower the learning rate, keep the weights within bounds (--form tanh or
 
 
 class Learner:
-    """Learns `weights` on the rows, each task's loss counting alike whatever its number of rows."""
+    """Learns `weights` on the rows: each task's loss counts by its share in `shares`, whatever its number of rows."""
 
     def __init__(
-        self, weights: Weights, live: Live, backbone: Backbone, config: TrainConfig, rows: Rows, settings: Calibration
-    ) -> None:
+        self, weights: Weights, live: Live, backbone: Backbone, config: TrainConfig, rows: Rows, settings: Calibration,
+        shares: Mapping[str, float],
+    ) -> None:  # fmt: skip
         self.weights, self.live, self.backbone, self.settings = weights, live, backbone, settings
-        self.config, self.rows = config, rows.train
+        self.config, self.rows, self.shares = config, rows.train, shares
         self.optimizer = torch.optim.Adam([weights.raw], lr=settings.learning_rate, betas=BETAS)
         self.sets = {
             task: TrainingSet(every, backbone, Augment(), config.seed) for task, every in rows.train.items()
         }  # fmt: skip
         self.draws = {
-            task: Draws(task, len(every), settings.batch_size, config.seed) for task, every in rows.train.items()
+            task: Draws(task, len(every), settings.batch_size, config.seed)
+            for task, every in rows.train.items() if shares[task]
         }  # fmt: skip
 
     def update(self, number: int, *, labels: Sequence[str], groups: Groups) -> float:
-        """One update, counted from 0; returns the mean of the tasks' losses before it."""
+        """One update, counted from 0; returns the mean of the tasks' losses before it, by their shares."""
         weights = self.weights.values()
         self.live.set(weights)
         total = 0.0
         for task, draws in self.draws.items():
             # one task's graph at a time: all at once would hold the activations of every task
-            loss = self._loss(task, draws.of(number), number + 1) / len(self.draws)
+            loss = self.shares[task] * self._loss(task, draws.of(number), number + 1)
             # told before the backward pass, whose gradients would be of nothing
             if not bool(torch.isfinite(loss)):
                 raise ChorusError(f"update {number + 1}: the loss of {task} is {float(loss)}", LOWER)

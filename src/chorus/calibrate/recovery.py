@@ -80,6 +80,17 @@ def recoveries(figures: Figures, marks: Mapping[str, Marks]) -> dict[str, float]
     }  # fmt: skip
 
 
+def shares_of(marks: Mapping[str, Marks], *, balanced: bool) -> dict[str, float]:
+    """What each task's loss counts in what is lowered, one in all: alike, or `balanced` by what there is to recover.
+
+    Of losses L the mean recovery is a constant less the sum of L / (base - own): over the tasks that have a recovery.
+    """
+    parts = {task: 1 / (mark.base - mark.own) if mark.counts else 0.0 for task, mark in marks.items()}
+    if not balanced or not any(parts.values()):
+        parts = dict.fromkeys(marks, 1.0)
+    return {task: part / sum(parts.values()) for task, part in parts.items()}
+
+
 def score(figures: Figures, marks: Mapping[str, Marks], rule: Rule) -> float:
     """The rule's number, larger is better."""
     found = recoveries(figures, marks)

@@ -255,9 +255,11 @@ class _Calibrating:
 
     def _learn(self) -> None:
         from chorus.calibrate.learning import Learner
+        from chorus.calibrate.recovery import shares_of
 
         settings = self.settings
-        learner = Learner(self.weights, self.live, self.backbone, self.config, self.rows, settings)
+        shares = shares_of(self.marks, balanced=settings.balance == "recovery")
+        learner = Learner(self.weights, self.live, self.backbone, self.config, self.rows, settings, shares)
         measures = self._measures()
         done = int(measures[-1]["update"]) if measures else -1
         if measures:

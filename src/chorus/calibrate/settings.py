@@ -15,6 +15,7 @@ Form = Literal["free", "tanh", "simplex"]
 Rule = Literal["mean", "minimum", "geometric", "l2"]
 Measure = Literal["loss", "wer", "cer", "entropy"]
 Objective = Literal["cross-entropy", "entropy"]
+Balance = Literal["loss", "recovery"]
 
 
 class Calibration(Strict):
@@ -28,6 +29,8 @@ class Calibration(Strict):
     start        what every weight begins at; None: at what the recipe says
     bound        a weight beyond it ends the calibration
     objective    what an update lowers: the cross-entropy of the answers, or, of rows without any, the entropy of labels
+    balance      how tasks' losses add up: alike; or each over what its own model gains on the base on dev, so that what
+                 is lowered is the mean of what recovery lacks, and a task of small losses counts as much as another
     by           the column of the rows whose values are the tasks, from which batches are drawn evenly; `task` where
                  rows name several, else `domain`
     batch_size   rows of each task in an update
@@ -48,6 +51,7 @@ class Calibration(Strict):
     start: float | None = Field(default=None, allow_inf_nan=False)
     bound: float = Field(default=10.0, gt=0, allow_inf_nan=False)
     objective: Objective = "cross-entropy"
+    balance: Balance = "loss"
     task: LearntTask = "asr"
     by: str | None = Field(default=None, min_length=1)
     updates: int = Field(default=200, ge=1)
@@ -82,6 +86,8 @@ class Calibration(Strict):
             raise ValueError(f"start: {self.start:g} is beyond the bound of {self.bound:g}")
         if self.task == LANGUAGE_MODELLING and self.objective == "entropy":
             raise ValueError("objective: entropy is of labels; lm has texts alone")
+        if self.balance == "recovery" and (self.objective, self.measure) != ("cross-entropy", "loss"):
+            raise ValueError("balance: recovery is of the cross-entropy of answers: it goes with measure: loss")
         if self.task == LANGUAGE_MODELLING and self.measure != "loss":
             raise ValueError(f"measure: {self.measure} is of texts that are heard; lm has a loss alone")
         return self

@@ -34,6 +34,10 @@ from chorus.errors import UsageError
     help="What is lowered: of answers, or of labels that no row is known to have.",
 )  # fmt: skip
 @click.option(
+    "--balance", type=click.Choice(["loss", "recovery"]), default="loss", show_default=True,
+    help="How tasks' losses add up: alike, or by what each has to recover on dev.",
+)  # fmt: skip
+@click.option(
     "--rule", type=click.Choice(["mean", "minimum", "geometric", "l2"]), default="mean", show_default=True,
     help="How the tasks' recoveries on dev become one number.",
 )  # fmt: skip

@@ -57,9 +57,9 @@ def interval(
     value = _value(metric, sums)
     if count < 2 or np.isnan(value):
         return Interval(NAN, NAN, by, count)
-    # every resample of answers without a fault is without a fault: the interval would be a point
-    if value == metric.best:
-        return _faultless(metric, count, by, level)
+    # every resample of answers that are all right, or all wrong, is so again: the interval would be a point
+    if value in _ends(metric):
+        return _at_an_end(value, count, by, level)
     found = np.concatenate([metric.values(w @ sums) for w in resamples(count, draws, seed)])
     low, high = np.nanquantile(found, tails(level, count) if widen else ((1 - level) / 2, (1 + level) / 2))
     return Interval(float(low), float(high), by, count)
@@ -69,11 +69,16 @@ def _value(metric: Metric, sums: Floats) -> float:
     return float(metric.values(sums.sum(axis=0, keepdims=True))[0]) if len(sums) else NAN
 
 
-def _faultless(metric: Metric, count: int, by: str, level: float = LEVEL) -> Interval:
-    """Where nothing was wrong, which resampling cannot tell: the exact binomial bound at the worse end."""
+def _ends(metric: Metric) -> tuple[float, ...]:
+    """The values where nothing is wrong and where all is; of error rates the latter has no bound."""
+    return (metric.best,) if metric.best == 0 else (0.0, metric.best)
+
+
+def _at_an_end(value: float, count: int, by: str, level: float = LEVEL) -> Interval:
+    """Where nothing was wrong, or all, which resampling cannot tell: the exact binomial bound at the other end."""
     # Clopper and Pearson's for 0 of n; of a cluster, not of a word, as words of one speaker fail together
     bound = float(100 * (1 - ((1 - level) / 2) ** (1 / count)))
-    low, high = (0.0, bound) if metric.best == 0 else (metric.best - bound, metric.best)
+    low, high = (0.0, bound) if value == 0 else (value - bound, value)
     return Interval(low, high, by, count)
 
 
@@ -83,8 +88,9 @@ def macro_interval(
 ) -> Interval:  # fmt: skip
     """The interval of the unweighted mean of a metric over several parts, each resampled within itself."""
     summed = [_sums(statistics, clusters) for statistics, clusters in parts]
-    if all(_value(metric, sums) == metric.best for sums in summed):
-        return _faultless(metric, sum(map(len, summed)), by, level)
+    for end in _ends(metric):
+        if all(_value(metric, sums) == end for sums in summed):
+            return _at_an_end(end, sum(map(len, summed)), by, level)
     means = np.zeros(draws)
     for number, sums in enumerate(summed):
         if len(sums) < 2:

@@ -61,6 +61,7 @@ def compare(
         _line(one, roles[one.label], own, cells, column, by_metric) for one, own in zip(evaluations, rows, strict=True)
     ]
     clusters, by = task.clusters(rows[0])
+    notes += _lone(lines[0], by)
     comparison = Comparison(
         cells, lines, _named(roles, "base"), _named(roles, "joint"), chosen, normaliser or evaluations[0].normaliser,
         by, len(np.unique(clusters)), notes, by_metric.name, by_metric.title, by_metric.best,
@@ -116,6 +117,12 @@ def _cells(
         )
         cells.append(Cell(name, group, len(part), unit_of(part)))
     return sorted(cells, key=lambda cell: GROUPS.index(cell.group))
+
+
+def _lone(line: Line, by: str) -> list[str]:
+    """A note on the cells of which nothing can be resampled: an average over them has no interval either."""
+    names = [name for name, interval in line.intervals.items() if interval.clusters < 2]
+    return [f"{', '.join(names)}: of one {by}, so without an interval, as is what it is averaged into"] if names else []
 
 
 def _line(

@@ -114,7 +114,7 @@ def differences_table(comparison: Comparison) -> Table | None:
     for line in comparison.lines:
         for d in line.differences:
             rows.append([
-                line.label, d.reference, NAMES[d.group], f"{d.points:+.2f}", f"[{d.low:+.1f}, {d.high:+.1f}]",
+                line.label, d.reference, NAMES[d.group], f"{d.points:+.2f}", _inside(d),
                 d.test, *_matched(d), p_text(d.p_alone), f"{p_text(d.p)} {d.stars}".strip(), p_text(d.p_bootstrap),
             ])  # fmt: skip
     if not rows:
@@ -129,6 +129,11 @@ def differences_table(comparison: Comparison) -> Table | None:
         "over the systems of a reference; stars where the interval has no zero in it either."
     ]
     return Table(f"Differences between systems, {comparison.title}", columns, rows, notes)
+
+
+def _inside(difference: Difference) -> str:
+    low, high = difference.low, difference.high
+    return "-" if math.isnan(low) else f"[{low:+.1f}, {high:+.1f}]"
 
 
 def _matched(difference: Difference) -> list[str]:

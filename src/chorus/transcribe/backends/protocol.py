@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from chorus.data.manifest import Row
 from chorus.models.limits import PROMPT as PROMPT
@@ -13,6 +13,7 @@ from chorus.models.times import Segment
 if TYPE_CHECKING:
     from chorus.checkpoints.lazy_tensor import LazyTensor
     from chorus.data.audio import Audio
+    from chorus.transcribe.decoding import Decoding
 
 
 @dataclass(frozen=True)
@@ -83,4 +84,13 @@ class Backend(Decodes, Protocol):
 
         `CheckpointError`, and nothing is changed, where this runtime or this model cannot: the caller loads it anew.
         """
+        ...
+
+
+@runtime_checkable
+class AsksAnew(Protocol):
+    """A backend whose model, once loaded, serves any decoding: another task, other limits."""
+
+    def under(self, decoding: Decoding) -> Backend:
+        """A backend of the same model in memory under another decoding; one of the two is closed, not both."""
         ...

@@ -37,7 +37,7 @@ class Recognising:
 
     def __init__(self, kind: Kind, parts: Parts, decoding: Decoding) -> None:
         assert kind.recogniser is not None, f"{kind.name} has neither a recogniser nor a decoder"
-        self.parts, self.decoding = parts, decoding
+        self.kind, self.parts, self.decoding = kind, parts, decoding
         self.recogniser = kind.recogniser(parts, Cache())
         self.longest_s = self.recogniser.longest_s
         self.task = TASKS.get(decoding.task)
@@ -47,6 +47,10 @@ class Recognising:
     def replace(self, tensors: Mapping[str, LazyTensor]) -> None:
         """As the protocol says."""
         put_weights(self.parts.model, tensors)
+
+    def under(self, decoding: Decoding) -> Recognising:
+        """As the protocol says."""
+        return Recognising(self.kind, self.parts, decoding)
 
     def sort_key(self, seconds: float) -> tuple[float, float]:
         return (0.0, -seconds)

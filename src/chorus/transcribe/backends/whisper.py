@@ -44,6 +44,7 @@ class WhisperDecoder:
     long_form = True
 
     def __init__(self, kind: Kind, parts: Parts, decoding: Decoding) -> None:
+        self.kind, self.parts = kind, parts
         self.decoding, self.task = decoding, task_token(decoding.task)
         self.whisper = LoadedWhisper(parts, Cache())
         self.model, self.tokenizer = parts.model, parts.tokenizer
@@ -65,6 +66,10 @@ class WhisperDecoder:
     def replace(self, tensors: Mapping[str, LazyTensor]) -> None:
         """As the protocol says."""
         put_weights(self.model, tensors)
+
+    def under(self, decoding: Decoding) -> WhisperDecoder:
+        """As the protocol says."""
+        return WhisperDecoder(self.kind, self.parts, decoding)
 
     def sort_key(self, seconds: float) -> tuple[float, float]:
         """Sounds of one window together, the longest first."""
@@ -88,7 +93,7 @@ class WhisperDecoder:
         return [found[i] for i in range(len(sounds))]
 
     def close(self) -> None:
-        del self.model, self.whisper
+        del self.model, self.whisper, self.parts
 
     def _short(self, sounds: Sequence[Sound], window_s: float) -> list[Hypothesis]:
         features = [self._features(sound) for sound in sounds]
