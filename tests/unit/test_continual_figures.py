@@ -15,7 +15,8 @@ from chorus.continual.tables import stages_table, standing_table
 from chorus.errors import RecipeError
 from chorus.settings import validated
 
-RATES = st.floats(0, 100)
+# no two of them so near that their differences to a third are one number
+RATES = st.integers(0, 10_000).map(lambda hundredths: hundredths / 100)
 
 
 def figure(value: float | None, *, best: float = 0.0, asked: str = "rows") -> FigureFacts:
