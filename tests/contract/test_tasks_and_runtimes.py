@@ -12,6 +12,7 @@ import pytest
 import chorus.testing
 from chorus.data.manifest import Row, read_manifest
 from chorus.errors import UsageError
+from chorus.evaluate.scores import value_of
 from chorus.models.times import Segment, Word
 from chorus.tasks.asr import ASR, Asr
 from chorus.tasks.protocol import Task
@@ -121,11 +122,34 @@ def test_unknown_tasks_name_the_nearest() -> None:
 
 def test_a_translation_is_asked_for_in_the_language_that_it_is_compared_in() -> None:
     spoken = Row("a.flac", "good morning", "ja")
-    assert ST.instruction(spoken) == "Translate the audio to English. Output only the translation."
+    assert ST.instruction(spoken) == "Translate this audio to English."
     for told, name in (("de", "German"), ("pt-BR", "Portuguese"), ("Mandarin", "Chinese"), ("tpi", "tpi")):
         asked = ST.instruction(replace(spoken, extra={"target_language": told}))
-        assert asked == f"Translate the audio to {name}. Output only the translation."
+        assert asked == f"Translate this audio to {name}."
     assert ASR.instruction(spoken) == ASR.instruction(replace(spoken, extra={"target_language": "de"}))
+
+
+def test_each_task_is_asked_as_those_who_compare_merges_ask_it() -> None:
+    """The questions of github.com/ebinezer-rajaram/model-merging, letter for letter; labels in order."""
+    told = {"choices": "on|off", "target_language": "de"}
+    wanted = {
+        "asr": "Only output the transcription of this audio. Do not include any explanations, summaries, or questions.",
+        "st": "Translate this audio to German.",
+        "emotion": "What emotion is expressed in the spoken utterance? Choose from: on, off. Output only the label.",
+        "intent": "What is the user's intent from the spoken utterance? Choose from: on, off. Output only the label.",
+        "kws": "What word is spoken in the audio? Choose from: on, off. Output only the word.",
+        "langid": "What language is being spoken in the audio? Choose from: on, off. Output only the label.",
+        "speaker_id": "Who is the speaker in the provided audio segment? "
+        "Output only the numeric speaker ID (e.g., 1234).",
+        "vocalsound": "Identify the human vocal sound in the audio. Choose from: on, off. Output only the label.",
+    }
+    for name, question in wanted.items():
+        assert TASKS.get(name).instruction(Row("a.flac", language="en", extra=told)) == question
+    pair = Row("a.flac", language="en", extra={"audio_2": "b.flac"})
+    assert TASKS.get("speaker_ver").instruction(pair) == (
+        "Listen to the two audio segments. Do they belong to the same speaker? "
+        "Answer 'yes' if they are the same speaker, or 'no' if they are different speakers."
+    )
 
 
 def test_a_translation_is_counted_as_it_is_written() -> None:
@@ -146,7 +170,25 @@ def test_bleu_and_chrf_of_sums_are_sacrebleus_of_the_corpus() -> None:
     for ours, theirs in ((BLEU, THEIR_BLEU()), (CHRF, THEIR_CHRF())):
         sums = ours.statistics(scored).sum(axis=0, keepdims=True)
         assert ours.values(sums)[0] == theirs.corpus_score(hypotheses, references).score
-        assert ours.signature() == str(theirs.get_signature())
+        assert ours.signature() == ours.signature_of(scored) == str(theirs.get_signature())
+
+
+@pytest.mark.parametrize(("code", "tokenizer"), [("zh", "zh"), ("cmn_hans_cn", "zh"), ("ja", "char"), ("de", "13a")])
+def test_bleu_cuts_words_where_no_spaces_do(code: str, tokenizer: str) -> None:
+    from sacrebleu.metrics import BLEU as THEIR_BLEU
+
+    texts = [("今天天气很好我们去公园", "今天天气很坏我们去公园"), ("他说明天会下雨", "他说明天会下雪")]
+    answers: list[Answer] = [
+        {"name": f"{i}", "condition": "clean", "hypothesis": a, "reference": b, "language": "en", "written": code}
+        for i, (a, b) in enumerate(texts)
+    ]
+    scored, theirs = ST.score(answers, "raw"), THEIR_BLEU(tokenize=tokenizer)
+    score = theirs.corpus_score([a for a, _ in texts], [[b for _, b in texts]]).score
+    assert value_of(scored, BLEU) == pytest.approx(score)
+    assert BLEU.signature_of(scored) == str(theirs.get_signature())
+    assert (score > 50) == (tokenizer != "13a")
+    assert value_of(scored, CHRF) > 30
+    assert "tok" not in CHRF.signature_of(scored)
 
 
 # ---- runtimes ----

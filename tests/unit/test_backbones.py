@@ -221,7 +221,7 @@ def test_speech_llms_are_asked_for_each_rows_language(tmp_path, speech_rows, mon
         replace(first, row=replace(first.row, extra={"target_language": "de"})), second,
         replace(third, row=replace(third.row, extra={"target_language": "de", "prompt": "Auf Deutsch?"})),
     ]  # fmt: skip
-    german, english = (f"Translate the audio to {name}. Output only the translation." for name in ("German", "English"))
+    german, english = (f"Translate this audio to {name}." for name in ("German", "English"))
     backbone, _ = loaded(base, speech_rows[0], task="st")
     learnt = [backbone.tokenizer.decode(backbone.example(u, None, NONE).prompt) for u in rows]
     assert [q in text for q, text in zip((german, english, "Auf Deutsch?"), learnt, strict=True)] == [True] * 3

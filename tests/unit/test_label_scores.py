@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from chorus.models.registry import kind_of
 from chorus.models.texts import plain_ids
 from chorus.models.whisper import shorter_window
 from chorus.transcribe.backends.choose import BACKENDS
+from chorus.transcribe.backends.hearing import by_form
 from chorus.transcribe.backends.protocol import Sound
 from chorus.transcribe.decoding import Decoding
 from chorus.transcribe.systems import open_system
@@ -177,3 +179,43 @@ def test_a_whisper_s_labels_are_as_likely_as_by_themselves() -> None:
     assert [one.scores for one in free.transcribe(sounds)] == [{}, {}]
     plain = BACKENDS.get("transformers")(system, Decoding(window_s=(3,)), "cpu")
     assert [one.scores for one in plain.transcribe(sounds)] == [{}, {}]
+
+
+@pytest.mark.parametrize("kind", ["whisper", "qwen2_audio"])
+@pytest.mark.parametrize("most", [None, 6])
+def test_what_a_row_is_answered_does_not_depend_on_the_rows_beside_it(
+    tmp_path: Path, kind: str, most: int | None
+) -> None:
+    """Rows with choices, long ones, and none: likelihoods vanished of the former, and texts had the longest's limit."""
+    base = BASE if kind == "whisper" else tiny(tmp_path / kind, kind)
+    long = "|".join(" ".join([word] * 30) for word in ("one", "nine"))
+    extras = [{"choices": "on|one"}, {}, {"choices": long}, {"choices": "yes|no"}]
+    rows = [
+        Row(f"{i}.wav", language="en", text="one", extra={"instruction": "Which?", "answer": "on", **extra})
+        for i, extra in enumerate(extras)
+    ]
+    sounds = [Sound(tone(0.4 + 0.1 * i, seed=i), row, f"sound {i}") for i, row in enumerate(rows)]
+    asked = Decoding(task="custom", window_s=(1,), max_new_tokens=most)
+    decoder = BACKENDS.get("transformers")(open_system(base), asked, "cpu")
+    together = decoder.transcribe(sounds)
+    alone = [decoder.transcribe([sound])[0] for sound in sounds]
+    assert [(one.text, one.cut) for one in together] == [(one.text, one.cut) for one in alone]
+    assert [list(one.scores) for one in together] == [
+        ["on", "one"], [], long.split("|"), ["yes", "no"]
+    ] == [list(one.scores) for one in alone]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("task", "extra", "most"),
+    [
+        ("asr", {}, None),
+        ("custom", {"instruction": "?"}, 128),
+        ("custom", {"instruction": "?", "choices": "a|b"}, 32),
+        ("speech_qa", {"question": "?"}, 128),
+        ("kws", {"choices": "a|" + "b" * 17}, 48),
+    ],
+)
+def test_each_task_says_how_long_an_answer_may_be(task: str, extra: dict[str, str], most: int | None) -> None:
+    row = Row("a.wav", language="en", extra=extra)
+    assert list(by_form(Decoding(task=task), [row], list)) == [(bool(extra.get("choices")), most)]
+    assert list(by_form(Decoding(task=task, max_new_tokens=5), [row], list)) == [(bool(extra.get("choices")), 5)]

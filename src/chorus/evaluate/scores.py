@@ -13,6 +13,7 @@ from chorus.evaluate.bootstrap import NAN, Answered, Interval, interval, macro_i
 from chorus.evaluate.facts import CountFacts, IntervalFacts, Measures, MetricFacts, Units
 from chorus.files import shown
 from chorus.tasks.counts import Counts, total
+from chorus.tasks.protocol import SignsRows
 from chorus.tasks.scored import ERROR_RATE, Scored
 
 if TYPE_CHECKING:
@@ -118,7 +119,7 @@ def metric_facts(rows: Sequence[Scored], task: Task, metric: Metric) -> MetricFa
         "title": metric.title,
         "value": known(value_of(rows, metric)),
         "interval": interval_facts(interval_of(rows, task, metric)),
-        "signature": metric.signature(),
+        "signature": metric.signature_of(rows) if isinstance(metric, SignsRows) else metric.signature(),
     }
 
 

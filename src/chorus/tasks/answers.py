@@ -24,7 +24,7 @@ else:
 class TokenF1(LabelMetric):
     """How much of the answer's words are the reference's, and the other way: the mean over rows, in percent.
 
-    As SQuAD counts (Rajpurkar et al. 2016), under the evaluation's own normaliser.
+    As SQuAD counts (Rajpurkar et al. 2016), but under the evaluation's own normaliser, which leaves articles.
     """
 
     def __init__(self) -> None:
@@ -45,6 +45,7 @@ def _overlap(row: Scored) -> float:
 
 
 EXACT, TOKEN_F1 = Accuracy("exact_match", "exact match", written), TokenF1()
+ANSWER_TOKENS = 128
 METRICS = (EXACT, TOKEN_F1, RECOGNISED, CONSTRAINED, BY_TOKEN)
 
 
@@ -52,6 +53,10 @@ class InWords(LabelTask):
     """What such tasks share."""
 
     open = False  # rows without choices are answered with a text
+
+    def most_tokens(self, row: Asked) -> int | None:
+        """As the protocol says: an answer is a sentence or some."""
+        return ANSWER_TOKENS
 
     def written(self, row: Asked) -> str:
         return row.language

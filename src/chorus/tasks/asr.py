@@ -25,7 +25,7 @@ class Asr:
         return (ERROR_RATE,)
 
     def instruction(self, row: Asked) -> str:
-        return "Transcribe the audio. Output only the transcription."
+        return "Only output the transcription of this audio. Do not include any explanations, summaries, or questions."
 
     def reference(self, row: Asked) -> str:
         return row.text

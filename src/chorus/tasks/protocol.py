@@ -51,6 +51,14 @@ class Metric(Protocol):
 
 
 @runtime_checkable
+class SignsRows(Protocol):
+    """What a metric has besides, whose settings follow from what it counts."""
+
+    def signature_of(self, rows: Sequence[Scored]) -> str:
+        """The signature of the number of these rows."""
+
+
+@runtime_checkable
 class OfHits(Protocol):
     """What a metric has besides, that is the share of rows which are right: they are compared by McNemar's test."""
 
@@ -91,6 +99,14 @@ class Task(Protocol):
 
     def clusters(self, rows: Sequence[Scored]) -> tuple[Clusters, str]:
         """(the cluster of each row, what a cluster is): what resampling draws as a whole."""
+
+
+@runtime_checkable
+class Limits(Protocol):
+    """What a task has besides, whose answers end by their nature after some tokens: labels have limits of their own."""
+
+    def most_tokens(self, row: Asked) -> int | None:
+        """New tokens of an answer in words, unless it is told otherwise; None: as many as the model writes."""
 
 
 @runtime_checkable

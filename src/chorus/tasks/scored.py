@@ -78,6 +78,7 @@ class Scored:
     cut: bool = False
     utterance: str = ""  # what is asked about, where rows of several seeds stand together
     scores: Mapping[str, Sequence[float]] = field(default_factory=dict)  # as an answer's
+    written: str = ""  # the code of the language of the texts
 
     @property
     def counts(self) -> Counts:
@@ -129,6 +130,7 @@ def _scored(
         raw_hypothesis=row["hypothesis"], reference=reference, hypothesis=hypothesis, unit=chosen,
         words=words.counts, characters=characters.counts, alignment=words if chosen == "words" else characters,
         failed=row.get("failed", ""), cut=row.get("cut", False), utterance=row.get("utterance", row["name"]),
+        written=row.get("written", row.get("language", "")),
     )  # fmt: skip
 
 

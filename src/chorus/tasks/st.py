@@ -1,4 +1,8 @@
-"""st: what was said, in another language: BLEU and chrF of the texts as they are, by sacrebleu."""
+"""st: what was said, in another language: BLEU and chrF of the texts as they are, by sacrebleu.
+
+BLEU counts words as 13a cuts them, which takes a sentence without spaces for one word: Chinese is cut as sacrebleu's
+`zh` does, other such languages into characters.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 from chorus.errors import MissingExtraError
 from chorus.lazy import lazy
-from chorus.models.languages import language_name
+from chorus.models.languages import CHINESE, language_code, language_name, unspaced
 from chorus.tasks.scored import ERROR_RATE, score_texts, speakers_or_utterances
 
 if TYPE_CHECKING:
@@ -21,6 +25,7 @@ else:
     np = lazy("numpy")
 
 TARGET = "target_language"  # a manifest's column; without it the texts are English, as Whisper's translations are
+TOKENIZERS = ("13a", "zh", "char")
 KEPT = 200_000  # segments whose statistics are remembered: one is counted in its domain, its group, and in all
 
 
@@ -48,29 +53,55 @@ class SacrebleuMetric:
         self.name, self.title = name, title
 
     @cached_property
-    def _metric(self) -> _Sacrebleu:
+    def _metrics(self) -> dict[str, _Sacrebleu]:
+        """By the tokenizer, in the order in which they are told; chrF, of characters in any case, has one."""
         try:
             from sacrebleu.metrics import BLEU, CHRF
         except ImportError:
             raise MissingExtraError("evaluate", "BLEU and chrF") from None
-        made: _Sacrebleu = BLEU() if self.title == "BLEU" else CHRF()
-        return made
+        if self.title == "BLEU":
+            return {name: BLEU(tokenize=name) for name in TOKENIZERS}
+        return dict.fromkeys(TOKENIZERS, CHRF())
 
     def signature(self) -> str:
-        self._metric.corpus_score(["a"], [["a"]])  # it has none before it has seen how many references there are
-        return str(self._metric.get_signature())
+        return self.signature_of(())
+
+    def signature_of(self, rows: Sequence[Scored]) -> str:
+        used = {tokenizer_of(row.written) for row in rows} or {TOKENIZERS[0]}
+        told = []
+        for name, metric in self._metrics.items():
+            if name in used:
+                metric.corpus_score(["a"], [["a"]])  # it has none before it has seen how many references there are
+                told.append(str(metric.get_signature()))
+        return " and ".join(dict.fromkeys(told))
 
     def statistics(self, rows: Sequence[Scored]) -> Floats:
         """Counts of n-grams [answers, 10 or 18]; the texts as they are, without a normaliser."""
-        return np.array([_counted(self, row.raw_hypothesis, row.raw_reference) for row in rows], np.float64)
+        return np.array(
+            [_counted(self, tokenizer_of(row.written), row.raw_hypothesis, row.raw_reference) for row in rows],
+            np.float64,
+        )  # fmt: skip
 
     def values(self, sums: Floats) -> Floats:
-        return np.array([self._metric._compute_score_from_stats(s.astype(int).tolist()).score for s in sums])
+        # of sums: whatever cut the words
+        metric = self._metrics[TOKENIZERS[0]]
+        return np.array([metric._compute_score_from_stats(s.astype(int).tolist()).score for s in sums])
+
+
+def tokenizer_of(code: str) -> str:
+    """Which of sacrebleu's tokenizers cuts texts of a language into words.
+
+    >>> [tokenizer_of(code) for code in ("de", "zh-TW", "ja", "")]
+    ['13a', 'zh', 'char', '13a']
+    """
+    if not unspaced(code):
+        return "13a"
+    return "zh" if language_code(code).split("-")[0] in {"zh", *CHINESE} else "char"
 
 
 @lru_cache(KEPT)
-def _counted(metric: SacrebleuMetric, hypothesis: str, reference: str) -> list[int]:
-    return metric._metric._extract_corpus_statistics([hypothesis], [[reference]])[0]
+def _counted(metric: SacrebleuMetric, tokenizer: str, hypothesis: str, reference: str) -> list[int]:
+    return metric._metrics[tokenizer]._extract_corpus_statistics([hypothesis], [[reference]])[0]
 
 
 BLEU, CHRF = SacrebleuMetric("bleu", "BLEU"), SacrebleuMetric("chrf", "chrF")
@@ -88,7 +119,7 @@ class St:
         return (BLEU, CHRF, ERROR_RATE)
 
     def instruction(self, row: Asked) -> str:
-        return f"Translate the audio to {language_name(self.written(row))}. Output only the translation."
+        return f"Translate this audio to {language_name(self.written(row))}."
 
     def reference(self, row: Asked) -> str:
         return row.text

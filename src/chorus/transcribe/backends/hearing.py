@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import NamedTuple
 
 from chorus.data.manifest import Row
 from chorus.models.languages import known_language
 from chorus.models.times import Segment, Word, in_ms
 from chorus.plain import JsonMap
-from chorus.tasks.protocol import Chooses
+from chorus.tasks.protocol import Chooses, Limits
 from chorus.tasks.registry import TASKS
 from chorus.transcribe.backends.protocol import Hypothesis
 from chorus.transcribe.decoding import BY_COLUMN, DETECT, Decoding
 
-AROUND = 16  # tokens beside a label in an answer that should be one
+AROUND = 16  # tokens beside a label in an answer that should be one, and the step of their number
 
 
 def asked_language(decoding: Decoding, row: Row, known: Collection[str]) -> str:
@@ -27,23 +28,47 @@ def asked_language(decoding: Decoding, row: Row, known: Collection[str]) -> str:
     return known_language(text, known, where=row, hint="give --language CODE, or --language detect")
 
 
+class AnswerForm(NamedTuple):
+    """What sounds must have in common to be decoded together: else the batch would say what an answer can be."""
+
+    labelled: bool
+    most: int | None  # new tokens; None: as many as fit
+
+
+def by_form(
+    decoding: Decoding, rows: Sequence[Row], tokens: Callable[[str], Sequence[int]]
+) -> dict[AnswerForm, list[int]]:
+    """The places of rows whose answers have the same form, in the order of the rows."""
+    task = TASKS.get(decoding.task)
+    lengths: dict[str, int] = {}  # hundreds of labels may be those of every row
+    found: dict[AnswerForm, list[int]] = {}
+    for place, row in enumerate(rows):
+        labels = task.labels(row) if isinstance(task, Chooses) else ()
+        lengths |= {label: len(tokens(label)) for label in labels if label not in lengths}
+        form = AnswerForm(bool(labels), most_tokens(decoding, row, [lengths[label] for label in labels]))
+        found.setdefault(form, []).append(place)
+    return found
+
+
 def asked_labels(decoding: Decoding, rows: Sequence[Row]) -> list[tuple[str, ...]]:
-    """Of each row the labels that it may be answered with; none at all where some are answered in words."""
+    """Of each row of one form the labels that it may be answered with; none at all of answers in words."""
     task = TASKS.get(decoding.task)
     found = [task.labels(row) for row in rows] if isinstance(task, Chooses) else []
     return found if all(found) else []
 
 
-def most_tokens(
-    decoding: Decoding, labels: Sequence[Sequence[str]], tokens: Callable[[str], Sequence[int]]
-) -> int | None:  # fmt: skip
-    """New tokens of an answer: of a label as many as the longest has, and a few words around it; None: as many as fit.
+def most_tokens(decoding: Decoding, row: Row, lengths: Sequence[int]) -> int | None:
+    """New tokens of a row's answer: room for its longest label and a few words around it; else the task's limit.
 
     A model that was never taught a task goes on and on.
     """
-    if decoding.max_new_tokens is not None or not labels:
+    task = TASKS.get(decoding.task)
+    if decoding.max_new_tokens is not None:
         return decoding.max_new_tokens
-    return AROUND + max(len(tokens(label)) for label in {label for own in labels for label in own})
+    if lengths:
+        # in steps, so that rows whose labels are about as long are decoded together
+        return AROUND * (1 + -(-max(lengths) // AROUND))
+    return task.most_tokens(row) if isinstance(task, Limits) else None
 
 
 def within(time_s: float, seconds: float) -> float:

@@ -17,7 +17,7 @@ from chorus.models.texts import plain_ids
 from chorus.models.times import Segment, in_ms
 from chorus.tasks.asr import ASR
 from chorus.tasks.registry import TASKS
-from chorus.transcribe.backends.hearing import asked_labels, most_tokens
+from chorus.transcribe.backends.hearing import asked_labels, by_form
 from chorus.transcribe.backends.protocol import PROMPT, Hypothesis, Sound
 from chorus.transcribe.decoding import BY_COLUMN, DETECT, Decoding
 
@@ -59,10 +59,17 @@ class Recognising:
         """Any row can be decoded."""
 
     def transcribe(self, sounds: Sequence[Sound]) -> list[Hypothesis]:
-        parts = [list(sounds)] if self.recogniser.batches else [[one] for one in sounds]
-        return [hypothesis for part in parts for hypothesis in self._together(part)]
+        found: dict[int, Hypothesis] = {}
+        for form, places in by_form(self.decoding, [sound.row for sound in sounds], self._tokens).items():
+            for members in [places] if self.recogniser.batches else [[one] for one in places]:
+                decoded = self._together([sounds[i] for i in members], form.most)
+                found |= dict(zip(members, decoded, strict=True))
+        return [found[i] for i in range(len(sounds))]
 
-    def _together(self, sounds: Sequence[Sound]) -> list[Hypothesis]:
+    def _tokens(self, label: str) -> list[int]:
+        return plain_ids(self.parts.tokenizer, label)
+
+    def _together(self, sounds: Sequence[Sound], most: int | None) -> list[Hypothesis]:
         speech = [self._asked(sound) for sound in sounds]
         labels = asked_labels(self.decoding, [sound.row for sound in sounds])
         scores: list[Scores] = [{} for _ in sounds]
@@ -71,7 +78,6 @@ class Recognising:
             if self.timer is not None:
                 found = self.timer.with_words(self.parts.model, inputs, seconds=[s.seconds for s in sounds])
             else:
-                most = most_tokens(self.decoding, labels, lambda text: plain_ids(self.parts.tokenizer, text))
                 found = self.recogniser.texts(self.parts.model, inputs, beam=self.decoding.beam, max_new_tokens=most)
             if labels and self.decoding.labels == "both" and isinstance(self.recogniser, LabelScorer):
                 scores = self.recogniser.label_scores(self.parts.model, inputs, labels)

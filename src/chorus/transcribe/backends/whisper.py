@@ -21,7 +21,7 @@ from chorus.models.times import Segment, in_ms
 from chorus.models.whisper import GenerateSettings, LoadedWhisper, shorter_window, task_token
 from chorus.tasks.registry import TASKS
 from chorus.transcribe.backends.greedy import greedy
-from chorus.transcribe.backends.hearing import asked_labels, asked_language, most_tokens
+from chorus.transcribe.backends.hearing import AnswerForm, asked_labels, asked_language, by_form
 from chorus.transcribe.backends.protocol import Hypothesis, Sound
 from chorus.transcribe.backends.whisper_times import Timed, WordTimes, by_timestamps
 from chorus.transcribe.decoding import DETECT, Decoding
@@ -81,24 +81,24 @@ class WhisperDecoder:
         return next(w for w in self.windows if seconds <= w)
 
     def transcribe(self, sounds: Sequence[Sound]) -> list[Hypothesis]:
-        """Sounds of one window (see `sort_key`), or of several one after the other."""
+        """Sounds of one window (see `sort_key`) and one form of answers, or of several one after the other."""
         found: dict[int, Hypothesis] = {}
-        groups: dict[float, list[int]] = {}
-        for i, sound in enumerate(sounds):
-            groups.setdefault(self._window_of(sound.seconds), []).append(i)
-        for window_s, members in groups.items():
+        groups: dict[tuple[float, AnswerForm], list[int]] = {}
+        for form, places in by_form(self.decoding, [sound.row for sound in sounds], self.whisper.labels).items():
+            for i in places:
+                groups.setdefault((self._window_of(sounds[i].seconds), form), []).append(i)
+        for (window_s, form), members in groups.items():
             chosen = [sounds[i] for i in members]
-            decoded = self._long(chosen) if window_s > self.longest_s else self._short(chosen, window_s)
+            decoded = self._long(chosen) if window_s > self.longest_s else self._short(chosen, window_s, form.most)
             found |= dict(zip(members, decoded, strict=True))
         return [found[i] for i in range(len(sounds))]
 
     def close(self) -> None:
         del self.model, self.whisper, self.parts
 
-    def _short(self, sounds: Sequence[Sound], window_s: float) -> list[Hypothesis]:
+    def _short(self, sounds: Sequence[Sound], window_s: float, most: int | None) -> list[Hypothesis]:
         features = [self._features(sound) for sound in sounds]
         labels = asked_labels(self.decoding, [sound.row for sound in sounds])
-        most = most_tokens(self.decoding, labels, self.whisper.labels)
         batch = {"input_features": self.whisper.features.window(features, int(window_s * FRAMES_PER_SECOND))}
         inputs = as_taken(batch, self.model)["input_features"]
         with torch.inference_mode(), shorter_window(self.model, inputs.shape[-1] // 2):
