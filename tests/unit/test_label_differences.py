@@ -252,3 +252,18 @@ def test_where_all_is_wrong_or_right_the_interval_is_clopper_and_pearsons(
         {"a": right(flags[:12], domain="a"), "b": right(flags[12:], domain="b")}, KWS, metric_of(KWS, "accuracy")
     )
     assert (mean[1].low, mean[1].high) == pytest.approx(wanted, abs=1e-3)
+
+
+def test_a_faultless_detection_is_bounded_by_the_trials_of_each_side() -> None:
+    """Five targets and five others: each side's binomial bound is 52 %, which minDCF weighs by its prior and cuts."""
+    truth = ["yes", "no"] * 5
+    rows = [
+        {**row, "choices": ["yes", "no"], "scores": {"yes": [float(i % 2 == 0), 1], "no": [0.5, 1]}}
+        for i, row in enumerate(rows_of(truth, truth))
+    ]
+    scored = SPEAKER_VER.score(rows, "raw")  # type: ignore[arg-type] # rows are dicts of rows
+    bound = 100 * (1 - 0.025 ** (1 / 5))
+    for name, high in (("eer", bound), ("min_dcf", 100.0)):
+        metric = metric_of(SPEAKER_VER, name)
+        found = interval_of(scored, SPEAKER_VER, metric)
+        assert (value_of(scored, metric), found.low, found.high) == (0, 0, pytest.approx(high))

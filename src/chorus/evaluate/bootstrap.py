@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from chorus.lazy import lazy
+from chorus.tasks.protocol import Bounded
 from chorus.tasks.scored import ERROR_RATE
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def interval(
         return Interval(NAN, NAN, by, count)
     # every resample of answers that are all right, or all wrong, is so again: the interval would be a point
     if value in _ends(metric):
-        return _at_an_end(value, count, by, level)
+        return _at_an_end(value, metric, [sums], by, level)
     found = np.concatenate([metric.values(w @ sums) for w in resamples(count, draws, seed)])
     low, high = np.nanquantile(found, tails(level, count) if widen else ((1 - level) / 2, (1 + level) / 2))
     return Interval(float(low), float(high), by, count)
@@ -74,10 +75,14 @@ def _ends(metric: Metric) -> tuple[float, ...]:
     return (metric.best,) if metric.best == 0 else (0.0, metric.best)
 
 
-def _at_an_end(value: float, count: int, by: str, level: float = LEVEL) -> Interval:
+def _at_an_end(value: float, metric: Metric, parts: Sequence[Floats], by: str, level: float = LEVEL) -> Interval:
     """Where nothing was wrong, or all, which resampling cannot tell: the exact binomial bound at the other end."""
-    # Clopper and Pearson's for 0 of n; of a cluster, not of a word, as words of one speaker fail together
-    bound = float(100 * (1 - ((1 - level) / 2) ** (1 / count)))
+    count, tail = sum(map(len, parts)), (1 - level) / 2
+    if isinstance(metric, Bounded):
+        bound = sum(metric.bound(sums, tail) for sums in parts) / len(parts)
+    else:
+        # Clopper and Pearson's for 0 of n; of a cluster, not of a word, as words of one speaker fail together
+        bound = float(100 * (1 - tail ** (1 / count)))
     low, high = (0.0, bound) if value == 0 else (value - bound, value)
     return Interval(low, high, by, count)
 
@@ -90,7 +95,7 @@ def macro_interval(
     summed = [_sums(statistics, clusters) for statistics, clusters in parts]
     for end in _ends(metric):
         if all(_value(metric, sums) == end for sums in summed):
-            return _at_an_end(end, sum(map(len, summed)), by, level)
+            return _at_an_end(end, metric, summed, by, level)
     means = np.zeros(draws)
     for number, sums in enumerate(summed):
         if len(sums) < 2:

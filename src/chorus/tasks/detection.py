@@ -65,6 +65,14 @@ class Detection(LabelMetric):
         accepted = 1 - np.concatenate([start, np.cumsum(others, axis=1)], axis=1) / np.where(few > 0, few, 1)
         return np.where(both[:, 0], self.of(missed, accepted), np.nan)
 
+    def bound(self, sums: Floats, tail: float) -> float:
+        """As the protocol says: each error's exact binomial bound, of the clusters that have a target or another."""
+        targets, others = np.split(sums, 2, axis=1)
+        missed, accepted = (1 - tail ** (1 / (one.sum(axis=1) > 0).sum()) for one in (targets, others))
+        # at one threshold; before it everything is accepted, behind it everything missed
+        at = np.array([[0.0, missed, 1.0]]), np.array([[1.0, accepted, 0.0]])
+        return float(self.of(*at)[0])
+
     def of(self, missed: Floats, accepted: Floats) -> Floats:
         """The metric of both errors at each threshold [draws, thresholds], the lowest first -> [draws]."""
         raise NotImplementedError

@@ -59,6 +59,14 @@ class SignsRows(Protocol):
 
 
 @runtime_checkable
+class Bounded(Protocol):
+    """What a metric has besides, that is no share of rows: how bad it may be where nothing was wrong."""
+
+    def bound(self, sums: Floats, tail: float) -> float:
+        """The value that `tail` of faultless draws would exceed, of the sums of each cluster [clusters, k]."""
+
+
+@runtime_checkable
 class OfHits(Protocol):
     """What a metric has besides, that is the share of rows which are right: they are compared by McNemar's test."""
 
@@ -102,7 +110,7 @@ class Task(Protocol):
 
 
 @runtime_checkable
-class Limits(Protocol):
+class LimitsAnswers(Protocol):
     """What a task has besides, whose answers end by their nature after some tokens: labels have limits of their own."""
 
     def most_tokens(self, row: Asked) -> int | None:

@@ -9,7 +9,7 @@ from chorus.data.manifest import Row
 from chorus.models.languages import known_language
 from chorus.models.times import Segment, Word, in_ms
 from chorus.plain import JsonMap
-from chorus.tasks.protocol import Chooses, Limits
+from chorus.tasks.protocol import Chooses, LimitsAnswers
 from chorus.tasks.registry import TASKS
 from chorus.transcribe.backends.protocol import Hypothesis
 from chorus.transcribe.decoding import BY_COLUMN, DETECT, Decoding
@@ -68,7 +68,7 @@ def most_tokens(decoding: Decoding, row: Row, lengths: Sequence[int]) -> int | N
     if lengths:
         # in steps, so that rows whose labels are about as long are decoded together
         return AROUND * (1 + -(-max(lengths) // AROUND))
-    return task.most_tokens(row) if isinstance(task, Limits) else None
+    return task.most_tokens(row) if isinstance(task, LimitsAnswers) else None
 
 
 def within(time_s: float, seconds: float) -> float:
