@@ -260,10 +260,32 @@ def test_a_broken_file_is_refused_with_its_fault(tmp_path, fault):
         chorus.open_model(saved(tmp_path / "x.pth", weights), OPEN)
 
 
-@pytest.mark.parametrize("alpha", [0, -1, "32", float("nan"), True])
+@pytest.mark.parametrize("alpha", [0, -1, "32", float("nan"), True, 10**400])
 def test_a_scale_that_is_none_is_refused(tmp_path, alpha):
     with pytest.raises(CheckpointError, match="no scale"):
         chorus.open_model(saved(tmp_path / "x.pth", state(1), alpha=alpha), OPEN)
+
+
+def test_a_config_of_another_rank_is_refused_and_one_without_sections_read(tmp_path):
+    """SALMONN scales by alpha over the config's rank, so that a file of another rank is of no known scale."""
+    with pytest.raises(CheckpointError, match="lora_rank is 8 in its config, its LoRA has 4"):
+        chorus.open_model(saved(tmp_path / "x.pth", state(1), rank=8), OPEN)
+    torch.save({"model": state(1), "config": {"lora_rank": RANK, "lora_alpha": ALPHA}}, tmp_path / "flat.pth")
+    found = chorus.open_model(tmp_path / "flat.pth", OPEN).checkpoint
+    close({name: tensor.read() for name, tensor in found.items()}, products(state(1)))
+
+
+def test_factors_that_do_not_fit_their_type_are_refused(tmp_path):
+    """As merged values are: in float16 they would be infinite, and the file would load."""
+    weights = {name: value.half() if value.is_floating_point() else value for name, value in state(1).items()}
+    weights[f"{MODULES[0]}.lora_B.default.weight"].fill_(40000)
+    file = saved(tmp_path / "x.pth", weights)
+    recipe = {"merge_method": "linear", "models": [{"model": str(file), "parameters": {"weight": 3.0}}]}
+    recipe["parameters"] = {"normalize": False}
+    with pytest.raises(ChorusError, match=r"lora_B.*does not fit float16") as caught:
+        chorus.merge(recipe, tmp_path / "out", PICKLES)
+    assert "out_dtype" in str(caught.value)
+    assert not (tmp_path / "out").exists()
 
 
 class Call:

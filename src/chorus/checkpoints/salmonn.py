@@ -22,6 +22,7 @@ from chorus.checkpoints.dtypes import torch_dtype
 from chorus.checkpoints.lazy_tensor import Checkpoint, LazyTensor, MemoryTensor
 from chorus.checkpoints.model import Model
 from chorus.errors import CheckpointError, some
+from chorus.files import shown
 from chorus.lazy import lazy
 from chorus.linalg.low_rank import LowRank, low_rank_sum
 from chorus.plain import JsonObject
@@ -34,6 +35,7 @@ else:
 
 WEIGHTS, CONFIG, LORA = "model", "config", "_lora"  # keys of the file, and of the config here
 MARKS = ("speech_llama_proj.", "speech_Qformer.", "speech_query_tokens")
+MOST = 1e9  # whole numbers of Python may be larger than any float
 ALPHA = 32  # where the file has no settings: what SALMONN's model and all its configs say
 AGAIN = "download it again, or save it again by SALMONN's own runner"
 
@@ -119,6 +121,8 @@ def open_salmonn(path: Path, label: str, state: JsonObject, tensors: Mapping[str
         else:
             raise CheckpointError(f"{path}: {name} is no plain LoRA, which SALMONN has", AGAIN)
     rank, alpha = _rank_of(path, halves), _alpha_of(path, state)
+    if halves:
+        _check_rank(path, state, rank)
     for module, pair in halves.items():
         a, b = pair["lora_A"], pair["lora_B"]
         name, shape = f"{module}.weight", (b.shape[0], a.shape[1])
@@ -151,9 +155,26 @@ def _rank_of(path: Path, halves: Mapping[str, Mapping[str, MemoryTensor]]) -> in
 
 
 def _alpha_of(path: Path, state: JsonObject) -> float:
-    config = state.get(CONFIG)
-    settings = config.get("model") if isinstance(config, dict) else None
-    alpha = settings.get("lora_alpha", ALPHA) if isinstance(settings, dict) else ALPHA
-    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not math.isfinite(alpha) or alpha <= 0:
-        raise CheckpointError(f"{path}: lora_alpha is {alpha!r} in its config, which is no scale", AGAIN)
+    alpha = _settings(state).get("lora_alpha", ALPHA)
+    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 < alpha <= MOST:
+        raise CheckpointError(f"{path}: lora_alpha is {_told(alpha)} in its config, which is no scale", AGAIN)
     return float(alpha)
+
+
+def _settings(state: JsonObject) -> JsonObject:
+    """What the file says of its model: below `model`, as SALMONN's runner writes it, else beside each other."""
+    config = state.get(CONFIG)
+    inner = config.get("model", config) if isinstance(config, dict) else None
+    return inner if isinstance(inner, dict) else {}
+
+
+def _told(value: object) -> str:
+    """A setting as a message holds it."""
+    return "too large" if isinstance(value, int) and value > MOST else shown(repr(value))
+
+
+def _check_rank(path: Path, state: JsonObject, rank: int) -> None:
+    """`CheckpointError` where the config tells another rank than the factors have: of which scale they are is open."""
+    said = _settings(state).get("lora_rank", rank)
+    if said != rank:
+        raise CheckpointError(f"{path}: lora_rank is {_told(said)} in its config, its LoRA has {rank}", AGAIN)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from chorus.checkpoints.lineage import PROVENANCE
 from chorus.checkpoints.sidecar import write_json
@@ -18,6 +18,8 @@ from chorus.files import read_json
 from chorus.settings import Strict, explain
 
 KEY = "continual"
+Number = Annotated[float, Field(allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class FigureFacts(Strict):
@@ -25,10 +27,10 @@ class FigureFacts(Strict):
 
     metric: str
     title: str
-    best: float
-    value: float | None
-    low: float | None
-    high: float | None
+    best: Number
+    value: Number | None
+    low: Number | None
+    high: Number | None
     utterances: int
     asked: str
 
@@ -54,11 +56,13 @@ class StageFacts(Strict):
     model: str
     identity: str
     method: Way
-    state_weight: float
-    weight: float
+    state_weight: Number
+    weight: Number
     protect: float | None = None
-    scale: float | None = None  # opcm: what the sum was divided by
-    norm: float | None = None  # opcm: of what the model adds to the base, over all tensors
+    scale: Positive | None = None  # opcm: what the sum was divided by
+    norm: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = (
+        None  # opcm: of what the model adds to the base, over all tensors
+    )
     dev: dict[str, dict[str, float | None]] = Field(default_factory=dict)  # weight -> dev set -> figure
     chosen: str = ""  # the weight that was the best there
     form: Literal["adapter", "model"]
@@ -83,6 +87,16 @@ class ContinualFacts(Strict):
     stages: list[StageFacts] = Field(default_factory=list)
     marks: dict[str, MarkFacts] = Field(default_factory=dict)
     asked: str = ""  # what the last stage was made from, and how
+    result: str = ""  # a hash of what was written
+
+    @model_validator(mode="after")
+    def _fits(self) -> ContinualFacts:
+        # each is counted, and found by its name: a model that stands there twice has a share that is lost
+        if len(set(self.names)) < len(self.names):
+            raise ValueError("two models of one name")
+        if len(self.of) not in (0, self.earlier):
+            raise ValueError(f"of names {len(self.of)} models, and earlier counts {self.earlier}")
+        return self
 
     @property
     def count(self) -> int:

@@ -160,14 +160,16 @@ class _Stage:
 
     def _asked(self, dev: Sets) -> str:
         """What the result depends on: models by content, settings, and the rows that a weight is chosen on."""
-        from chorus.continual.state import identity_of
+        from chorus.continual.state import content_of, identity_of
 
+        # an adapter's scale stands in its config: with another it is another model
+        scaled = [content_of(m) for m in (self.begun.model, self.added.model) if m is not None and m.adapter_paths]
         # not the weight that dev chose: the same command must be known again before dev is decoded anew
         on = {name: one.asked(self.measuring.normaliser) for name, one in dev.items()}
         return fingerprint(
             state=self.begun.identity, base=self.begun.facts.base.identity,
             new=identity_of(self.added.model), name=self.added.name, settings=self.settings.model_dump(), dev=on,
-            count=self.begun.facts.count,
+            count=self.begun.facts.count, scaled=scaled,
         )  # fmt: skip
 
     def _found(self, asked: str) -> ContinualFacts | None:
@@ -205,7 +207,16 @@ class _Stage:
         resume = unfinished and facts.stages[-1].form == "model"
         recipe = recipe_of_stage(begun, added, weights, settings, scale)
         warnings, written = merge_stage(recipe, facts, self.output, replace(self.options, resume=resume), progress)
-        return facts, written, warnings
+        # behind the merge: what is read again is what was written, whatever a type has rounded
+        facts = facts.model_copy(update={"result": self._content(facts)})
+        write_facts(self.output, facts)
+        return facts, written, [*added.warnings, *warnings]
+
+    def _content(self, facts: ContinualFacts) -> str:
+        from chorus.checkpoints.open import open_model
+        from chorus.continual.state import content_of
+
+        return content_of(open_model(self._result(facts), self.opening))
 
     def _refuse_taken(self) -> None:
         from chorus.errors import OutputError

@@ -13,7 +13,7 @@ from chorus.checkpoints.model import Model, OpenOptions
 from chorus.checkpoints.open import Source, on_its_base, open_model, reference_to
 from chorus.checkpoints.reference import Reference, is_hub_id, public_name
 from chorus.continual.facts import KEY, BaseFacts, ContinualFacts, read_facts
-from chorus.errors import CheckpointError, MisfitError, UsageError
+from chorus.errors import CheckpointError, MisfitError, UsageError, some
 from chorus.identity import bytes_hash, file_hash, fingerprint
 from chorus.lazy import lazy
 from chorus.plain import JsonMap
@@ -53,6 +53,7 @@ class Added:
     name: str
     reference: Reference
     model: Model
+    warnings: tuple[str, ...] = ()
 
     @property
     def adapter(self) -> bool:
@@ -64,6 +65,10 @@ def read_state(source: Source, base: Source | None, count: int | None, options: 
 
     Raises `UsageError` and `MisfitError` with what to say, `CheckpointError` for what cannot be read.
     """
+    if count is not None and count < 1:
+        raise UsageError(
+            f"count {count}: a merge is of 1 model or more", "begin with the base alone: it needs no count"
+        )
     given = reference_to(source)
     # what is said goes before what an adapter says of itself: a base may have been moved
     stated = None if base is None else reference_to(base)
@@ -92,6 +97,12 @@ def read_state(source: Source, base: Source | None, count: int | None, options: 
         raise MisfitError(
             f"{on.name} was made on {found.base.name}, and {known.name} holds other weights",
             f"name the base that it was made on: --base {found.base.name}",
+        )
+    # what is told of the models in it would be told of other weights
+    if found.result and found.result != content_of(model):
+        raise MisfitError(
+            f"{on.name}: its weights are not those that were written",
+            f"take the state as it was written; or, without {KEY} in its chorus.json, say what these are: --count N",
         )
     return Merged(stated, base_model, on, model, found.model_copy(update={"base": known}))
 
@@ -125,7 +136,8 @@ def read_new(source: Source, name: str, begun: Merged, options: OpenOptions, *, 
         raise UsageError(f"{own} is the base itself: it adds nothing", "name a fine-tune or an adapter of it")
     if reference.adapter is None:
         _refuse_stranger(own, model, begun)
-    added = Added(name or own.removesuffix("/").rpartition("/")[2], reference, model)
+    warnings = tuple(_shared(own, model, begun))
+    added = Added(name or own.removesuffix("/").rpartition("/")[2], reference, model, warnings)
     if added.name in begun.facts.names:
         raise UsageError(f'a model called "{added.name}" is in the merge already', "give this one another: NAME=NEW")
     # by content: a copy under another name would count twice in every mean
@@ -140,6 +152,17 @@ def read_new(source: Source, name: str, begun: Merged, options: OpenOptions, *, 
     if not explicit and begun.adapter and added.adapter:
         _refuse_other_base(begun, added)
     return added
+
+
+def _shared(own: str, model: Model, begun: Merged) -> list[str]:
+    """What is to be said of a merge of which a model is in this one already."""
+    where = next((path.parent for path in reversed(model.adapter_paths.values())), model.directory)
+    told = {} if model.method else facts_in(where)
+    if KEY not in told:
+        return []
+    inside = {stage.identity for stage in read_facts(told[KEY], where or Path()).stages}
+    both = [stage.model for stage in begun.facts.stages if stage.identity in inside]
+    return [f"{own} is a merge, and counts as one model; {some(both)} stands in both, and counts twice"] if both else []
 
 
 def _refuse_stranger(own: str, model: Model, begun: Merged) -> None:
@@ -198,6 +221,15 @@ def identity_of(model: Model) -> str:
     return model.fingerprint()
 
 
+def content_of(model: Model) -> str:
+    """What a state's weights are, however they are stored; of adapters with what scales them."""
+    if not model.adapter_paths:
+        return base_identity(model)
+    # where the base lies is told there too, and may change
+    config = {key: value for key, value in model.adapter_config.items() if key != "base_model_name_or_path"}
+    return fingerprint(adapter=identity_of(model), config=config)
+
+
 def _begun(base: Reference, options: OpenOptions, model: Model | None = None) -> Merged:
     model = model or open_model(base, options)
     facts = ContinualFacts(base=BaseFacts(name=base.name, identity=base_identity(model)))
@@ -253,9 +285,14 @@ def _merged_in(facts: JsonMap) -> list[str]:
     for entry in models if isinstance(models, list) else []:
         model, adapter = (entry.get("model"), entry.get("lora")) if isinstance(entry, Mapping) else (None, None)
         # means list the base among the models, and it is none of them
-        if adapter or (model and model != base):
-            found.append(_last(str(adapter or model).rpartition("+")[2]))
+        if adapter or (model and _path(model) != _path(base)):
+            found.append(_last(_path(adapter or model).rpartition("+")[2]))
     return found if len(set(found)) == len(found) else [f"{name} {i}" for i, name in enumerate(found, 1)]
+
+
+def _path(named: object) -> str:
+    """What a recipe names as a path or as a map with one."""
+    return str(named.get("path", "") if isinstance(named, Mapping) else named or "").rstrip("/")
 
 
 def _opened_on(reference: Reference, options: OpenOptions, *, explicit: bool) -> Model:

@@ -26,7 +26,7 @@ from chorus.checkpoints.salmonn import CONFIG, LORA, WEIGHTS, low_rank_of
 from chorus.checkpoints.shards import Stored
 from chorus.checkpoints.sidecar import write_json
 from chorus.checkpoints.writer import appearing_whole, write_text
-from chorus.errors import CheckpointError, PlanError, some
+from chorus.errors import CheckpointError, ChorusError, PlanError, some
 from chorus.export.openai.archive import STORAGES, Archive
 from chorus.export.output import new_file
 from chorus.lazy import lazy
@@ -183,7 +183,7 @@ class _Salmonn:
         with new_file(path) as file, Archive(path, file, settings, WEIGHTS, stored) as archive:
             for name, dtype, _ in stored:
                 archive.begin()
-                for values in _bytes(tensors[name], dtype):
+                for values in _bytes(name, tensors[name], dtype):
                     archive.values(values)
                     self.done += values.nbytes
                     progress(self.done, total * len(self.plan.variants))
@@ -255,10 +255,17 @@ def _spectrum(delta: LowRank | torch.Tensor) -> list[float]:
     return [float(value) for value in found]
 
 
-def _bytes(tensor: LazyTensor | torch.Tensor, dtype: str) -> Iterator[np.ndarray]:
-    """A tensor's bytes in a type, a block at a time."""
+def _bytes(name: str, tensor: LazyTensor | torch.Tensor, dtype: str) -> Iterator[np.ndarray]:
+    """A tensor's bytes in a type, a block at a time; `ChorusError` for factors that do not fit it."""
     if isinstance(tensor, torch.Tensor):
-        yield tensor.to(torch_dtype(dtype)).contiguous().reshape(-1).view(torch.uint8).numpy()
+        cast = tensor.to(torch_dtype(dtype))
+        # a product may be small where one factor is large; merged tensors are looked at where they are merged
+        if bool((cast.isinf() & tensor.isfinite()).any()):
+            raise ChorusError(
+                f"{name}: a factor's value of {float(tensor.abs().max()):.4g} does not fit {dtype}",
+                "write out_dtype: bfloat16 or float32 in the recipe",
+            )
+        yield cast.contiguous().reshape(-1).view(torch.uint8).numpy()
         return
     count = math.prod(tensor.shape)
     for start in range(0, count, BLOCK):
