@@ -124,7 +124,7 @@ def disentanglement_of(
         opened.base, [first, second], homes,
         {cell.name: LABELS if isinstance(cell.task, Chooses) else TEXTS for cell in cells},
         {model: sum(len(cell.rows[opened.base]) for cell in rows) for model, rows in own.items()},
-        list(grid), errors, parts, [*opened.warnings, *notes],
+        list(grid), errors, parts, [*opened.warnings, *evaluations.notes, *notes],
     )  # fmt: skip
 
 

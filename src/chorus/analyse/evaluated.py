@@ -8,9 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import TracebackType
 
-from chorus.analyse.interference import called_row
-from chorus.data.choices import task_named
-from chorus.data.manifest import named_manifest, read_manifest
+from chorus.analyse.recordings import check_rows, parts_of, tests_of
 from chorus.errors import ChorusError, UsageError, nearest
 from chorus.evaluate.results import Evaluation
 from chorus.evaluate.roles import home_in
@@ -24,16 +22,17 @@ from chorus.transcribe.decoding import Decoding, check_language
 from chorus.transcribe.loaded import LoadedBackend
 from chorus.transcribe.request import Request
 from chorus.transcribe.systems import System, folder_of
-from chorus.transcribe.test_sets import TestSet, load_test_set
+from chorus.transcribe.test_sets import TestSet
 
 
 @dataclass(frozen=True)
 class EvaluatedRows:
     """Which rows of which manifests (`[NAME=]MANIFEST`), and how systems are evaluated on them.
 
-    Each manifest is of the task that its rows name, else of `task`, else asr. `by` makes the rows of the tables:
-    domain, language, speaker. `split` is `test` where there is one, else all; `limit` counts rows of each manifest.
-    `decoding` are settings of `Decoding`. Evaluations are kept below `kept`, where a killed analysis finds them.
+    Each manifest is of the tasks that its rows name, of asr where they name none; `task` takes the rows of one alone.
+    `by` makes the rows of the tables: domain, language, speaker. `split` is `test` where there is one, else all;
+    `limit` counts rows of each manifest and task. `decoding` are settings of `Decoding`. Evaluations are kept below
+    `kept`, where a killed analysis finds them.
     """
 
     data: Sequence[str]
@@ -47,26 +46,13 @@ class EvaluatedRows:
     device: str = "auto"
     kept: str | Path | None = None
 
-    def tests(self) -> dict[str, TestSet]:
-        """The test set of each task, its manifests in the order given; `UsageError` and the like before any work."""
-        if isinstance(self.data, str):
-            raise UsageError(f"{self.data}: one manifest where a list is asked for", f"[{self.data!r}]")
+    def tests(self) -> tuple[dict[str, TestSet], list[str]]:
+        """The test set of each task, and what people should know; `UsageError` and the like before any work."""
+        check_rows(self.data, self.by)
         # before a model is loaded: hours of decoding must not end in a misspelt flag
         known_normaliser(self.normaliser)
         check_language(self.asked("asr").language)
-        named: dict[str, list[str]] = {}
-        for one in self.data:
-            named.setdefault(self.task or self._task_of(one), []).append(one)
-        if not named:
-            raise UsageError("no recordings", "--data MANIFEST")
-        return {
-            task: load_test_set(given, split=self.split, language=self.language, limit=self.limit, task=task)
-            for task, given in named.items()
-        }
-
-    def _task_of(self, given: str) -> str:
-        path = named_manifest(given)[1]
-        return task_named(read_manifest(path, needs=("path",)).rows, path)
+        return tests_of(self.data, task=self.task, split=self.split, limit=self.limit, language=self.language)
 
     def asked(self, task: str) -> Decoding:
         """How rows of a task are decoded."""
@@ -88,7 +74,7 @@ class Evaluations:
 
     def __init__(self, wanted: EvaluatedRows, total: int, progress: Progress) -> None:
         self.wanted, self.total, self.progress = wanted, total, progress
-        self.tests = wanted.tests()
+        self.tests, self.notes = wanted.tests()
         self.device = pick_device(wanted.device)
         self.done: dict[str, list[Evaluation]] = {}
         self.loaded = LoadedBackend()
@@ -180,10 +166,5 @@ class Evaluations:
 
     def rows(self) -> dict[str, tuple[str, str]]:
         """What the rows of the tables will be called -> (task, value of the column)."""
-        found = {}
-        for task, test in self.tests.items():
-            values = list(dict.fromkeys(str(getattr(u.row, self.wanted.by)) for u in test.utterances.values()))
-            for value in values:
-                called = called_row(task, value, several=len(self.tests) > 1, alone=len(values) == 1)
-                found[called] = (task, value)
-        return found
+        parts = parts_of(self.tests, self.wanted.by)
+        return {name: (task, str(getattr(found[0].row, self.wanted.by))) for name, (task, found) in parts.items()}

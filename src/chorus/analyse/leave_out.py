@@ -140,5 +140,5 @@ def leave_one_out_of(plans: Without, wanted: EvaluatedRows, progress: Progress) 
         ) for cell in cells
     ]  # fmt: skip
     # rates above 100 count as 100, here as in interference
-    told = [*plans.all.warnings, *notes, *told_of(cells, ())]
+    told = [*plans.all.warnings, *evaluations.notes, *notes, *told_of(cells, ())]
     return LeaveOneOut(full, plans.all.variant().method, list(labels), rows, effects, means, told)

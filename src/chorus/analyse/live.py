@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from chorus.analyse.deltas import Opened
+from chorus.analyse.recordings import check_rows, parts_of, tests_of
 from chorus.architectures.conversion import Names
 from chorus.checkpoints.lazy_tensor import MemoryTensor
 from chorus.data.manifest import named_manifest
@@ -17,12 +18,11 @@ from chorus.extract.pair import Counterparts, Selection
 from chorus.lazy import lazy
 from chorus.models.loading import put_weights
 from chorus.runtime import pick_device
-from chorus.train.asked import answered
+from chorus.train.asked import answered, as_of
 from chorus.train.backbones.choose import load_backbone
 from chorus.train.backbones.protocol import IGNORED, Backbone
 from chorus.train.backbones.shared import batch_of, loss_of
 from chorus.train.config import Augment, DataSettings, RowSource, StartSettings, Train, TrainConfig
-from chorus.transcribe.test_sets import load_test_set
 
 if TYPE_CHECKING:
     import torch
@@ -39,15 +39,17 @@ BATCH = 8
 class AnalysedRows:
     """Which rows of which manifests (`[NAME=]MANIFEST`), and how they are given to the model.
 
-    `split` is `test` where there is one, else all; `limit` counts the rows of each manifest; `window_s` is what Whisper
-    is given of each.
+    Each manifest is of the tasks that its rows name, of asr where they name none; `task` takes the rows of one alone.
+    `by` makes the rows of the tables: domain, language, speaker. `split` is `test` where there is one, else all;
+    `limit` counts rows of each manifest and task; `window_s` is what Whisper is given of each.
     """
 
     data: Sequence[str]
     split: str | None = None
     limit: int | None = None
     language: str = ""
-    task: str = "asr"
+    task: str | None = None
+    by: str = "domain"
     window_s: int = 30
     batch_size: int = BATCH
     device: str = "auto"
@@ -55,8 +57,6 @@ class AnalysedRows:
 
 def asked_for(recordings: AnalysedRows | Sequence[str]) -> AnalysedRows:
     """Manifests alone, with all else as it is by default."""
-    if isinstance(recordings, str):
-        raise UsageError(f"{recordings}: one manifest where a list is asked for", f"[{recordings!r}]")
     return recordings if isinstance(recordings, AnalysedRows) else AnalysedRows(recordings)
 
 
@@ -71,7 +71,7 @@ class GivenBatch:
 
 @dataclass
 class LiveModel:
-    """The model, the batches by domain, and where each set of weights is read from."""
+    """The model, the batches by row of the tables, and where each set of weights is read from."""
 
     backbone: Backbone
     opened: Opened
@@ -102,15 +102,15 @@ class LiveModel:
         put_weights(self.backbone.model, {own[n]: MemoryTensor(own[n], value) for n, value in tensors.items()})
 
     def losses(self) -> dict[str, float]:
-        """The loss of each domain: cross-entropy a label, whatever the batches."""
+        """The loss of each row of the tables: cross-entropy a label, whatever the batches."""
         found = {}
         with self.listening():
-            for domain, given in self.batches.items():
+            for name, given in self.batches.items():
                 summed = 0.0
                 for one in given:
                     # a mean of each batch's labels, of which batches have more or fewer
                     summed += float(loss_of(self.backbone, one.batch)) * one.labels
-                found[domain] = summed / sum(one.labels for one in given)
+                found[name] = summed / sum(one.labels for one in given)
         return found
 
     @contextmanager
@@ -126,29 +126,34 @@ def load_live(opened: Opened, base: str, wanted: AnalysedRows) -> LiveModel:
 
     Raises `DataError` for rows that it cannot take, `CheckpointError` for a base that has no loss.
     """
-    config = _config(base, wanted)
-    test = load_test_set(
-        wanted.data, split=wanted.split, limit=wanted.limit, language=wanted.language, task=wanted.task
+    check_rows(wanted.data, wanted.by)
+    tests, notes = tests_of(
+        wanted.data, task=wanted.task, split=wanted.split, limit=wanted.limit, language=wanted.language
     )
-    every = list(test.utterances.values())
-    utterances = answered(every, config, [one.row for one in every])
+    config = _config(base, wanted)
+    parts = {name: _asked(found, task, config) for name, (task, found) in parts_of(tests, wanted.by).items()}
+    every = [one for found in parts.values() for one in found]
     # after the rows are looked at: a mistake in a manifest need not wait for a model
     device = pick_device(wanted.device)
-    backbone = load_backbone(config, device, texts=[one.row.text for one in utterances])
+    backbone = load_backbone(config, device, texts=[one.row.text for one in every])
     backbone.model.to(device)
-    for one in utterances:
+    for one in every:
         _refuse(backbone, one)
-    domains: dict[str, list[Utterance]] = {}
-    for one in utterances:
-        domains.setdefault(one.row.domain or "all", []).append(one)
-    batches = {domain: _batches(backbone, rows, wanted.batch_size) for domain, rows in domains.items()}
-    return LiveModel(backbone, opened, opened.jobs(Selection()), batches, len(utterances), list(opened.warnings))
+    batches = {name: _batches(backbone, rows, wanted.batch_size) for name, rows in parts.items()}
+    return LiveModel(backbone, opened, opened.jobs(Selection()), batches, len(every), [*opened.warnings, *notes])
+
+
+def _asked(utterances: Sequence[Utterance], task: str, config: TrainConfig) -> list[Utterance]:
+    """Rows of one task, each as it is asked and answered in a training."""
+    rows = as_of([one.row for one in utterances], task, config.data.task_column)
+    named = [replace(one, row=row) for one, row in zip(utterances, rows, strict=True)]
+    return answered(named, config, rows)
 
 
 def _config(base: str, wanted: AnalysedRows) -> TrainConfig:
     """The recordings in the words of a training, which knows how every kind of model takes rows."""
     return TrainConfig(
-        task=wanted.task, device=wanted.device, model=StartSettings(base=base, dtype="float32"),
+        device=wanted.device, model=StartSettings(base=base, dtype="float32"),
         # without timestamps: a loss on times would drown that on words
         data=DataSettings(
             train=[RowSource(manifest=named_manifest(one)[1]) for one in wanted.data],

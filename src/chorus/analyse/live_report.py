@@ -19,9 +19,9 @@ FEW = 5  # lines for which `curve` has colours
 
 def path_report(found: PathAnalysis, *, command: Sequence[str] = ()) -> AnalysisReport:
     """Everything that is written of a path."""
+    counts = ", ".join(f"{name} ({count})" for name, count in found.domains.items())
     facts = [
-        ("base", found.base), ("models", ", ".join(found.models)),
-        ("utterances", ", ".join(f"{name} ({count})" for name, count in found.domains.items())),
+        ("base", found.base), ("models", ", ".join(found.models)), (f"rows by {found.by}, and utterances", counts)
     ]  # fmt: skip
     worst = max(found.paths, key=lambda path: path.barrier.height)
     lead = ["On no way does the mean loss rise above the line between both ends: no barrier."]
@@ -35,10 +35,10 @@ def path_report(found: PathAnalysis, *, command: Sequence[str] = ()) -> Analysis
 
 
 def path_table(found: PathAnalysis) -> Table:
-    """A row a way and domain: both ends, the lowest point, the barrier."""
+    """Of each way, in each row of the recordings: both ends, the lowest point, the barrier."""
     rows = []
     for path in found.paths:
-        # of one domain the mean is itself
+        # of one row the mean is itself
         several = {**path.losses, "mean": path.mean} if len(path.losses) > 1 else path.losses
         barriers = {**path.barriers, "mean": path.barrier}
         for domain, losses in several.items():
@@ -49,19 +49,20 @@ def path_table(found: PathAnalysis) -> Table:
                 f"{one.height:.3f} at {one.at:.2f}" if one.height > 0 else "none",
             ])  # fmt: skip
     notes = [
-        "Cross-entropy a token (natural logarithm). Barrier: how far the loss rises above the line between both ends."
+        "Cross-entropy a token (natural logarithm). Barrier: how far the loss rises above the line between both ends.",
+        *found.warnings,
     ]
-    return Table("Loss on the way", ["way", "domain", "start", "end", "lowest", "barrier"], rows, notes)
+    return Table("Loss on the way", ["way", "row", "start", "end", "lowest", "barrier"], rows, notes)
 
 
 def losses_table(found: PathAnalysis) -> Table:
-    """The mean over domains at every point."""
+    """The mean over all of them at every point."""
     at = max((path.at for path in found.paths), key=len)
     rows = [
         [path.name, *(f"{path.mean[i]:.3f}" if i < len(path.at) else "-" for i in range(len(at)))]
         for path in found.paths
     ]
-    return Table("Mean over domains, by point", ["way", *(f"{a:g}" if a in (0, 1) else f"{a:.2f}" for a in at)], rows)
+    return Table("Mean over rows, by point", ["way", *(f"{a:g}" if a in (0, 1) else f"{a:.2f}" for a in at)], rows)
 
 
 def _draw_paths(found: PathAnalysis, place: Path) -> list[Picture]:
@@ -76,7 +77,7 @@ def _draw_paths(found: PathAnalysis, place: Path) -> list[Picture]:
             lines = {path.name: _points(path, domain) for path in paths[:FEW]}
             if lines:
                 name = f"{stem}-{_slug(domain)}"
-                what = "loss, mean over domains" if domain == "mean" else f"loss on {domain}"
+                what = "loss, mean over rows" if domain == "mean" else f"loss on {domain}"
                 curve(lines, place / name, parameter="weight", what=what)
                 left = f" The first {FEW} of {len(paths)}." if len(paths) > FEW else ""
                 pictures.append(Picture(f"{title}: {what}", text + left, place / f"{name}.svg"))
@@ -120,7 +121,7 @@ def cka_tables(found: StateAnalysis) -> list[Table]:
         apart.append([layer.name, *(f"{layer.difference[i][j]:.4g}" for i, j in pairs)])
     note = "Linear CKA, unbiased: 1 where the one's states are the other's, turned and scaled; 0 by chance."
     return [
-        Table("CKA by layer", columns, aligned, [note]),
+        Table("CKA by layer", columns, aligned, [note, *found.warnings]),
         Table("Mean absolute difference of states by layer", columns, apart),
     ]
 

@@ -205,8 +205,9 @@ def overfitting_of(
                 sum(found) / len(found) if found else None, outgoing_of(label, at_home, cells, effects),
             ))  # fmt: skip
     return OverfittingAnalysis(
-        opened.base, rows, [one.name for one in families], homes, points, [*notes, *more, *told_of(cells, rows)]
-    )
+        opened.base, rows, [one.name for one in families], homes, points,
+        [*notes, *evaluations.notes, *more, *told_of(cells, rows)],
+    )  # fmt: skip
 
 
 def _families(labels: Sequence[str]) -> list[_Family]:

@@ -39,7 +39,7 @@ class Barrier:
 
 @dataclass(frozen=True)
 class LossPath:
-    """The losses by domain at each weight `at`, and their mean; barriers are within [0, 1]."""
+    """The losses by row of the tables at each weight `at`, and their mean; barriers are within [0, 1]."""
 
     start: str
     end: str
@@ -60,8 +60,9 @@ class PathAnalysis:
 
     base: str
     models: list[str]
-    domains: dict[str, int]  # batches' utterances
+    domains: dict[str, int]  # utterances by row of the tables, whatever these are by
     paths: list[LossPath]
+    by: str = "domain"
     warnings: list[str] = field(default_factory=list)
 
     def as_dict(self) -> JsonObject:
@@ -132,7 +133,7 @@ def path_of(
         paths.append(_path(names[start], names[end], measured))
     return PathAnalysis(
         opened.base, opened.labels, {d: sum(len(one.seconds) for one in given) for d, given in live.batches.items()},
-        paths, live.warnings,
+        paths, wanted.by, live.warnings,
     )  # fmt: skip
 
 

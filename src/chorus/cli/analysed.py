@@ -47,7 +47,7 @@ def heard(function: F) -> F:
         click.option("--split", help="Which split; all for every row.  [default: test where there is one]"),
         click.option("--limit", type=click.IntRange(1), help="So many rows of each manifest, evenly taken."),
         click.option("--language", default="", help="Of rows that name none."),
-        click.option("--task", default="asr", help="[default: asr]"),
+        task_flag(),
         click.option(
             "--window", "window_s", type=click.IntRange(1, 30), default=30, help="Whisper's seconds.  [default: 30]"
         ),
@@ -71,9 +71,8 @@ def evaluated(function: F) -> F:
             "--evaluations", type=click.Path(), metavar="DIR",
             help="Keep evaluations there: the same command goes on from them.",
         ),
-        click.option("--by", default="domain", type=click.Choice(["domain", "language", "speaker"]),
-                     help="What a row of the tables is.  [default: domain]"),
-        click.option("--task", help="Of all manifests.  [default: as their rows say, else asr]"),
+        by_flag(),
+        task_flag(),
         click.option("--split", help="Which split; all for every row.  [default: test where there is one]"),
         click.option("--limit", type=click.IntRange(1), help="So many rows of each manifest, evenly taken."),
         click.option("--language", default="", help="Of rows that name none."),
@@ -93,6 +92,17 @@ def evaluated(function: F) -> F:
         quiet_flag(),
     )  # fmt: skip
     return _with(function, decorators)
+
+
+def by_flag() -> Flag:
+    """The column that makes the rows of the tables."""
+    names = click.Choice(["domain", "language", "speaker"])
+    return click.option("--by", default="domain", type=names, help="What a row of the tables is.  [default: domain]")
+
+
+def task_flag() -> Flag:
+    """The one task that is asked about."""
+    return click.option("--task", help="Rows of this task alone.  [default: of all that rows name, else asr]")
 
 
 def _with(function: F, decorators: Sequence[Flag]) -> F:
@@ -141,7 +151,8 @@ def recordings(flags: Flags) -> AnalysedRows:
     from chorus.analyse.live import AnalysedRows
 
     names = ("split", "limit", "language", "task", "window_s", "batch_size")
-    return AnalysedRows(flags["data"], device=flags["device"] or "auto", **{name: flags[name] for name in names})
+    given = {name: flags[name] for name in names}
+    return AnalysedRows(flags["data"], by=flags.get("by", "domain"), device=flags["device"] or "auto", **given)
 
 
 def home(text: str) -> tuple[str, str]:
