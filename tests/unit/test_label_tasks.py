@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import brentq
 
+from chorus.cli.main import run
 from chorus.data.audio import RATE, read_audio, write_flac
 from chorus.data.choices import of_task, with_choices
 from chorus.data.manifest import Row, read_manifest
@@ -348,3 +349,17 @@ def test_a_pair_of_one_recording_is_refused() -> None:
     with pytest.raises(DataError, match=r"c.wav: task speaker_ver: no second recording") as caught:
         with_choices(rows, TASKS.get("speaker_ver"))
     assert "--columns audio_2=NAME" in caught.value.hint
+
+
+def test_the_command_tells_what_a_task_asks(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["tasks", "speech_qa"]) == 0
+    told = capsys.readouterr().out
+    assert "QUESTION Output only the answer." in told
+    assert "A. LABEL" in told
+    assert run(["tasks", "keyword-spotting", "--json"]) == 0
+    one = json.loads(capsys.readouterr().out)
+    assert one["question"] == "What word is spoken in the audio? Choose from: LABEL, OTHER LABEL. Output only the word."
+    assert run(["tasks", "--json"]) == 0
+    assert [task["name"] for task in json.loads(capsys.readouterr().out)] == [task.name for task in TASKS]
+    assert run(["tasks", "kwz"]) == 2
+    assert 'did you mean "kws"' in capsys.readouterr().err
