@@ -17,7 +17,6 @@ from calibrations import WEIGHTS, adapters_on, cases, doubled, loaded, recipe_fo
 from chorus.calibrate import learning
 from chorus.calibrate.deltas import Kept, check_bases, deltas_of
 from chorus.calibrate.groups import check_plan, coefficients_of, groups_of, starting_weights
-from chorus.calibrate.live import Live
 from chorus.calibrate.rows import training_config
 from chorus.calibrate.run import calibrate
 from chorus.calibrate.settings import Calibration
@@ -25,6 +24,7 @@ from chorus.cli.main import run
 from chorus.data.manifest import write_manifest
 from chorus.data.utterance import Utterance
 from chorus.errors import CheckpointError, ChorusError, DataError, MisfitError, OutputError, PlanError, UsageError
+from chorus.models.live import Live
 from chorus.train.backbones.choose import load_backbone
 from chorus.train.backbones.shared import batch_of, loss_of
 from chorus.train.config import Augment

@@ -20,12 +20,12 @@ from chorus.calibrate import learning
 from chorus.calibrate.deltas import deltas_of
 from chorus.calibrate.entropy import entropies, entropy_of
 from chorus.calibrate.groups import check_plan, groups_of, starting_weights
-from chorus.calibrate.live import Live
 from chorus.calibrate.rows import read_rows, training_config
 from chorus.calibrate.settings import Calibration
 from chorus.cli.main import run
 from chorus.data.manifest import Row, read_manifest, write_manifest
 from chorus.errors import ChorusError, DataError, MisfitError, RecipeError, UsageError
+from chorus.models.live import Live
 from chorus.settings import validated
 from chorus.train.backbones.choose import load_backbone
 from chorus.train.backbones.protocol import LabelBackbone

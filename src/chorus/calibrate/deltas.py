@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from chorus.calibrate.groups import Groups
@@ -15,30 +15,10 @@ from chorus.merge.arithmetic.operands import ModelOperands
 from chorus.merge.arithmetic.reader import Reader
 from chorus.merge.arithmetic.tensor_plan import TensorPlan
 from chorus.merge.plan import Plan
+from chorus.models.live import Deltas, Values
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-Values = Callable[[], "Tensor"]  # flat; of what is streamed a new tensor at each call
-
-
-@dataclass
-class Deltas:
-    """One tensor's: by the model's place among the tasks, factors of a matrix or flat values. Others add nothing.
-
-    `base` gives the base's own values where they are not to be held.
-    """
-
-    name: str
-    group: int
-    numel: int
-    factors: dict[int, LowRank] = field(default_factory=dict)
-    dense: dict[int, Values] = field(default_factory=dict)
-    base: Values | None = None
-
-    @property
-    def rank(self) -> int:
-        return sum(one.rank for one in self.factors.values())
 
 
 @dataclass

@@ -10,11 +10,11 @@ import torch
 from chorus.calibrate.entropy import entropies
 from chorus.calibrate.forms import Weights
 from chorus.calibrate.groups import Groups
-from chorus.calibrate.live import Live
 from chorus.calibrate.rows import Draws, Rows
 from chorus.calibrate.settings import Calibration
 from chorus.errors import ChorusError
 from chorus.models.finite import NotFiniteError
+from chorus.models.live import Live
 from chorus.train.backbones.protocol import Backbone
 from chorus.train.backbones.shared import batch_of, loss_of
 from chorus.train.config import Augment, TrainConfig

@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
     from chorus.calibrate.groups import Groups
     from chorus.calibrate.learning import Learner
-    from chorus.calibrate.live import Live
     from chorus.calibrate.recovery import Figures, Marks
     from chorus.calibrate.rows import Rows
     from chorus.checkpoints.writer import PartialDirectory
     from chorus.merge.plan import Plan
+    from chorus.models.live import Live
     from chorus.plain import JsonObject
     from chorus.train.backbones.protocol import Backbone
     from chorus.train.config import TrainConfig
@@ -192,7 +192,7 @@ class _Calibrating:
         from chorus.calibrate.deltas import Kept, check_bases, deltas_of
         from chorus.calibrate.forms import Weights
         from chorus.calibrate.groups import starting_weights
-        from chorus.calibrate.live import Live
+        from chorus.models.live import Live
 
         settings, groups = self.settings, self.groups
         check_bases(self.plan)

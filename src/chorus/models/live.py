@@ -1,4 +1,4 @@
-"""A loaded base that computes as the merge would, at weights that can be changed and have gradients.
+"""A loaded base that computes as a weighted sum of models would, at weights that can be changed and have gradients.
 
     y = W x + b + L (diag(c) (R x))      L = [L_1 .. L_T], R = [R_1; ..; R_T], c each lambda_t repeated r_t times
 
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,8 +21,8 @@ from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
 
 from chorus.architectures.conversion import Names
-from chorus.calibrate.deltas import Deltas, Values
 from chorus.errors import CheckpointError
+from chorus.linalg.low_rank import LowRank
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -29,7 +30,27 @@ if TYPE_CHECKING:
 CONVOLUTIONS: dict[type[nn.Module], Callable[..., Tensor]] = {
     nn.Conv1d: F.conv1d, nn.Conv2d: F.conv2d, nn.Conv3d: F.conv3d
 }  # fmt: skip
+Values = Callable[[], Tensor]  # flat; of what is streamed a new tensor at each call
 Added = Callable[[Tensor], Tensor]  # a module's input -> what is added to its output
+
+
+@dataclass
+class Deltas:
+    """One tensor's: by the model's place among the tasks, factors of a matrix or flat values. Others add nothing.
+
+    `base` gives the base's own values where they are not to be held.
+    """
+
+    name: str
+    group: int
+    numel: int
+    factors: dict[int, LowRank] = field(default_factory=dict)
+    dense: dict[int, Values] = field(default_factory=dict)
+    base: Values | None = None
+
+    @property
+    def rank(self) -> int:
+        return sum(one.rank for one in self.factors.values())
 
 
 class Live:
@@ -64,7 +85,8 @@ class Live:
         if not places or getattr(*places[0]).numel() != deltas.numel:
             raise CheckpointError(
                 f"{deltas.name}: not in the loaded model as the file has it",
-                "such a model is merged and searched, but not calibrated: its class keeps several tensors in one",
+                "its class keeps several of its file's tensors in one: such a model is merged and evaluated, but not "
+                "changed while it is loaded",
             )
         (module, name), *_ = places
         parameter = getattr(module, name)
