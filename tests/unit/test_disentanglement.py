@@ -11,13 +11,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import chorus
-from chorus.analyse.disentanglement import check_grid, distance
+from chorus.analyse.disentanglement import _failed, check_grid, distance
 from chorus.analyse.evaluated import EvaluatedRows
+from chorus.analyse.interference import cells_of
+from chorus.analyse.overfitting import _Setting
 from chorus.cli.main import run
 from chorus.errors import UsageError
+from chorus.plain import exact
 from chorus.tasks.scored import Scored, score_texts
 from digits import as_model, some_digits, spoilt_whisper
 from models import load_all
+from results import counted
 from sounds import BASE
 
 WORDS = st.lists(st.sampled_from(["one", "two", "three"]), max_size=5).map(" ".join)
@@ -96,3 +100,22 @@ def test_the_command_prints_the_grid_and_writes_a_page(tmp_path: Path, capsys: p
     assert run(["analyse", "disentanglement", *given, *more, "-o", str(tmp_path / "out"), "-q"]) == 0
     assert "0: each answers as if it were alone" in capsys.readouterr().out
     assert (tmp_path / "out" / "report.html").read_text().count("data:image/svg+xml") == 3
+
+
+def test_sums_that_could_not_be_decoded_are_told(tmp_path: Path) -> None:
+    """Silence is like silence: a distance of 0 between two that failed would look like no entanglement."""
+    answer = {
+        "name": "x", "condition": "clean", "domain": "radio", "seconds": 1.0, "speaker": "s", "language": "en",
+        "reference": "one", "hypothesis": "",
+    }  # fmt: skip
+    base = counted(tmp_path, "base", [{**answer, "hypothesis": "one"}])
+    both = counted(tmp_path, "both", [{**answer, "failed": "no finite odds"}])
+    cells, _ = cells_of([base, both], "domain", "clean", "base", None, common=False)
+    (told,) = _failed([*cells, *cells])
+    assert told.endswith("both (1)")
+
+
+def test_weights_that_lie_close_are_no_two_sums_under_one_name() -> None:
+    assert len({exact(weight) for weight in (0.3, 0.30000001, 0.3000000000000001)}) == 3
+    near = [_Setting(0, 1, weight).label(["a"]) for weight in (0.3, 0.30000001, 1.0, 1.0000001)]
+    assert len(set(near)) == 4

@@ -22,7 +22,7 @@ from chorus.checkpoints.model import OpenOptions
 from chorus.errors import UsageError
 from chorus.extract.pair import Selection
 from chorus.identity import fingerprint
-from chorus.plain import JsonObject
+from chorus.plain import JsonObject, exact
 from chorus.progress import Progress
 from chorus.tasks.counts import align
 from chorus.tasks.label_metrics import likeliest
@@ -124,14 +124,15 @@ def disentanglement_of(
         opened.base, [first, second], homes,
         {cell.name: LABELS if isinstance(cell.task, Chooses) else TEXTS for cell in cells},
         {model: sum(len(cell.rows[opened.base]) for cell in rows) for model, rows in own.items()},
-        list(grid), errors, parts, [*opened.warnings, *evaluations.notes, *notes],
+        list(grid), errors, parts,
+        [*opened.warnings, *evaluations.notes, *notes, *_failed([*own[first], *own[second]])],
     )  # fmt: skip
 
 
 def _label(opened: Opened, a: float, b: float) -> str:
     if not a and not b:
         return opened.base
-    return f"{a:g} {opened.labels[0]} and {b:g} {opened.labels[1]}"
+    return f"{exact(a)} {opened.labels[0]} and {exact(b)} {opened.labels[1]}"
 
 
 def _sum(opened: Opened, base: System, label: str, weights: tuple[float, float]) -> System:
@@ -146,6 +147,17 @@ def _sum(opened: Opened, base: System, label: str, weights: tuple[float, float])
         weights=list(weights),
     )  # fmt: skip
     return replace(base, label=label, kind="merge", role="merge", identity=identity, tensors=tensors)
+
+
+def _failed(cells: Sequence[MeasuredCell]) -> list[str]:
+    """Which sums were silent because they could not be decoded: two that fail alike are no two that agree."""
+    counts: dict[str, int] = {}
+    # a row may be the home of both
+    for cell in {cell.name: cell for cell in cells}.values():
+        for label, rows in cell.rows.items():
+            counts[label] = counts.get(label, 0) + sum(bool(row.failed) for row in rows)
+    told = [f"{label} ({count})" for label, count in counts.items() if count]
+    return [f"decodes failed, which count as silence, and as alike where both are: {', '.join(told)}"] if told else []
 
 
 def _mean(cells: Sequence[MeasuredCell], one: str, other: str) -> float:

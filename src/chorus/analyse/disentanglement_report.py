@@ -7,6 +7,7 @@ from pathlib import Path
 
 from chorus.analyse.disentanglement import Disentanglement
 from chorus.analyse.page import AnalysisReport
+from chorus.plain import exact
 from chorus.report.grids import squares
 from chorus.report.html import Picture
 from chorus.tables import Table
@@ -23,8 +24,9 @@ def disentanglement_report(found: Disentanglement, *, command: Sequence[str] = (
     ]  # fmt: skip
     # the strongest sum of both that was measured
     at = max((i, j) for i, a in enumerate(found.weights) for j, b in enumerate(found.weights) if a and b)
+    weights = " and ".join(exact(found.weights[i]) for i in at)
     lead = (
-        f"Added with {found.weights[at[0]]:g} and {found.weights[at[1]]:g}, {second} moves the answers of {first} "
+        f"Added with {weights}, {second} moves the answers of {first} "
         f"at home by {found.parts[first][at[0]][at[1]]:.2f} of 1, and {first} those of {second} by "
         f"{found.parts[second][at[0]][at[1]]:.2f}."
     )
@@ -38,18 +40,20 @@ def disentanglement_report(found: Disentanglement, *, command: Sequence[str] = (
 
 def _table(found: Disentanglement, title: str, values: Sequence[Sequence[float]]) -> Table:
     first, second = found.models
-    rows = [[f"{a:g} {first}", *(f"{one:.3f}" for one in row)] for a, row in zip(found.weights, values, strict=True)]
+    rows = [
+        [f"{exact(a)} {first}", *(f"{one:.3f}" for one in row)] for a, row in zip(found.weights, values, strict=True)
+    ]
     notes = []
     # once, below the first table
     if values is found.errors:
         kinds = "; ".join(dict.fromkeys(found.distances.values()))
         notes = [f"0: each answers as if it were alone; at most 2. Distance of two answers: {kinds}.", *found.notes]
-    return Table(title, ["", *(f"{b:g} {second}" for b in found.weights)], rows, notes)
+    return Table(title, ["", *(f"{exact(b)} {second}" for b in found.weights)], rows, notes)
 
 
 def _draw(found: Disentanglement, place: Path) -> list[Picture]:
     first, second = found.models
-    rows, columns = ([f"{weight:g} {name}" for weight in found.weights] for name in (first, second))
+    rows, columns = ([f"{exact(weight)} {name}" for weight in found.weights] for name in (first, second))
     # on fixed scales: a faint error must not look like a deep one
     drawn = [("error", "Disentanglement error", found.errors, 2.0)]
     drawn += [(f"in-{folder_of(model)}", f"In the rows of {model}", found.parts[model], 1.0) for model in found.models]

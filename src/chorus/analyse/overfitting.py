@@ -23,7 +23,7 @@ from chorus.analyse.interference_facts import Effect, InterferenceRow, Outgoing
 from chorus.checkpoints.model import OpenOptions
 from chorus.errors import UsageError
 from chorus.identity import fingerprint
-from chorus.plain import JsonMap, JsonObject
+from chorus.plain import JsonMap, JsonObject, exact
 from chorus.progress import Progress
 from chorus.transcribe.conditions import CLEAN
 from chorus.transcribe.systems import System, open_system, unique_labels
@@ -167,7 +167,7 @@ class _Setting:
         # by itself: what it is evaluated as in any case
         if self.cut_to is None and self.weight == 1:
             return own
-        return f"{own} {'whole' if self.cut_to is None else f'rank {self.cut_to}'} at {self.weight:g}"
+        return f"{own} {'whole' if self.cut_to is None else f'rank {self.cut_to}'} at {exact(self.weight)}"
 
 
 def overfitting_of(

@@ -8,6 +8,7 @@ from pathlib import Path
 from chorus.analyse.interference_report import MARK, UNSURE, row_name, told
 from chorus.analyse.overfitting import GridPoint, OverfittingAnalysis
 from chorus.analyse.page import AnalysisReport
+from chorus.plain import exact
 from chorus.report.grids import Marked, squares, traces
 from chorus.report.html import Picture
 from chorus.tables import Table
@@ -59,7 +60,7 @@ def _elsewhere(one: GridPoint) -> float | None:
 
 
 def _where(one: GridPoint) -> str:
-    return f"{'the whole' if one.rank is None else f'rank {one.called}'} at {one.weight:g}"
+    return f"{'the whole' if one.rank is None else f'rank {one.called}'} at {exact(one.weight)}"
 
 
 def _number(value: float | None) -> str:
@@ -74,7 +75,7 @@ def grid_table(found: OverfittingAnalysis, model: str) -> Table:
         worst = "-" if others.share_worst is None else f"{others.share_worst:+.2f} ({others.share_worst_in})"
         verdict = f"yes{MARK}" if one.outgoing.surely else "yes" if one.outgoing.overfits else "no"
         rows.append([
-            one.called, f"{one.weight:g}", f"{100 * one.energy:.1f}", told(one.outgoing.own), _number(one.inside),
+            one.called, exact(one.weight), f"{100 * one.energy:.1f}", told(one.outgoing.own), _number(one.inside),
             told(others.mean), _number(others.share_mean), worst, verdict,
         ])  # fmt: skip
     columns = [
@@ -94,7 +95,7 @@ def rows_table(found: OverfittingAnalysis, model: str) -> Table:
     """A row a point, a column a row of the test: points against the base."""
     names = [row_name(row) for row in found.rows]
     rows = [
-        [one.called, f"{one.weight:g}", *(told(one.effects[row.name]) for row in found.rows)] for one in found.of(model)
+        [one.called, exact(one.weight), *(told(one.effects[row.name]) for row in found.rows)] for one in found.of(model)
     ]
     home = found.homes[model]
     best = {(i, j + 2) for i in range(len(rows)) for j, row in enumerate(found.rows) if row.name in home}
@@ -154,7 +155,7 @@ def _squares(points: Sequence[GridPoint], stem: Path, what: str, measure: Measur
     by = {(one.called, one.weight): measure(one) for one in points}
     squares(
         [[by.get((rank, weight)) for weight in weights] for rank in ranks],
-        [f"rank {rank}" if rank != "whole" else rank for rank in ranks], [f"× {weight:g}" for weight in weights],
+        [f"rank {rank}" if rank != "whole" else rank for rank in ranks], [f"× {exact(weight)}" for weight in weights],
         stem, what=what, form="{:+.2f}", limit=limit,
     )  # fmt: skip
 
@@ -164,5 +165,5 @@ def _lines(points: Sequence[GridPoint]) -> dict[str, list[Marked]]:
     for one in points:
         x, y = _at_home(one), _elsewhere(one)
         if x is not None and y is not None:
-            found.setdefault(one.called, []).append(Marked(x, y, f"{one.weight:g}"))
+            found.setdefault(one.called, []).append(Marked(x, y, exact(one.weight)))
     return found

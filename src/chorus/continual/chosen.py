@@ -12,6 +12,7 @@ from chorus.continual.stage import Recipe
 from chorus.errors import ChorusError
 from chorus.evaluate.run import why_all_failed
 from chorus.evaluate.scores import known, value_of
+from chorus.plain import exact
 from chorus.search.grids import Setting
 from chorus.search.selection import short_of
 from chorus.search.trials import Trials
@@ -29,7 +30,7 @@ def choose_share(
     What falls short of the best value is meant over the sets, or taken where it is most (`minimum`).
     """
     short: dict[float, list[float]] = {share: [] for share in recipes}
-    tried: Tried = {f"{share:g}": {} for share in recipes}
+    tried: Tried = {exact(share): {} for share in recipes}
     # sets outside, shares inside: the model is loaded once a set, and only its weights are replaced
     for name, one in sets.items():
         with Trials(
@@ -39,13 +40,13 @@ def choose_share(
             reasons = []
             for share, recipe in recipes.items():
                 setting = Setting(str(recipe["merge_method"]), str(recipe["merge_method"]), {})
-                found = trials.merge(recipe, setting, label=f"share {share:g}")
+                found = trials.merge(recipe, setting, label=f"share {exact(share)}")
                 reasons.append(why_all_failed(found))
                 metric = found.task.metrics[0]
                 # whoever is silent everywhere has no rate to be chosen by
                 value = math.nan if reasons[-1] else value_of(found.scored, metric)
                 short[share].append(short_of(value, metric.best))
-                tried[f"{share:g}"][name] = known(value)
+                tried[exact(share)][name] = known(value)
         if all(reasons):
             raise ChorusError(f"{name}: every decode of every share failed: {reasons[0]}", f"see {place}")
     # `min` takes the first of equals, in the order in which they were given

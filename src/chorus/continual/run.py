@@ -14,6 +14,7 @@ from chorus.continual.settings import GRID, Continuing
 from chorus.errors import ChorusError, UsageError
 from chorus.files import expanded
 from chorus.identity import fingerprint
+from chorus.plain import exact
 from chorus.progress import Progress
 from chorus.runtime import quiet_libraries
 
@@ -197,7 +198,7 @@ class _Stage:
         elif settings.method == "weighted":
             share, tried = self._share(dev)
             weights = Multipliers.of_share(share, settings.alpha, count)
-            more = {"dev": tried, "chosen": f"{share:g}" if tried else ""}
+            more = {"dev": tried, "chosen": exact(share) if tried else ""}
         else:
             weights, scale, norm = opcm_stage(begun, added, settings, self.options)
             more = {"protect": settings.protect, "scale": scale, "norm": norm}
