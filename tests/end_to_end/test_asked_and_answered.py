@@ -149,6 +149,30 @@ def test_rows_that_cannot_be_answered_stop_a_training_before_it_loads(
     assert not (tmp_path / "x").exists()
 
 
+def test_a_row_that_asks_nothing_stops_a_training_before_it_loads_and_is_left_out_where_that_is_asked(
+    base: Path, manifest: Path, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [
+        {"path": str(manifest.parent / f"{i}.flac"), "instruction": "Is it loud?" if i < 12 else "", "answer": "yes",
+         "choices": "yes|no", "split": "train" if i % 4 else "dev"}
+        for i in range(14)
+    ]  # fmt: skip
+    with (tmp_path / "c.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    given = ["task=custom", f"model.base={base}", f"data.train={tmp_path / 'c.csv'}", "data.max_duration_s=2",
+             "train.steps=1", "device=cpu", f"output={tmp_path / 'out'}", "adapter.rank=2"]  # fmt: skip
+    with monkeypatch.context() as patch:
+        patch.setattr("chorus.train.backbones.choose.load_backbone", None)
+        assert run(["train", *given]) == DataError.exit_code
+    told = capsys.readouterr().err
+    assert f"error: {rows[13]['path']}: task custom: no instruction\n" in told
+    assert "give the column instruction, or leave such rows out" in told
+    assert run(["train", *given, "--skip-bad"]) == 0
+    assert "left out: 2 task custom: no instruction" in capsys.readouterr().err
+
+
 def test_each_row_may_have_choices_of_its_own(base: Path, manifest: Path, tmp_path: Path) -> None:
     """As lists in JSON lines; results in Parquet, whose columns have every row's keys, are read as they were."""
     offered = (["low", "high"], ["on", "off", "low"])

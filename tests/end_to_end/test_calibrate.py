@@ -191,7 +191,7 @@ def test_audio_tower_and_language_model_share_no_group(made, speech):
 
 
 def calibrated(recipe, speech, out, **changes):
-    more = {k: changes.pop(k) for k in ("restart", "overwrite", "note", "test") if k in changes}
+    more = {k: changes.pop(k) for k in ("restart", "overwrite", "note", "test", "skip_bad") if k in changes}
     data, dev = (changes.pop(k, [str(speech)]) for k in ("data", "dev"))
     return calibrate(recipe, data, dev, out, Calibration(**{**SETTINGS, **changes}), **more)
 
@@ -377,6 +377,25 @@ def test_what_cannot_be_calibrated_is_refused_before_anything_is_loaded(made, sp
     undivided = write_manifest([r for r in rows if r.split == "train"], tmp_path / "n.csv")
     with pytest.raises(ChorusError, match="dev"):
         calibrated(recipe, undivided, out)
+
+
+def test_a_row_that_asks_nothing_is_refused_before_anything_is_loaded_or_left_out(
+    made, speech, out, tmp_path, monkeypatch
+):
+    _base, recipe = made("qwen2_audio adapters")
+    rows = [
+        replace(r, path=str(r.audio), extra={"instruction": "Which word is it?", "answer": r.text})
+        for r in chorus.data.manifest.read_manifest(speech).rows
+    ]
+    rows[0].extra["instruction"] = ""
+    mute = write_manifest(rows, tmp_path / "m.csv")
+    with monkeypatch.context() as patch:
+        patch.setattr("chorus.train.backbones.choose.load_backbone", None)
+        with pytest.raises(DataError, match="task custom: no instruction"):
+            calibrated(recipe, mute, out, task="custom")
+    told = []
+    calibrated(recipe, mute, out, task="custom", updates=1, skip_bad=True, note=told.append)
+    assert "left out: 1 task custom: no instruction" in told
 
 
 def test_adapters_of_other_backbones_are_refused(made, speech, out, tmp_path):

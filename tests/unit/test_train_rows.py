@@ -181,6 +181,47 @@ def test_rows_of_other_tasks_and_of_one_answer_are_told(tmp_path):
     assert notes[1] == "task kws: all 3 rows have the one answer 'on'"
 
 
+def asked(rows, place, **columns):
+    """A manifest of `custom`: the first row says what `columns` say in place of what the others say."""
+    usual = {"instruction": "Is it loud?", "answer": "yes", "choices": "yes|no", "question": "Is it loud?"}
+    each = [usual | (columns if i == 0 else {}) for i in range(len(rows))]
+    plain = [replace(row, path=str(row.audio), text="", extra=each[i]) for i, row in enumerate(rows)]
+    return write_manifest(plain, place)
+
+
+@pytest.mark.parametrize(
+    ("task", "columns", "told"),
+    [
+        ("custom", {"instruction": ""}, "no instruction"),
+        ("speech_qa", {"question": " "}, "no question"),
+        ("custom", {"answer": "maybe"}, "its answer ... is none of its choices"),
+        ("custom", {"answer": "yes", "choices": "yes"}, "one choice alone"),
+    ],
+)
+def test_a_row_that_cannot_be_asked_or_answered_is_refused_or_left_out_by_its_reason(tmp_path, task, columns, told):
+    _, rows = corpus(tmp_path)
+    manifest = asked(rows[1:], tmp_path / "asked.csv", **columns)
+    name = str(rows[1].audio.relative_to(tmp_path))
+    settings = load_train_config({"model": {"base": "b"}, "task": task, "data": {"train": str(manifest)}})
+    error = refused(settings)
+    assert error.message.startswith(f"{name}: task {task}: {told.partition(' ...')[0]}")
+    assert "--skip-bad" in error.hint
+    found = gather(settings, skip_bad=True)
+    assert len(found.train) + len(found.dev) + len(found.test) == len(rows) - 2
+    assert {why: len(names) for why, names in found.left_out.items()} == {f"task {task}: {told}": 1}
+
+
+def test_where_no_row_can_be_asked_it_is_said_that_none_is_left_and_why(tmp_path):
+    _, rows = corpus(tmp_path, 3)
+    settings = {"model": {"base": "b"}, "task": "custom", "data": {"train": str(asked(rows[:1], tmp_path / "a.csv",
+                instruction=""))}}  # fmt: skip
+    with pytest.raises(DataError, match="no training rows are left of 1; 1 task custom: no instruction"):
+        gather(load_train_config(settings), skip_bad=True)
+    # a question of the configuration's, or of the row's, is asked in place of it
+    settings["data"]["prompt"] = "Is it loud?"
+    assert len(gather(load_train_config(settings)).train) == 1
+
+
 def test_a_source_takes_the_rows_of_its_task_alone(tmp_path):
     _, rows = corpus(tmp_path, 6)
     mixed = [Row(r.path, f"w{i % 2}", "en", extra={"task": ("kws", "asr", "")[i % 3]}, root=tmp_path)

@@ -26,13 +26,23 @@ def with_choices(
     order: of the whole manifest, so that training and test have the same. `DataError` names each row whose answer is
     missing or none of its choices; without `answers` a missing one is none to be named.
     """
+    found = each_with_choices(rows, task, among, answers=answers)
+    problems = [one for one in found if isinstance(one, DataError)]
+    if problems:
+        raise several(problems)
+    return [one for one in found if isinstance(one, Row)]
+
+
+def each_with_choices(
+    rows: Sequence[Row], task: Task, among: Sequence[Row] | None = None, *, answers: bool = True
+) -> list[Row | DataError]:  # fmt: skip
+    """Each row as `with_choices` gives it, or what is wrong with it."""
     if not isinstance(task, Chooses):
         return list(rows)
     rows = [_as_text(row) for row in rows]
     found = labels_of([_as_text(row) for row in among or rows], task) if task.open else ()
-    ready: list[Row] = []
-    problems: list[DataError] = []
-    for row in rows:
+
+    def ready(row: Row) -> Row | DataError:
         try:
             own = task.labels(row)
             if answers or task.reference(row):
@@ -40,15 +50,18 @@ def with_choices(
             else:
                 check_choices(task.name, own or found, row)
         except DataError as error:
-            problems.append(error)
-            continue
+            return error
         # those that a task has by itself need no column
-        ready.append(row if own or not found else replace(row, extra={**row.extra, CHOICES: json.dumps(found)}))
-    if problems:
-        told = "; ".join(one.message for one in problems[:SHOWN])
-        more = f"; and {len(problems) - SHOWN} more rows" if len(problems) > SHOWN else ""
-        raise DataError(told + more, problems[0].hint)
-    return ready
+        return row if own or not found else replace(row, extra={**row.extra, CHOICES: json.dumps(found)})
+
+    return [ready(row) for row in rows]
+
+
+def several(problems: Sequence[DataError]) -> DataError:
+    """What is wrong with some rows as one error; the hint is of the first."""
+    told = "; ".join(one.message for one in problems[:SHOWN])
+    more = f"; and {len(problems) - SHOWN} more rows" if len(problems) > SHOWN else ""
+    return DataError(told + more, problems[0].hint)
 
 
 def needs_of(task: Task) -> tuple[str, ...]:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
-from chorus.data.choices import of_task, with_choices
+from chorus.data.choices import each_with_choices, of_task, several
 from chorus.data.manifest import Row
 from chorus.data.utterance import Utterance
 from chorus.errors import DataError, UsageError
+from chorus.models.limits import PROMPT
 from chorus.tasks.asr import ASR
 from chorus.tasks.protocol import Chooses, Task
 from chorus.tasks.registry import TASKS, parse_task
 from chorus.train.config import LANGUAGE_MODELLING, TrainConfig
+
+QUOTED, LISTED = re.compile('".*?"'), re.compile(r" \(.*\)")  # of a message: the labels that it names
 
 
 def task_of(config: TrainConfig, row: Row) -> Task:
@@ -37,26 +41,52 @@ def as_of(rows: Sequence[Row], task: str, column: str) -> list[Row]:
 
 
 def answered(
-    utterances: Sequence[Utterance], config: TrainConfig, every: Sequence[Row], *, answers: bool = True
-) -> list[Utterance]:
+    utterances: Sequence[Utterance], config: TrainConfig, every: Sequence[Row],
+    left_out: dict[str, list[str]] | None = None, *, answers: bool = True,
+) -> list[Utterance]:  # fmt: skip
     """The utterances, the answer of each as its text, and with its choices; those among `every` row of its manifests.
 
     Losses, limits and measures are of texts: so they are of labels too, and no other part need know of them.
-    Without `answers` rows of labels need none, and their text is empty then.
+    Without `answers` rows of labels need none, and their text is empty then. Rows that cannot be asked, or not be
+    answered right, go to `left_out`, reason -> what is told of each; without it `DataError` names them.
     """
     if config.task == LANGUAGE_MODELLING:
         return list(utterances)
     tasks = [task_of(config, one.row) for one in utterances]
-    ready: dict[int, Row] = {}
+    ready: dict[int, Row | DataError] = {}
     for task in {task.name: task for task in tasks if isinstance(task, Chooses)}.values():
         places = [i for i, one in enumerate(tasks) if one.name == task.name]
         among = [row for row in every if task_of(config, row).name == task.name]
-        rows = with_choices([utterances[i].row for i in places], task, among, answers=answers)
-        ready |= dict(zip(places, rows, strict=True))
-    return [
-        replace(one, row=replace(ready[i], text=tasks[i].reference(ready[i]))) if i in ready else one
-        for i, one in enumerate(utterances)
-    ]
+        rows = each_with_choices([utterances[i].row for i in places], task, among, answers=answers)
+        ready |= {i: _asked(row, task, config) for i, row in zip(places, rows, strict=True)}
+    problems = [one for one in ready.values() if isinstance(one, DataError)]
+    if problems and left_out is None:
+        told = several(problems)
+        raise DataError(told.message, f"{told.hint}, or leave such rows out (train, calibrate: --skip-bad)")
+    found = []
+    for i, one in enumerate(utterances):
+        row = ready.get(i)
+        if isinstance(row, DataError):
+            assert left_out is not None
+            left_out.setdefault(_reason(row, one.row), []).append(row.message)
+        else:
+            found.append(replace(one, row=replace(row, text=tasks[i].reference(row))) if row else one)
+    return found
+
+
+def _asked(row: Row | DataError, task: Task, config: TrainConfig) -> Row | DataError:
+    """The row, unless it has nothing to ask: told here, and not when its turn comes in the middle of a training."""
+    if isinstance(row, Row) and not (row.get(PROMPT) or config.data.prompt):
+        try:
+            task.instruction(row)
+        except DataError as error:
+            return error
+    return row
+
+
+def _reason(error: DataError, row: Row) -> str:
+    """What is wrong without what is this row's own, so that rows are counted by it."""
+    return LISTED.sub("", QUOTED.sub("...", error.message.removeprefix(f"{row}: ")))
 
 
 def told_of_tasks(utterances: Sequence[Utterance], config: TrainConfig) -> list[str]:

@@ -63,7 +63,10 @@ class TrainingSet(torch.utils.data.Dataset[Example]):
             except DataError as error:  # a header that reads and a body that does not
                 if self.skip_bad is None:
                     hint = "replace it, or leave such recordings out with --skip-bad"
-                    raise DataError(f"{self.utterances[place].row}: {error.message}", hint) from None
+                    row = self.utterances[place].row
+                    # most name the file themselves, a cell of a dataset cannot
+                    told = error.message if row.path and row.path in error.message else f"{row}: {error.message}"
+                    raise DataError(told, hint) from None
                 self.skip_bad(error.message)
                 continue
             return replace(example, row=place, draw=int(rng.integers(2**31)))

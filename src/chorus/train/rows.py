@@ -116,7 +116,8 @@ def gather(
     found.test = _load(config.data.test or [], "test", config, found, needs_audio)
     read = len(found.train)
     for name in ("train", "dev", "test"):
-        setattr(found, name, answered(getattr(found, name), config, found.every, answers=answers))
+        out = found.left_out if skip_bad else None
+        setattr(found, name, answered(getattr(found, name), config, found.every, out, answers=answers))
         setattr(found, name, _probe(getattr(found, name), found, needs_audio, skip_bad=skip_bad, answers=answers))
     longest = config.data.max_duration_s
     for name in ("train", "dev"):
