@@ -162,7 +162,8 @@ def test_a_row_that_asks_nothing_stops_a_training_before_it_loads_and_is_left_ou
         writer.writeheader()
         writer.writerows(rows)
     given = ["task=custom", f"model.base={base}", f"data.train={tmp_path / 'c.csv'}", "data.max_duration_s=2",
-             "train.steps=1", "device=cpu", f"output={tmp_path / 'out'}", "adapter.rank=2"]  # fmt: skip
+             "train.steps=1", "device=cpu", f"output={tmp_path / 'out'}", f"logs={tmp_path / 'logs'}",
+             "adapter.rank=2"]  # fmt: skip
     with monkeypatch.context() as patch:
         patch.setattr("chorus.train.backbones.choose.load_backbone", None)
         assert run(["train", *given]) == DataError.exit_code
