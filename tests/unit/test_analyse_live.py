@@ -17,9 +17,8 @@ from safetensors.torch import save_file
 import chorus
 from chorus.analyse.cka import POSITIONS, states_of
 from chorus.analyse.deltas import open_all
-from chorus.analyse.live import BASE as THE_BASE
 from chorus.analyse.live import AnalysedRows, load_live
-from chorus.analyse.path import PathAnalysis, barrier, blend
+from chorus.analyse.path import PathAnalysis, barrier
 from chorus.errors import ChorusError, DataError, UsageError
 from chorus.linalg.similarity import unbiased_hsic
 from models import Family, load_all, write_model
@@ -111,13 +110,6 @@ def test_a_barrier_is_never_below_the_ends(losses: list[float]) -> None:
     assert barrier([*at, 1.5], [*losses, 99.0]) == found, "beyond 1 nothing counts"
 
 
-def test_ends_are_themselves_to_the_last_bit() -> None:
-    first, second = {"w": torch.tensor([0.1, 1e8])}, {"w": torch.tensor([0.3, 1.0])}
-    assert blend(first, second, 0.0) is first
-    assert blend(first, second, 1.0) is second
-    assert blend(first, second, 0.5)["w"][0] == pytest.approx(0.2)
-
-
 def test_states_are_transformers_hidden_states_of_sound_and_of_learnt_tokens(tones: AnalysedRows) -> None:
     live = load_live(open_all([BASE], BASE), str(BASE), replace(tones, batch_size=8))
     states = states_of(live)
@@ -146,9 +138,9 @@ def test_cka_is_its_formula_of_the_states(pair: Mapping[str, Path], tones: Analy
     assert found.labels == ["base", "a", "m"]
     assert found.merges == ["m"]
     live = load_live(open_all([pair["a"]], BASE), str(BASE), tones)
-    live.take(live.weights(THE_BASE))
+    live.put({})
     first = states_of(live)
-    live.take(live.weights(0))
+    live.put({0: 1.0})
     second = states_of(live)
     assert len(found.layers) == len(first)
     for layer in found.layers:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from chorus.analyse.deltas import Named, Opened, open_all
-from chorus.analyse.live import BASE, AnalysedRows, GivenBatch, LiveModel, asked_for, base_directory, load_live
+from chorus.analyse.live import AnalysedRows, GivenBatch, LiveModel, asked_for, base_directory, load_live
 from chorus.checkpoints.model import OpenOptions
 from chorus.errors import CheckpointError, DataError
 from chorus.lazy import lazy
@@ -93,11 +93,11 @@ def cka_of(opened: Opened, base: str | Path, wanted: AnalysedRows, *, progress: 
     if live.backbone.kind.name not in KINDS:
         raise CheckpointError(f"{opened.base}: states by layer are of Whisper's", "name a Whisper and its fine-tunes")
     every = []
-    places = [BASE, *range(len(opened.labels))]
-    for done, place in enumerate(places, 1):
-        live.take(live.weights(place))
+    alone: list[dict[int, float]] = [{}, *({place: 1.0} for place in range(len(opened.labels)))]
+    for done, weights in enumerate(alone, 1):
+        live.put(weights)
         every.append(states_of(live))
-        progress(done, len(places))
+        progress(done, len(alone))
     labels = [opened.base, *opened.labels]
     layers = [_layer(name, [states[name] for states in every]) for name in every[0]]
     count = len(opened.labels) - opened.merges

@@ -1,22 +1,25 @@
-"""One loaded model that takes the weights of any other of its base, and the recordings that all are given."""
+"""One loaded base that takes the differences of any other model, and the recordings that all are given."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from chorus.analyse.deltas import Opened
 from chorus.analyse.recordings import check_rows, parts_of, tests_of
 from chorus.architectures.conversion import Names
-from chorus.checkpoints.lazy_tensor import MemoryTensor
+from chorus.checkpoints.adapted import low_rank_delta, same_tensor
+from chorus.checkpoints.lazy_tensor import KeepingTensor, LazyTensor
 from chorus.data.manifest import named_manifest
 from chorus.data.utterance import Utterance
 from chorus.errors import CheckpointError, DataError, UsageError
-from chorus.extract.pair import Counterparts, Selection
+from chorus.extract.pair import Counterparts, Selection, difference
 from chorus.lazy import lazy
-from chorus.models.loading import put_weights
+from chorus.linalg.low_rank import LowRank
 from chorus.runtime import pick_device
 from chorus.train.asked import answered, as_of
 from chorus.train.backbones.choose import load_backbone
@@ -28,10 +31,10 @@ if TYPE_CHECKING:
     import torch
 
     from chorus.models.batches import Batch
+    from chorus.models.live import Live
 else:
     torch = lazy("torch")
 
-BASE = -1  # of the places that weights come from: the base itself
 BATCH = 8
 
 
@@ -71,35 +74,20 @@ class GivenBatch:
 
 @dataclass
 class LiveModel:
-    """The model, the batches by row of the tables, and where each set of weights is read from."""
+    """The base, with the models' differences on it, and the batches by row of the tables."""
 
     backbone: Backbone
-    opened: Opened
-    jobs: list[list[Counterparts]]
+    added: Live
     batches: dict[str, list[GivenBatch]]
     rows: int
     warnings: list[str] = field(default_factory=list)
 
-    def weights(self, place: int) -> dict[str, torch.Tensor]:
-        """The tensors of one of the models, or of the base, in float32."""
-        found = {}
-        for one in self.jobs:
-            # every counterpart knows the base
-            job = one[max(place, 0)]
-            found[job.name] = (job.origin if place == BASE else job.tensor).read().float()
-        return found
-
-    def take(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Put weights into the model; `CheckpointError` where its class keeps several tensors in one."""
-        names = Names(self.backbone.model)  # of the module tree, which speech language models' files do not keep to
-        own = {name: next(iter(names.targets(name)), name) for name in tensors}
-        odd = [name for name, value in tensors.items() if names.tree.get(own[name]) != tuple(value.shape)]
-        if odd:
-            raise CheckpointError(
-                f"{odd[0]}: not in the loaded model as the file has it",
-                "such a model is merged and evaluated, but its weights cannot be put in place",
-            )
-        put_weights(self.backbone.model, {own[n]: MemoryTensor(own[n], value) for n, value in tensors.items()})
+    def put(self, weights: Mapping[int, float]) -> None:
+        """Add to the base each model's difference times its weight; of a model that is not named nothing."""
+        found = torch.zeros(self.added.shape, dtype=torch.float64)
+        for place, weight in weights.items():
+            found[place] = weight
+        self.added.set(found)
 
     def losses(self) -> dict[str, float]:
         """The loss of each row of the tables: cross-entropy a label, whatever the batches."""
@@ -122,7 +110,7 @@ class LiveModel:
 
 
 def load_live(opened: Opened, base: str, wanted: AnalysedRows) -> LiveModel:
-    """Load the base once, and its batches; every other model's weights are put into it.
+    """Load the base once, and its batches. All that is held beside it are the factors of adapters' differences.
 
     Raises `DataError` for rows that it cannot take, `CheckpointError` for a base that has no loss.
     """
@@ -140,7 +128,52 @@ def load_live(opened: Opened, base: str, wanted: AnalysedRows) -> LiveModel:
     for one in every:
         _refuse(backbone, one)
     batches = {name: _batches(backbone, rows, wanted.batch_size) for name, rows in parts.items()}
-    return LiveModel(backbone, opened, opened.jobs(Selection()), batches, len(every), [*opened.warnings, *notes])
+    return LiveModel(backbone, _added(backbone, opened), batches, len(every), [*opened.warnings, *notes])
+
+
+def _added(backbone: Backbone, opened: Opened) -> Live:
+    """The loaded base and what every model adds to each tensor: in factors as far as it is known so, else streamed."""
+    from chorus.models.live import Deltas, Live
+
+    jobs = opened.jobs(Selection())
+    names = Names(backbone.model)  # of the module tree, which speech language models' files do not keep to
+    for job, *_ in jobs:
+        if names.tree.get(next(iter(names.targets(job.name)), job.name)) != tuple(job.shape):
+            raise CheckpointError(
+                f"{job.name}: not in the loaded model as the file has it",
+                "such a model is merged and evaluated, but its weights cannot be put in place",
+            )
+
+    def deltas() -> Iterator[Deltas]:
+        for one in jobs:
+            found = Deltas(one[0].name, 0, math.prod(one[0].shape), base=partial(_flat, one[0].origin))
+            for place, (job, label) in enumerate(zip(one, opened.labels, strict=True)):
+                if same_tensor(job.tensor, job.origin):
+                    continue
+                if low_rank_delta(job.tensor, job.origin) is None:
+                    found.dense[place] = partial(_difference, job, label)
+                else:
+                    delta = difference(job, label)
+                    assert isinstance(delta, LowRank)
+                    found.factors[place] = delta.matrix()
+            if found.factors or found.dense:
+                yield found
+
+    return Live(backbone.model, deltas(), (len(opened.labels), 1), stored=[one[0].name for one in jobs])
+
+
+def _difference(job: Counterparts, label: str) -> torch.Tensor:
+    """What a model adds to a tensor, read anew at each call."""
+    found = difference(job, label)
+    assert not isinstance(found, LowRank)
+    # of hundreds of tensors what each keeps for the next read would be a model
+    if isinstance(job.tensor, KeepingTensor):
+        job.tensor.release()
+    return found.reshape(-1)
+
+
+def _flat(origin: LazyTensor) -> torch.Tensor:
+    return origin.read().reshape(-1)
 
 
 def _asked(utterances: Sequence[Utterance], task: str, config: TrainConfig) -> list[Utterance]:

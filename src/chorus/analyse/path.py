@@ -1,6 +1,6 @@
 """The loss on the straight way between models: from the base to each, and between each two.
 
-    L(a) = loss of (1 - a) theta_0 + a theta_1
+    L(a) = loss of W_0 + (1 - a) D_0 + a D_1               D = W - W_0, of the base itself nothing
     barrier = max over a in [0, 1] of L(a) - ((1 - a) L(0) + a L(1))        Frankle et al., arXiv 1912.05671
 
 Without a barrier two models lie in one basin, and averages of them are models too. From the base to a fine-tune a is
@@ -9,21 +9,17 @@ the weight that a merge of it alone would have, and may go beyond 1.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from chorus.analyse.deltas import Named, Opened, open_all
-from chorus.analyse.live import BASE, AnalysedRows, LiveModel, asked_for, base_directory, load_live
+from chorus.analyse.live import AnalysedRows, asked_for, base_directory, load_live
 from chorus.checkpoints.model import OpenOptions
-from chorus.errors import CheckpointError, UsageError
+from chorus.errors import UsageError
 from chorus.plain import JsonObject
 from chorus.progress import Progress
-
-if TYPE_CHECKING:
-    import torch
 
 FORMAT = 1
 POINTS = 11
@@ -85,7 +81,8 @@ def analyse_path(
 
     `points` lie evenly from 0 to 1, both among them; from the base the same steps go on up to `until`. `recordings` are
     manifests, or say more of them. Models are as `analyse_weights` takes them; the base is a directory or hub id, which
-    is loaded once and takes the others' weights.
+    is loaded once. Adapters stay factors beside it; what others add is read at every point, a tensor at a time, so that
+    no further model is held (of a recipe it is computed anew).
 
     Raises `CheckpointError` for models that do not fit the base, `DataError` for rows that have no loss.
 
@@ -117,17 +114,23 @@ def path_of(
     within = [i / (points - 1) for i in range(points)]
     # the same steps further: a grid of its own would not show where the ends are
     beyond = [i / (points - 1) for i in range(points, int(until * (points - 1) + 1e-9) + 1)]
-    ways = [(BASE, i, [*within, *beyond]) for i in range(len(opened.labels))]
+    count = len(opened.labels)
+    ways: list[tuple[int | None, int, list[float]]] = [(None, i, [*within, *beyond]) for i in range(count)]
     if between:
-        ways += [(i, j, within) for i, j in combinations(range(len(opened.labels)), 2)]
+        ways += [(i, j, within) for i, j in combinations(range(count), 2)]
     total, done, paths = sum(len(grid) for *_, grid in ways), 0, []
     # ends are shared by many ways, and cost as much as any point between
-    ends: dict[int, dict[str, float]] = {}
-    names = [*opened.labels, opened.base]
+    known: dict[tuple[tuple[int, float], ...], dict[str, float]] = {}
+    names: dict[int | None, str] = {None: opened.base, **dict(enumerate(opened.labels))}
     for start, end, grid in ways:
         measured = []
-        for at, losses in _along(live, start, end, grid, ends):
-            measured.append((at, losses))
+        for at in grid:
+            weights = weights_at(start, end, at)
+            point = tuple(weights.items())
+            if point not in known:
+                live.put(weights)
+                known[point] = live.losses()
+            measured.append((at, known[point]))
             done += 1
             progress(done, total)
         paths.append(_path(names[start], names[end], measured))
@@ -137,29 +140,15 @@ def path_of(
     )  # fmt: skip
 
 
-def _along(
-    live: LiveModel, start: int, end: int, grid: Sequence[float], ends: dict[int, dict[str, float]]
-) -> Iterator[tuple[float, dict[str, float]]]:
-    # read once: a recipe's tensors are computed as they are read
-    first, second = live.weights(start), live.weights(end)
-    for at in grid:
-        known = {0.0: start, 1.0: end}.get(at)
-        if known is None or known not in ends:
-            live.take(blend(first, second, at))
-            losses = live.losses()
-            if known is not None:
-                ends[known] = losses
-        yield at, ends[known] if known is not None else losses
+def weights_at(start: int | None, end: int, at: float) -> dict[int, float]:
+    """What the differences of the models at both ends weigh there; those of None, the base, are nothing.
 
-
-def blend(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor], at: float) -> dict[str, torch.Tensor]:
-    """(1 - at) first + at second; each itself at its own end, to the last bit."""
-    if at in (0.0, 1.0):
-        return second if at else first
-    missing = set(first) ^ set(second)
-    if missing:
-        raise CheckpointError(f"{sorted(missing)[0]}: not in both models", "name fine-tunes of one base")
-    return {name: value + at * (second[name] - value) for name, value in first.items()}
+    >>> weights_at(0, 1, 0.25), weights_at(None, 1, 1.5), weights_at(0, 1, 1.0)
+    ({0: 0.75, 1: 0.25}, {1: 1.5}, {1: 1.0})
+    """
+    both = ((start, 1 - at), (end, at))
+    # what weighs nothing is not there: so the end of one way is that of another
+    return {place: weight for place, weight in both if place is not None and weight}
 
 
 def _path(start: str, end: str, measured: Sequence[tuple[float, dict[str, float]]]) -> LossPath:

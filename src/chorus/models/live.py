@@ -171,7 +171,9 @@ class _Dense:
             flat = self.parameter.view(-1)
             flat.copy_(self.base().reshape(-1))
             for place, values in self.values.items():
-                flat.add_(values().to(flat), alpha=float(weights[place]))
+                # what weighs nothing is not read: it may be streamed
+                if weight := float(weights[place]):
+                    flat.add_(values().to(flat), alpha=weight)
 
     def _take(self, parameter: Tensor) -> None:
         assert parameter.grad is not None
