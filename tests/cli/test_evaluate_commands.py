@@ -112,6 +112,12 @@ def test_compare_prints_one_table_and_writes_every_form(tmp_path, capsys):
     assert run(["compare", *results, "--averages", "--by", "language"]) == 0
 
 
+def test_compare_draws_rows_without_a_domain(tmp_path, capsys):
+    results = [str(made_up(tmp_path, name, {"": errors}).directory) for name, errors in (("a", 1), ("b", 3))]
+    assert run(["compare", *results, "--plots", str(tmp_path / "plots")]) == 0
+    assert (tmp_path / "plots" / "by-domain.svg").exists()
+
+
 def test_compare_refuses_what_cannot_be_compared(tmp_path, capsys):
     results = [str(made_up(tmp_path, n, {"x": 1}, each=c).directory) for n, c in (("a", 20), ("b", 19))]
     assert run(["compare", *results]) == 2

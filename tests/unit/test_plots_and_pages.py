@@ -100,6 +100,14 @@ def test_rates_that_are_not_known_leave_a_gap(tmp_path, figures):
     assert [bar.get_width() for bar in axes.patches] == [60.0, 0.0]
 
 
+@pytest.mark.parametrize(("domains", "told"), [([""], []), (["a", ""], ["a", "(none)"]), (["_a"], ["_a"])])
+def test_rows_without_a_domain_and_names_with_a_line_below_are_drawn(tmp_path, figures, domains, told):
+    points = [Point("base", "base", dict.fromkeys(domains, 40.0)), Point("other", "", dict.fromkeys(domains, 60.0))]
+    by_domain(points, domains, tmp_path / "rates", what="WER")
+    assert [text.get_text() for legend in figures[0].legends for text in legend.get_texts()] == told
+    assert len(figures[0].axes[0].lines) == 2 * len(domains)
+
+
 def test_a_rate_far_beyond_the_others_stands_at_the_edge_with_its_number(tmp_path, figures):
     points = [*POINTS, Point("broken", "merge", {"a": 900.0, "b": 30.0, "in-domain": 465.0, "out": 1.0})]
     by_domain(points, ["a", "b"], tmp_path / "rates", what="WER")

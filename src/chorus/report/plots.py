@@ -17,6 +17,7 @@ from chorus.plotting import AMBER, GREY, INK, PURPLE, RED, TEAL, figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
 COLOURS = {"base": GREY, "specialist": RED, "joint": TEAL, "merge": AMBER, "": PURPLE}
 NAMES = {"base": "base", "specialist": "specialists", "joint": "joint fine-tune", "merge": "merges", "": "models"}
@@ -50,6 +51,7 @@ def by_domain(points: Sequence[Point], domains: Sequence[str], stem: Path, *, wh
     """
     drawn, (axes,) = figure(8.5, 1.8 + 0.36 * len(points))
     edge = _edge([(p.values[d], p.intervals.get(d, NOWHERE)[1]) for p in points for d in domains])
+    first: list[Line2D] = []  # the dots of one system: what the legend explains
     for i, point in enumerate(points):
         y = len(points) - 1 - i
         known = [point.values[d] for d in domains if point.values[d] == point.values[d]]
@@ -63,22 +65,24 @@ def by_domain(points: Sequence[Point], domains: Sequence[str], stem: Path, *, wh
                 axes.plot((low, min(high, edge)), [place] * 2, color="#aaaaaa", linewidth=0.8, zorder=2)
                 if high > edge:  # it goes on: a whisker that ended here would tell a narrower interval
                     axes.plot(edge, place, ">", color="#aaaaaa", markersize=3.5, zorder=2, clip_on=False)
-            axes.plot(
+            dots = axes.plot(
                 min(value, edge), place, MARKERS[j % len(MARKERS)], color=COLOURS[point.role], markersize=5,
                 markeredgecolor=INK, markeredgewidth=0.4, zorder=3, clip_on=False,
-                label=domain if i == 0 else None,
             )  # fmt: skip
+            first += dots if i == 0 else []
             if value > edge:
                 axes.annotate(f"{value:.0f}", (edge, place), xytext=(5, -2), textcoords="offset points", fontsize=6.5)
     axes.set_yticks(range(len(points)), [p.system for p in reversed(points)])
     axes.set_xlim(0, edge)
     axes.set_xlabel(f"{what}; bar: in-domain mean" if "in-domain" in points[0].values else f"{what}; bar: mean")
-    handles, names = axes.get_legend_handles_labels()
-    columns = max(1, min(len(names), LEGEND_LETTERS // (6 + max(map(len, names)))))
-    legend = drawn.legend(handles, names, ncols=columns, loc="outside upper center", frameon=False)
-    for handle in legend.legend_handles:
-        if handle is not None:
-            handle.set(color=GREY)
+    # not by matplotlib's own labels, which drop what is empty or begins with a _; of rows without a domain there is one
+    if any(domains):
+        names = [domain or "(none)" for domain in domains]
+        columns = max(1, min(len(names), LEGEND_LETTERS // (6 + max(map(len, names)))))
+        legend = drawn.legend(first, names, ncols=columns, loc="outside upper center", frameon=False)
+        for handle in legend.legend_handles:
+            if handle is not None:
+                handle.set(color=GREY)
     return save(drawn, stem)
 
 
