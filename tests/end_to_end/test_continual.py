@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 
 import chorus
 from adapters import loaded_by_peft, make_adapters, worst_error
@@ -317,6 +318,19 @@ def test_a_wrong_base_is_refused(one, tmp_path):
     other = make_family(tmp_path / "other", "qwen2", 1)
     refused(["was made on base", "other weights", "--base"], MisfitError, state, models[1], tmp_path / "two",
             base=other.tuned[0])  # fmt: skip
+
+
+def test_an_adapter_that_changes_nothing_leaves_nothing_behind(adapters, tmp_path):
+    base, models = adapters
+    empty = tmp_path / "empty"
+    shutil.copytree(models[0], empty)
+    weights = load_file(empty / "adapter_model.safetensors")
+    save_file({n: v * (0 if "lora_B" in n else 1) for n, v in weights.items()}, empty / "adapter_model.safetensors")
+    for _ in range(2):  # a second time as the first
+        refused(["the merge is its base"], MisfitError, base, empty, tmp_path / "one")
+    chorus.continual(base, models[0], tmp_path / "one")
+    chorus.continual(tmp_path / "one", empty, tmp_path / "two", base=base)
+    close(deltas(base, tmp_path / "two"), combined([deltas(base, models[0])], [0.5]))
 
 
 def test_another_backbone_is_refused(one, tmp_path):

@@ -31,7 +31,7 @@ def test_the_example_is_an_experiment_of_five_tasks(monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("CHORUS_MODELS", str(tmp_path))
     monkeypatch.setenv("CHORUS_DATA", str(tmp_path))
     real = load_experiment(EXAMPLE / "whisper_domains.yml")
-    assert list(real.calibrate) == ["by_model", "by_group"]
+    assert list(real.calibrate) == ["by_model", "by_group", "balanced"]
     assert real.calibrate["by_group"]["granularity"] == "group"
 
 

@@ -144,6 +144,9 @@ class _Stage:
         if facts is None:
             facts, written, warnings = self._merge(dev, asked, progress)
         else:
+            if not facts.result:  # killed between the last two writes
+                facts = facts.model_copy(update={"result": self._content(facts)})
+                write_facts(self.output, facts)
             self.note(f"{self.output}: merged already")
         if tests:
             by = Evaluating(self.place, self.measuring, self.opening, bars, self.options.overwrite)

@@ -23,7 +23,7 @@ from chorus.checkpoints.adapter_report import AdapterResult, ModuleReport
 from chorus.checkpoints.adapter_writer import AdapterWriter, Layout
 from chorus.checkpoints.output_place import refuse_input
 from chorus.checkpoints.writer import appearing_whole
-from chorus.errors import UsageError
+from chorus.errors import MisfitError, UsageError
 from chorus.lazy import lazy
 from chorus.linalg.low_rank import LowRank, low_rank_sum, recompress, svd
 from chorus.linalg.ranks import RankRule
@@ -123,6 +123,12 @@ class _Run:
         self.result.dropped.sort()  # appended by the threads as they came
         self.result.saved = sorted(self.writer.saved)
         self.result.parameters = self.writer.parameters
+        if not self.result.parameters:
+            # it would be refused by whoever reads it
+            raise MisfitError(
+                "the merge is its base: an adapter of it would hold no tensor",
+                "check the models and their weights; a merge into a model may be a copy of the base",
+            )
         self.result.warnings = write_adapter_files(
             self.plan, self.variant, self.model, self.modules, self.writer, self.result
         )
