@@ -15,6 +15,7 @@ from chorus.errors import DataError, RecipeError, UsageError
 from chorus.train.examples import EpochSampler, changed, masked, stream
 from chorus.train.layers import load_train_config
 from chorus.train.rows import gather
+from chorus.transcribe.test_sets import load_test_set
 from sounds import again, corpus, tone
 
 
@@ -154,6 +155,33 @@ def test_the_other_recording_of_a_pair_leaks_too(tmp_path):
     ):
         shared = write_manifest([row("train", "a", "b", start_2=0, end_2=0.5), held], tmp_path / f"{name}.csv")
         assert "1 dev recordings are in the training data" in refused(config(shared)).message
+
+
+@pytest.mark.parametrize(
+    ("second", "told"),
+    [
+        ("empty.wav", "1 audio files without samples: empty.wav (second recording of a.wav, task speaker_ver)"),
+        ("none.wav", "1 missing audio files: none.wav (second recording of a.wav, task speaker_ver)"),
+        ("text.wav", "1 unreadable audio files: text.wav (second recording of a.wav, task speaker_ver): "),
+    ],
+)
+def test_of_a_pair_the_second_recording_is_named_where_it_is_the_bad_one(tmp_path, second, told):
+    soundfile.write(tmp_path / "a.wav", tone(1.0), RATE)
+    soundfile.write(tmp_path / "empty.wav", np.zeros(0), RATE)
+    (tmp_path / "text.wav").write_text("no")
+    pair = {"audio_2": second, "answer": "yes"}
+    manifest = write_manifest([Row("a.wav", extra=pair, root=tmp_path)], tmp_path / "m.csv")
+    settings = {"model": {"base": "b"}, "task": "speaker_ver", "data": {"train": str(manifest)}}
+    assert refused(load_train_config(settings)).message.startswith(told)
+    with pytest.raises(DataError) as caught:
+        load_test_set([manifest], task="speaker_ver")
+    assert f"{second}" in caught.value.message.splitlines()[1]
+    assert second != "empty.wav" or "(second recording of a.wav, task speaker_ver): no audio" in caught.value.message
+    # the first is still blamed for its own fault
+    turned = Row(second, extra={**pair, "audio_2": "a.wav"}, root=tmp_path)
+    settings["data"]["train"] = str(write_manifest([turned], tmp_path / "n.csv"))
+    assert f": {second}" in refused(load_train_config(settings)).message
+    assert "second recording" not in refused(load_train_config(settings)).message
 
 
 def test_one_manifest_is_learnt_as_several_tasks(tmp_path):

@@ -91,6 +91,24 @@ def length_of(row: Row) -> float:
     return length + BETWEEN_S + more if more > 0 else more
 
 
+def fault_of(row: Row, task: str = "") -> tuple[Row, str]:
+    """Of a row without a length the recording that is why, and what messages call it: of a pair's other one, whose."""
+    try:
+        first, *others = recordings_of(row)
+    except DataError:  # a cut that is no number
+        return row, str(row)
+    if not others or not _heard(first):
+        return first, str(row)
+    return others[0], f"{others[0]} (second recording of {row}" + (f", task {task})" if task else ")")
+
+
+def _heard(row: Row) -> bool:
+    try:
+        return length_of(row) > 0
+    except DataError:
+        return False
+
+
 def sound_key(row: Row) -> str:
     """What a row's audio is, whatever its file is called: the file's hash, and the cut; of a pair, both."""
     other = second_of(row)

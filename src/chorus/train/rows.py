@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from chorus.data.choices import TASK, needs_of
-from chorus.data.manifest import Row, read_manifest, select
+from chorus.data.manifest import SECOND, Row, read_manifest, select
 from chorus.data.parallel import in_order
 from chorus.data.split import SPLIT_NAMES
-from chorus.data.utterance import Utterance, length_of, recordings_of
+from chorus.data.utterance import Utterance, fault_of, length_of, recordings_of
 from chorus.errors import DataError, RecipeError
 from chorus.files import present
 from chorus.identity import file_hash
@@ -117,8 +117,8 @@ def gather(
     read = len(found.train)
     for name in ("train", "dev", "test"):
         out = found.left_out if skip_bad else None
-        setattr(found, name, answered(getattr(found, name), config, found.every, out, answers=answers))
-        setattr(found, name, _probe(getattr(found, name), found, needs_audio, skip_bad=skip_bad, answers=answers))
+        known = answered(getattr(found, name), config, found.every, out, answers=answers)
+        setattr(found, name, _probe(known, config, found, needs_audio, skip_bad=skip_bad, answers=answers))
     longest = config.data.max_duration_s
     for name in ("train", "dev"):
         setattr(found, name, _fitting(getattr(found, name), config.data.min_duration_s, longest, found, needs_audio))
@@ -253,8 +253,9 @@ def _dataset_rows(source: RowSource, role: str, task_column: str) -> list[Uttera
 
 
 def _probe(
-    utterances: list[Utterance], found: TrainingRows, needs_audio: bool, *, skip_bad: bool, answers: bool
-) -> list[Utterance]:
+    utterances: list[Utterance], config: TrainConfig, found: TrainingRows, needs_audio: bool, *,
+    skip_bad: bool, answers: bool,
+) -> list[Utterance]:  # fmt: skip
     """Read every header: durations, and what cannot be used."""
     bad: dict[str, list[str]] = {}
     good: list[Utterance] = []
@@ -262,7 +263,9 @@ def _probe(
     for utterance, length in zip(utterances, lengths, strict=True):
         if isinstance(length, str):
             kind, _, detail = length.partition(": ")
-            bad.setdefault(kind, []).append(f"{utterance.row}{': ' + detail if detail else ''}")
+            task = utterance.row.get(found.task_column) or config.task
+            name = str(utterance.row) if utterance.dataset is not None else fault_of(utterance.row, task)[1]
+            bad.setdefault(kind, []).append(f"{name}{': ' + detail if detail else ''}")
         elif answers and not utterance.row.text.strip():
             bad.setdefault("empty transcripts", []).append(str(utterance.row))
         else:
@@ -284,7 +287,9 @@ def decodable(utterances: Sequence[Utterance], rows: TrainingRows, *, skip_bad: 
         try:
             utterance.audio()
         except DataError as error:
-            return f"{utterance.row}: {error.message.partition(': ')[2]}"
+            # of a pair the message alone knows which of both it is
+            told = error.message if utterance.row.get(SECOND) else error.message.partition(": ")[2]
+            return f"{utterance.row}: {told}"
         return ""
 
     whys = list(in_order(why_not, utterances, 8))
@@ -303,11 +308,11 @@ def _length(utterance: Utterance) -> float | str:
     try:
         length = length_of(row)
     except DataError as error:
-        missing = not present(row.audio)
+        missing = not present(fault_of(row)[0].audio)
         return "missing audio files" if missing else f"unreadable audio files: {error.message.partition(': ')[2]}"
     if length > 0:
         return length
-    return "cuts behind the end of their file" if row.start else "audio files without samples"
+    return "cuts behind the end of their file" if fault_of(row)[0].start else "audio files without samples"
 
 
 def _fitting(

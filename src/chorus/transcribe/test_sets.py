@@ -11,7 +11,7 @@ from chorus.data.audio import LONGEST_S
 from chorus.data.choices import TASK, needs_of, of_task, with_choices
 from chorus.data.manifest import Row, groups, named_manifest, read_manifest, select, spread
 from chorus.data.parallel import in_order
-from chorus.data.utterance import Utterance, length_of
+from chorus.data.utterance import Utterance, fault_of, length_of
 from chorus.errors import DataError, MisfitError
 from chorus.identity import fingerprint
 from chorus.tasks.registry import TASKS
@@ -81,7 +81,7 @@ def load_test_set(
             told = f" (asked for: {', '.join(f'{k} = {_either(v)}' for k, v in only.items())})" if only else ""
             raise MisfitError(f"{path}: none of its {len(manifest)} rows is left{told}", "check --split and --where")
         rows += [replace(r, domain=r.domain or name, language=r.language or language) for r in spread(chosen, limit)]
-    found = of_rows(with_choices(rows, asked, every), skip_bad=skip_bad)
+    found = of_rows(with_choices(rows, asked, every), skip_bad=skip_bad, task=task)
     return replace(found, left_out={**found.left_out, **({"of other tasks": others} if others else {})})
 
 
@@ -89,9 +89,9 @@ def _either(value: object) -> str:
     return " or ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-def of_rows(rows: Sequence[Row], *, skip_bad: bool = False) -> TestSet:
-    """The rows as a test set; `DataError` as `load_test_set` says."""
-    every = looked_at(rows)
+def of_rows(rows: Sequence[Row], *, skip_bad: bool = False, task: str = "") -> TestSet:
+    """The rows as a test set; `DataError` as `load_test_set` says, with the `task` where it is known."""
+    every = looked_at(rows, task)
     found = [one for one in every if isinstance(one, Utterance)]
     bad = [one for one in every if isinstance(one, str)]
     if bad and not skip_bad:
@@ -115,7 +115,7 @@ def _of_split(rows: list[Row], split: str | None) -> list[Row]:
     return tests if tests else rows
 
 
-def looked_at(rows: Sequence[Row]) -> list[Utterance | str]:
+def looked_at(rows: Sequence[Row], task: str = "") -> list[Utterance | str]:
     """Each row with the length of its audio, as its header tells; or what is wrong with it."""
 
     def look(row: Row) -> Utterance | str:
@@ -124,7 +124,7 @@ def looked_at(rows: Sequence[Row]) -> list[Utterance | str]:
         except DataError as error:
             return error.message
         if length <= 0:
-            return f"{row}: no audio there"
+            return f"{fault_of(row, task or row.get(TASK))[1]}: no audio there"
         if length > LONGEST_S:
             return f"{row}: {length / 3600:.1f} h; at most {LONGEST_S / 3600:g} are read at once"
         return Utterance(row, length)
