@@ -225,6 +225,31 @@ def test_two_systems_with_scores_of_their_own_are_compared() -> None:
     assert (found.test, found.matched) == ("approximate randomisation", None)
 
 
+@pytest.mark.parametrize(
+    ("text", "label"),
+    [
+        ("I think C", "C"),
+        ("I'd say it is C.", "C"),
+        ("I\u2019m sure: the answer is C, of course", "C"),
+        ("A man says B", "B"),
+        ("I think A", "A"),
+        ("I think it is A, not B", "A"),
+        ("A) the man, and not B", "A"),
+        ("**A** since I heard B", "A"),
+        ("A\nI heard that B is wrong", "A"),
+        ("I. A man speaks of C", "I"),
+        ("B or C", "B"),
+        ("I would say A man", "I"),  # both may be words: the first
+        ("A man sings", "A"),  # no other letter stands there
+        ("AI is B", "B"),
+        ("nobody", ""),
+    ],
+)
+def test_of_letters_the_words_a_and_i_count_where_no_other_does_or_punctuation_follows(text: str, label: str) -> None:
+    labels = tuple("ABCDEFGHI")
+    assert (label_in(text, labels), label_in(text, labels[::-1])) == (label, label)
+
+
 # ---- rows ----
 
 

@@ -1,14 +1,16 @@
 """Labels in what a model wrote: which of a row's choices a free answer is.
 
 Rule: the whole answer, or what stands behind its last colon, is a label; else the longest label that stands in it as
-whole words, of equally long ones the first; else none. Case, punctuation and runs of spaces do not count.
+whole words, of equally long ones the first; else none. Case, punctuation and runs of spaces do not count. Of labels
+that are letters, where several stand, the first counts that cannot be the English words A and I: those are labels at
+the end of a line or before punctuation.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 from chorus.errors import DataError
 from chorus.files import shown
@@ -17,6 +19,8 @@ from chorus.tasks.normalise import keeping_marks
 
 BETWEEN = "|"  # of the choices in one cell of a table
 LETTERS = re.compile("[A-Z]")  # choices that are named by letters: "a" in a text is an article
+ENGLISH = ("A", "I")  # letters that are words too
+ENDED = re.compile(r"[^\S\n]*([^\w\s'\u2019]|\n|$)")  # behind a letter that is none: I'd is one
 
 
 def choices_of(cell: str, where: object, task: str) -> tuple[str, ...]:
@@ -69,9 +73,22 @@ def label_in(text: str, labels: Sequence[str]) -> str:
     for part in (text, text.rpartition(":")[2]):
         if (whole := _plain(part, labels)) in plain:
             return plain[whole]
+    if _by_letters(labels):
+        return plain.get(_letter_in(text, plain), "")
     said = f" {_plain(text, labels)} "
     places = [(-len(one), place, one) for one in plain if (place := _place(one, said)) >= 0]
     return plain[min(places)[2]] if places else ""
+
+
+def _letter_in(text: str, letters: Container[str]) -> str:
+    """The first of some letters that stands as a word in a text, of English words only where there is no other."""
+    found = [one for one in re.finditer(r"\w+", text) if one[0] in letters]
+    sure = [one for one in found if one[0] not in ENGLISH or ENDED.match(text, one.end())]
+    return next((one[0] for one in sure or found), "")
+
+
+def _by_letters(labels: Sequence[str]) -> bool:
+    return all(LETTERS.fullmatch(label.strip()) for label in labels)
 
 
 def _place(label: str, said: str) -> int:
@@ -82,6 +99,6 @@ def _place(label: str, said: str) -> int:
 
 def _plain(text: str, labels: Sequence[str]) -> str:
     """A text as labels are compared; of letters alone their case counts."""
-    if all(LETTERS.fullmatch(label.strip()) for label in labels):
+    if _by_letters(labels):
         return " ".join(re.findall(r"\w+", text))
     return keeping_marks(text.replace("_", " ").replace("-", " "))
