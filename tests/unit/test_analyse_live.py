@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 import chorus
-from chorus.analyse.cka import POSITIONS, states_of
 from chorus.analyse.deltas import open_all
 from chorus.analyse.live import AnalysedRows, load_live
 from chorus.analyse.path import PathAnalysis, barrier
+from chorus.analyse.states import POSITIONS, states_of
 from chorus.errors import ChorusError, DataError, UsageError
 from chorus.linalg.similarity import unbiased_hsic
 from models import Family, load_all, write_model

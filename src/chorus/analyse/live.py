@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 from chorus.analyse.deltas import Opened
 from chorus.analyse.recordings import check_rows, parts_of, tests_of
-from chorus.architectures.conversion import Names
 from chorus.checkpoints.adapted import low_rank_delta, same_tensor
 from chorus.checkpoints.lazy_tensor import KeepingTensor, LazyTensor
 from chorus.data.manifest import named_manifest
@@ -133,12 +132,13 @@ def load_live(opened: Opened, base: str, wanted: AnalysedRows) -> LiveModel:
 
 def _added(backbone: Backbone, opened: Opened) -> Live:
     """The loaded base and what every model adds to each tensor: in factors as far as it is known so, else streamed."""
-    from chorus.models.live import Deltas, Live
+    from chorus.models.live import Deltas, Live, own_names
 
     jobs = opened.jobs(Selection())
-    names = Names(backbone.model)  # of the module tree, which speech language models' files do not keep to
+    own = own_names(backbone.model, [one[0].name for one in jobs])
+    shapes = {name: tuple(tensor.shape) for name, tensor in backbone.model.state_dict().items()}
     for job, *_ in jobs:
-        if names.tree.get(next(iter(names.targets(job.name)), job.name)) != tuple(job.shape):
+        if job.name in own and shapes.get(own[job.name]) != tuple(job.shape):
             raise CheckpointError(
                 f"{job.name}: not in the loaded model as the file has it",
                 "such a model is merged and evaluated, but its weights cannot be put in place",

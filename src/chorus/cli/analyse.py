@@ -154,7 +154,7 @@ def path(models: tuple[str, ...], base: str, points: int, until: float, from_bas
 @heard
 @click.option("--merge", "merges", multiple=True, metavar="[NAME=]MODEL", help="A merge of them; may be repeated.")
 def cka(models: tuple[str, ...], base: str, merges: tuple[str, ...], **flags: object) -> None:
-    """How alike base, models and merges hear the same recordings, behind every layer of a Whisper.
+    """How alike base, models and merges hear the same recordings, behind every layer that hears or writes.
 
     \b
     chorus analyse cka radio phone merge.yml --base openai/whisper-tiny --data dev.csv -o cka

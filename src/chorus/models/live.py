@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from transformers.pytorch_utils import Conv1D
 
 from chorus.architectures.conversion import Names
+from chorus.checkpoints.composite import COMPOSITES
 from chorus.errors import CheckpointError
 from chorus.linalg.low_rank import LowRank
 
@@ -74,12 +75,12 @@ class Live:
         self.ranks: dict[str, int] = {}
         self._dense: list[_Dense] = []
         self._patched: list[nn.Module] = []
-        names = Names(model)  # of the module tree, which speech language models' files do not keep to
-        own = {name: next(iter(names.targets(name)), name) for name in stored}
+        own = own_names(model, stored)
         untie(model, own.values())
         places = _places(model)
         for one in deltas:
-            self._put(one, places.get(own[one.name], []))
+            if one.name in own:
+                self._put(one, places.get(own[one.name], []))
 
     def _put(self, deltas: Deltas, places: list[tuple[nn.Module, str]]) -> None:
         if not places or getattr(*places[0]).numel() != deltas.numel:
@@ -151,6 +152,19 @@ class Live:
         for one in self._dense:
             one.close()
         self._patched, self._dense = [], []
+
+
+def own_names(model: PreTrainedModel, stored: Iterable[str]) -> dict[str, str]:
+    """By the names of a model's file those of the module tree, which speech language models' files do not keep to.
+
+    Of a whole that the loaded model is part of (Omni, of which the thinker is) only the part's are there.
+    """
+    names, stored = Names(model), list(stored)
+    prefix = next((one.prefix for one in COMPOSITES if one.part == type(model).__name__), "")
+    bare = {name: name.removeprefix(prefix) for name in stored if name.startswith(prefix)}
+    # no name has it: the part by itself
+    bare = bare or dict(zip(stored, stored, strict=True))
+    return {name: next(iter(names.targets(one)), one) for name, one in bare.items()}
 
 
 class _Dense:
