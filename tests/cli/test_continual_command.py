@@ -90,6 +90,24 @@ def test_what_makes_no_sense_is_refused_with_a_remedy(one, out, capsys, flags, w
     assert not out.exists()
 
 
+@pytest.mark.parametrize(
+    ("columns", "flags", "words"),
+    [
+        ("path,keyword", [], ["no column text, which the task asr needs", "--task"]),
+        ("path,keyword", ["--task", "st"], ["no column text, which the task st needs", "call it text"]),
+        ("sound,keyword", ["--task", "kws"], ["no column path, which the task kws needs", "call it path"]),
+    ],
+)
+def test_fails_with_a_manifest_of_keywords_and_names_what_there_is(one, out, capsys, tmp_path, columns, flags, words):
+    base, state, models = one
+    (tmp_path / "kw.csv").write_text(f"{columns}\na.wav,on\n")
+    line = ["continual", state, models[1], "-o", str(out), "--base", base, "--test", f"a={tmp_path / 'kw.csv'}"]
+    assert run([*line, *flags]) == 4
+    shown = capsys.readouterr().err
+    assert all(word in shown for word in words), shown
+    assert "--columns" not in shown
+
+
 def test_fails_with_a_state_of_no_provenance_and_says_what_to_add(adapters, out, capsys):
     base, models = adapters
     assert run(["continual", models[0], models[1], "-o", str(out), "--base", base]) == 2

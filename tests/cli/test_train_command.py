@@ -159,6 +159,7 @@ def campaign(monkeypatch):
         return [results[0], {**results[1], "before": 20.0}]
 
     monkeypatch.setattr("chorus.train.jobs.plan_jobs", plan_jobs)
+    monkeypatch.setattr("chorus.train.jobs.walked_column", lambda config: "domain")  # which reads the manifests
     monkeypatch.setattr("chorus.train.campaign.run_jobs", run_jobs)
     return seen
 

@@ -14,12 +14,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chorus.data.manifest import Row, write_manifest
+from chorus.data.manifest import Row, manifest_text, write_manifest
 from chorus.errors import CheckpointError, ChorusError, DataError, OutputError, UsageError
 from chorus.train import campaign, processes, resume
 from chorus.train.campaign import run_jobs
 from chorus.train.checkpoints import mark_whole
-from chorus.train.jobs import Job, _part, plan_jobs
+from chorus.train.jobs import Job, _part, plan_jobs, walked_column
 from chorus.train.layers import lay_over, load_train_config
 from chorus.train.rows import TrainingRows, _load
 from sounds import corpus, tiny
@@ -339,6 +339,21 @@ def test_one_domain_after_another_starts_from_what_the_last_one_left(config):
     assert [(j.name, j.after) for j in jobs] == [("continual-1-d0", None), ("continual", "continual-1-d0")]
     assert jobs[1].config.model.base == jobs[0].config.output_dir
     assert jobs[1].config.model.adapter is None
+
+
+def test_where_rows_name_several_tasks_one_is_taught_after_another_with_no_column_named(tmp_path):
+    """Also where no row has a text: labels stand in columns of their own."""
+    rows = [Row(f"{i}.wav", root=tmp_path, extra={"task": t, "label": "x"}) for i, t in enumerate(("kws", "emotion"))]
+    (tmp_path / "m.csv").write_text(manifest_text(rows, tmp_path / "m.csv").replace("path,text,", "path,words,"))
+    config = config_of(tmp_path, data={"train": str(tmp_path / "m.csv")})
+    assert walked_column(config) == "task"
+    jobs = plan_jobs(config, continual=walked_column(config))
+    assert [(job.name, job.config.task) for job in jobs] == [("continual-1-kws", "kws"), ("continual", "emotion")]
+    manifests(tmp_path, one=[("red", "en"), ("blue", "en")])
+    assert walked_column(config_of(tmp_path, data={"train": str(tmp_path / "one.csv")})) == "domain"
+    # a source may say it in place of the rows
+    said = [{"manifest": str(tmp_path / "one.csv"), "task": task} for task in ("kws", "speaker_id")]
+    assert walked_column(config_of(tmp_path, data={"train": said})) == "task"
 
 
 def test_adapters_are_trained_further_on_the_same_base(config):

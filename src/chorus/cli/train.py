@@ -27,7 +27,11 @@ if TYPE_CHECKING:
 @device_flag("auto", by_config=True)
 @click.option("--joint", is_flag=True, help="One model on all domains at once.")
 @click.option("--continual", is_flag=True, help="One model, taught one domain after another.")
-@click.option("--by", metavar="COLUMN", help="With --continual: the column that is walked.  [default: domain]")
+@click.option(
+    "--by",
+    metavar="COLUMN",
+    help="With --continual: the column that is walked.  [default: task where rows name several, else domain]",
+)
 @click.option("--each", metavar="COLUMN", help="One specialist for each value of a column, such as domain.")
 @click.option(
     "--only", multiple=True, metavar="VALUE", help="With --each and --continual: these values, in this order."
@@ -103,14 +107,16 @@ def _told(result: Trained) -> str:
 
 def _campaign(config: TrainConfig, flags: Mapping[str, Any], settings: Mapping[str, bool]) -> None:
     from chorus.train.campaign import run_jobs
-    from chorus.train.jobs import plan_jobs
+    from chorus.train.jobs import plan_jobs, walked_column
     from chorus.train.orders import order
 
-    walked, only = flags["by"] or "domain", list(flags["only"])
+    walked, only = flags["by"], list(flags["only"])
     if flags["order"]:
         if not flags["continual"] or only or flags["by"]:
             raise UsageError("--order names column and values of --continual", "give it without --only and --by")
         walked, only = config.data.task_column, list(order(flags["order"]))
+    if flags["continual"]:
+        walked = walked or walked_column(config)
     jobs = plan_jobs(
         config, joint=flags["joint"], continual=walked if flags["continual"] else None, each=flags["each"], only=only
     )

@@ -6,14 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from chorus.data.choices import task_named
-from chorus.data.manifest import named_manifest, read_manifest
+from chorus.data.choices import TEXT, needs_of, task_named
+from chorus.data.manifest import Manifest, named_manifest, read_manifest
 from chorus.data.split import SPLIT_NAMES
 from chorus.errors import DataError, MisfitError, UsageError
 from chorus.evaluate.run import NORMALISER
 from chorus.identity import fingerprint
 from chorus.runtime import pick_device
 from chorus.tasks.normalise import normaliser as known_normaliser
+from chorus.tasks.registry import TASKS
 from chorus.train.rows import leaked, shown
 from chorus.transcribe.decoding import Decoding, check_language
 from chorus.transcribe.test_sets import TestSet, load_test_set
@@ -64,7 +65,8 @@ def read_sets(given: Sequence[str | Path], split: str, measuring: Measuring) -> 
         name = name or Path(path).stem
         if name in found:
             raise UsageError(f'two {split} sets are called "{name}"', "name them: NAME=MANIFEST")
-        rows = read_manifest(path, needs=("path",)).rows
+        manifest = read_manifest(path, needs=())
+        rows = manifest.rows
         # dev is called validation elsewhere, and test eval
         names = sorted({r.split for r in rows if r.split in SPLIT_NAMES[split]})
         if any(r.split for r in rows) and not names:
@@ -73,12 +75,23 @@ def read_sets(given: Sequence[str | Path], split: str, measuring: Measuring) -> 
             )
         task = measuring.task or task_named(rows, path)
         decoding = measuring.of(task)
+        _refuse_without(manifest, path, decoding.task, told=measuring.task is not None)
         where = {"split": names} if names else {}
         test = load_test_set(
             [path], split="all", where=where, limit=measuring.limit, skip_bad=measuring.skip_bad, task=decoding.task
         )  # fmt: skip
         found[name] = MeasuredSet(name, test, decoding)
     return found
+
+
+def _refuse_without(manifest: Manifest, path: str, task: str, *, told: bool) -> None:
+    """`DataError` for a column that the task needs and the manifest lacks, with what this command has for it."""
+    known = {*manifest.columns, *manifest.renamed}
+    for column in needs_of(TASKS.get(task)):
+        if column not in known:
+            other = "say what it is of: --task (chorus tasks), or a column task"
+            hint = other if column == TEXT and not told else f"call it {column} in the manifest"
+            raise DataError(f"{path}: no column {column}, which the task {task} needs", hint)
 
 
 def refuse_shared(dev: Mapping[str, MeasuredSet], test: Mapping[str, MeasuredSet]) -> None:

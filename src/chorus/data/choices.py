@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
-from chorus.data.manifest import Row
+from chorus.data.manifest import Manifest, Row, read_manifest
 from chorus.errors import DataError, MisfitError
 from chorus.tasks.asr import ASR
 from chorus.tasks.chosen import CHOICES, check_answer, check_choices
 from chorus.tasks.protocol import Chooses, Task
-from chorus.tasks.registry import task_or
+from chorus.tasks.registry import TASKS, task_or
 
-TASK = "task"  # a manifest's column
+TASK, TEXT = "task", "text"  # a manifest's columns
 SHOWN = 5  # rows that a message names
 
 
@@ -67,6 +68,25 @@ def several(problems: Sequence[DataError]) -> DataError:
 def needs_of(task: Task) -> tuple[str, ...]:
     """The columns that a manifest of a task must have: what a label is of may stand in any, a text has one."""
     return ("path",) if isinstance(task, Chooses) else ("path", "text")
+
+
+def read_asked(
+    source: str | Path, needs: Sequence[str], *, column: str = TASK, columns: Mapping[str, str] | None = None,
+    audio_dir: str | Path | None = None,
+) -> Manifest:  # fmt: skip
+    """A manifest with the columns that it `needs`: no text where each row names, in `column`, a task of labels."""
+    found = read_manifest(
+        source, columns=columns, audio_dir=audio_dir, needs=[name for name in needs if name != TEXT]
+    )  # fmt: skip
+    known = {*found.columns, *found.renamed}
+    if TEXT in needs and TEXT not in known and not (found.rows and all(_of_labels(r, column) for r in found.rows)):
+        read_manifest(source, columns=columns, audio_dir=audio_dir, needs=needs)  # which tells what is missing
+    return found
+
+
+def _of_labels(row: Row, column: str) -> bool:
+    name = task_or(row.get(column))
+    return bool(name) and isinstance(TASKS.get(name), Chooses)
 
 
 def of_task(rows: Sequence[Row], task: Task, column: str = TASK) -> list[Row]:

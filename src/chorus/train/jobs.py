@@ -42,6 +42,13 @@ def plan_jobs(
     return jobs
 
 
+def walked_column(config: TrainConfig) -> str:
+    """What `continual` walks where nobody says it: the tasks where the training rows name several, else domains."""
+    column = config.data.task_column
+    named = {task_or(v) for s in config.data.train if not s.streaming for v in spellings(config, s, "train", column)}
+    return column if len(named - {""}) > 1 else "domain"
+
+
 def _joint(config: TrainConfig, column: str, only: Sequence[str]) -> TrainConfig:
     if not only:
         return _part(config, "joint", config.data)
@@ -87,7 +94,8 @@ class _Sources:
         found = list(dict.fromkeys(value for _, known in self.train for value in known))
         if not found:
             known = columns_of(self.config.data.train)
-            raise DataError(f'no training row has the column "{self.column}"{nearest(self.column, known)}')
+            told = f'no training row has the column "{self.column}"{nearest(self.column, known)}'
+            raise DataError(told, "name another: --each COLUMN, or --continual --by COLUMN")
         for value in only:
             if not any(self._is(one, value) for one in found):
                 raise UsageError(f'--only {value}: no training row has {self.column} "{value}"{nearest(value, found)}')

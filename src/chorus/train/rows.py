@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from chorus.data.choices import TASK, needs_of
+from chorus.data.choices import TASK, needs_of, read_asked
 from chorus.data.manifest import SECOND, Row, read_manifest, select
 from chorus.data.parallel import in_order
 from chorus.data.split import SPLIT_NAMES
@@ -174,9 +174,9 @@ def spellings(config: TrainConfig, source: RowSource, role: str, column: str) ->
     if source.dataset:  # whose rows are chosen under the source's own domain and language
         rows = [u.row for u in _dataset_rows(source, role, config.data.task_column)]
     else:
-        rows = _chosen_rows(
-            source, role, TrainingRows([], [], [], task_column=config.data.task_column), ("text",), given=True
-        )[: source.limit]
+        fresh = TrainingRows([], [], [], task_column=config.data.task_column)
+        needs = () if answers_labels(source.task or config.task) else ("text",)
+        rows = _chosen_rows(source, role, fresh, needs, given=True)[: source.limit]
     found: dict[str, dict[str, None]] = {}
     for row in rows:
         written = row.get(column)
@@ -193,7 +193,9 @@ def _manifest_rows(
 
 def _chosen_rows(source: RowSource, role: str, found: TrainingRows, needs: Sequence[str], *, given: bool) -> list[Row]:
     assert source.manifest
-    manifest = read_manifest(source.manifest, columns=source.columns, needs=needs, audio_dir=source.audio_dir)
+    manifest = read_asked(
+        source.manifest, needs, column=found.task_column, columns=source.columns, audio_dir=source.audio_dir
+    )
     rows = as_of(manifest.rows, source.task, found.task_column)
     if (manifest.source, source.task) not in found.read:  # train and dev are often of one
         found.read.add((manifest.source, source.task))
