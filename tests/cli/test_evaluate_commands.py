@@ -153,7 +153,7 @@ def test_gate_leaves_with_1_where_something_does_not_hold(tmp_path, capsys):
 def test_gate_tells_two_versions_of_one_name_apart(tmp_path, capsys):
     old, new = (made_up(tmp_path / place, "model", {"x": c}).directory for place, c in (("old", 4), ("new", 10)))
     assert run(["gate", str(new), "--against", str(old), "--max-regression", "1"]) == 1
-    assert "regression against model (against), points: 15.00" in capsys.readouterr().out
+    assert "regression of error rate against model (against), points: 15.00" in capsys.readouterr().out
     assert run(["gate", str(old), "--against", str(new), "--max-regression", "1"]) == 0
 
 

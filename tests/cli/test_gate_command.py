@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -120,6 +121,35 @@ def test_a_bound_that_is_no_percentage_is_refused(limit: float, tmp_path: Path) 
     found = answered_with(tmp_path, "a", 1)
     with pytest.raises(UsageError, match="accuracy is told in percent"):
         gate(found, bounds={"accuracy": limit})
+
+
+def test_a_regression_is_of_the_metric_that_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    better, worse = (
+        str(answered_with(tmp_path, name, wrong).directory) for name, wrong in (("better", 0), ("worse", 6))
+    )
+    given = ["gate", worse, "--against", better, "--max-regression", "1", "--max-domain-regression", "2"]
+    assert run(given) == 1
+    told = capsys.readouterr().out
+    # six of eight in the car are wrong, none of twelve at home
+    assert "FAIL regression of accuracy against better, points of the mean of 2 domains: 37.50 (at most 1.00)" in told
+    assert "FAIL regression of accuracy in the worst domain (car), points: 75.00 (at most 2.00)" in told
+    # what is answered with no label at all are as many in both
+    assert run([*given, "--metric", "recognised"]) == 0
+    told = capsys.readouterr().out
+    assert "ok   regression of recognised against better, points of the mean of 2 domains: 0.00 (at most 1.00)" in told
+    assert "-0.00" not in told
+    assert run([*given, "--metric", "recognised", "--json"]) == 0
+    values = [check["value"] for check in json.loads(capsys.readouterr().out)["checks"]]
+    assert all(math.copysign(1, value) == 1 for value in values), values
+
+
+def test_a_metric_without_a_regression_or_without_a_name_is_refused(
+    keywords: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["gate", keywords, "--bound", "accuracy=1", "--metric", "macro_f1"]) == 2
+    assert "none is bounded" in capsys.readouterr().err
+    assert run(["gate", keywords, "--against", keywords, "--max-regression", "1", "--metric", "acuracy"]) == 2
+    assert 'did you mean "accuracy"?' in capsys.readouterr().err
 
 
 # ---- finished evaluations of several tasks ----

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import random
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,7 @@ import pytest
 import chorus
 from chorus.analyse.interference import Gained, analyse_interference, summed
 from chorus.analyse.interference_facts import Effect, Interference, Outgoing
-from chorus.analyse.interference_report import tables_of
+from chorus.analyse.interference_report import interference_report, tables_of
 from chorus.errors import MisfitError, UsageError
 from chorus.evaluate.bootstrap import Answered, paired_bootstrap
 from chorus.evaluate.results import Evaluation
@@ -311,6 +313,20 @@ def test_the_page_is_whole(tmp_path: Path) -> None:
     assert page.count("data:image/svg+xml") == 3
     assert "Overfit to their task, beyond chance: radio, phone." in page
     assert "merged recovers 0.62 of the specialists&#39; gains in the mean, 0.50 at the worst (phone)." in page
+
+
+def test_what_is_nought_has_no_sign(tmp_path: Path) -> None:
+    found = analyse_interference(family(tmp_path))
+    others = [
+        replace(one, mean=-0.004, worst=-0.0, recovery=dict.fromkeys(one.recovery, -0.001)) for one in found.others
+    ]
+    outgoing = [
+        replace(one, others=replace(one.others, worst_points=-0.01, share_worst=-0.002)) for one in found.outgoing
+    ]
+    report = interference_report(replace(found, others=others, outgoing=outgoing))
+    told = [*report.lead, *(cell for table in report.tables for row in table.rows for cell in row)]
+    assert any("recovers 0.00 of" in text and "0.00 at the worst" in text for text in told)
+    assert not [text for text in told if re.search(r"-0\.0+(?![0-9])", text)]
 
 
 def test_who_was_trained_on_a_task_is_at_home_in_all_its_rows(tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ def mixture_table(found: CoefficientAnalysis, column: str) -> Table:
     rows = []
     for one in found.groups[column]:
         weights = [f"{one.weights[label]:.3f}" for label in found.models]
-        numbers = ["-" if value is None else f"{value:.2f}" for value in (one.margin, one.entropy)]
+        numbers = ["-" if value is None else f"{value:z.2f}" for value in (one.margin, one.entropy)]
         rows.append([one.name, *weights, one.dominant or "-", *numbers])
     notes = [] if column != "all" else [
         "Means over values. Dominant: the largest share of the sum of absolute weights; margin: how far before the "

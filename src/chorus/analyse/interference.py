@@ -346,8 +346,8 @@ def _why(row: InterferenceRow) -> str:
     one = row.gain
     if one.points < 0:
         return f"{left}{row.own} is worse there than the base, by {-one.points:.1f} points"
-    interval = "no interval" if one.low is None or one.high is None else f"{one.low:.1f} to {one.high:.1f}"
-    return f"{left}what {row.own} gains there, {one.points:.1f} points ({interval}), may be chance"
+    interval = "no interval" if one.low is None or one.high is None else f"{one.low:z.1f} to {one.high:z.1f}"
+    return f"{left}what {row.own} gains there, {one.points:z.1f} points ({interval}), may be chance"
 
 
 def _capped(cells: Sequence[MeasuredCell]) -> list[str]:

@@ -64,8 +64,8 @@ def told(effect: Effect | None) -> str:
     """`+3.2 [1.0, 5.4]*`."""
     if effect is None:
         return "-"
-    interval = "" if effect.low is None or effect.high is None else f" [{effect.low:+.1f}, {effect.high:+.1f}]"
-    return f"{effect.points:+.1f}{interval}{MARK if effect.surely else ''}"
+    interval = "" if effect.low is None or effect.high is None else f" [{effect.low:+z.1f}, {effect.high:+z.1f}]"
+    return f"{effect.points:+z.1f}{interval}{MARK if effect.surely else ''}"
 
 
 def _shares(found: Interference) -> Table:
@@ -85,15 +85,15 @@ def _share(found: Interference, label: str, row: str) -> float | None:
 
 
 def _number(value: float | None, digits: int = 2) -> str:
-    return "-" if value is None else f"{value:+.{digits}f}"
+    return "-" if value is None else f"{value:+z.{digits}f}"
 
 
 COLUMNS = ("elsewhere, mean", "worst", "share, mean", "share, worst", "disruption", "gains", "losses")
 
 
 def _summed(one: Summed) -> list[str]:
-    worst = "-" if one.worst_points is None else f"{one.worst_points:+.1f} ({one.worst})"
-    share = "-" if one.share_worst is None else f"{one.share_worst:+.2f} ({one.share_worst_in})"
+    worst = "-" if one.worst_points is None else f"{one.worst_points:+z.1f} ({one.worst})"
+    share = "-" if one.share_worst is None else f"{one.share_worst:+z.2f} ({one.share_worst_in})"
     return [
         told(one.mean), worst, _number(one.share_mean), share,
         "-" if one.disruption is None else f"{one.disruption:.2f}",
@@ -126,7 +126,7 @@ def recovery_table(found: Interference) -> Table | None:
         return None
     rows = []
     for one in found.others:
-        worst = "-" if one.worst is None else f"{one.worst:+.2f} ({one.worst_in})"
+        worst = "-" if one.worst is None else f"{one.worst:+z.2f} ({one.worst_in})"
         cells = [_number(one.recovery.get(row.name)) for row in found.rows]
         rows.append([one.system, one.role or "-", *cells, _number(one.mean), worst, _number(one.ratio_of_sums)])
     columns = ["system", "role", *map(row_name, found.rows), "mean", "worst", "ratio of sums"]
@@ -171,13 +171,13 @@ def draw(found: Interference, place: Path) -> list[Picture]:
     marks = [[MARK if one and one.surely else "" for one in row] for row in effects]
     squares(
         [[one.points if one else None for one in row] for row in effects], rows, columns, place / "points",
-        what="points gained against the base", marks=marks, form="{:+.1f}", framed=homes,
+        what="points gained against the base", marks=marks, form="{:+z.1f}", framed=homes,
     )  # fmt: skip
     text = f"Points of {metrics_of(found)}, more is better; framed: at home; {MARK}: no chance. Grey: not measured."
     pictures = [Picture("Interference", text, place / "points.svg")]
     if any(row.sure for row in found.rows):
         shares = [[one.share if one else None for one in row] for row in effects]
-        squares(shares, rows, columns, place / "shares", what="share of the own gain", form="{:+.2f}", framed=homes,
+        squares(shares, rows, columns, place / "shares", what="share of the own gain", form="{:+z.2f}", framed=homes,
                 limit=1.0)  # fmt: skip
         text = f"1: as much as the row's own specialist, below 0: what is lost. {UNSURE}: nothing that could be shared."
         pictures.append(Picture("Interference, of the own specialist's gain", text, place / "shares.svg"))
@@ -221,7 +221,7 @@ def _lead(found: Interference) -> list[str]:
     for one in found.others:
         if one.mean is not None:
             told_of.append(
-                f"{one.system} recovers {one.mean:.2f} of the specialists' gains in the mean, {one.worst:.2f} at the "
+                f"{one.system} recovers {one.mean:z.2f} of the specialists' gains in the mean, {one.worst:z.2f} at the "
                 f"worst ({one.worst_in})."
             )
     return told_of + found.notes

@@ -62,7 +62,7 @@ def _draw(found: LeaveOneOut, place: Path) -> list[Picture]:
     squares(
         [[one.points if one else None for one in row] for row in effects], [row.name for row in found.rows],
         [f"without {model}" for model in found.models], place / "left-out", what="points against the merge of all",
-        marks=[[MARK if one and one.surely else "" for one in row] for row in effects], form="{:+.1f}",
+        marks=[[MARK if one and one.surely else "" for one in row] for row in effects], form="{:+z.1f}",
     )  # fmt: skip
     text = f"Red: what the model was good for; blue: what it cost. {MARK}: no chance."
     return [Picture("Leave one out", text, place / "left-out.svg")]

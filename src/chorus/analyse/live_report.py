@@ -103,7 +103,7 @@ def cka_report(found: StateAnalysis, *, command: Sequence[str] = ()) -> Analysis
          for layer in found.layers for i, j in combinations(range(len(found.labels)), 2)
          if (value := layer.cka[i][j]) is not None), default=(1.0, "", ""),
     )  # fmt: skip
-    lead = [f"Least alike are {pair} in {where}: CKA {value:.3f}."] if pair else []
+    lead = [f"Least alike are {pair} in {where}: CKA {value:z.3f}."] if pair else []
     return AnalysisReport(
         "cka", f"States of {', '.join(found.labels)}", [*lead, *found.warnings], cka_tables(found), found.as_dict(),
         lambda place: _draw_states(found, place), facts, command,
@@ -117,7 +117,7 @@ def cka_tables(found: StateAnalysis) -> list[Table]:
     aligned, apart = [], []
     for layer in found.layers:
         values = [layer.cka[i][j] for i, j in pairs]
-        aligned.append([layer.name, *("-" if v is None else f"{v:.3f}" for v in values)])
+        aligned.append([layer.name, *("-" if v is None else f"{v:z.3f}" for v in values)])
         apart.append([layer.name, *(f"{layer.difference[i][j]:.4g}" for i, j in pairs)])
     note = "Linear CKA, unbiased: 1 where the one's states are the other's, turned and scaled; 0 by chance."
     return [

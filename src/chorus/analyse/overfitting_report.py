@@ -64,7 +64,7 @@ def _where(one: GridPoint) -> str:
 
 
 def _number(value: float | None) -> str:
-    return "-" if value is None else f"{value:+.2f}"
+    return "-" if value is None else f"{value:+z.2f}"
 
 
 def grid_table(found: OverfittingAnalysis, model: str) -> Table:
@@ -72,7 +72,7 @@ def grid_table(found: OverfittingAnalysis, model: str) -> Table:
     rows = []
     for one in found.of(model):
         others = one.outgoing.others
-        worst = "-" if others.share_worst is None else f"{others.share_worst:+.2f} ({others.share_worst_in})"
+        worst = "-" if others.share_worst is None else f"{others.share_worst:+z.2f} ({others.share_worst_in})"
         verdict = f"yes{MARK}" if one.outgoing.surely else "yes" if one.outgoing.overfits else "no"
         rows.append([
             one.called, exact(one.weight), f"{100 * one.energy:.1f}", told(one.outgoing.own), _number(one.inside),
@@ -156,7 +156,7 @@ def _squares(points: Sequence[GridPoint], stem: Path, what: str, measure: Measur
     squares(
         [[by.get((rank, weight)) for weight in weights] for rank in ranks],
         [f"rank {rank}" if rank != "whole" else rank for rank in ranks], [f"× {exact(weight)}" for weight in weights],
-        stem, what=what, form="{:+.2f}", limit=limit,
+        stem, what=what, form="{:+z.2f}", limit=limit,
     )  # fmt: skip
 
 

@@ -156,7 +156,7 @@ def _mean(group: WeightGroup, found: WeightAnalysis, of: Callable[[PairFacts], V
 
 
 def _number(value: Value, digits: int = 2) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"
+    return "-" if value is None else f"{value:z.{digits}f}"
 
 
 def _percent(value: Value, digits: int) -> str:

@@ -25,6 +25,7 @@ from chorus.files import printable
 )  # fmt: skip
 @click.option("--max-regression", type=float, metavar="POINTS", help="The most that --against may be better by.")
 @click.option("--max-domain-regression", type=float, metavar="POINTS", help="The same in the worst domain.")
+@click.option("--metric", help="Of which metric regressions are, such as macro_f1.  [default: the task's first]")
 @click.option("--max-failed", type=click.IntRange(0), default=0, help="Failed decodes.  [default: 0]")
 @click.option("--significant", is_flag=True, help="--max-regression counts only where test and interval agree on it.")
 @json_flag("Print the checks as JSON.")
@@ -35,6 +36,7 @@ def command(context: click.Context, /, result: str, json_: bool, **flags: Any) -
     \b
     chorus gate evaluations/merged --max-wer 12 --max-regression 0.5 --against evaluations/base
     chorus gate evaluations/keywords --bound accuracy=90 --bound recognised=99
+    chorus gate evaluations/merged --against evaluations/kws --max-regression 2 --metric macro_f1
     """
     from chorus.evaluate.gate import as_dict, gate
     from chorus.evaluate.results import read_evaluation
@@ -53,6 +55,10 @@ def command(context: click.Context, /, result: str, json_: bool, **flags: Any) -
     # either without the other would check nothing and pass: a pipeline must not be green by a forgotten flag
     if regressions != bool(flags["against"]):
         raise UsageError("--against and a regression's bound go together", "--against RESULT --max-regression 0.5")
+    if flags["metric"] is not None and not regressions:
+        raise UsageError(
+            "--metric is of regressions, and none is bounded", "--bound METRIC=VALUE bounds a metric itself"
+        )
     against = flags.pop("against")
     checks = gate(read_evaluation(result), against=read_evaluation(against) if against else None, **flags)
     if json_:

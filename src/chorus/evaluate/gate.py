@@ -28,7 +28,7 @@ class Check:
     bound: Literal["at most", "at least"] = "at most"
 
     def __str__(self) -> str:
-        return f"{'ok  ' if self.ok else 'FAIL'} {self.what}: {self.value:.2f} ({self.bound} {self.limit:.2f})"
+        return f"{'ok  ' if self.ok else 'FAIL'} {self.what}: {self.value:z.2f} ({self.bound} {self.limit:z.2f})"
 
 
 def gate(
@@ -40,6 +40,7 @@ def gate(
     bounds: Mapping[str, float] | None = None,
     max_regression: float | None = None,
     max_domain_regression: float | None = None,
+    metric: str | None = None,
     max_failed: int = 0,
     significant: bool = False,
 ) -> list[Check]:
@@ -48,8 +49,8 @@ def gate(
     `bounds` are of the task's metrics by name: the least where more is better, the most where less is. WER and CER are
     of tasks whose answers are texts; `UsageError` names what a task has instead.
 
-    A regression is of the unweighted mean over domains; with `significant` it counts only where test and interval of
-    the difference agree that it is one (p < .05).
+    A regression is of the task's first metric, or of `metric`, in the unweighted mean over domains; with `significant`
+    it counts only where test and interval of the difference agree that it is one (p < .05).
     """
     if not result.rows:
         raise DataError(f"{result.label}: no rows, of which nothing can be said", "evaluate again with --overwrite")
@@ -64,23 +65,28 @@ def gate(
     against = against if against.label != result.label else _called(against, f"{against.label} (against)")
     condition = CLEAN if CLEAN in result.summary["conditions"] else result.summary["conditions"][0]
     # refused where the recordings differ: a lower rate on easier ones is no pass
-    comparison = compare([against, result], base=against.label, condition=condition)
+    comparison = compare([against, result], base=against.label, condition=condition, metric=metric)
     line, other = (next(x for x in comparison.lines if x.label == e.label) for e in (result, against))
     if max_regression is not None:
         # of all cells, as `chorus compare` averages them
         found = next(d for d in line.differences if d.group == comparison.averaged[-1])
-        points = comparison.sign * found.points
+        # + 0.0: what is nought has no sign
+        points = comparison.sign * found.points + 0.0
         # a NaN holds no bound
         held = points <= max_regression or (significant and points > 0 and not found.stars)
         over = f" of the mean of {len(comparison.cells)} domains" if len(comparison.cells) > 1 else ""
-        checks.append(Check(f"regression against {against.label}, points{over}", points, max_regression, held))
+        checks.append(
+            Check(
+                f"regression of {comparison.title} against {against.label}, points{over}", points, max_regression, held
+            )
+        )
     if max_domain_regression is not None:
         # not forgiven by `significant`, whose tests are of averages and not of one domain
         worse = {c.name: comparison.sign * (line.rates[c.name] - other.rates[c.name]) for c in comparison.cells}
         name = max((n for n in worse if not math.isnan(worse[n])), key=lambda n: worse[n], default="")
-        points = worse.get(name, math.nan)
-        checks.append(Check(f"worst domain ({name}), points", points, max_domain_regression,
-                            points <= max_domain_regression))  # fmt: skip
+        points = worse.get(name, math.nan) + 0.0
+        told = f"regression of {comparison.title} in the worst domain ({name}), points"
+        checks.append(Check(told, points, max_domain_regression, points <= max_domain_regression))
     return checks
 
 
