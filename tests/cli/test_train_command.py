@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -190,12 +191,30 @@ def test_one_after_another_walks_the_domains_or_another_column(campaign, more, c
     assert campaign["asked"]["continual"] == column
 
 
-def test_an_order_by_name_is_its_tasks(campaign):
-    assert run(["train", *CONFIG, "--continual", "--order", "compatible_acoustic"]) == 0
-    assert (campaign["asked"]["continual"], campaign["asked"]["only"]) == (
-        "task",
-        ["speaker_ver", "langid", "kws", "asr"],
-    )
+@pytest.mark.parametrize(
+    ("name", "tasks"),
+    [
+        ("compatible_acoustic", "speaker_ver, langid, kws, asr"),
+        ("conflicting_stress", "asr, intent, emotion, speaker_ver"),
+        ("heldout_asr_probe", "speaker_ver, langid, kws, intent"),
+        ("semantic_to_speaker", "intent, asr, kws, langid, speaker_id, speaker_ver"),
+        ("speaker_to_semantic", "speaker_ver, speaker_id, langid, kws, asr, intent"),
+    ],
+)
+def test_an_order_by_name_is_its_tasks(campaign, name, tasks):
+    assert run(["train", *CONFIG, "--continual", "--order", name]) == 0
+    assert (campaign["asked"]["continual"], campaign["asked"]["only"]) == ("task", tasks.split(", "))
+
+
+def test_the_docs_tell_each_order_as_it_is():
+    page = (Path(__file__).parents[2] / "docs" / "tasks.md").read_text()
+    table = page.partition("| order | |")[2].partition("\n\n")[0]
+    told = dict(re.findall(r"^\| `(\w+)` \| ([^|:]+)", table, re.M))
+    assert told.pop("speaker_to_semantic").strip() == "the same from the end"
+    assert {name: tuple(tasks.strip().split(", ")) for name, tasks in told.items()} == {
+        name: tasks for name, tasks in ORDERS.items() if name != "speaker_to_semantic"
+    }
+    assert len(ORDERS) == 5
     assert ORDERS["speaker_to_semantic"] == ORDERS["semantic_to_speaker"][::-1]
     assert {task for tasks in ORDERS.values() for task in tasks} <= set(TASKS.names())
 
