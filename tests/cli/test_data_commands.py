@@ -118,6 +118,24 @@ def test_check_says_which_columns_it_took(tmp_path, capsys):
     assert "write OURS=THEIRS" in capsys.readouterr().err
 
 
+def test_check_takes_manifests_of_tasks(tmp_path, capsys):
+    for i, name in enumerate("ab"):
+        write_flac(tmp_path / f"{name}.flac", tone(0.5, 200 + 50 * i))
+    named = tmp_path / "named.csv"
+    named.write_text("path,task,instruction,choices,answer\na.flac,custom,Which?,x|y,x\nb.flac,custom,,x|y,z\n")
+    assert run(["data", "check", str(named), "-q"]) == 1
+    assert 'task custom: its answer "z" is none of its choices' in capsys.readouterr().out
+    words = tmp_path / "words.csv"
+    words.write_text("path,keyword\na.flac,on\nb.flac,off\n")
+    assert run(["data", "check", str(words)]) == 4
+    told = capsys.readouterr().err
+    assert "no column text" in told
+    assert "--task" in told
+    assert run(["data", "check", str(words), "--task", "keyword-spotting", "-q"]) == 0
+    assert run(["data", "check", str(words), "--task", "kwz"]) == 2
+    assert "unknown task" in capsys.readouterr().err
+
+
 def test_check_without_the_extra(manifest, capsys, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "soundfile", None)
     assert run(["data", "check", str(manifest), "-q"]) == 3

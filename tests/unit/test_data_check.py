@@ -150,9 +150,69 @@ def test_all_kinds_have_a_place_and_somebody_who_finds_them():
     from pathlib import Path
 
     import chorus.data.check
+    import chorus.data.choices
     import chorus.models.limits
 
-    modules = (chorus.data.check, chorus.models.limits)
+    modules = (chorus.data.check, chorus.data.choices, chorus.models.limits)
     source = "".join(Path(module.__file__).read_text() for module in modules)
     assert all(source.count(f'"{kind}"') >= 2 for kind in (*ERRORS, *WARNINGS))
-    assert len(set(ERRORS) | set(WARNINGS)) == len(ERRORS) + len(WARNINGS) == 24
+    assert len(set(ERRORS) | set(WARNINGS)) == len(ERRORS) + len(WARNINGS) == 26
+
+
+# ---- tasks ----
+
+
+@pytest.fixture
+def speech(tmp_path):
+    """Two recordings, and files that are none."""
+    for i, name in enumerate("abc"):
+        soundfile.write(tmp_path / f"{name}.wav", tone(1.0, 200 + 50 * i, seed=i), RATE)
+    soundfile.write(tmp_path / "empty.wav", np.zeros(0, np.float32), RATE)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("task", "columns", "told"),
+    [
+        (
+            "kws",
+            {"keyword": "six", "choices": "one|two"},
+            'task kws: its answer "six" is none of its choices (one, two)',
+        ),
+        ("custom", {"answer": "x"}, "task custom: no instruction"),
+        ("speech_qa", {"answer": "x"}, "task speech_qa: no question"),
+        ("speaker_ver", {"answer": "yes"}, "task speaker_ver: no second recording"),
+        ("emotion", {}, "task emotion: no answer"),
+    ],
+)
+@pytest.mark.parametrize("named", [True, False])
+def test_a_row_that_cannot_be_answered_is_an_error_of_its_task(speech, task, columns, told, named):
+    row = Row("a.wav", root=speech, extra={**columns, **({"task": task} if named else {})})
+    assert kinds([row], task="asr" if named else task) == {"cannot be answered": [f"a.wav: {told}"]}
+
+
+def test_labels_are_no_texts_that_are_empty_or_come_again(speech):
+    rows = [
+        Row(f"{name}.wav", "", split=split, root=speech, extra={"task": task, "answer": label, "choices": "on|off"})
+        for name, split in (("a", "train"), ("b", "train"), ("c", "dev"))
+        for task, label in (("kws", "on"), ("intent", "off"))
+    ]
+    assert kinds(rows) == {}
+    again = [replace(rows[0]), replace(rows[0], split="dev")]
+    assert kinds([*rows, *again]).keys() == {"duplicate audio", "same audio in two splits"}
+    assert kinds([replace(rows[0], extra={"task": "kwz"})]) == {"unknown task": ["a.wav: kwz"]}
+
+
+def test_of_a_pair_both_recordings_are_decoded(speech):
+    def pair(second, first="a.wav", **more):
+        return Row(first, root=speech, extra={"audio_2": second, "answer": "no", "task": "speaker_ver"}, **more)
+
+    found = kinds([pair("empty.wav"), pair("none.wav"), pair("b.wav"), pair("c.wav")])
+    assert found["empty audio"] == ["a.wav: second recording empty.wav: no samples"]
+    assert found["missing audio"] == ["a.wav: second recording none.wav"]
+    assert set(found) == {"empty audio", "missing audio"}, "a.wav in two pairs is no duplicate"
+    assert check([pair("b.wav")]).hours == pytest.approx(2.5 / 3600)
+    held = kinds([pair("b.wav", split="train"), pair("b.wav", first="c.wav", split="dev")])
+    assert held == {"same audio in two splits": ["c.wav: dev; a.wav is train"]}
+    soon = replace(pair("b.wav"), extra={**pair("b.wav").extra, "start_2": "soon"})
+    assert kinds([soon])["unreadable audio"] == ["a.wav: start_2 or end_2 is no number"]

@@ -68,13 +68,13 @@ def mapping(pairs: tuple[str, ...]) -> dict[str, str]:
 
 def read_all(manifests: tuple[str, ...], reading: Reading, *, quiet: bool, needs: tuple[str, ...]) -> list[Row]:
     """The rows of several manifests; columns that were taken for others are told once."""
-    from chorus.data.manifest import read_manifest
+    from chorus.data.choices import read_asked
     from chorus.errors import DataError
 
     columns = mapping(reading["columns"])
     rows = []
     for name in manifests:
-        found = read_manifest(name, columns=columns, needs=needs, audio_dir=reading["audio_dir"])
+        found = read_asked(name, needs, columns=columns, audio_dir=reading["audio_dir"])
         for ours, theirs in found.renamed.items():  # a guess that is right is still a guess
             note(f"{name}: column {theirs} is read as {ours}", quiet=quiet)
         rows += found.rows
@@ -214,6 +214,7 @@ def _print_pairing(facts: Paired, *, quiet: bool) -> None:
 
 @command.command("check", short_help="Find what would spoil a training.")
 @click.argument("manifests", nargs=-1, required=True, type=click.Path())
+@click.option("--task", default="asr", show_default=True, help="Of rows that name none: chorus tasks.")
 @click.option("--model", help="Check texts against this model's tokenizer, decoder and languages.")
 @click.option("--strict", is_flag=True, help="Exit 1 on warnings too.")
 @jobs_flag(what="Files at once.")
@@ -222,6 +223,7 @@ def _print_pairing(facts: Paired, *, quiet: bool) -> None:
 @quiet_flag()
 def check_(
     manifests: tuple[str, ...],
+    task: str,
     model: str | None,
     strict: bool,
     jobs: int | None,
@@ -229,14 +231,17 @@ def check_(
     quiet: bool,
     **reading: Unpack[Reading],
 ) -> None:
-    """Decode every recording and look at audio, texts and splits. Leaves with 1 where training would be spoilt."""
+    """Decode every recording; look at audio, texts, answers, splits. Leaves with 1 where training would be spoilt."""
     from chorus.data.check import check
+    from chorus.data.choices import needs_of
     from chorus.models.loading import limits_of
+    from chorus.tasks.registry import TASKS, parse_task
 
-    rows = read_all(manifests, reading, quiet=quiet, needs=("path", "text"))
+    task = parse_task(task)
+    rows = read_all(manifests, reading, quiet=quiet, needs=needs_of(TASKS.get(task)))
     limits = limits_of(model) if model else None
     with shown(quiet=quiet, label="checking", unit="rows") as bar:
-        report = check(rows, limits=limits, jobs=jobs, progress=bar)
+        report = check(rows, task=task, limits=limits, jobs=jobs, progress=bar)
     if json_:
         as_json(report.as_dict())
     else:

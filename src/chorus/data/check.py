@@ -1,4 +1,4 @@
-"""What would spoil a training, found before it: in the audio, in the texts, between the splits.
+"""What would spoil a training, found before it: in the audio, in texts and answers, between the splits.
 
 Files are decoded one at a time (a few at once on several cores), in blocks, so that a corpus of any size takes the
 memory of a few utterances. Every finding names its rows; errors spoil a training, warnings are worth a look.
@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from chorus.data.audio import LONGEST_S, blocks, mono, opened, span
+from chorus.data.choices import TASK, by_tasks
 from chorus.data.manifest import Row
 from chorus.data.parallel import in_order
+from chorus.data.utterance import BETWEEN_S, second_of
 from chorus.errors import DataError
 from chorus.files import present
 from chorus.identity import digest
@@ -47,6 +49,8 @@ ERRORS = (
     "silent audio",
     "not finite",
     "empty text",
+    "unknown task",
+    "cannot be answered",
     "special tokens in text",
     "unwritable text",
     "text too long",
@@ -83,6 +87,16 @@ class Measured:
     digest: str = ""
     problem: str = ""  # one of ERRORS
     detail: str = ""
+    second: Measured | None = None  # of a pair
+
+    @property
+    def whole_s(self) -> float:
+        """Seconds that are heard: of a pair both, and the pause between them."""
+        return self.duration_s + (BETWEEN_S + self.second.duration_s if self.second else 0.0)
+
+    @property
+    def parts(self) -> tuple[Measured, ...]:
+        return (self, self.second) if self.second else (self,)
 
 
 @dataclass
@@ -131,11 +145,15 @@ class Report:
 def check(
     rows: Sequence[Row],
     *,
+    task: str = "asr",
     limits: Limits | None = None,
     jobs: int | None = None,
     progress: Progress = lambda done, total: None,
 ) -> Report:
-    """Decode every row's audio once, and look at rows, texts and splits together."""
+    """Decode every row's audio once, and look at rows, texts and splits together; rows name their task, or have `task`.
+
+    Answers that are labels are looked at as their tasks do, and are no texts: they come again, and in every split.
+    """
     found: dict[str, list[str]] = {}
 
     def add(kind: str, row: Row, detail: str = "") -> None:
@@ -147,19 +165,24 @@ def check(
         progress(len(measured), len(rows))
         if result.problem:
             add(result.problem, result.row, result.detail)
-    for row in rows:
+    texts, labelled, problems = by_tasks(rows, task)
+    for row, kind, detail in problems:
+        add(kind, row, detail)
+    for row in texts:
         if not row.text.strip():
             add("empty text", row)
     # what has a problem says no more: every silent file would be a duplicate of every other
     good = [m for m in measured if not m.problem]
     _audio_findings(good, limits, add)
-    _outliers(good, add)
+    spoken = set(map(id, texts))
+    _outliers(good, [m for m in good if id(m.row) in spoken], add)
     _duplicates(good, add)
-    _repeated_texts(rows, add)
-    _across_splits(rows, add)
+    _repeated_texts(texts, add)
+    _across_splits({"text": texts, "speaker": rows}, add)
     if limits is not None:
-        for start in range(0, len(rows), 1000):  # tokenizers work in batches, memory is bounded
-            part = rows[start : start + 1000]
+        written = [*texts, *labelled]
+        for start in range(0, len(written), 1000):  # tokenizers work in batches, memory is bounded
+            part = written[start : start + 1000]
             for row, kind, detail in (*limits.problems(part), *limits.notices(part)):
                 add(kind, row, detail)
     order = (*ERRORS, *WARNINGS)
@@ -167,12 +190,27 @@ def check(
     rates: dict[int, int] = {}
     for one in good:
         rates[one.rate] = rates.get(one.rate, 0) + 1
-    hours = sum(m.duration_s for m in good) / 3600
+    hours = sum(m.whole_s for m in good) / 3600
     return Report(len(rows), hours, findings, hours_by(good), rates)
 
 
 def measure(row: Row) -> Measured:
-    """Decode one row's audio in blocks."""
+    """Decode one row's audio in blocks; of a pair both, and what is wrong with the second is told as that."""
+    result = _measure_one(row)
+    try:
+        other = None if result.problem else second_of(row)
+    except DataError as error:
+        result.problem, result.detail = "unreadable audio", error.message.removeprefix(f"{row}: ")
+        return result
+    if other is not None:
+        second = _measure_one(other)
+        result.second, result.problem = second, second.problem
+        if second.problem:
+            result.detail = f"second recording {other}" + (f": {second.detail}" if second.detail else "")
+    return result
+
+
+def _measure_one(row: Row) -> Measured:
     result = Measured(row)
     try:
         with opened(row.audio) as file:
@@ -239,25 +277,28 @@ class Add(Protocol):
 def _audio_findings(good: Sequence[Measured], limits: Limits | None, add: Add) -> None:
     longest = limits.max_audio_s if limits else None
     for one in good:
-        if one.duration_s > LONGEST_S:
-            hours = one.duration_s / 3600
+        if one.whole_s > LONGEST_S:
+            hours = one.whole_s / 3600
             add("audio too long", one.row, f"{hours:.1f} h; at most {LONGEST_S / 3600:g} are read at once")
-        elif longest is not None and one.duration_s > longest + 0.05:  # cutters round up
-            add("audio too long", one.row, f"{one.duration_s:.1f} s, the model takes {longest:g}")
-        if one.clipped > CLIPPED_SHARE:
-            add("clipped audio", one.row, f"{100 * one.clipped:.1f} % of samples")
-        if one.duration_s < SHORTEST_S:
-            add("very short audio", one.row, f"{one.duration_s:.3f} s")
+        elif longest is not None and one.whole_s > longest + 0.05:  # cutters round up
+            add("audio too long", one.row, f"{one.whole_s:.1f} s, the model takes {longest:g}")
+        clipped, shortest = max(part.clipped for part in one.parts), min(part.duration_s for part in one.parts)
+        if clipped > CLIPPED_SHARE:
+            add("clipped audio", one.row, f"{100 * clipped:.1f} % of samples")
+        if shortest < SHORTEST_S:
+            add("very short audio", one.row, f"{shortest:.3f} s")
         told = one.row.length_s
         if told is not None and abs(told - one.duration_s) > max(0.1, 0.02 * one.duration_s):
             add("duration differs", one.row, f"{one.duration_s:.2f} s, the manifest says {told:.2f}")
 
 
-def _outliers(good: Sequence[Measured], add: Add) -> None:
+def _outliers(good: Sequence[Measured], transcribed: Sequence[Measured], add: Add) -> None:
     """Durations, and characters a second within a language, far from the median on a logarithmic scale."""
-    spoken = [m for m in good if m.row.text and m.duration_s > 0]
-    for one, times in _far([m for m in good if m.duration_s > 0], lambda m: m.duration_s):
-        add("duration outlier", one.row, f"{one.duration_s:.2f} s, {times:.1f} times the median")
+    spoken = [m for m in transcribed if m.row.text and m.duration_s > 0]
+    for pairs in (False, True):  # apart: of two recordings nothing is odd about being twice as long
+        some = [m for m in good if m.duration_s > 0 and (m.second is not None) == pairs]
+        for one, times in _far(some, lambda m: m.whole_s):
+            add("duration outlier", one.row, f"{one.whole_s:.2f} s, {times:.1f} times the median")
     by_language: dict[str, list[Measured]] = {}
     for one in spoken:
         by_language.setdefault(one.row.language, []).append(one)
@@ -293,12 +334,17 @@ def _far(members: Sequence[Measured], value: Callable[[Measured], float]) -> lis
 
 
 def _duplicates(good: Sequence[Measured], add: Add) -> None:
-    first: dict[str, Row] = {}
+    """Recordings in two splits, whatever is asked there; in one, rows of a task with the same recordings."""
+    heard: dict[str, Row] = {}
+    first: dict[tuple[str, ...], Row] = {}
     for one in good:
-        seen, row = first.setdefault(one.digest, one.row), one.row
+        row = one.row
+        known = [heard.setdefault(part.digest, row) for part in one.parts]
+        seen = next((other for other in known if other.split != row.split and other.split and row.split), None)
+        splits = seen is not None
+        seen = seen or first.setdefault((row.get(TASK), *(part.digest for part in one.parts)), row)
         if seen is row:
             continue
-        splits = seen.split != row.split and bool(seen.split and row.split)
         if (seen.audio, seen.start, seen.end) == (row.audio, row.start, row.end):
             lines = [f"{r.line} ({r.split})" if splits else str(r.line) for r in (seen, row)]
             told = f"lines {' and '.join(lines)} name the same file"
@@ -325,12 +371,12 @@ def _short(text: str) -> str:
     return text if len(text) <= LONGEST_SHOWN else text[: LONGEST_SHOWN - 3] + "..."
 
 
-def _across_splits(rows: Sequence[Row], add: Add) -> None:
+def _across_splits(rows_of: Mapping[str, Sequence[Row]], add: Add) -> None:
     """Texts and speakers that stand in train and in a held-out split: counted once for each text or speaker."""
     for column, kind in (("text", "same text in two splits"), ("speaker", "speaker in two splits")):
         splits: dict[str, set[str]] = {}
         example: dict[str, Row] = {}
-        for row in rows:
+        for row in rows_of[column]:
             value = row.get(column)
             if value and row.split:
                 splits.setdefault(value, set()).add(row.split)
@@ -348,7 +394,7 @@ def hours_by(good: Sequence[Measured]) -> dict[str, dict[str, float]]:
         for one in good:
             value = one.row.get(column)
             if value:
-                hours[value] = hours.get(value, 0.0) + one.duration_s / 3600
+                hours[value] = hours.get(value, 0.0) + one.whole_s / 3600
         if hours:
             table[column] = {k: round(v, 4) for k, v in sorted(hours.items(), key=lambda item: -item[1])}
     return table

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from chorus.data.manifest import Manifest, Row, read_manifest
+from chorus.data.manifest import Manifest, Row, groups, read_manifest
 from chorus.errors import DataError, MisfitError
+from chorus.models.limits import PROMPT
 from chorus.tasks.asr import ASR
 from chorus.tasks.chosen import CHOICES, check_answer, check_choices
 from chorus.tasks.protocol import Chooses, Task
@@ -56,6 +57,38 @@ def each_with_choices(
         return row if own or not found else replace(row, extra={**row.extra, CHOICES: json.dumps(found)})
 
     return [ready(row) for row in rows]
+
+
+def unasked(row: Row, task: Task) -> DataError | None:
+    """What is wrong with a row that has nothing to ask: no prompt, and not what its task makes a question of."""
+    if not row.get(PROMPT):
+        try:
+            task.instruction(row)
+        except DataError as error:
+            return error
+    return None
+
+
+def by_tasks(rows: Sequence[Row], task: str) -> tuple[list[Row], list[Row], list[tuple[Row, str, str]]]:
+    """Rows that are answered with texts; those of labels as they are learnt, the answer as the text; what is wrong.
+
+    The last are (row, kind, detail). Rows that name no task are of `task`.
+    """
+    texts: list[Row] = []
+    labelled: list[Row] = []
+    problems = [(row, "unknown task", row.get(TASK)) for row in rows if row.get(TASK) and not task_or(row.get(TASK))]
+    of_each = groups(rows, lambda row: task_or(row.get(TASK)) if row.get(TASK) else task)
+    for name, members in of_each.items():
+        if not name or not isinstance(found := TASKS.get(name), Chooses):
+            texts += members if name else []
+            continue
+        for row, ready in zip(members, each_with_choices(members, found), strict=True):
+            wrong = ready if isinstance(ready, DataError) else unasked(ready, found)
+            if wrong is None and isinstance(ready, Row):
+                labelled.append(replace(ready, text=found.reference(ready)))
+            elif wrong is not None:
+                problems.append((row, "cannot be answered", wrong.message.removeprefix(f"{row}: ")))
+    return texts, labelled, problems
 
 
 def several(problems: Sequence[DataError]) -> DataError:

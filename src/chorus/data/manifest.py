@@ -155,7 +155,8 @@ def _lacking(missing: Sequence[str], header: Sequence[str], path: Path) -> DataE
         return DataError(told, "its fields stand behind another mark than the suffix says: .csv has commas, .tsv tabs")
     if any(name.lower().endswith(AUDIO) for name in header):
         return DataError(told, f"it begins with a row: give it a first line of names, such as {','.join(missing)}")
-    return DataError(told, f"name it: --columns {missing[0]}=NAME (or columns: in the configuration)")
+    other = "; or say what is asked, if it is not for texts: --task" if "text" in missing else ""
+    return DataError(told, f"name it: --columns {missing[0]}=NAME (or columns: in the configuration){other}")
 
 
 def column_names(header: Sequence[str], given: Mapping[str, str], source: object) -> dict[str, str]:

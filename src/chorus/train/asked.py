@@ -7,11 +7,10 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
-from chorus.data.choices import each_with_choices, of_task, several
+from chorus.data.choices import each_with_choices, of_task, several, unasked
 from chorus.data.manifest import Row
 from chorus.data.utterance import Utterance
 from chorus.errors import DataError, UsageError
-from chorus.models.limits import PROMPT
 from chorus.tasks.asr import ASR
 from chorus.tasks.protocol import Chooses, Task
 from chorus.tasks.registry import TASKS, parse_task
@@ -76,12 +75,9 @@ def answered(
 
 def _asked(row: Row | DataError, task: Task, config: TrainConfig) -> Row | DataError:
     """The row, unless it has nothing to ask: told here, and not when its turn comes in the middle of a training."""
-    if isinstance(row, Row) and not (row.get(PROMPT) or config.data.prompt):
-        try:
-            task.instruction(row)
-        except DataError as error:
-            return error
-    return row
+    if isinstance(row, DataError) or config.data.prompt:
+        return row
+    return unasked(row, task) or row
 
 
 def _reason(error: DataError, row: Row) -> str:
