@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from chorus.analyse.interference_facts import Effect, Outgoing, Summed
+from chorus.analyse.overfitting import GridPoint, OverfittingAnalysis
 from chorus.analyse.ranks import Ranks
 from chorus.errors import DataError
 from chorus.evaluate.compare import compare
@@ -212,6 +214,19 @@ def test_findings_are_sentences_of_the_numbers(drawn: tuple[Experiment, Results]
     assert f"recovers {merge.recovery_mean:.2f} in the mean" in text
     assert "Outside the domains the merge loses" in text
     assert "over 2 seeds together" in text
+
+
+def test_findings_tell_that_ranks_and_weights_are_of_one_seed(drawn: tuple[Experiment, Results]) -> None:
+    _, results = drawn
+    effect = Effect(5.0, 4.0, 6.0, None)
+    others = Summed(1, effect, "phone", 5.0, 0, None, None, "", None, 1, 1, 0, 0)
+    outgoing = Outgoing("radio", ["radio"], effect, others, overfits=False, surely=False)
+    point = GridPoint("radio", "radio", None, 1.0, False, 1.0, {}, 1.0, outgoing)
+    grids = OverfittingAnalysis("base", [], ["radio"], {"radio": ["radio"]}, [point])
+    for seeds in ([0, 1], [0]):
+        lines = told_of(results.model_copy(update={"overfitting": grids.as_dict(), "seeds": seeds}))
+        (place,) = [i for i, line in enumerate(lines) if line.startswith("radio gains at home")]
+        assert ("of the first of 2 seeds alone" in lines[place - 1]) == (len(seeds) > 1), lines
 
 
 def test_findings_know_metrics_of_which_more_is_better(tmp_path: Path) -> None:

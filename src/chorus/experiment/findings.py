@@ -20,6 +20,8 @@ def told(results: Results) -> list[str]:
     else:
         lines = over_tasks(results.gains, {k: v.compared for k, v in results.tasks.items()}, results.best, seeds)
     if grids:
+        if seeds > 1:
+            lines.append(f"Ranks and weights are of the specialists of the first of {seeds} seeds alone:")
         lines += [line for model in grids.models for line in lead_of(grids.of(model))]
     return lines
 
