@@ -14,14 +14,14 @@ import yaml
 
 import chorus
 from calibrations import WEIGHTS, adapters_on, cases, doubled, loaded, recipe_for
-from chorus.calibrate import learning
+from chorus.calibrate import learning, measure
 from chorus.calibrate.deltas import Kept, check_bases, deltas_of
 from chorus.calibrate.groups import check_plan, coefficients_of, groups_of, starting_weights
 from chorus.calibrate.rows import training_config
 from chorus.calibrate.run import calibrate
 from chorus.calibrate.settings import Calibration
 from chorus.cli.main import run
-from chorus.data.manifest import write_manifest
+from chorus.data.manifest import Row, write_manifest
 from chorus.data.utterance import Utterance
 from chorus.errors import CheckpointError, ChorusError, DataError, MisfitError, OutputError, PlanError, UsageError
 from chorus.models.live import Live
@@ -260,6 +260,7 @@ def test_learning_lowers_the_loss_that_it_learns(made, speech, out):
 
 def test_balanced_tasks_count_by_what_each_has_to_recover(made, speech, out, monkeypatch):
     _, recipe = made("whisper adapters")
+    monkeypatch.setattr("chorus.calibrate.recovery.ERRORS", 0.0)  # of random adapters, what chance gains counts
     seen = []
     start = learning.Learner.__init__
     monkeypatch.setattr(
@@ -276,6 +277,17 @@ def test_balanced_tasks_count_by_what_each_has_to_recover(made, speech, out, mon
     total = sum(1 / gains[task] for task in counted)
     assert seen[1] == {task: pytest.approx(1 / gains[task] / total if task in counted else 0) for task in gains}
     assert found.facts["weights"] != alike.facts["weights"]
+
+
+@pytest.mark.parametrize(("rows", "size", "sizes"), [
+    (1, 8, [1]), (2, 8, [1, 1]), (3, 8, [1, 1, 1]), (4, 8, [1] * 4), (9, 8, [2, 2, 2, 2, 1]), (40, 8, [8] * 5),
+    (10, 1, [1] * 10),
+])  # fmt: skip
+def test_dev_is_cut_so_that_an_error_of_the_gain_can_be_told(speech, rows, size, sizes):
+    config = training_config(Calibration(batch_size=size), "base", [str(speech)], [str(speech)], [])
+    parts = list(measure._parts([Utterance(Row(str(i)), float(i)) for i in range(rows)], config))
+    assert [len(part) for part in parts] == sizes
+    assert [u.duration_s for part in parts for u in part] == sorted(map(float, range(rows)), reverse=True)
 
 
 def test_error_rates_choose_as_the_loss_does(made, speech, out):

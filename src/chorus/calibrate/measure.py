@@ -17,6 +17,8 @@ from chorus.train.backbones.shared import batch_of, loss_of
 from chorus.train.config import Augment, TrainConfig
 from chorus.train.measure import error_rates, written
 
+FEWEST = 4  # batches, where there are so many rows
+
 
 def measured(
     backbone: Backbone, config: TrainConfig, rows: Mapping[str, Sequence[Utterance]], what: Measure
@@ -29,10 +31,10 @@ def measured(
 
 
 def _parts(rows: Sequence[Utterance], config: TrainConfig) -> Iterator[Sequence[Utterance]]:
-    """Batches of like lengths, the same ones every time."""
+    """Batches of like lengths, the same ones every time; a gain's error is told over them, so of few rows several."""
     # longest first: where memory does not suffice it is told at once
     ordered = sorted(rows, key=lambda u: -u.duration_s)
-    size = config.train.batch_size
+    size = max(1, min(config.train.batch_size, len(rows) // FEWEST))
     return (ordered[i : i + size] for i in range(0, len(ordered), size))
 
 

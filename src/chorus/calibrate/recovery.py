@@ -38,7 +38,7 @@ def gain(base: Sequence[Part], own: Sequence[Part]) -> tuple[float, float]:
     """What a model gains on the base, and the standard error of it over the batches, paired (the ratio linearised)."""
     found = value_of(base) - value_of(own)
     total, count = sum(n for _, n in base), len(base)
-    # of one batch no error can be told: the gain alone decides
+    # of one batch, which is one row, no error can be told: the gain alone decides
     if count < 2 or not total:
         return found, 0.0 if count else math.inf
     left = [(a - b) - found * n for (a, n), (b, _) in zip(base, own, strict=True)]

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 Note = Callable[[str], None]
 JOURNAL = "calibration.jsonl"
+FORMAT = 2  # of its figures: 2 are of smaller batches of dev where rows are few
 BASE = ""  # the label of what is measured without any delta
 
 
@@ -175,7 +176,7 @@ class _Calibrating:
             for part, tasks in (("train", self.rows.train), ("dev", self.rows.dev))
             for task, every in tasks.items() for u in every
         ]  # fmt: skip
-        mine = fingerprint(settings=settings, plan=self.plan.fingerprint(), rows=rows)
+        mine = fingerprint(format=FORMAT, settings=settings, plan=self.plan.fingerprint(), rows=rows)
         found = Ledger(directory / JOURNAL, mine, Measurement, resume=not restart)
         if found.other is not None:
             raise OutputError(
