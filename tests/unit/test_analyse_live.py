@@ -112,7 +112,7 @@ def test_a_barrier_is_never_below_the_ends(losses: list[float]) -> None:
 
 def test_states_are_transformers_hidden_states_of_sound_and_of_learnt_tokens(tones: AnalysedRows) -> None:
     live = load_live(open_all([BASE], BASE), str(BASE), replace(tones, batch_size=8))
-    states = states_of(live)
+    states = states_of(live)["d0"]
     model = live.backbone.model
     layers = model.config.encoder_layers, model.config.decoder_layers
     assert list(states) == [*(f"encoder {i}" for i in range(layers[0])), *(f"decoder {i}" for i in range(layers[1]))]
@@ -133,15 +133,21 @@ def test_states_are_transformers_hidden_states_of_sound_and_of_learnt_tokens(ton
     assert torch.allclose(normed, written, atol=1e-5)
 
 
+def together(states: Mapping[str, Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """Of all rows."""
+    first = next(iter(states.values()))
+    return {name: torch.cat([row[name] for row in states.values()]) for name in first}
+
+
 def test_cka_is_its_formula_of_the_states(pair: Mapping[str, Path], tones: AnalysedRows) -> None:
     found = chorus.analyse_cka([pair["a"]], BASE, tones, merges={"m": pair["b"]})
     assert found.labels == ["base", "a", "m"]
     assert found.merges == ["m"]
     live = load_live(open_all([pair["a"]], BASE), str(BASE), tones)
     live.put({})
-    first = states_of(live)
+    first = together(states_of(live))
     live.put({0: 1.0})
-    second = states_of(live)
+    second = together(states_of(live))
     assert len(found.layers) == len(first)
     for layer in found.layers:
         x, y = first[layer.name].double(), second[layer.name].double()

@@ -12,10 +12,11 @@ from safetensors.torch import save_file
 import chorus
 from chorus.analyse.deltas import open_all
 from chorus.analyse.live import AnalysedRows, GivenBatch, LiveModel, load_live
+from chorus.analyse.live_report import cka_tables
 from chorus.analyse.states import POSITIONS, frames_of, states_of
-from chorus.errors import CheckpointError
+from chorus.errors import CheckpointError, DataError
 from models import load_all
-from sounds import corpus, tiny, whole_omni
+from sounds import again, corpus, tiny, whole_omni
 
 KINDS = ("qwen2_audio", "omni", "qwen3_asr", "voxtral")
 PACKED = ("omni", "qwen3_asr")  # sounds one behind the other
@@ -105,7 +106,8 @@ def test_states_are_those_of_each_utterance_alone_without_padding(
     (given,) = batches
     assert len(set(given.seconds)) > 1, "without padding nothing is tested"
     assert len(set(given.batch["attention_mask"].sum(1).tolist())) > 1
-    found, wanted = states_of(live), by_hand(live, given, kind)
+    (found,) = states_of(live).values()
+    wanted = by_hand(live, given, kind)
     assert set(found) == {*wanted, "language_model 1"}
     for name, states in wanted.items():
         assert found[name].shape == states.shape, name
@@ -135,9 +137,13 @@ def test_cka_is_its_formula_in_float64(model: tuple[str, Path, Path], manifest: 
     for place in (base, tuned):
         live = load_live(open_all([place], place), str(place), rows(manifest))
         states.append(states_of(live))
+    assert list(found.rows) == list(states[0]) == ["d0", "d1"]
     assert [layer.name for layer in found.layers] == ["encoder 0", "language_model 0", "language_model 1"]
-    for layer in found.layers:
-        x, y = (one[layer.name].double() for one in states)
+    together = [(layer, ["d0", "d1"]) for layer in found.layers]
+    apart = [(layer, [row]) for row, layers in found.rows.items() for layer in layers]
+    assert len(apart) == 2 * len(together)
+    for layer, parts in [*together, *apart]:
+        x, y = (torch.cat([one[row][layer.name] for row in parts]).double() for one in states)
         assert layer.examples == len(x)
         k, other = x @ x.T, y @ y.T
         wanted = hsic(k, other) / (hsic(k, k) * hsic(other, other)) ** 0.5
@@ -146,6 +152,29 @@ def test_cka_is_its_formula_in_float64(model: tuple[str, Path, Path], manifest: 
         assert layer.difference[0][1] == pytest.approx(float((x - y).abs().mean()), rel=1e-3)
         assert layer.difference[0][1] > 0
     json.dumps(found.as_dict(), allow_nan=False)
+
+
+def test_a_row_of_too_few_positions_has_no_cka_and_so_few_alone_are_refused(tmp_path: Path) -> None:
+    _, every = corpus(tmp_path / "tones", 6)
+    # its answer is a letter and the end
+    few = again(tmp_path / "tones", every, text="a", speaker="solo")
+    base = tiny(tmp_path / "base", "qwen2_audio")
+    tuned = moved(base, tmp_path / "tuned")
+    found = chorus.analyse_cka({"tuned": tuned}, base, rows(few, by="speaker"))
+    assert set(found.rows) == {"solo", "s0", "s1", "s2"}
+    heard, *written = found.rows["solo"]
+    assert (heard.examples, [layer.examples for layer in written]) == (8, [2, 2])
+    assert heard.cka[0][1] is not None
+    assert all(layer.cka == [[None, None], [None, None]] for layer in written)
+    assert all(layer.difference[0][1] > 0 for layer in written)
+    json.dumps(found.as_dict(), allow_nan=False)
+    (table,) = [one for one in cka_tables(found) if one.title.startswith("CKA in each row")]
+    told = {(row[0], row[1]): row[2] for row in table.rows}
+    assert told["solo", "language_model 1"] == "-"
+    assert told["s0", "language_model 1"] == f"{found.rows['s0'][-1].cka[0][1]:.3f}"
+    alone = again(tmp_path / "tones", every[:1], "alone.csv", text="a")
+    with pytest.raises(DataError, match="2 positions to compare in language_model 0: too few"):
+        chorus.analyse_cka({"tuned": tuned}, base, rows(alone))
 
 
 def test_a_page_is_made_of_them(model: tuple[str, Path, Path], manifest: Path, tmp_path: Path) -> None:

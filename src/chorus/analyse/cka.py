@@ -42,13 +42,15 @@ class StateLayer:
 
 @dataclass(frozen=True)
 class StateAnalysis:
-    """Everything that `analyse_cka` found; `labels` begin with the base."""
+    """Everything that `analyse_cka` found; `labels` begin with the base. `rows` are the same of each row by itself."""
 
     base: str
     labels: list[str]
     merges: list[str]
     utterances: int
     layers: list[StateLayer]
+    by: str = "domain"
+    rows: dict[str, list[StateLayer]] = field(default_factory=dict)  # none where there is but one
     warnings: list[str] = field(default_factory=list)
 
     def as_dict(self) -> JsonObject:
@@ -93,15 +95,22 @@ def cka_of(opened: Opened, base: str | Path, wanted: AnalysedRows, *, progress: 
         every.append(states_of(live))
         progress(done, len(alone))
     labels = [opened.base, *opened.labels]
-    layers = [_layer(name, [states[name] for states in every]) for name in every[0]]
+    rows, names = list(live.batches), list(next(iter(every[0].values())))
+    together = [[torch.cat([states[row][name] for row in rows]) for states in every] for name in names]
+    for name, states in zip(names, together, strict=True):
+        if len(states[0]) < LEAST:
+            raise DataError(f"{len(states[0])} positions to compare in {name}: too few", "give more recordings")
+    layers = [_layer(name, states) for name, states in zip(names, together, strict=True)]
+    apart = {row: [_layer(name, [states[row][name] for states in every]) for name in names] for row in rows}
     count = len(opened.labels) - opened.merges
-    return StateAnalysis(opened.base, labels, opened.labels[count:], live.rows, layers, live.warnings)
+    return StateAnalysis(
+        opened.base, labels, opened.labels[count:], live.rows, layers, wanted.by, apart if len(rows) > 1 else {},
+        live.warnings,
+    )  # fmt: skip
 
 
 def _layer(name: str, states: Sequence[Tensor]) -> StateLayer:
     examples = len(states[0])
-    if examples < LEAST:
-        raise DataError(f"{examples} positions to compare in {name}: too few", "give more recordings")
     # drawn once, whatever the models: neighbours of one recording in one minibatch would be alike by themselves
     order = torch.randperm(examples, generator=torch.Generator().manual_seed(0))
     parts = [part for part in torch.split(order, MINIBATCH) if len(part) >= LEAST]

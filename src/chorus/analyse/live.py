@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from chorus.analyse.deltas import Opened
 from chorus.analyse.recordings import check_rows, parts_of, tests_of
-from chorus.checkpoints.adapted import low_rank_delta, same_tensor
+from chorus.checkpoints.adapted import AdaptedTensor, same_tensor
 from chorus.checkpoints.lazy_tensor import KeepingTensor, LazyTensor
 from chorus.data.manifest import named_manifest
 from chorus.data.utterance import Utterance
@@ -150,12 +150,12 @@ def _added(backbone: Backbone, opened: Opened) -> Live:
             for place, (job, label) in enumerate(zip(one, opened.labels, strict=True)):
                 if same_tensor(job.tensor, job.origin):
                     continue
-                if low_rank_delta(job.tensor, job.origin) is None:
-                    found.dense[place] = partial(_difference, job, label)
-                else:
-                    delta = difference(job, label)
-                    assert isinstance(delta, LowRank)
+                # of an adapter alone, since all else would be formed whole to be looked at
+                delta = difference(job, label) if isinstance(job.tensor, AdaptedTensor) else None
+                if isinstance(delta, LowRank):
                     found.factors[place] = delta.matrix()
+                else:
+                    found.dense[place] = partial(_difference, job, label)
             if found.factors or found.dense:
                 yield found
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
 
-from chorus.analyse.cka import StateAnalysis
+from chorus.analyse.cka import StateAnalysis, StateLayer
 from chorus.analyse.page import AnalysisReport
 from chorus.analyse.path import LossPath, PathAnalysis
 from chorus.report.grids import Panel, over_layers, squares
@@ -117,13 +117,38 @@ def cka_tables(found: StateAnalysis) -> list[Table]:
     aligned, apart = [], []
     for layer in found.layers:
         values = [layer.cka[i][j] for i, j in pairs]
-        aligned.append([layer.name, *("-" if v is None else f"{v:z.3f}" for v in values)])
+        aligned.append([layer.name, *map(_cka, values)])
         apart.append([layer.name, *(f"{layer.difference[i][j]:.4g}" for i, j in pairs)])
     note = "Linear CKA, unbiased: 1 where the one's states are the other's, turned and scaled; 0 by chance."
-    return [
+    tables = [
         Table("CKA by layer", columns, aligned, [note, *found.warnings]),
         Table("Mean absolute difference of states by layer", columns, apart),
     ]
+    if not found.rows:
+        return tables
+    # of all layers they stand in the JSON
+    last = [(row, layer) for row, layers in found.rows.items() for layer in _last(layers).values()]
+    columns = ["row", *columns]
+    return [
+        *tables,
+        Table(
+            "CKA in each row, behind the last layers", columns,
+            [[row, layer.name, *(_cka(layer.cka[i][j]) for i, j in pairs)] for row, layer in last],
+        ),
+        Table(
+            "Mean absolute difference in each row, behind the last layers", columns,
+            [[row, layer.name, *(f"{layer.difference[i][j]:.4g}" for i, j in pairs)] for row, layer in last],
+        ),
+    ]  # fmt: skip
+
+
+def _cka(value: float | None) -> str:
+    return "-" if value is None else f"{value:z.3f}"
+
+
+def _last(layers: Sequence[StateLayer]) -> dict[str, StateLayer]:
+    """What the next part of the model, or the text, is made of: the last layer of each stack."""
+    return {layer.name.rpartition(" ")[0]: layer for layer in layers}
 
 
 def _draw_states(found: StateAnalysis, place: Path) -> list[Picture]:
@@ -135,13 +160,11 @@ def _draw_states(found: StateAnalysis, place: Path) -> list[Picture]:
     )
     shifts = {called[i, j]: [x.difference[i][j] for x in found.layers] for i, j in pairs}
     over_layers(names, Panel("mean absolute difference", shifts), place / "difference")
-    # what the next part of the model, or the text, is made of
-    last = {name.rpartition(" ")[0]: layer for name, layer in zip(names, found.layers, strict=True)}
     pictures = [
         Picture("CKA, by layer", "1: the same states, turned and scaled.", place / "cka.svg"),
         Picture("Shift of the states, by layer", "How far the values themselves lie apart.", place / "difference.svg"),
     ]
-    for stack, layer in last.items():
+    for stack, layer in _last(found.layers).items():
         squares(layer.cka, found.labels, found.labels, place / f"last-{stack}", what="CKA", limit=1.0)
         pictures.append(Picture(f"CKA behind the last layer: {stack}", "", place / f"last-{stack}.svg"))
     return pictures

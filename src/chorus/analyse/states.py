@@ -43,18 +43,25 @@ def check_kind(backbone: Backbone, label: str) -> None:
         raise CheckpointError(f"{label}: states by layer are of {told}", "name one of these, and its fine-tunes")
 
 
-def states_of(live: LiveModel) -> dict[str, Tensor]:
-    """The states [positions of all utterances, d] behind each layer, in one order of utterances for every model."""
-    found: dict[str, list[Tensor]] = {}
+def states_of(live: LiveModel) -> dict[str, dict[str, Tensor]]:
+    """By row of the tables, the states [positions of its utterances, d] behind each layer, in one order every time."""
+    found: dict[str, dict[str, Tensor]] = {}
     with live.listening():
-        for given in (one for batches in live.batches.values() for one in batches):
+        for row, batches in live.batches.items():
             # of one batch at a time: all frames of all layers would be gigabytes
-            with _hooked(live.backbone) as caught, live.backbone.window(live.backbone.model, given.batch):
-                live.backbone.model(**given.batch)
-            for name, states in caught.items():
-                own = _heard(live.backbone, states, given) if name.startswith(HEARS) else _written(live, states, given)
-                found.setdefault(name, []).append(torch.cat([part.float().cpu() for part in own]))
-    return {name: torch.cat(parts) for name, parts in found.items()}
+            parts = [_of_batch(live, given) for given in batches]
+            found[row] = {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+    return found
+
+
+def _of_batch(live: LiveModel, given: GivenBatch) -> dict[str, Tensor]:
+    with _hooked(live.backbone) as caught, live.backbone.window(live.backbone.model, given.batch):
+        live.backbone.model(**given.batch)
+    found = {}
+    for name, states in caught.items():
+        own = _heard(live.backbone, states, given) if name.startswith(HEARS) else _written(live, states, given)
+        found[name] = torch.cat([part.float().cpu() for part in own])
+    return found
 
 
 @contextmanager

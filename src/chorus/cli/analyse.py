@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from chorus.cli import analyse_grids
-from chorus.cli.analysed import Flags, by_flag, heard, home, named, open_options, recordings, tell
+from chorus.cli.analysed import Flags, heard, home, named, open_options, recordings, tell
 from chorus.cli.flags import (
     jobs_flag,
     json_flag,
@@ -127,7 +127,6 @@ def interference(results: tuple[str, ...], **given: object) -> None:
 @click.option("--points", type=click.IntRange(2), default=11, help="From 0 to 1.  [default: 11]")
 @click.option("--until", type=float, default=1.0, help="How far beyond a model, from the base.  [default: 1]")
 @click.option("--from-base-only", is_flag=True, help="Leave out the ways between models.")
-@by_flag()
 def path(models: tuple[str, ...], base: str, points: int, until: float, from_base_only: bool, **flags: object) -> None:
     """The loss on the straight way from the base to each MODEL, and between each two: barriers, and the best weight.
 

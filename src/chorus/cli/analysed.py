@@ -47,6 +47,7 @@ def heard(function: F) -> F:
         click.option("--split", help="Which split; all for every row.  [default: test where there is one]"),
         click.option("--limit", type=click.IntRange(1), help="So many rows of each manifest, evenly taken."),
         click.option("--language", default="", help="Of rows that name none."),
+        by_flag(),
         task_flag(),
         click.option(
             "--window", "window_s", type=click.IntRange(1, 30), default=30, help="Whisper's seconds.  [default: 30]"
@@ -150,9 +151,8 @@ def recordings(flags: Flags) -> AnalysedRows:
     """What `heard` says of them."""
     from chorus.analyse.live import AnalysedRows
 
-    names = ("split", "limit", "language", "task", "window_s", "batch_size")
-    given = {name: flags[name] for name in names}
-    return AnalysedRows(flags["data"], by=flags.get("by", "domain"), device=flags["device"] or "auto", **given)
+    names = ("split", "limit", "language", "by", "task", "window_s", "batch_size")
+    return AnalysedRows(flags["data"], device=flags["device"] or "auto", **{name: flags[name] for name in names})
 
 
 def home(text: str) -> tuple[str, str]:
