@@ -200,17 +200,28 @@ def calibrated(recipe, speech, out, **changes):
 @pytest.mark.parametrize("form", ["free", "tanh"])
 def test_the_recipe_is_the_model_that_was_measured(made, speech, out, granularity, form):
     _, recipe = made("whisper adapters")
-    found = calibrated(recipe, speech, out, granularity=granularity, form=form, learning_rate=0.1, patience=9)
+    notes = []
+    found = calibrated(
+        recipe, speech, out, granularity=granularity, form=form, learning_rate=0.1, patience=9, note=notes.append
+    )
     text = found.recipe.read_text()
     assert text.startswith("# The weights")
     assert max(map(len, text.splitlines())) < 200
     plan = chorus.plan(found.recipe)
     groups = groups_of(plan, granularity, 4)
     told = {json.dumps({k: v for k, v in w.items() if k != "weights"}): w["weights"] for w in found.facts["weights"]}
-    assert len(told) == len(groups.every)
+    changed = {
+        group for name, group in groups.of.items() if name.endswith(("q_proj.weight", "v_proj.weight", "fc1.weight"))
+    }
+    assert list(told) == [json.dumps(groups.every[group].selector) for group in sorted(changed)]
+    start = starting_weights(chorus.plan(recipe), groups)
     for name, group in groups.of.items():
-        wanted = list(told[json.dumps(groups.every[group].selector)].values())
+        # what no adapter changes is not learnt, and keeps the recipe's weights (a scalar scales them all)
+        kept = [weights[group] for weights in start]
+        wanted = list(told[json.dumps(groups.every[group].selector)].values()) if group in changed else kept
         assert coefficients_of(plan.variant().tensors[name]) == pytest.approx(wanted, abs=1e-12)
+    count = {"scalar": 1, "task": 2, "component": 6, "group": 14}[granularity]
+    assert any(line.startswith(f"{count} numbers for 2 models in {len(changed)} groups;") for line in notes)
     assert found.facts["best"]["update"] == found.best_update
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import TYPE_CHECKING
 
 from chorus._version import __version__
@@ -26,7 +26,7 @@ KIND = "calibrate"
 
 def facts_of(
     settings: Calibration, plan: Plan, groups: Groups, rows: Rows, weights: Tensor, entries: Sequence[JsonObject],
-    best: JsonObject, marks: Mapping[str, Marks], *, fingerprint: str, energy: float | None,
+    best: JsonObject, marks: Mapping[str, Marks], *, changed: Set[int], fingerprint: str, energy: float | None,
 ) -> JsonObject:  # fmt: skip
     """The provenance: no times, hosts or absolute paths, so that two can be compared."""
 
@@ -59,7 +59,7 @@ def facts_of(
         "curve": [
             {"update": entry["update"], "loss": entry["loss"], **reached(entry["figures"])} for entry in measures
         ],
-        "weights": weights_table(plan, groups, weights),
+        "weights": weights_table(plan, groups, weights, changed),
         "fingerprint": fingerprint,
     }  # fmt: skip
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -110,10 +110,10 @@ def write_adapter(plan: Plan, directory: Path, energy: float | None) -> list[str
     return merge_into_adapter(plan, directory, ranks=RankRule(energy=energy)).warnings
 
 
-def weights_table(plan: Plan, groups: Groups, weights: Tensor) -> list[dict[str, object]]:
-    """Each group with its weights by model, for JSON."""
+def weights_table(plan: Plan, groups: Groups, weights: Tensor, changed: Set[int]) -> list[dict[str, object]]:
+    """Each group that some model has `changed` with its weights by model, for JSON."""
     labels = labels_of(plan, groups)
     return [
         {**group.selector, "weights": dict(zip(labels, weights[:, i].tolist(), strict=True))}
-        for i, group in enumerate(groups.every)
+        for i, group in enumerate(groups.every) if i in changed
     ]  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from chorus.calibrate.rows import Rows
     from chorus.checkpoints.writer import PartialDirectory
     from chorus.merge.plan import Plan
-    from chorus.models.live import Live
+    from chorus.models.live import Deltas, Live
     from chorus.plain import JsonObject
     from chorus.train.backbones.protocol import Backbone
     from chorus.train.config import TrainConfig
@@ -202,18 +202,27 @@ class _Calibrating:
             start = [[settings.start] * len(groups.every) for _ in groups.tasks]
         self.weights = Weights(start, settings.form, magnitude=settings.magnitude, shared=groups.shared)
         self.kept = Kept()
-        every = deltas_of(self.plan, groups, rank=settings.rank, streamed=settings.streamed, kept=self.kept)
+        every = self._noted(
+            deltas_of(self.plan, groups, rank=settings.rank, streamed=settings.streamed, kept=self.kept)
+        )
         shape = (len(groups.tasks), len(groups.every))
         self.live: Live = Live(self.backbone.model, every, shape, stored=self.plan.variant().tensors)
         if not self.live.reaches:
             raise ChorusError("no model differs from the base: there is nothing to weigh", "check the recipe's models")
-        learnt = 1 if groups.shared else self.weights.raw.numel()
+        learnt = 1 if groups.shared else self.weights.raw.shape[0] * len(self.changed)
         self.note(
-            f"{learnt} numbers for {len(groups.tasks)} models in {len(groups.every)} groups; tasks: "
+            f"{learnt} numbers for {len(groups.tasks)} models in {len(self.changed)} groups; tasks: "
             + ", ".join(f"{t} ({len(self.rows.train[t])} rows, dev {len(self.rows.dev[t])})" for t in self.rows.tasks)
         )
         if self.kept.energy is not None:
             self.note(f"full fine-tunes at rank {settings.rank}: {self.kept.energy:.1%} of their energy")
+
+    def _noted(self, deltas: Iterator[Deltas]) -> Iterator[Deltas]:
+        """The deltas, and in `changed` the groups that they are of: others have a weight, and nothing to learn."""
+        self.changed: set[int] = set()
+        for one in deltas:
+            self.changed.add(one.group)
+            yield one
 
     def _singles(self) -> None:
         """Base and every model alone on dev, which is where recovery is counted from and to."""
@@ -348,5 +357,5 @@ class _Calibrating:
 
         return facts_of(
             self.settings, self.plan, self.groups, self.rows, weights, self.journal.entries, best, self.marks,
-            fingerprint=self.fingerprint, energy=self.kept.energy,
+            changed=self.changed, fingerprint=self.fingerprint, energy=self.kept.energy,
         )  # fmt: skip
