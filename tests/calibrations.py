@@ -12,6 +12,7 @@ import torch
 from sounds import BASE, tiny
 
 WEIGHTS = (0.7, -0.4, 0.3)
+SEED = 30
 TARGETS = {"whisper": ["q_proj", "v_proj", "fc1"], "qwen2_audio": ["q_proj", "v_proj", "up_proj", "fc2", "linear"]}
 
 
@@ -33,6 +34,7 @@ def adapters_on(base: Path, kind: str, place: Path, count: int, **settings: Any)
     paths = []
     for i in range(count):
         given = {"r": 2 + i, "lora_alpha": 8, "target_modules": TARGETS[kind], **settings}
+        torch.manual_seed(SEED + i)  # of the factors that are drawn, not zeros
         tuned = get_peft_model(loaded(kind, base), LoraConfig(**given))
         numbers = torch.Generator().manual_seed(i + 1)
         for _, parameter in tuned.named_parameters():

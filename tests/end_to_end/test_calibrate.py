@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import warnings
 from dataclasses import replace
@@ -17,6 +18,7 @@ from calibrations import WEIGHTS, adapters_on, cases, doubled, loaded, recipe_fo
 from chorus.calibrate import learning, measure
 from chorus.calibrate.deltas import Kept, check_bases, deltas_of
 from chorus.calibrate.groups import check_plan, coefficients_of, groups_of, starting_weights
+from chorus.calibrate.recovery import of_recoveries
 from chorus.calibrate.rows import training_config
 from chorus.calibrate.run import calibrate
 from chorus.calibrate.settings import Calibration
@@ -267,6 +269,21 @@ def test_learning_lowers_the_loss_that_it_learns(made, speech, out):
     losses = [entry["loss"] for entry in found.facts["curve"][1:]]
     assert losses[-1] < losses[0]
     assert set(found.facts["rows"]) == {"d0", "d1"}
+
+
+@pytest.mark.parametrize("rule", ["mean", "minimum", "geometric", "l2"])
+def test_a_simplex_is_chosen_by_each_rule(made, speech, out, rule):
+    _, recipe = made("whisper adapters")
+    found = calibrated(
+        recipe, speech, out, updates=4, every=1, form="simplex", rule=rule, start=0.5, learning_rate=0.05
+    )
+    curve = found.facts["curve"]
+    scored = [of_recoveries(list(entry["recovery"].values()), rule) for entry in curve]
+    assert found.best_update == curve[scored.index(max(scored))]["update"]
+    # of a task below the base the geometric mean is none, which JSON has not
+    told = found.facts["best"]["score"]
+    assert (-math.inf if told is None else told) == pytest.approx(max(scored))
+    assert all(weight > 0 for one in found.facts["weights"] for weight in one["weights"].values())
 
 
 def test_balanced_tasks_count_by_what_each_has_to_recover(made, speech, out, monkeypatch):
