@@ -26,10 +26,10 @@ from chorus.cli.main import run
 from chorus.data.manifest import Row, write_manifest
 from chorus.data.utterance import Utterance
 from chorus.errors import CheckpointError, ChorusError, DataError, MisfitError, OutputError, PlanError, UsageError
-from chorus.models.live import Live
 from chorus.train.backbones.choose import load_backbone
 from chorus.train.backbones.shared import batch_of, loss_of
 from chorus.train.config import Augment
+from chorus.train.live import Live
 from chorus.transcribe.test_sets import looked_at
 from models import write_recipe
 from sounds import BASE, corpus, tiny

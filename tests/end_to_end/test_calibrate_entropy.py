@@ -25,10 +25,10 @@ from chorus.calibrate.settings import Calibration
 from chorus.cli.main import run
 from chorus.data.manifest import Row, read_manifest, write_manifest
 from chorus.errors import ChorusError, DataError, MisfitError, RecipeError, UsageError
-from chorus.models.live import Live
 from chorus.settings import validated
 from chorus.train.backbones.choose import load_backbone
 from chorus.train.backbones.protocol import LabelBackbone
+from chorus.train.live import Live
 from chorus.transcribe.backends.choose import BACKENDS
 from chorus.transcribe.backends.protocol import Sound
 from chorus.transcribe.decoding import Decoding

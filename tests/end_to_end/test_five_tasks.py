@@ -1,4 +1,4 @@
-"""The example of five tasks on real recordings, shortened: every adapter beats chance, and all is in the table."""
+"""The examples of several tasks and kinds of speech on real recordings, shortened: what is learnt, and the table."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from chorus.settings import read_document
 from sounds import ROOT
 
 EXAMPLE = ROOT / "examples" / "tasks"
-DATA = os.environ.get("CHORUS_DATA", "")
+DATA, MODELS = (os.environ.get(name, "") for name in ("CHORUS_DATA", "CHORUS_MODELS"))
 # chance: one of ten words, of five speakers, of four languages, yes or no; for words whatever is written
 LEAST = {"kws": 50.0, "speaker_id": 60.0, "langid": 75.0, "speaker_ver": 62.0}
 MOST = {"asr": 75.0}
@@ -61,3 +61,28 @@ def test_five_tasks_from_recordings_to_the_table(kind: str, monkeypatch: pytest.
     assert gains is not None
     assert all(row.sure for row in gains.rows)
     assert {one.system for one in gains.others} == {*short["methods"], "learnt"}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (DATA and MODELS), reason="CHORUS_DATA or CHORUS_MODELS names nothing")
+def test_a_real_whisper_by_domain_from_recordings_to_the_table(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(sys, "argv", ["short.py", "--data", DATA, "--out", str(tmp_path / "rows")])
+    runpy.run_path(str(EXAMPLE / "short.py"), run_name="__main__")
+    monkeypatch.setenv("CHORUS_DATA", str(tmp_path / "rows"))
+    document, _, _ = read_document(EXAMPLE / "whisper_domains.yml")
+    train = {**document["train"], "train": {**document["train"]["train"], "steps": 60}}
+    learnt = {**document["calibrate"]["balanced"], "updates": 10}
+    short = {
+        "methods": {"linear": {}, "task_arithmetic": {"lambda": 0.4}}, "calibrate": {"learnt": learnt}, "train": train,
+        "output": str(tmp_path / "out"), "device": "cpu",
+    }  # fmt: skip
+    outcome = experiment({**document, **short})
+    compared = read_results(outcome.directory).tasks["asr"].compared
+    lines = {line.label: line for line in compared.lines}
+    homes = {line.home: line for line in compared.lines if line.home}
+    assert sorted(homes) == ["arabic", "digits", "dutch", "german"]
+    # rates above 100 count as 100: the English model writes on and on
+    for home, line in homes.items():
+        assert min(line.rates[home], 100) < min(lines["base"].rates[home], 100), home
+    assert lines["learnt"].averages["in-domain"] < lines["base"].averages["in-domain"]
+    assert {line.label for line in compared.lines if line.role == "merge"} == {"linear", "task_arithmetic", "learnt"}

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import torch
 
     from chorus.models.batches import Batch
-    from chorus.models.live import Live
+    from chorus.train.live import Live
 else:
     torch = lazy("torch")
 
@@ -132,7 +132,7 @@ def load_live(opened: Opened, base: str, wanted: AnalysedRows) -> LiveModel:
 
 def _added(backbone: Backbone, opened: Opened) -> Live:
     """The loaded base and what every model adds to each tensor: in factors as far as it is known so, else streamed."""
-    from chorus.models.live import Deltas, Live, own_names
+    from chorus.train.live import Deltas, Live, own_names
 
     jobs = opened.jobs(Selection())
     own = own_names(backbone.model, [one[0].name for one in jobs])

@@ -15,7 +15,7 @@ from chorus.merge.arithmetic.operands import ModelOperands
 from chorus.merge.arithmetic.reader import Reader
 from chorus.merge.arithmetic.tensor_plan import TensorPlan
 from chorus.merge.plan import Plan
-from chorus.models.live import Deltas, Values
+from chorus.train.live import Deltas, Values
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -14,11 +14,11 @@ from chorus.calibrate.rows import Draws, Rows
 from chorus.calibrate.settings import Calibration
 from chorus.errors import ChorusError
 from chorus.models.finite import NotFiniteError
-from chorus.models.live import Live
 from chorus.train.backbones.protocol import Backbone
 from chorus.train.backbones.shared import batch_of, loss_of
 from chorus.train.config import Augment, TrainConfig
 from chorus.train.examples import TrainingSet
+from chorus.train.live import Live
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -26,10 +26,10 @@ if TYPE_CHECKING:
     from chorus.calibrate.rows import Rows
     from chorus.checkpoints.writer import PartialDirectory
     from chorus.merge.plan import Plan
-    from chorus.models.live import Deltas, Live
     from chorus.plain import JsonObject
     from chorus.train.backbones.protocol import Backbone
     from chorus.train.config import TrainConfig
+    from chorus.train.live import Deltas, Live
 
 Note = Callable[[str], None]
 JOURNAL = "calibration.jsonl"
@@ -193,7 +193,7 @@ class _Calibrating:
         from chorus.calibrate.deltas import Kept, check_bases, deltas_of
         from chorus.calibrate.forms import Weights
         from chorus.calibrate.groups import starting_weights
-        from chorus.models.live import Live
+        from chorus.train.live import Live
 
         settings, groups = self.settings, self.groups
         check_bases(self.plan)
