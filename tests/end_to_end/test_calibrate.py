@@ -272,7 +272,8 @@ def test_learning_lowers_the_loss_that_it_learns(made, speech, out):
 
 
 @pytest.mark.parametrize("rule", ["mean", "minimum", "geometric", "l2"])
-def test_a_simplex_is_chosen_by_each_rule(made, speech, out, rule):
+def test_a_simplex_is_chosen_by_each_rule(made, speech, out, monkeypatch, rule):
+    monkeypatch.setattr("chorus.calibrate.recovery.ERRORS", 0.0)  # of random adapters, what chance gains counts
     _, recipe = made("whisper adapters")
     found = calibrated(
         recipe, speech, out, updates=4, every=1, form="simplex", rule=rule, start=0.5, learning_rate=0.05
