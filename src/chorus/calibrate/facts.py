@@ -84,4 +84,4 @@ def dev_table(facts: JsonObject) -> Table:
 
 
 def _cell(value: float, recovery: float | None, places: int) -> str:
-    return f"{value:.{places}f}" + ("" if recovery is None else f" ({recovery:.2f})")
+    return f"{value:.{places}f}" + ("" if recovery is None else f" ({recovery:z.2f})")

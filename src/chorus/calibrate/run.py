@@ -301,7 +301,7 @@ class _Calibrating:
         unit = unit_of(self.settings.measure)
         found = recoveries(figures, self.marks)
         parts = [
-            f"{task} {unit * value_of(parts):.3f}" + (f" (recovery {found[task]:.2f})" if task in found else "")
+            f"{task} {unit * value_of(parts):.3f}" + (f" (recovery {found[task]:z.2f})" if task in found else "")
             for task, parts in figures.items()
         ]
         return f"dev {self.settings.measure} " + ", ".join(parts)

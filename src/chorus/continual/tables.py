@@ -104,4 +104,4 @@ def _number(value: float | None) -> str:
 
 
 def _points(value: float | None) -> str:
-    return NONE if value is None else f"{value:+.2f}"
+    return NONE if value is None else f"{value:+z.2f}"

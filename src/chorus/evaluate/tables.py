@@ -31,7 +31,7 @@ def rates_table(comparison: Comparison, *, domains: bool = True) -> Table:
         row = [_named(line), *(_rate(line.rates[c], line.intervals[c]) for c in cells)]
         row += [_rate(line.averages[g], line.average_intervals[g]) + _stars(line, comparison, g) for g in groups]
         row += [_share(line.recovery_mean), _share(line.recovery_worst)] if many else []
-        row += ["-" if line.forgetting is None else f"{line.forgetting:+.2f}"] if outside else []
+        row += ["-" if line.forgetting is None else f"{line.forgetting:+z.2f}"] if outside else []
         rows.append(row)
     best = set()
     for j in range(1, 1 + len(cells) + len(groups)):
@@ -114,7 +114,7 @@ def differences_table(comparison: Comparison) -> Table | None:
     for line in comparison.lines:
         for d in line.differences:
             rows.append([
-                line.label, d.reference, NAMES[d.group], f"{d.points:+.2f}", _inside(d),
+                line.label, d.reference, NAMES[d.group], f"{d.points:+z.2f}", _inside(d),
                 d.test, *_matched(d), p_text(d.p_alone), f"{p_text(d.p)} {d.stars}".strip(), p_text(d.p_bootstrap),
             ])  # fmt: skip
     if not rows:
@@ -133,7 +133,7 @@ def differences_table(comparison: Comparison) -> Table | None:
 
 def _inside(difference: Difference) -> str:
     low, high = difference.low, difference.high
-    return "-" if math.isnan(low) else f"[{low:+.1f}, {high:+.1f}]"
+    return "-" if math.isnan(low) else f"[{low:+z.1f}, {high:+z.1f}]"
 
 
 def _matched(difference: Difference) -> list[str]:

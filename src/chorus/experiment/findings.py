@@ -81,7 +81,7 @@ def findings(compared: Comparison, best: str, seeds: int) -> list[str]:
         told.append(f"Joint fine-tuning, which needs all data at once, has {_rate(joint, group, compared)}{test}.")
     if merge.forgetting is not None:
         changes = [
-            f"{line.label} {compared.sign * line.forgetting:+.1f}"
+            f"{line.label} {compared.sign * line.forgetting:+z.1f}"
             for line in specialists if line.forgetting is not None
         ]  # fmt: skip
         verb = "loses" if merge.forgetting > 0 else "gains"
@@ -119,7 +119,7 @@ def _tested(difference: Difference) -> str:
     """The difference of the two averages, its interval and its p value."""
     p = p_text(difference.p)
     return (
-        f"{difference.points:+.1f} points [{difference.low:+.1f}, {difference.high:+.1f}], "
+        f"{difference.points:+z.1f} points [{difference.low:+z.1f}, {difference.high:+z.1f}], "
         f"p {p if p.startswith('<') else f'= {p}'} by {difference.test}"
     )
 
