@@ -47,7 +47,8 @@ def test_five_tasks_from_recordings_to_the_table(kind: str, monkeypatch: pytest.
     short = {
         "methods": {"linear": {}, "task_arithmetic": {"lambda": 0.4}, "ties": {"density": 0.3}, "tsv_m": {},
                     "boosted_tsv_m": {"beta": 0.1}},
-        "calibrate": {"learnt": {"granularity": "task", "updates": 40, "every": 20}}, "joint": False,
+        "calibrate": {"learnt": {"granularity": "group", "balance": "recovery", "updates": 40, "every": 20}},
+        "joint": False,
         "output": str(tmp_path / "out"), "device": "cpu",
     }  # fmt: skip
     outcome = experiment({**document, **short})
