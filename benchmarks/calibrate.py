@@ -65,7 +65,7 @@ def calibration_step(base: Path, adapters: list[Path], batch: dict[str, Any]) ->
     from chorus.calibrate.deltas import deltas_of
     from chorus.calibrate.forms import Weights
     from chorus.calibrate.groups import groups_of, starting_weights
-    from chorus.models.live import Live
+    from chorus.train.live import Live
 
     models = [{"model": str(base), "lora": str(path), "parameters": {"weight": 1 / len(adapters)}} for path in adapters]
     planned = chorus.plan({"merge_method": "task_arithmetic", "base_model": str(base), "models": models})
