@@ -295,7 +295,7 @@ def test_without_the_test_manifest_everything_up_to_the_selection_runs(tmp_path:
 def test_a_killed_experiment_goes_on(tmp_path: Path) -> None:
     """SIGKILL in the sweep: no training and no finished evaluation is done again."""
     manifest = rows_for(tmp_path)
-    methods = {"ties": {"density": [0.1, 0.2, 0.3, 0.4, 0.5, 0.6], "lambda": [0.4, 0.6, 0.8, 1.0]}}
+    methods = {"ties": {"density": [0.1, 0.2, 0.3, 0.5], "lambda": [0.4, 0.7, 1.0]}}
     given = settings(tmp_path, manifest, methods=methods, curves={}, conditions=["clean"], joint=False, keep="none")
     path = tmp_path / "e.yml"
     path.write_text(yaml.safe_dump(given))
