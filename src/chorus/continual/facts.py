@@ -20,6 +20,7 @@ from chorus.settings import Strict, explain
 KEY = "continual"
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class FigureFacts(Strict):
@@ -60,9 +61,7 @@ class StageFacts(Strict):
     weight: Number
     protect: float | None = None
     scale: Positive | None = None  # opcm: what the sum was divided by
-    norm: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = (
-        None  # opcm: of what the model adds to the base, over all tensors
-    )
+    norm: NotNegative | None = None  # opcm: of what the model adds to the base, over all tensors
     dev: dict[str, dict[str, float | None]] = Field(default_factory=dict)  # weight -> dev set -> figure
     chosen: str = ""  # the weight that was the best there
     form: Literal["adapter", "model"]

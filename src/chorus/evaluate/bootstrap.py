@@ -78,7 +78,7 @@ def _ends(metric: Metric) -> tuple[float, ...]:
 def _at_an_end(value: float, metric: Metric, parts: Sequence[Floats], by: str, level: float = LEVEL) -> Interval:
     """Where nothing was wrong, or all, which resampling cannot tell: the exact binomial bound at the other end."""
     count, tail = sum(map(len, parts)), (1 - level) / 2
-    if isinstance(metric, Bounded):
+    if isinstance(metric, Bounded) and value == metric.best:
         bound = sum(metric.bound(sums, tail) for sums in parts) / len(parts)
     else:
         # Clopper and Pearson's for 0 of n; of a cluster, not of a word, as words of one speaker fail together

@@ -70,7 +70,7 @@ def gate(
     if max_regression is not None:
         # of all cells, as `chorus compare` averages them
         found = next(d for d in line.differences if d.group == comparison.averaged[-1])
-        # + 0.0: what is nought has no sign
+        # + 0.0: what is nought has no sign, in JSON too
         points = comparison.sign * found.points + 0.0
         # a NaN holds no bound
         held = points <= max_regression or (significant and points > 0 and not found.stars)

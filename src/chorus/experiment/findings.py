@@ -112,7 +112,7 @@ def _share(value: float | None) -> str:
     >>> _share(-0.0), _share(0.517), _share(None)
     ('0.00', '0.52', '-')
     """
-    return "-" if value is None else f"{round(value, 2) + 0.0:.2f}"
+    return "-" if value is None else f"{value:z.2f}"
 
 
 def _tested(difference: Difference) -> str:

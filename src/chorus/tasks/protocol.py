@@ -63,7 +63,7 @@ class Bounded(Protocol):
     """What a metric has besides, that is no share of rows: how bad it may be where nothing was wrong."""
 
     def bound(self, sums: Floats, tail: float) -> float:
-        """The value that `tail` of faultless draws would exceed, of the sums of each cluster [clusters, k]."""
+        """How far from its best value it may be, but for a share `tail`: of the sums of each cluster [clusters, k]."""
 
 
 @runtime_checkable

@@ -115,8 +115,8 @@ def gather(
     )  # fmt: skip
     found.test = _load(config.data.test or [], "test", config, found, needs_audio)
     read = len(found.train)
+    out = found.left_out if skip_bad else None
     for name in ("train", "dev", "test"):
-        out = found.left_out if skip_bad else None
         known = answered(getattr(found, name), config, found.every, out, answers=answers)
         setattr(found, name, _probe(known, config, found, needs_audio, skip_bad=skip_bad, answers=answers))
     longest = config.data.max_duration_s
