@@ -267,3 +267,11 @@ def test_a_faultless_detection_is_bounded_by_the_trials_of_each_side() -> None:
         metric = metric_of(SPEAKER_VER, name)
         found = interval_of(scored, SPEAKER_VER, metric)
         assert (value_of(scored, metric), found.low, found.high) == (0, 0, pytest.approx(high))
+
+
+def test_the_folder_of_several_evaluations_names_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`chorus evaluate --out DIR` holds a folder for each system."""
+    places = [one.directory for one in results_of(tmp_path, "kws")]
+    assert run(["compare", str(tmp_path)]) != 0
+    told = capsys.readouterr().err
+    assert f"name what is in it: {', '.join(sorted(map(str, places)))}" in told

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from chorus.checkpoints.sidecar import write_json
 from chorus.checkpoints.writer import explained, write_text
-from chorus.errors import DataError, MisfitError, MissingExtraError, UsageError
+from chorus.errors import DataError, MisfitError, MissingExtraError, UsageError, some
 from chorus.evaluate.checked import (
     AGAIN,
     check_counts,
@@ -77,7 +77,10 @@ def read_evaluation(directory: str | Path) -> Evaluation:
     path = path.parent if path.name == SUMMARY else path
     if not present(path / SUMMARY):
         unfinished = (path / PARTIAL).exists()
-        hint = "give the same `chorus evaluate` again: it goes on" if unfinished else "chorus evaluate MODEL --data ..."
+        # `--out DIR` holds a folder for each system
+        inside = sorted(str(one.parent) for one in path.glob(f"*/{SUMMARY}"))
+        other = f"name what is in it: {some(inside)}" if inside else "chorus evaluate MODEL --data ..."
+        hint = "give the same `chorus evaluate` again: it goes on" if unfinished else other
         raise MisfitError(f"{path}: {'not finished' if unfinished else f'no evaluation (no {SUMMARY})'}", hint)
     summary = read_summary(path / SUMMARY)
     place = path / (PARQUET if present(path / PARQUET) else ROWS)
